@@ -1,4 +1,5 @@
-//! Approvals: an action that the policy leaves to a person, bound to its hash, decided once, used once.
+//! Approvals: actions that need a person's decision. An approval is bound to the hash of the
+//! action, decided once and used once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,53 +9,53 @@ use tokio::sync::{broadcast, watch};
 
 use crate::object_writer::ObjectWriter;
 
-/// Why an action that needs an approval is not let through, or is.
+/// Reason codes for actions that need an approval.
 pub mod reason {
-    /// The action is not the one that was approved.
+    /// The action differs from the approved one.
     pub const ACTION_MISMATCH: &str = "approval.action_mismatch";
     /// A person approved it.
     pub const APPROVED: &str = "approval.approved";
-    /// Nobody decided in time, or it was not used in time.
+    /// The deadline passed without a decision, or the approval was not used in time.
     pub const EXPIRED: &str = "approval.expired";
     /// The action has no canonical form, so no approval can be bound to it.
     pub const NOT_HASHABLE: &str = "approval.not_hashable";
-    /// What the data store says was decided does not follow from the ledger.
+    /// The stored decision is not supported by an event in the ledger.
     pub const NOT_PROVEN: &str = "approval.not_proven";
-    /// Nobody has decided yet.
+    /// The approval is not decided yet.
     pub const PENDING: &str = "approval.pending";
     /// A person rejected it.
     pub const REJECTED: &str = "approval.rejected";
-    /// It was used before.
+    /// The approval was already used.
     pub const SPENT: &str = "approval.spent";
-    /// As many requests of the key wait as may.
+    /// The limit of pending approvals for the key or agent is reached.
     pub const TOO_MANY_PENDING: &str = "approval.too_many_pending";
     /// The tenant has no such approval.
     pub const UNKNOWN: &str = "approval.unknown";
 }
 
-/// Where an approval stands.
+/// Status of an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// A person approved it.
     Approved,
-    /// Its time is over.
+    /// The deadline has passed.
     Expired,
-    /// Nobody has decided yet.
+    /// Not decided yet.
     Pending,
     /// A person rejected it.
     Rejected,
 }
 
 impl Status {
-    /// Every status.
+    /// All statuses.
     pub const ALL: [Self; 4] = [Self::Approved, Self::Expired, Self::Pending, Self::Rejected];
 
-    /// The status of this word.
+    /// Parses a status word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
-    /// The word on the wire.
+    /// The word used on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Approved => "approved",
@@ -65,62 +66,63 @@ impl Status {
     }
 }
 
-/// An action that a person must approve before it may run, once.
+/// A single-use approval of one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
-    /// `apr_` and a UUIDv7.
+    /// The id: `apr_` followed by a UUIDv7 in hex.
     pub id: String,
-    /// The hash of the exact action.
+    /// `hash_payload` of the exact action.
     pub action_hash: String,
     /// The tool.
     pub tool: String,
-    /// What the action is done to.
+    /// The resource that the action affects.
     pub resource: Option<String>,
-    /// The arguments, JSON text.
+    /// The arguments as JSON text.
     pub args: String,
     /// What the agent is trying to achieve.
     pub goal: String,
-    /// The agent.
+    /// The agent that asked.
     pub agent_id: Option<String>,
-    /// Who asked, as far as the gateway knows it: `agent:` and the agent that the API key is bound to, or else `key:` and
-    /// the key's name. Empty for requests that an older version opened.
+    /// The authenticated requester: `agent:<id>` if the API key is bound to an agent, otherwise
+    /// `key:<name>`. Empty for approvals created by older versions.
     pub asker: String,
-    /// Whom the agent acts for.
+    /// The user on whose behalf the agent acts.
     pub user_id: Option<String>,
-    /// Why the policy requires an approval.
+    /// The reason code of the rule that requires the approval.
     pub reason_code: String,
-    /// When it was asked for, in seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub created_at: i64,
-    /// Until when it may be decided, in seconds since 1970.
+    /// Deadline for the decision, in seconds since 1970.
     pub deadline: i64,
-    /// What a person decided; `None` if nobody has.
+    /// The person's decision; `None` while pending.
     pub decided: Option<ApprovalDecision>,
-    /// Whether a request used it.
+    /// Whether the approval was used.
     pub spent: bool,
-    /// Whether what was decided follows from the ledger; nothing else grants anything.
+    /// Whether an event in the ledger supports the decision. An unproven decision grants nothing.
     pub proven: bool,
 }
 
-/// What a person decided about an [`Approval`].
+/// A person's decision on an [`Approval`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApprovalDecision {
     /// Whether the action may run.
     pub approved: bool,
-    /// The name of the person's API key.
+    /// The name of the API key that decided.
     pub by: String,
-    /// When, in seconds since 1970.
+    /// When it was decided, in seconds since 1970.
     pub at: i64,
-    /// What the person noted.
+    /// The note of the person who decided.
     pub note: Option<String>,
 }
 
 impl Approval {
-    /// Where it stands at `now`, in seconds since 1970.
+    /// Returns the status at `now`, in seconds since 1970.
     ///
-    /// What was approved must be used within as long as there was to decide: no leave stays open for ever.
+    /// An approved action must be used within the same duration that was available for the
+    /// decision.
     pub fn status(&self, now: i64) -> Status {
         match &self.decided {
-            // A decision that no event records grants nothing.
+            // A decision without an event grants nothing.
             Some(_) if !self.proven => Status::Expired,
             None if now >= self.deadline => Status::Expired,
             None => Status::Pending,
@@ -130,18 +132,19 @@ impl Approval {
         }
     }
 
-    /// Whether it was approved and is within its time at `now`, spent or not.
+    /// Returns whether the approval is approved and not expired at `now`, even if it was already
+    /// used.
     pub fn is_usable(&self, now: i64) -> bool {
         self.is_approved() && self.decided.as_ref().is_some_and(|decided| now < self.usable_until(decided))
     }
 
-    /// Until when what was decided may be used, in seconds since 1970.
+    /// Returns the time until which the decision can be used, in seconds since 1970.
     pub fn usable_until(&self, decided: &ApprovalDecision) -> i64 {
         decided.at.saturating_add(self.deadline.saturating_sub(self.created_at))
     }
 
-    /// The hash of the action that it shows; `None` if that has no canonical form. It is [`Approval::action_hash`], unless
-    /// the record was changed.
+    /// Computes the hash of the stored action; `None` if the action has no canonical form. A result
+    /// that differs from [`Approval::action_hash`] means that the record was changed.
     pub fn recompute_hash(&self) -> Option<String> {
         let args = Json::parse(self.args.as_bytes()).ok()?;
         let action = Action {
@@ -155,18 +158,18 @@ impl Approval {
         action.hash()
     }
 
-    /// Whether a person approved it, in time or not.
+    /// Returns whether a person approved it, regardless of expiry.
     pub fn is_approved(&self) -> bool {
         self.proven && self.decided.as_ref().is_some_and(|decided| decided.approved)
     }
 }
 
-/// A new, time-ordered approval id.
+/// Generates a time-ordered approval id.
 pub fn new_id() -> String {
     format!("apr_{}", uuid::Uuid::now_v7().simple())
 }
 
-/// Whether `text` has the form of an approval id.
+/// Returns whether `text` has the form of an approval id.
 pub fn is_id(text: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     text.strip_prefix("apr_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(is_digit))
@@ -184,7 +187,7 @@ pub(crate) struct Action<'a> {
 }
 
 impl Action<'_> {
-    /// The hash of its canonical JSON; `None` if it has no canonical form.
+    /// Returns the SHA-256 of the canonical JSON; `None` if there is no canonical form.
     pub(crate) fn hash(&self) -> Option<String> {
         let mut action = ObjectWriter::new();
         action.string_or_null("agent_id", self.agent_id);
@@ -197,10 +200,11 @@ impl Action<'_> {
     }
 }
 
-/// How often a waiting request looks again by itself: another gateway on the same data tells nobody here.
+/// Polling interval of a waiting request. It covers decisions made through another gateway on the
+/// same data, which sends no notification.
 const REPOLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Tells those who wait that something was decided.
+/// Notifies waiting requests of decisions.
 #[derive(Clone, Debug)]
 pub struct ApprovalNotifier {
     decided: broadcast::Sender<Arc<str>>,
@@ -214,24 +218,25 @@ impl Default for ApprovalNotifier {
 }
 
 impl ApprovalNotifier {
-    /// Somebody decided about this approval.
+    /// Announces that the approval `id` was decided.
     pub fn decided(&self, id: &str) {
-        // Nobody may be waiting.
+        // An error means that no request is waiting.
         let _ = self.decided.send(id.into());
     }
 
-    /// Nobody waits from now on.
+    /// Wakes all waiting requests because the gateway is stopping.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
     }
 
-    /// Listens from now on, so that nothing is missed between a look and a wait.
+    /// Subscribes to notifications. Subscribe before reading the approval, so that no decision is
+    /// missed.
     pub fn listen(&self) -> ApprovalListener {
         ApprovalListener { decided: self.decided.subscribe(), stopping: self.stopping.subscribe() }
     }
 }
 
-/// A request that waits for a decision.
+/// The subscription of one waiting request.
 #[derive(Debug)]
 pub struct ApprovalListener {
     decided: broadcast::Receiver<Arc<str>>,
@@ -239,13 +244,13 @@ pub struct ApprovalListener {
 }
 
 impl ApprovalListener {
-    /// Waits until it is worth looking at `id` again; `false` if the gateway stops.
+    /// Waits until the approval `id` may have changed; returns `false` if the gateway is stopping.
     pub async fn changed(&mut self, id: &str) -> bool {
         let notified = async {
             loop {
                 match self.decided.recv().await {
                     Ok(decided) if *decided != *id => {}
-                    // Told, or too slow to know.
+                    // The approval was decided, or notifications were lost: check again.
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }

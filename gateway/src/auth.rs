@@ -1,4 +1,4 @@
-//! Who calls: API keys, of which only the hash is known.
+//! Authentication: API keys, of which only the hashes are stored.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,23 +11,23 @@ use subtle::ConstantTimeEq;
 
 use crate::policy::{Policy, RiskTier};
 
-/// The longest key that is looked at, in bytes; a longer one is unknown.
+/// Maximum length of an API key in bytes. Longer keys are treated as unknown.
 pub const MAX_KEY_BYTES: usize = 512;
 
 /// The SHA-256 of an API key.
 ///
-/// Keys are random (see [`generate`]), so a plain hash cannot be turned back by guessing, and it costs a request
-/// nothing.
+/// Keys are random (see [`generate`]), so a fast hash is sufficient: it cannot be reversed by
+/// guessing.
 #[derive(Clone, Copy)]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// The hash of `key`.
+    /// Hashes `key`.
     pub fn of(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    /// Reads `sha256:` and 64 hex digits; `None` for anything else.
+    /// Parses `sha256:` followed by 64 hex digits; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let mut hash = [0; 32];
         hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut hash).ok()?;
@@ -40,7 +40,7 @@ impl ApiKeyHash {
     }
 }
 
-/// In constant time.
+/// Compares in constant time.
 impl PartialEq for ApiKeyHash {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -49,7 +49,7 @@ impl PartialEq for ApiKeyHash {
 
 impl Eq for ApiKeyHash {}
 
-/// `sha256:` and 64 hex digits, as a configuration holds it.
+/// Formats as `sha256:` followed by 64 hex digits, the form used in settings.
 impl fmt::Display for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", hex::encode(self.0))
@@ -62,17 +62,17 @@ impl fmt::Debug for ApiKeyHash {
     }
 }
 
-/// What a key is for.
+/// Role of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// An agent's: asks for decisions and records evidence.
+    /// An agent: requests decisions and records evidence.
     Agent,
-    /// An operator's: what an agent's may do, and what a person must decide.
+    /// An operator: additionally decides approvals and approves tools.
     Operator,
 }
 
 impl Role {
-    /// The word in a configuration.
+    /// The word used in settings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -80,7 +80,7 @@ impl Role {
         }
     }
 
-    /// The role of this word.
+    /// Parses a role word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Agent, Self::Operator].into_iter().find(|role| role.as_str() == word)
     }
@@ -93,53 +93,53 @@ impl Role {
     }
 }
 
-/// Makes a new key of 32 bytes from the operating system's randomness.
+/// Generates a key from 32 random bytes.
 ///
 /// # Errors
 ///
-/// If the operating system has none.
+/// Returns an error if the operating system provides no randomness.
 pub fn generate(role: Role) -> Result<Secret, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
     Ok(Secret::new(format!("{}{}", role.prefix(), hex::encode(bytes))))
 }
 
-/// Keys that are in the documentation, and which anyone can use.
+/// Keys published in the documentation. Anyone can use them.
 pub const WELL_KNOWN_KEYS: [&str; 2] = ["apk_dev", "apdv_dev"];
 
-/// A key with fewer characters than this can be guessed.
+/// Minimum number of characters; a shorter key is considered guessable.
 pub const MIN_KEY_CHARACTERS: usize = 32;
 
-/// A tenant: whose events, keys and chains no other sees.
+/// A tenant. Its events, keys and chains are isolated from other tenants.
 #[derive(Debug)]
 pub struct Tenant {
     /// The tenant's id.
     pub id: Arc<str>,
-    /// What decides for it.
+    /// The policy that decides for this tenant.
     pub policy: Policy,
 }
 
-/// What is known about an API key.
+/// An API key and its settings.
 #[derive(Debug)]
 pub struct ApiKey {
-    /// The key's name, for the ledger and the log.
+    /// The key's name, used in the ledger and the log.
     pub name: Arc<str>,
-    /// Whose key it is.
+    /// The tenant that the key belongs to.
     pub tenant: Arc<Tenant>,
-    /// What it is for.
+    /// The key's role.
     pub role: Role,
-    /// The agent it is bound to, a string; `None` if the request names the agent.
+    /// The bound agent as a JSON string; `None` if requests name their agent.
     pub agent: Option<Json>,
-    /// How often it may call; `None` if as often as it likes.
+    /// Rate limiter; `None` if unlimited.
     pub limiter: Option<DefaultDirectRateLimiter>,
-    /// What it may ask for.
+    /// What requests with this key may ask for.
     pub grants: Grants,
-    /// Held while an approval request is opened, so that the number of pending requests is exact.
+    /// Held while an approval is opened, so that the pending limit is exact.
     pub opening: tokio::sync::Mutex<()>,
 }
 
 impl ApiKey {
-    /// A key without limits of its own, for [`Grants::of`] the role and the agent.
+    /// Creates an unlimited key with the default [`Grants::of`] its role and agent.
     pub fn new(name: &str, tenant: Arc<Tenant>, role: Role, agent: Option<Json>) -> Self {
         let grants = Grants::of(role, agent.is_some());
         Self {
@@ -153,18 +153,19 @@ impl ApiKey {
         }
     }
 
-    /// The agent that it is bound to.
+    /// Returns the bound agent.
     pub fn bound_agent(&self) -> Option<&str> {
         self.agent.as_ref().and_then(Json::as_str)
     }
 
-    /// The agent outside of whose records it sees nothing; `None` for an operator's key, and for a key that is bound to
-    /// no agent.
+    /// Returns the agent to whose records the key is confined; `None` for operator keys and unbound
+    /// keys.
     pub fn confined_to(&self) -> Option<&str> {
         self.bound_agent().filter(|_| self.role == Role::Agent)
     }
 
-    /// Who asks with it, as far as the gateway knows it; see [`Approval::asker`](crate::approvals::Approval::asker).
+    /// Returns the authenticated requester; see
+    /// [`Approval::asker`](crate::approvals::Approval::asker).
     pub fn asker(&self) -> String {
         match self.bound_agent() {
             Some(agent) => format!("agent:{agent}"),
@@ -172,48 +173,50 @@ impl ApiKey {
         }
     }
 
-    /// Whether what the key `key_name` did for `agent` is this key's own: done by itself, or for the agent that it is
-    /// bound to. Everything is an operator's.
+    /// Returns whether the key owns a record that `key_name` created for `agent`: its own records,
+    /// those of its bound agent, and all records if it is an operator's key.
     pub fn owns(&self, key_name: &str, agent: Option<&str>) -> bool {
         let for_agent = self.bound_agent().is_some_and(|bound| agent == Some(bound));
         self.role == Role::Operator || key_name == &*self.name || for_agent
     }
 }
 
-/// Why a request is outside of what its key may ask for.
+/// Reason codes for requests outside the key's grants.
 pub mod reason {
-    /// The key may not ask in this mode.
+    /// The key does not permit this mode.
     pub const MODE: &str = "key.mode_not_allowed";
-    /// The key may not ask for this tool.
+    /// The key does not permit this tool.
     pub const TOOL: &str = "key.tool_not_allowed";
-    /// The key may not act for this user.
+    /// The key does not permit this user.
     pub const USER: &str = "key.user_not_allowed";
 }
 
-/// What a key may ask for.
+/// What a key may request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants {
-    /// The modes of its preflights.
+    /// Permitted modes of preflights.
     pub modes: Vec<Mode>,
-    /// The tools of its preflights, and of its passports.
+    /// Permitted tools in preflights and passports.
     pub tools: Patterns,
-    /// The users that its preflights may name; `None` if any. A preflight that names no user is always allowed.
+    /// Permitted users in preflights; `None` for any. A preflight without a user is always
+    /// permitted.
     pub users: Option<Patterns>,
-    /// The users that its passports may name.
+    /// Permitted users in passports.
     pub passport_users: Patterns,
-    /// The tools that its passports may name.
+    /// Permitted tools in passports.
     pub passport_tools: Patterns,
-    /// The risk tiers that its passports may have.
+    /// Permitted risk tiers of passports.
     pub risk_tiers: Vec<RiskTier>,
-    /// How long its passports may hold, in seconds.
+    /// Maximum lifetime of passports, in seconds.
     pub max_ttl_seconds: i64,
 }
 
 impl Grants {
-    /// The defaults.
+    /// Returns the defaults.
     ///
-    /// A key that is bound to an agent issues passports for itself: without a user, in the tier `medium`. A key that is
-    /// bound to no agent belongs to a service that speaks for its agents and their users, and may name any.
+    /// An agent key that is bound to an agent issues passports for that agent only: without a user,
+    /// with risk tier `medium`. An unbound key belongs to a service that acts for its agents and
+    /// their users; it may name any.
     pub fn of(role: Role, bound: bool) -> Self {
         let confined = bound && role == Role::Agent;
         Self {
@@ -228,25 +231,25 @@ impl Grants {
     }
 }
 
-/// Every mode.
+/// All modes.
 pub const MODES: [Mode; 4] = [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor];
 
-/// Names, in which `*` stands for any characters or none.
+/// Name patterns. `*` matches any sequence of characters, including none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Patterns(Vec<String>);
 
 impl Patterns {
-    /// These patterns.
+    /// Creates a list of patterns.
     pub fn new(patterns: Vec<String>) -> Self {
         Self(patterns)
     }
 
-    /// What every name matches.
+    /// Matches every name.
     pub fn any() -> Self {
         Self(vec!["*".to_owned()])
     }
 
-    /// Whether a pattern matches all of `name`.
+    /// Returns whether any pattern matches the entire `name`.
     ///
     /// ```
     /// use actpass_gateway::auth::Patterns;
@@ -260,7 +263,7 @@ impl Patterns {
     }
 }
 
-/// As a person reads it: `stripe.*, crm.read`.
+/// Formats as a comma-separated list: `stripe.*, crm.read`.
 impl fmt::Display for Patterns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.is_empty() {
@@ -270,8 +273,8 @@ impl fmt::Display for Patterns {
     }
 }
 
-/// The parts between the stars must follow each other: the first at the start, the last at the end, the others at the
-/// first place where they are found.
+/// Matches the parts between the stars in order: the first is a prefix, the last a suffix, each
+/// other one is matched at its first occurrence.
 fn matches_pattern(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == name;
@@ -290,11 +293,11 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     true
 }
 
-/// All keys of a gateway.
+/// All API keys of a gateway.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    /// By the first bytes of the hash. What finding a bucket tells by its time is about the hash of what the caller
-    /// sent, which the caller knows; the comparison with a known hash takes the same time whatever it is.
+    /// Buckets by the first bytes of the hash. The lookup time reveals only the hash of what the
+    /// caller sent, which the caller knows. Full hashes are compared in constant time.
     buckets: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<ApiKey>)>>,
 }
 
@@ -304,7 +307,7 @@ impl Keyring {
         self.buckets.entry(hash.bucket()).or_default().push((hash, Arc::new(key)));
     }
 
-    /// The key that `presented` is, if there is one.
+    /// Looks up a presented key.
     pub fn find(&self, presented: &str) -> Option<&Arc<ApiKey>> {
         if presented.len() > MAX_KEY_BYTES {
             return None;
@@ -312,7 +315,7 @@ impl Keyring {
         self.known(&ApiKeyHash::of(presented))
     }
 
-    /// The key of this hash, if there is one.
+    /// Looks up a key by its hash.
     pub fn known(&self, hash: &ApiKeyHash) -> Option<&Arc<ApiKey>> {
         let bucket = self.buckets.get(&hash.bucket())?;
         bucket.iter().find_map(|(known, key)| (known == hash).then_some(key))

@@ -1,9 +1,10 @@
-//! Checkpoints: how a chain stood at a moment, signed, recorded as an event, and given out, so that a ledger that is
-//! rewritten later contradicts what others have kept.
+//! Checkpoints: signed records of a chain's length and head at a point in time. If the ledger is
+//! rewritten later, it contradicts the checkpoints that others keep.
 //!
-//! A checkpoint is an event of the type `ledger.checkpoint` on the tenant's chain `checkpoints`. Its `metadata` names the
-//! chain, its `length` and its `head`, and holds the `signature`: a compact JWS of these, of the time, and of the
-//! checkpoint before it, by the key that signs passports. A gateway without a master key records them unsigned.
+//! A checkpoint is a `ledger.checkpoint` event on the tenant's chain `checkpoints`. Its `metadata`
+//! contains the chain's id, `length` and `head`, and a `signature`: a compact JWS over these
+//! members, the time and the previous checkpoint, made with the passport signing key. Without a
+//! master key, checkpoints are unsigned.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,59 +21,60 @@ use crate::object_writer::object;
 use crate::passport::{SigningKeyStore, SigningKeys};
 use crate::store::{Record, Store, StoreError};
 
-/// The chains that are checkpointed: those that only the gateway writes to.
+/// The chains with checkpoints: those that only the gateway writes to.
 const CHECKPOINTED_CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger::VAULT];
 
-/// How often it is looked whether a checkpoint is due, at most.
+/// Maximum interval between checks for due checkpoints.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often chains are checkpointed.
+/// How often chains get a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval {
-    /// After how many events.
+    /// Number of new events after which a checkpoint is due.
     pub events: u64,
-    /// After how many seconds, if there is any new event.
+    /// Number of seconds after which a checkpoint is due if there is a new event.
     pub seconds: u32,
 }
 
 impl Default for Interval {
-    /// 1000 events, or an hour.
+    /// 1000 events or one hour.
     fn default() -> Self {
         Self { events: 1000, seconds: 3600 }
     }
 }
 
-/// How a chain stood at a checkpoint.
+/// A chain's state at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The tenant.
     pub tenant_id: String,
     /// The chain.
     pub chain_id: String,
-    /// How it ended.
+    /// The chain's head at that time.
     pub head: Head,
 }
 
-/// Why something is no checkpoint of this gateway.
+/// Error for an invalid checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// It has no signature, or nothing that is read as one.
+    /// There is no signature, or it cannot be parsed.
     #[error("expected a checkpoint: a ledger.checkpoint event with a signature, or the signature alone")]
     NoSignature,
-    /// Its event says something else than what was signed.
-    #[error("the checkpoint's event does not say what was signed")]
+    /// The event contradicts its signature.
+    #[error("the checkpoint event does not match its signature")]
     OtherEvent,
-    /// Its signature is not good.
+    /// The signature is invalid.
     #[error("the checkpoint's signature {0}")]
     Signature(PassportError),
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint's event, or its signature alone, and verifies it with one of `keys`.
+    /// Parses a checkpoint event, or its signature alone, and verifies it with `keys`.
     ///
     /// # Errors
     ///
-    /// If it is none, none of the keys signed it, or its event says something else.
+    /// Returns an error if the text is not a checkpoint, no key verifies the signature, or the
+    /// event contradicts it.
     pub fn read(text: &str, keys: &[PublicKey]) -> Result<Self, CheckpointError> {
         let event = Json::parse(text.trim().as_bytes()).ok();
         let metadata = event.as_ref().and_then(|event| event.member("metadata"));
@@ -100,13 +102,13 @@ impl Checkpoint {
 
     fn of(claims: &Json) -> Option<Self> {
         let text = |name| claims.member(name).and_then(Json::as_str).map(str::to_owned);
-        // The signature of an export says when that was made instead.
+        // The signature of an export has `exported_at` instead.
         text("checkpoint_at")?;
         Some(Self { tenant_id: text("tenant_id")?, chain_id: text("chain_id")?, head: parse_head(claims)? })
     }
 }
 
-/// What an unsigned or signed checkpoint says of a chain.
+/// Reads a chain's length and head from an object.
 fn parse_head(object: &Json) -> Option<Head> {
     let Json::Number(length) = object.member("length")? else {
         return None;
@@ -114,48 +116,48 @@ fn parse_head(object: &Json) -> Option<Head> {
     Some(Head { length: length.as_str().parse().ok()?, hash: object.member("head")?.as_str()?.to_owned() })
 }
 
-/// What the gateway knows of the last checkpoint of a chain.
+/// The last known checkpoint of a chain.
 #[derive(Clone, Debug)]
 struct LastCheckpoint {
     length: u64,
-    /// In milliseconds since 1970.
+    /// Time in milliseconds since 1970.
     at: i64,
-    /// The hash of the checkpoint's event; `None` if there was none.
+    /// Hash of the checkpoint event; `None` if there was no checkpoint.
     event: Option<String>,
 }
 
-/// Makes checkpoints of the chains of tenants, when they are due.
+/// Creates checkpoints when they are due.
 #[derive(Debug)]
 pub struct Checkpoints {
     interval: Interval,
     clock: Clock,
-    /// When it was looked first, in milliseconds since 1970.
+    /// When checking began, in milliseconds since 1970.
     started: Option<i64>,
     last: HashMap<(Arc<str>, &'static str), LastCheckpoint>,
 }
 
 impl Checkpoints {
-    /// None is due yet: the first interval begins with the first look.
+    /// Starts the first interval at the first check.
     pub fn new(interval: Interval, clock: Clock) -> Self {
         Self { interval, clock, started: None, last: HashMap::new() }
     }
 
-    /// Makes those that are due, until it is dropped.
+    /// Creates due checkpoints until the future is dropped.
     pub async fn run(mut self, store: &dyn Store, keys: Option<&SigningKeyStore>, tenants: &[String]) {
         let pause = POLL_INTERVAL.min(Duration::from_secs(self.interval.seconds.into()));
         loop {
             tokio::time::sleep(pause).await;
             if let Err(error) = self.make(store, keys, tenants).await {
-                tracing::warn!(%error, "checkpoints could not be made; they are tried again");
+                tracing::warn!(%error, "checkpoints could not be created; retrying");
             }
         }
     }
 
-    /// Makes those that are due now: how many.
+    /// Creates the checkpoints that are due now and returns their number.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     pub async fn make(
         &mut self,
         store: &dyn Store,
@@ -230,7 +232,7 @@ impl Checkpoints {
     }
 }
 
-/// The last checkpoint of a chain that is recorded; `started` is when its interval began.
+/// Finds the last recorded checkpoint of a chain; `started` begins the interval if there is none.
 async fn find_last(
     store: &dyn Store,
     tenant_id: &str,
@@ -259,27 +261,27 @@ async fn find_last(
     }
 }
 
-/// Collects the checkpoints of one chain from a tenant's chain of checkpoints, event by event.
+/// Collects the checkpoints of one chain from the tenant's `checkpoints` chain.
 #[derive(Debug)]
 pub struct CheckpointCollector<'a> {
     chain_id: &'a str,
     keys: Vec<PublicKey>,
-    /// Those of the chain.
+    /// The chain's heads at its checkpoints.
     pub found: Vec<Head>,
 }
 
 impl<'a> CheckpointCollector<'a> {
-    /// Of `chain_id`, signed by a key of `signer`; unsigned ones if there is none.
+    /// Collects checkpoints of `chain_id` that `signer` signed, or unsigned ones without a signer.
     pub fn new(chain_id: &'a str, signer: Option<&SigningKeys>) -> Self {
         let keys = signer.map(SigningKeys::public_keys).unwrap_or_default();
         Self { chain_id, keys, found: Vec::new() }
     }
 
-    /// Looks at the next event.
+    /// Reads the next event.
     ///
     /// # Errors
     ///
-    /// If there are keys and none signed it.
+    /// Returns an error if there are keys and none of them verifies the checkpoint.
     pub fn push(&mut self, text: &str) -> Result<(), CheckpointError> {
         let event = Json::parse(text.as_bytes()).map_err(|_| CheckpointError::NoSignature)?;
         let metadata = event.member("metadata");
@@ -288,7 +290,7 @@ impl<'a> CheckpointCollector<'a> {
         if !is_here {
             return Ok(());
         }
-        // A gateway that got its master key later has unsigned ones before.
+        // Checkpoints from before the master key was configured are unsigned.
         let is_signed = metadata.is_some_and(|metadata| metadata.member("signature").is_some());
         let head = match is_signed && !self.keys.is_empty() {
             true => Some(Checkpoint::read(text, &self.keys)?.head),

@@ -1,51 +1,53 @@
-//! What time it is, for everything that expires.
+//! The clock used for everything that expires.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A clock: the system's, or one that a test sets. Clones are one clock.
+/// A monotonic wall clock, based on the system clock or a test clock. Clones share their state.
 ///
-/// It never steps back, and never runs behind what the ledger recorded last: what has expired once stays expired. While
-/// its source is behind, the clock goes on from where it was at the pace of the machine's monotonic clock.
+/// It never steps back and never precedes the last event in the ledger, so what has expired stays
+/// expired. While its source is behind, it advances at the pace of the machine's monotonic clock.
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> SystemTime + Send + Sync>,
     state: Arc<Mutex<ClockState>>,
 }
 
-/// What a clock showed last.
+/// Internal state of the clock.
 #[derive(Debug, Default)]
 struct ClockState {
     /// Milliseconds since 1970.
     latest: i64,
-    /// While the source is behind: since when, and what the clock showed then.
+    /// While the source is behind: the start of that period and the time shown then.
     behind: Option<(Instant, i64)>,
 }
 
 impl ClockState {
-    /// Goes on from `millis`. A source that is behind already stays known to be.
+    /// Continues from `millis`. If the source is already behind, it stays marked as behind.
     fn resume_from(&mut self, millis: i64) {
         self.latest = millis;
         self.behind = self.behind.map(|_| (Instant::now(), millis));
     }
 }
 
-/// A step back of less than this many milliseconds is not logged: clocks of two machines differ by that much.
+/// A step back below this number of milliseconds is not logged; clocks of two machines differ by
+/// that much.
 const MAX_UNLOGGED_STEP: i64 = 1_000;
 
 impl Clock {
-    /// A clock that shows what `now` says, as long as that does not step back.
+    /// Creates a clock from the source `now`.
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self { source: Arc::new(now), state: Arc::default() }
     }
 
-    /// The time in whole seconds since 1970.
+    /// Returns the time in whole seconds since 1970.
     pub fn seconds(&self) -> i64 {
         self.millis().div_euclid(1000)
     }
 
-    /// The time in milliseconds since 1970. Logs once when the source steps back by a second or more.
+    /// Returns the time in milliseconds since 1970. Logs once when the source steps back by a
+    /// second or more.
     pub fn millis(&self) -> i64 {
         let source = self.source_millis();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +61,7 @@ impl Clock {
             if step_ms >= MAX_UNLOGGED_STEP {
                 tracing::warn!(
                     step_ms,
-                    "the system clock is behind the time that was last recorded; time goes on from there"
+                    "the system clock is behind the last recorded time; continuing from the recorded time"
                 );
             }
             (Instant::now(), latest)
@@ -69,7 +71,8 @@ impl Clock {
         state.latest
     }
 
-    /// Lets the clock show at least `millis` from now on, milliseconds since 1970: that much was recorded.
+    /// Advances the clock to at least `millis`, in milliseconds since 1970: the time of a recorded
+    /// event.
     pub fn advance_to(&self, millis: i64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if millis > state.latest {
@@ -77,7 +80,7 @@ impl Clock {
         }
     }
 
-    /// What the source says, in milliseconds since 1970, whatever the clock shows.
+    /// Returns the time of the source, in milliseconds since 1970.
     pub(crate) fn source_millis(&self) -> i64 {
         let since = (self.source)().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -85,7 +88,7 @@ impl Clock {
 }
 
 impl Default for Clock {
-    /// The system's.
+    /// Uses the system clock.
     fn default() -> Self {
         Self::new(SystemTime::now)
     }
@@ -97,23 +100,23 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The end of the year 9999, in seconds since 1970: what comes later has no RFC 3339 form.
+/// The end of the year 9999, in seconds since 1970: the last time that RFC 3339 can express.
 pub const LAST_SECOND: i64 = 253_402_300_799;
 
-/// Seconds since 1970 in RFC 3339, UTC; what is before 1970 or past [`LAST_SECOND`] is shown as that.
+/// Formats seconds since 1970 as RFC 3339 in UTC, clamped to 1970 and [`LAST_SECOND`].
 pub fn rfc3339(seconds: i64) -> String {
     let seconds = seconds.clamp(0, LAST_SECOND);
     let time = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// Milliseconds since 1970 as a time; what is before 1970 or past [`LAST_SECOND`] is shown as that.
+/// Converts milliseconds since 1970 to a time, clamped to 1970 and [`LAST_SECOND`].
 pub(crate) fn system_time(millis: i64) -> SystemTime {
     let millis = millis.clamp(0, LAST_SECOND * 1000 + 999);
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
-/// Milliseconds since 1970 of an RFC 3339 time; `None` for any other text.
+/// Parses an RFC 3339 time into milliseconds since 1970; `None` for any other text.
 pub(crate) fn parse_millis(rfc3339: &str) -> Option<i64> {
     let since = humantime::parse_rfc3339(rfc3339).ok()?.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok()
@@ -140,7 +143,7 @@ mod tests {
         assert!(clock.millis() >= 9_000);
         clock.advance_to(1_000);
         assert!(clock.millis() >= 9_000);
-        // While the source is behind, time goes on all the same: nothing is valid for longer than it says.
+        // Time advances while the source is behind, so nothing stays valid longer than stated.
         let before = clock.millis();
         std::thread::sleep(Duration::from_millis(20));
         assert!(clock.millis() >= before + 20);

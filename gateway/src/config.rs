@@ -1,4 +1,5 @@
-//! Settings: from a file or from the command line, checked whole before anything starts.
+//! Settings: read from a file or from command-line options, and validated completely before
+//! anything starts.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -27,68 +28,70 @@ use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::store::{Database, Location, TlsTrust};
 
-/// The policy of `actpass-gateway dev`.
+/// The default policy of `actpass-gateway dev`.
 const DEV_POLICY: &[u8] = include_bytes!("../../policies/refunds.json");
 
-/// How long names and ids may be, in characters.
+/// Maximum length of names and ids, in characters.
 const MAX_NAME_CHARACTERS: usize = 256;
 
-/// Everything a gateway needs to start, checked.
+/// Validated settings of a gateway.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// Where the data are.
+    /// Location of the data.
     pub data: Location,
-    /// How the log is written.
+    /// Log format.
     pub log: LogFormat,
-    /// The certificate and the key, if it is https.
+    /// TLS configuration; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// The largest body, in bytes.
+    /// Maximum body size, in bytes.
     pub body_bytes: usize,
-    /// The ids of the tenants, in alphabetical order.
+    /// Tenant ids in alphabetical order.
     pub tenants: Vec<String>,
-    /// Who may call, and which policy decides for them.
+    /// API keys, with their tenants and policies.
     pub keyring: Keyring,
-    /// How long a client or the store may take.
+    /// Timeouts for clients and the store.
     pub timeouts: Timeouts,
-    /// Who issues this gateway's passports; its URL if `None`.
+    /// Issuer of passports; `None` uses the gateway's URL.
     pub issuer: Option<String>,
-    /// What seals the keys that sign passports, and the vault's credentials.
+    /// Source of the master key, which seals signing keys and credentials.
     pub master_key: MasterKeySource,
-    /// For how many seconds an approval may be decided: 900 if not set.
+    /// Time to decide an approval, in seconds. Default: 900.
     pub approval_seconds: i64,
-    /// Whether a request meets the open request for the same action instead of opening another: true if not set.
+    /// Whether a request reuses a pending or approved approval for the same action instead of
+    /// opening another. Default: true.
     pub reuse_approvals: bool,
-    /// For how many seconds an answer is kept under its idempotency key: 86400 if not set.
+    /// Retention of responses under idempotency keys, in seconds. Default: 86400.
     pub retention_seconds: i64,
-    /// How often chains of the ledger are checkpointed: each 1000 events or each hour if not set.
+    /// Interval of ledger checkpoints. Default: every 1000 events or every hour.
     pub checkpoints: Interval,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
-    /// The names under which it answers.
+    /// Host names that the gateway accepts.
     pub hosts: Hosts,
-    /// The proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// How many connections it takes.
+    /// Connection limits.
     pub connections: ConnectionLimits,
-    /// How many approval requests of one agent of a key may be pending: 100 if not set. Of all agents of a key ten times as
-    /// many may be.
+    /// Maximum number of pending approvals per agent of a key; all agents of a key together may
+    /// have ten times as many. Default: 100.
     pub pending_approvals: u32,
-    /// The path below which a proxy shows the page, without a slash at its end; empty for the root.
+    /// Path under which a proxy serves the gateway, without a trailing slash; empty for the root.
     pub base_path: String,
-    /// Which lines the log has.
+    /// Minimum level of log lines.
     pub log_level: LogLevel,
-    /// What is not wrong, and probably not meant: each with the member's name.
+    /// Warnings about valid but suspicious settings, each with the member's name.
     pub warnings: Vec<String>,
 }
 
-/// How many connections a gateway takes.
+/// Connection limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// In all: 4096 if not set, and fewer where the process may open fewer files.
+    /// Total number of connections. Default: 4096, or fewer if the process's file limit is lower.
     pub total: usize,
-    /// From one address, and from one /64 network of IPv6: 1024 if not set. A trusted proxy has no such limit.
+    /// Connections per address, or per /64 network for IPv6. Default: 1024. Trusted proxies are
+    /// exempt.
     pub per_address: usize,
 }
 
@@ -98,25 +101,25 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Which lines a log has: those of this level and of the levels before it.
+/// Log level; each level includes the levels before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
-    /// What does not work.
+    /// Failures.
     Error,
-    /// And what is probably not meant.
+    /// Probable mistakes.
     Warn,
-    /// And every request.
+    /// Every request.
     #[default]
     Info,
-    /// And what helps to find a defect.
+    /// Details for debugging.
     Debug,
 }
 
 impl LogLevel {
-    /// Every level.
+    /// All levels.
     pub const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
 
-    /// The word in a configuration.
+    /// The word used in settings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -126,17 +129,18 @@ impl LogLevel {
         }
     }
 
-    /// The level of this word.
+    /// Parses a level word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.as_str() == word)
     }
 }
 
-/// Reads where to listen: an IP address and a port, or `localhost` and a port, which is 127.0.0.1.
+/// Parses a listen address: an IP address and port, or `localhost` and a port, which means
+/// 127.0.0.1.
 ///
 /// # Errors
 ///
-/// What was expected, if it is anything else.
+/// Returns a message with the expected form.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -145,58 +149,59 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     localhost.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).ok_or_else(|| {
         let hint = match text.rsplit_once(':') {
             Some((host, port)) if port.parse::<u16>().is_ok() && host.matches(':').count() > 1 => {
-                "; an IPv6 address stands in brackets"
+                "; write an IPv6 address in brackets"
             }
             Some((_, port)) if port.parse::<u16>().is_ok() => {
-                "; other names than localhost can have many addresses, so give the address"
+                "; localhost is the only supported name, so give an IP address"
             }
             _ => "",
         };
         format!(
-            "expected an address and a port such as \"127.0.0.1:8787\" or \"localhost:8787\", found {text:?}{hint}"
+            "expected an address and a port such as \"127.0.0.1:8787\" or \"localhost:8787\", found \
+            {text:?}{hint}"
         )
     })
 }
 
-/// The environment variable with the master key.
+/// Environment variable with the master key.
 pub const MASTER_KEY_VARIABLE: &str = "ACTPASS_MASTER_KEY";
 
-/// The environment variable with the database's URL.
+/// Environment variable with the database URL.
 pub const DATABASE_URL_VARIABLE: &str = "ACTPASS_DATABASE_URL";
 
-/// Where the master key is from.
+/// Source of the master key.
 #[derive(Clone, Debug)]
 pub enum MasterKeySource {
-    /// The file beside the data file, `.master-key` added to its name, made if it is not there.
+    /// The data file's path with `.master-key` appended; created if missing.
     BesideData,
-    /// The settings or the environment.
+    /// Given in the settings or the environment.
     Given(MasterKey),
-    /// There is none, and so there are neither passports nor credentials.
+    /// None: passports and the vault are disabled.
     Missing,
 }
 
-/// How the log is written.
+/// Log format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// An object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
 }
 
-/// How long a client or the store may take.
+/// Timeouts for clients and the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// An answer of which the client takes nothing: 30 s.
+    /// Maximum time without progress of a response: 30 s.
     pub response: Duration,
-    /// A body, from its first byte to its last: 30 s.
+    /// Maximum time to receive a body: 30 s.
     pub body: Duration,
-    /// The headers of a request, and how long a connection may be idle before them: 10 s.
+    /// Maximum time to receive request headers, including idle time before them: 10 s.
     pub headers: Duration,
-    /// Requests in flight when the gateway stops: 10 s.
+    /// Grace period for requests in flight at shutdown: 10 s.
     pub stop: Duration,
-    /// The store, for one event or one page: 15 s.
+    /// Maximum time for one store operation: 15 s.
     pub store: Duration,
 }
 
@@ -213,24 +218,24 @@ impl Default for Timeouts {
 }
 
 impl Settings {
-    /// Reads the settings of `actpass-gateway serve` from the file `path`, and what the file refers to.
+    /// Loads the settings of `actpass-gateway serve` from `path`, including the files it refers to.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong, each with the member's name.
+    /// Returns every problem with the member's name.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let text = files::read_text(path).map_err(|error| Problems::one(path.display(), error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder)
     }
 
-    /// As [`Settings::load`], from the text of a file that lies in `folder`.
+    /// Parses settings from text; relative paths are resolved against `folder`.
     ///
     /// # Errors
     ///
-    /// As [`Settings::load`].
+    /// Same as [`Settings::load`].
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Problems> {
-        // The parser's own message shows the line, and there could be a secret in it.
+        // The parser's own message quotes the line, which may contain a secret.
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error
                 .span()
@@ -240,15 +245,16 @@ impl Settings {
         SettingsReader { problems: Problems::default(), warnings: Vec::new(), folder }.settings(table)
     }
 
-    /// The settings of `actpass-gateway dev`: the tenant `dev`, the keys `apk_dev` and `apdv_dev`, and the refund
-    /// policy or the one in the file `policy`.
+    /// Returns the settings of `actpass-gateway dev`: tenant `dev`, keys `apk_dev` and `apdv_dev`,
+    /// and the policy in the file `policy` or the refund example.
     ///
     /// # Errors
     ///
-    /// If `listen` is not a loopback address, the policy is wrong, or the data file's folder cannot be made.
+    /// Returns an error if `listen` is not a loopback address, the policy is invalid, or the data
+    /// file's directory cannot be created.
     pub fn dev(listen: SocketAddr, data: Option<PathBuf>, policy: Option<&Path>) -> Result<Self, Problems> {
         if !listen.ip().is_loopback() {
-            let problem = "dev has keys that everyone knows, so it listens on a loopback address only";
+            let problem = "dev uses publicly known keys; expected a loopback address";
             return Err(Problems::one("--listen", problem));
         }
         let policy = match policy {
@@ -301,29 +307,29 @@ const DEFAULT_APPROVAL_SECONDS: i64 = 900;
 
 const DEFAULT_RETENTION_SECONDS: i64 = 86_400;
 
-/// How long an answer may be kept under its idempotency key, in seconds.
+/// Permitted retention of responses under idempotency keys, in seconds.
 const RETENTION_SECONDS: std::ops::RangeInclusive<u64> = 1..=31_536_000;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
 const DEFAULT_PENDING_APPROVALS: u32 = 100;
 
-/// A certificate that expires within so many seconds is one to replace: 30 days.
+/// A certificate that expires within this many seconds (30 days) causes a warning.
 const EXPIRY_WARNING_SECONDS: i64 = 30 * 24 * 60 * 60;
 
-/// Bodies larger than this are hardly meant: each request that arrives can take as much memory.
+/// A larger body limit causes a warning, because each request can use that much memory.
 const BODY_WARNING_ABOVE: usize = 64 << 20;
 
-/// Bodies smaller than this do not hold a usual preflight.
+/// A smaller body limit causes a warning, because typical preflights do not fit.
 const BODY_WARNING_BELOW: usize = 1 << 10;
 
-/// More requests a second than any gateway answers.
+/// A higher rate limit causes a warning, because it exceeds what any gateway can serve.
 const RATE_WARNING_ABOVE: u32 = 100_000;
 
-/// A key of 32 random bytes has about 30 different ones; with fewer than this it was not random.
+/// Minimum number of distinct bytes of a master key; 32 random bytes have about 30.
 const MIN_DISTINCT_BYTES: usize = 12;
 
-/// Reads a policy file; problems are those of the member `place`.
+/// Loads a policy file; problems are reported for the member `place`.
 fn load_policy(place: &str, path: &Path) -> Result<Policy, Problems> {
     let place = format!("{place}: {}", path.display());
     let text = files::read_bytes(path).map_err(|error| Problems::one(&place, error))?;
@@ -372,14 +378,14 @@ impl SettingsReader<'_> {
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
-            let problem = "is not a loopback address, so it needs [tls]: keys would travel in the clear \
-                           (danger_allow_plain_http = true allows it, behind a proxy that ends TLS)";
+            let problem = "is not a loopback address, so [tls] is required: API keys would be sent \
+            unencrypted (danger_allow_plain_http = true permits this behind a proxy that terminates TLS)";
             self.problems.add("listen", problem);
         }
         if let (Some(Location::Database(_)), None, MasterKeySource::Given(_)) = (&data, &issuer, &master_key)
         {
             let problem =
-                "missing; with a database it is needed, because all gateways on it issue passports as one";
+                "missing; required with a database, because all its gateways issue passports under one name";
             self.problems.add("issuer", problem);
         }
         let (Some(listen), Some(data)) = (listen, data) else {
@@ -423,13 +429,13 @@ impl SettingsReader<'_> {
         self.warnings.push(format!("{place}: {problem}"));
     }
 
-    /// Passports name their issuer, and whoever verifies one fetches the keys from there.
+    /// Warns about an issuer URL that verifiers cannot reach to fetch the public keys.
     fn warn_of_issuer(&mut self, issuer: Option<&str>, listen: SocketAddr) {
         let Some(issuer) = issuer else {
             if listen.ip().is_unspecified() {
                 let problem = format_args!(
-                    "missing, so passports name {listen}, which nobody can reach; expected the gateway's URL, such \
-                     as \"https://gateway.example\""
+                    "missing, so passports name {listen}, which is unreachable; expected the gateway's URL \
+                    such as \"https://gateway.example\""
                 );
                 self.warn("issuer", problem);
             }
@@ -437,13 +443,15 @@ impl SettingsReader<'_> {
         };
         let authority = Authority::of_url(issuer);
         if authority.as_ref().and_then(Authority::address).is_some_and(|address| address.is_unspecified()) {
-            let problem =
-                format_args!("{issuer:?} is an address that nobody can reach; expected the gateway's URL");
+            let problem = format_args!("{issuer:?} is an unreachable address; expected the gateway's URL");
             self.warn("issuer", problem);
         } else if authority.is_some_and(|authority| authority.is_loopback()) && !listen.ip().is_loopback() {
             self.warn(
                 "issuer",
-                format_args!("{issuer:?} is on this machine only, and the gateway listens beyond it"),
+                format_args!(
+                    "{issuer:?} is a loopback URL, but the gateway listens on a non-loopback \
+                    address"
+                ),
             );
         }
     }
@@ -466,7 +474,7 @@ impl SettingsReader<'_> {
             match Authority::parse(&name) {
                 Some(host) => hosts.push(host),
                 None => {
-                    let expected = "expected names, each perhaps with a port, such as \"gateway.example\"";
+                    let expected = "expected host names with optional ports such as \"gateway.example\"";
                     self.problems.add("hosts", format_args!("{expected}, found {name:?}"));
                 }
             }
@@ -481,7 +489,10 @@ impl SettingsReader<'_> {
             let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
             match text.parse::<IpNet>().or_else(|_| address()) {
                 Ok(network) if network.prefix_len() == 0 => {
-                    let problem = format_args!("{text:?} is every address, so any client could name another");
+                    let problem = format_args!(
+                        "{text:?} covers every address, so any client could forge \
+                        its address"
+                    );
                     self.problems.add("trusted_proxies", problem);
                 }
                 Ok(network) => networks.push(network),
@@ -509,13 +520,14 @@ impl SettingsReader<'_> {
         let is_path =
             path.is_empty() || path.strip_prefix('/').is_some_and(|path| path.split('/').all(segment));
         if !is_path {
-            let expected = "expected a path of letters, digits and -._~ without a slash at its end, such as \"/actpass\"";
+            let expected =
+                "expected a path of letters, digits and -._~ without a trailing slash, such as \"/actpass\"";
             self.problems.add("page.base_path", format_args!("{expected}, found {path:?}"));
         }
         path
     }
 
-    /// What a key may ask for, and what its passports may claim.
+    /// Reads the grants of a key.
     fn grants(&mut self, section: &mut Section, role: Option<Role>, bound: bool) -> Grants {
         let mut grants = Grants::of(role.unwrap_or(Role::Agent), bound);
         if let Some(words) = section.optional_words("modes", &mut self.problems, &MODES, |mode| mode.as_str())
@@ -553,7 +565,7 @@ impl SettingsReader<'_> {
         parse_listen(&text).map_err(|problem| self.problems.add("listen", problem)).ok()
     }
 
-    /// The URL is never shown: it has a password.
+    /// The URL is never shown, because it contains a password.
     fn data(&mut self, root: &mut Section) -> Option<Location> {
         let url = root.optional_text("database_url", &mut self.problems);
         let variable = std::env::var_os(DATABASE_URL_VARIABLE);
@@ -574,15 +586,15 @@ impl SettingsReader<'_> {
         }
         if root.has("data") {
             let _ = root.optional_text("data", &mut self.problems);
-            self.problems.add("data", format_args!("there is {place} too; expected one of them"));
+            self.problems.add("data", format_args!("conflicts with {place}; set only one"));
         }
         if url.is_some() && variable.is_some() {
             let problem =
-                format_args!("the environment has {DATABASE_URL_VARIABLE} too; expected one of them");
+                format_args!("conflicts with the environment variable {DATABASE_URL_VARIABLE}; set only one");
             self.problems.add("database_url", problem);
         }
         let url = url.or_else(|| variable.and_then(|url| url.into_string().ok())).unwrap_or_default();
-        // What is wrong with the authorities is said already.
+        // Invalid authorities were already reported.
         let authorities = match authorities {
             None => None,
             Some(found) => Some(found?),
@@ -608,7 +620,7 @@ impl SettingsReader<'_> {
         let is_url =
             (issuer.starts_with("https://") || issuer.starts_with("http://")) && !issuer.ends_with('/');
         if !is_url {
-            let problem = "expected a URL without a slash at its end, such as \"https://gateway.example\"";
+            let problem = "expected a URL without a trailing slash such as \"https://gateway.example\"";
             self.problems.add("issuer", format_args!("{problem}, found {issuer:?}"));
         }
         Some(issuer)
@@ -623,8 +635,10 @@ impl SettingsReader<'_> {
             (None, None) => return MasterKeySource::Missing,
             (None, Some(text)) => (MASTER_KEY_VARIABLE.to_owned(), text.into_string().ok()),
             (Some(_), Some(_)) => {
-                let problem =
-                    format_args!("the environment has {MASTER_KEY_VARIABLE} too; expected one of them");
+                let problem = format_args!(
+                    "conflicts with the environment variable {MASTER_KEY_VARIABLE}; set only \
+                    one"
+                );
                 self.problems.add("master_key_file", problem);
                 return MasterKeySource::Missing;
             }
@@ -632,7 +646,7 @@ impl SettingsReader<'_> {
                 Ok(text) => {
                     if files::is_open_to_others(&file) {
                         let problem = format_args!(
-                            "{}: others than its owner can use this file; expected the mode 0600 or 0400",
+                            "{}: the file is accessible to other users; expected mode 0600 or 0400",
                             file.display()
                         );
                         self.warn("master_key_file", problem);
@@ -648,8 +662,9 @@ impl SettingsReader<'_> {
         match text.map(zeroize::Zeroizing::new).and_then(|text| MasterKey::parse(&text)) {
             Some(key) => {
                 if key.distinct_bytes() < MIN_DISTINCT_BYTES {
-                    let problem = "has few different bytes, so it was not made at random and can be guessed; make one with \
-                                   `openssl rand -hex 32`";
+                    let problem = "has few distinct bytes, so it is not random and can be guessed; create \
+                    one with \
+                    `openssl rand -hex 32`";
                     self.warn(place, problem);
                 }
                 MasterKeySource::Given(key)
@@ -721,13 +736,15 @@ impl SettingsReader<'_> {
             limits.body_bytes = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
             if limits.body_bytes > BODY_WARNING_ABOVE {
                 let problem = format_args!(
-                    "{bytes} is more than {BODY_WARNING_ABOVE}, and each request can take as much memory"
+                    "{bytes} is more than {BODY_WARNING_ABOVE}; each request can use that much memory"
                 );
                 self.warn("limits.body_bytes", problem);
             }
             if limits.body_bytes < BODY_WARNING_BELOW {
-                let problem =
-                    format_args!("{bytes} is less than {BODY_WARNING_BELOW}, so usual requests are refused");
+                let problem = format_args!(
+                    "{bytes} is less than {BODY_WARNING_BELOW}; typical requests will be \
+                    rejected"
+                );
                 self.warn("limits.body_bytes", problem);
             }
         }
@@ -735,7 +752,7 @@ impl SettingsReader<'_> {
         let total = count(section.positive("connections", &mut self.problems));
         let per_address = count(section.positive("connections_per_address", &mut self.problems));
         limits.connections.total = total.unwrap_or(limits.connections.total);
-        // Never more than there are in all.
+        // Never more than the total.
         limits.connections.per_address =
             per_address.unwrap_or(limits.connections.per_address).min(limits.connections.total);
         if per_address.is_some_and(|per_address| per_address > limits.connections.total) {
@@ -745,7 +762,7 @@ impl SettingsReader<'_> {
         if let Some(pending) = section.positive("pending_approvals", &mut self.problems) {
             limits.pending_approvals = pending.get();
             if limits.pending_approvals > 10_000 {
-                self.warn("limits.pending_approvals", "more than 10000, which nobody can decide about");
+                self.warn("limits.pending_approvals", "more than 10000 pending approvals cannot be reviewed");
             }
         }
         let per_second = section.positive("requests_per_second", &mut self.problems);
@@ -755,9 +772,7 @@ impl SettingsReader<'_> {
             self.problems.add("limits.burst", "needs limits.requests_per_second");
         }
         if per_second.is_some_and(|rate| rate.get() > RATE_WARNING_ABOVE) {
-            let problem = format_args!(
-                "more than {RATE_WARNING_ABOVE}, which limits nothing; leave it out for no limit"
-            );
+            let problem = format_args!("more than {RATE_WARNING_ABOVE} has no effect; omit it for no limit");
             self.warn("limits.requests_per_second", problem);
         }
         if let (Some(rate), Some(burst)) = (per_second, burst)
@@ -806,7 +821,7 @@ impl SettingsReader<'_> {
         match chain {
             Ok(chain) if !chain.is_empty() => return Some(chain),
             Ok(_) => {
-                self.problems.add(place, format_args!("{}: holds no PEM certificate", path.display()));
+                self.problems.add(place, format_args!("{}: contains no PEM certificate", path.display()));
             }
             Err(error) => self.problems.add(place, format_args!("{}: {error}", path.display())),
         }
@@ -816,19 +831,19 @@ impl SettingsReader<'_> {
     fn warn_of_expiry(&mut self, chain: &[CertificateDer<'_>]) {
         let now = Clock::default().seconds();
         for (index, certificate) in chain.iter().enumerate() {
-            // What is no X.509 at all, rustls refuses.
+            // rustls rejects data that is not X.509.
             let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
                 continue;
             };
             let validity = parsed.validity();
             let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
             let problem = match (from > now, until - now) {
-                (true, _) => format!("holds only from {}", rfc3339(from)),
-                (false, ..0) => format!("has expired at {}, so clients refuse it", rfc3339(until)),
-                (false, 0..EXPIRY_WARNING_SECONDS) => format!("expires soon, at {}", rfc3339(until)),
+                (true, _) => format!("is not valid before {}", rfc3339(from)),
+                (false, ..0) => format!("expired at {}; clients reject it", rfc3339(until)),
+                (false, 0..EXPIRY_WARNING_SECONDS) => format!("expires soon: {}", rfc3339(until)),
                 (false, _) => continue,
             };
-            self.warn("tls.certificate", format_args!("certificate {} of the file {problem}", index + 1));
+            self.warn("tls.certificate", format_args!("certificate {} in the file {problem}", index + 1));
         }
     }
 
@@ -836,21 +851,20 @@ impl SettingsReader<'_> {
         let path = self.folder.join(path);
         let read = || {
             let bytes = files::read_bytes(&path)?;
-            // PKCS #8 names it in the label, the older forms in a header.
+            // PKCS #8 marks encryption in the label, older formats in a header.
             let is_encrypted = [b"-----BEGIN ENCRYPTED PRIVATE KEY".as_slice(), b"Proc-Type: 4,ENCRYPTED"]
                 .into_iter()
                 .any(|mark| bytes.windows(mark.len()).any(|window| window == mark));
             if is_encrypted {
                 return Err(
-                    "is encrypted, and nobody is there to enter its passphrase when the gateway starts; \
-                            decrypt it with `openssl pkey -in KEY -out DECRYPTED` into a file that only the \
-                            gateway can read"
+                    "is encrypted; decrypt it with `openssl pkey -in KEY -out DECRYPTED` into a file that \
+                    only the gateway can read"
                         .to_owned(),
                 );
             }
             PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
                 match matches!(error, rustls::pki_types::pem::Error::NoItemsFound) {
-                    true => "holds no PEM private key".to_owned(),
+                    true => "contains no PEM private key".to_owned(),
                     false => error.to_string(),
                 }
             })
@@ -858,7 +872,7 @@ impl SettingsReader<'_> {
         let key = read();
         if key.is_ok() && files::is_open_to_others(&path) {
             let problem = format_args!(
-                "{}: others than its owner can use this file; expected the mode 0600 or 0400",
+                "{}: the file is accessible to other users; expected mode 0600 or 0400",
                 path.display()
             );
             self.warn("tls.key", problem);
@@ -867,7 +881,8 @@ impl SettingsReader<'_> {
             .ok()
     }
 
-    /// By id; `None` for a tenant whose policy is wrong, so that its keys are not called wrong too.
+    /// Tenants by id; `None` for a tenant with an invalid policy, so that its keys are not reported
+    /// as well.
     fn tenants(&mut self, root: &mut Section) -> Tenants {
         let mut tenants = Tenants::new();
         for mut section in root.sections("tenants", &mut self.problems) {
@@ -892,7 +907,7 @@ impl SettingsReader<'_> {
             }
             let tenant = policy.map(|policy| Arc::new(Tenant { id: id.as_str().into(), policy }));
             if tenants.insert(id.clone(), tenant).is_some() {
-                self.problems.add(section.member("id"), format_args!("the tenant {id:?} is given twice"));
+                self.problems.add(section.member("id"), format_args!("duplicate tenant id {id:?}"));
             }
         }
         tenants
@@ -913,23 +928,25 @@ impl SettingsReader<'_> {
             if let Some(public) =
                 hash.and_then(|hash| WELL_KNOWN_KEYS.into_iter().find(|key| ApiKeyHash::of(key) == hash))
             {
-                self.warn(section.member("hash"), format_args!("of {public}, a key that everyone knows"));
+                self.warn(
+                    section.member("hash"),
+                    format_args!("is the hash of {public}, a publicly known key"),
+                );
             }
 
             if let Some(name) = &name
                 && !names.insert(name.clone())
             {
-                self.problems
-                    .add(section.member("name"), format_args!("the key name {name:?} is given twice"));
+                self.problems.add(section.member("name"), format_args!("duplicate key name {name:?}"));
             }
             if let Some(hash) = hash
                 && !hashes.insert(hash.to_string())
             {
-                self.problems.add(section.member("hash"), "another key has this hash");
+                self.problems.add(section.member("hash"), "duplicate hash: another key has it");
             }
             let known = tenant.as_ref().and_then(|tenant| tenants.get(tenant));
             if let (Some(tenant), None) = (&tenant, known) {
-                self.problems.add(section.member("tenant"), format_args!("there is no tenant {tenant:?}"));
+                self.problems.add(section.member("tenant"), format_args!("unknown tenant {tenant:?}"));
             }
             if let (Some(name), Some(hash), Some(tenant), Some(role)) =
                 (name, hash, known.and_then(Option::as_ref), role)
@@ -955,7 +972,7 @@ struct Limits {
     pending_approvals: u32,
 }
 
-/// A table whose members are taken out as they are checked, so that what is left is unknown.
+/// A table whose members are removed as they are read; remaining members are unknown.
 struct Section {
     place: String,
     members: Table,
@@ -974,7 +991,7 @@ impl Section {
         None
     }
 
-    /// The name of a member in problems: `keys[0].hash`.
+    /// The member's full name in problems: `keys[0].hash`.
     fn member(&self, name: &str) -> String {
         match self.place.is_empty() {
             true => name.to_owned(),
@@ -1003,7 +1020,7 @@ impl Section {
         None
     }
 
-    /// A list of non-empty strings, which may be empty itself.
+    /// A list of non-empty strings; may be empty.
     fn optional_texts(&mut self, name: &str, problems: &mut Problems) -> Option<Vec<String>> {
         let value = self.members.remove(name)?;
         let texts = value.as_array().and_then(|items| {
@@ -1021,7 +1038,7 @@ impl Section {
         texts
     }
 
-    /// A list of some of the words, at least one.
+    /// A non-empty list of known words.
     fn optional_words<T: Copy>(
         &mut self,
         name: &str,
@@ -1083,13 +1100,12 @@ impl Section {
         number
     }
 
-    /// The text itself is never shown: somebody may have put the key where its hash belongs.
+    /// The value is never shown: it may be a key in place of its hash.
     fn hash(&mut self, name: &str, problems: &mut Problems) -> Option<ApiKeyHash> {
         let text = self.text(name, problems)?;
         let hash = ApiKeyHash::parse(&text);
         if hash.is_none() {
-            let problem =
-                "expected \"sha256:\" and 64 hex digits; `actpass-gateway key hash` makes it from a key";
+            let problem = "expected \"sha256:\" and 64 hex digits; create it with `actpass-gateway key hash`";
             problems.add(self.member(name), problem);
         }
         hash
@@ -1111,7 +1127,7 @@ impl Section {
         Self::of(place, value, problems)
     }
 
-    /// A list of tables with at least one.
+    /// A non-empty list of tables.
     fn sections(&mut self, name: &str, problems: &mut Problems) -> Vec<Self> {
         let place = self.member(name);
         let items = match self.members.remove(name) {
@@ -1132,7 +1148,7 @@ impl Section {
         sections
     }
 
-    /// Reports what was not taken.
+    /// Reports unknown members.
     fn finish(&mut self, problems: &mut Problems) {
         for name in self.members.keys() {
             problems.add(self.member(name), "unknown member");

@@ -1,9 +1,10 @@
-//! Connections: how many there are, whose they are, and how long each stage of one may take.
+//! Connection admission, accounting and timeouts.
 //!
-//! Nobody without a key takes connections from those who have one. There is a limit in all, below what the process may
-//! open, and one for each address. Where a limit is reached, a new connection takes the place of the oldest one on which no
-//! key was shown yet; one with a key never gives way. And each stage has a deadline: the TLS handshake, the headers, the
-//! body, the answer, the time between requests.
+//! Clients without a key cannot exhaust the connections of clients with one. There is a total
+//! limit, below the process's file limit, and a limit per address. At a limit, a new connection
+//! replaces the oldest connection that has not authenticated; authenticated connections are never
+//! evicted. Each stage has a timeout: the TLS handshake, the headers, the body, the response, and
+//! the idle time between requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -22,13 +23,14 @@ use tokio::time::{Instant, Sleep};
 
 use crate::config::ConnectionLimits;
 
-/// How many connections may be on their way out at once.
+/// Maximum number of evicted connections that have not closed yet.
 const MAX_CLOSING: usize = 64;
 
-/// How often at most it is logged that connections are turned away.
+/// Minimum interval between log lines about rejected connections.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Whose connections are counted together: an address, or a /64 network of IPv6, of which one host has all addresses.
+/// Returns the unit of per-address accounting: the IPv4 address, or the /64 network for IPv6,
+/// because one host may own all of its addresses.
 pub(crate) fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -39,7 +41,7 @@ pub(crate) fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
-/// All connections.
+/// All open connections.
 #[derive(Debug)]
 pub(crate) struct Connections {
     limits: ConnectionLimits,
@@ -49,11 +51,11 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct OpenConnections {
     next: u64,
-    /// The oldest first.
+    /// Ordered by age, oldest first.
     by_age: BTreeMap<u64, Arc<Connection>>,
     by_origin: HashMap<IpAddr, usize>,
     closing: usize,
-    /// Since when it was not logged, and how many were turned away and evicted since.
+    /// Time of the last log line, and the number of connections rejected and evicted since.
     rejections: (Option<Instant>, u64, u64),
 }
 
@@ -62,7 +64,8 @@ impl Connections {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a connection in, if there is a place for it. `is_proxy`: it carries the requests of many.
+    /// Admits a connection if a limit permits. `is_proxy` exempts a proxy from the per-address
+    /// limit.
     pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, local: SocketAddr, is_proxy: bool) -> Admission {
         let mut open = self.lock();
         let origin = origin(peer.ip());
@@ -100,20 +103,20 @@ impl Connections {
         Admission::Admitted(Admitted { connections: Arc::clone(self), id, connection })
     }
 
-    /// How many there are.
+    /// Number of open connections.
     #[cfg(test)]
     fn count(&self) -> usize {
         self.lock().by_age.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, OpenConnections> {
-        // Nothing is left half done where this could panic.
+        // No code that holds the lock leaves a partial update on panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl OpenConnections {
-    /// Ends the oldest connection on which no key was shown, of this origin or of any, if there is one.
+    /// Evicts the oldest unauthenticated connection of `origin`, or of any origin.
     fn evict(&mut self, origin: Option<IpAddr>) -> Capacity {
         if self.closing >= MAX_CLOSING {
             return Capacity::Retry;
@@ -141,31 +144,31 @@ impl OpenConnections {
         let (since, refused, evicted) = self.rejections;
         if since.is_none_or(|since| since.elapsed() >= LOG_EVERY) {
             let open = self.by_age.len();
-            tracing::warn!(open, refused, evicted, "connections were turned away: a limit is reached");
+            tracing::warn!(open, refused, evicted, "connections rejected: a limit is reached");
             self.rejections = (Some(Instant::now()), 0, 0);
         }
     }
 }
 
-/// Whether there is a place for one connection more.
+/// Whether there is capacity for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Capacity {
     Free,
-    /// As soon as those that give way are gone.
+    /// There will be capacity once evicted connections have closed.
     Retry,
     Full,
 }
 
-/// What became of a connection that wants in.
+/// The result of [`Connections::admit`].
 #[derive(Debug)]
 pub(crate) enum Admission {
     Admitted(Admitted),
-    /// There is a place as soon as others, which give way, are gone.
+    /// There will be capacity once evicted connections have closed.
     Retry,
     Refused,
 }
 
-/// A connection that was taken in. It counts until this is dropped.
+/// An admitted connection; it counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     connections: Arc<Connections>,
@@ -191,12 +194,12 @@ impl Drop for Admitted {
     }
 }
 
-/// A connection, as its requests see it.
+/// State of a connection, shared with its requests.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Who opened it: a client, or a proxy.
+    /// The peer: a client or a proxy.
     pub(crate) peer: SocketAddr,
-    /// The address at which it came in.
+    /// The local address of the connection.
     pub(crate) local: SocketAddr,
     origin: IpAddr,
     authenticated: AtomicBool,
@@ -207,50 +210,51 @@ pub(crate) struct Connection {
     traffic: Mutex<Traffic>,
 }
 
-/// What goes on.
+/// Request activity.
 #[derive(Debug)]
 struct Traffic {
     /// When the last request began or ended.
     last: Instant,
     next: u64,
-    /// The requests that are not answered to their end: since when their answers make no progress, once they are there.
+    /// Requests in flight, each with the time of the last progress of its response, once there is
+    /// one.
     in_flight: HashMap<u64, Option<Instant>>,
 }
 
-/// How long a connection may be in each state.
+/// Timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionTimeouts {
-    /// Before its first request, and between two if no key was shown.
+    /// Before the first request, and between requests of an unauthenticated connection.
     pub(crate) headers: Duration,
-    /// Between two requests.
+    /// Between requests.
     pub(crate) idle: Duration,
-    /// Without any progress of an answer that is there.
+    /// Without progress of a response.
     pub(crate) response: Duration,
 }
 
-/// What becomes of a connection.
+/// What to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionAction {
-    /// It goes on.
+    /// Keep it.
     Keep,
-    /// It gets no more requests.
+    /// Accept no further requests.
     Drain,
-    /// It ends at once.
+    /// Close it immediately.
     Close,
 }
 
 impl Connection {
-    /// A key was shown on it.
+    /// Marks the connection as authenticated.
     pub(crate) fn authenticate(&self) {
         self.authenticated.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until it has to give way.
+    /// Waits until the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// A request begins; it lasts until its answer is dropped.
+    /// Registers a request; it is in flight until the returned value is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> InFlightRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let mut traffic = self.traffic();
@@ -261,7 +265,7 @@ impl Connection {
         InFlightRequest { connection: Arc::clone(self), id }
     }
 
-    /// What becomes of it now.
+    /// Returns what to do with the connection at `now`.
     pub(crate) fn action(&self, timeouts: &ConnectionTimeouts, now: Instant) -> ConnectionAction {
         let traffic = self.traffic();
         let stalled = |since: &Option<Instant>| {
@@ -299,7 +303,7 @@ impl Connection {
     }
 }
 
-/// A request that is not answered to its end.
+/// A request in flight.
 #[derive(Debug)]
 pub(crate) struct InFlightRequest {
     connection: Arc<Connection>,
@@ -320,7 +324,7 @@ impl Drop for InFlightRequest {
     }
 }
 
-/// The body of an answer, which says how it gets on.
+/// A response body that reports its progress.
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
     body: axum::body::Body,
@@ -356,7 +360,7 @@ impl Body for ResponseBody {
     }
 }
 
-/// A stream to a client that must take what is written to it: nothing for as long as the limit is an error.
+/// A stream whose writes fail if the client reads nothing for `limit`.
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<S> {
     stream: S,
@@ -459,7 +463,7 @@ mod tests {
         all.extend((0..MAX_CLOSING).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()));
         let here = SocketAddr::from(([127, 0, 0, 1], 1));
         let next = || connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, false);
-        assert!(matches!(next(), Admission::Retry), "so many are on their way out");
+        assert!(matches!(next(), Admission::Retry), "the limit of evicted connections is reached");
         drop(all.remove(0));
         assert!(matches!(next(), Admission::Admitted(_)));
     }
@@ -483,14 +487,14 @@ mod tests {
         let second = admit(&connections, [10, 0, 0, 2]).unwrap();
         let third = admit(&connections, [10, 0, 0, 3]).unwrap();
         let fourth = admit(&connections, [10, 0, 0, 4]).unwrap();
-        assert!(!first.connection.closing.load(Ordering::Relaxed), "a key was shown on it");
+        assert!(!first.connection.closing.load(Ordering::Relaxed), "it is authenticated");
         assert!(second.connection.closing.load(Ordering::Relaxed), "the oldest without a key");
         assert!(!third.connection.closing.load(Ordering::Relaxed));
         second.connection.evicted().await;
         third.connection.authenticate();
         fourth.connection.authenticate();
         drop(second);
-        assert!(admit(&connections, [10, 0, 0, 5]).is_none(), "every one has a key");
+        assert!(admit(&connections, [10, 0, 0, 5]).is_none(), "all are authenticated");
         assert_eq!(connections.count(), 3);
         drop((first, third, fourth));
         let open = connections.lock();
@@ -524,17 +528,17 @@ mod tests {
         };
         let silent = admit(&connections, [10, 0, 0, 1]).unwrap();
         assert_eq!(action(&silent, 5), ConnectionAction::Keep);
-        assert_eq!(action(&silent, 15), ConnectionAction::Close, "no request came");
+        assert_eq!(action(&silent, 15), ConnectionAction::Close, "no request arrived");
 
         let asked = admit(&connections, [10, 0, 0, 1]).unwrap();
         let request = asked.connection.begin();
-        assert_eq!(action(&asked, 1000), ConnectionAction::Keep, "handlers have deadlines of their own");
+        assert_eq!(action(&asked, 1000), ConnectionAction::Keep, "handlers have their own timeouts");
         let response = ResponseBody::new("text".into(), request);
         assert_eq!(action(&asked, 20), ConnectionAction::Keep);
-        assert_eq!(action(&asked, 40), ConnectionAction::Close, "nobody takes the answer");
+        assert_eq!(action(&asked, 40), ConnectionAction::Close, "the client does not read the response");
         drop(response);
         assert_eq!(action(&asked, 5), ConnectionAction::Keep);
-        assert_eq!(action(&asked, 15), ConnectionAction::Drain, "no key was shown");
+        assert_eq!(action(&asked, 15), ConnectionAction::Drain, "it is not authenticated");
         asked.connection.authenticate();
         assert_eq!(action(&asked, 15), ConnectionAction::Keep);
         assert_eq!(action(&asked, 70), ConnectionAction::Drain);
@@ -550,7 +554,7 @@ mod tests {
         server.write_all(&[0; 16]).await.unwrap();
         let mut taken = [0; 32];
         let (written, read) = tokio::join!(server.write_all(&[1; 16]), client.read_exact(&mut taken));
-        assert!(written.is_ok() && read.is_ok(), "who reads is waited for");
+        assert!(written.is_ok() && read.is_ok(), "a reading client is not timed out");
         let mut server = WriteTimeout::new(server.stream, Duration::from_millis(10));
         let error = server.write_all(&[2; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -1,4 +1,4 @@
-//! The events that the gateway records. Each of them is drafted here, and nowhere else.
+//! Construction of all events that the gateway records.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use crate::object_writer::object;
 use crate::request::{Evidence, Issue, Preflight, Text};
 use crate::store::SealedCredential;
 
-/// The name in events that the gateway causes by itself.
+/// Actor name of events caused by the gateway itself.
 const GATEWAY: &str = "(gateway)";
 
-/// The name in events that are caused from the command line, where there is no API key.
+/// Actor name of events caused from the command line, where there is no API key.
 const COMMAND_LINE: &str = "(command line)";
 
-/// What a decision's event says beside its request.
+/// The decision part of an event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decision<'a> {
-    /// What enforce decides, in every mode.
+    /// The decision of the mode enforce, in every mode.
     pub(crate) decision: &'static str,
     pub(crate) reason_code: &'a str,
-    /// The rule that matched.
+    /// The matching rule.
     pub(crate) rule: Option<&'a str>,
     pub(crate) approval: Option<&'a str>,
     pub(crate) passport_jti: Option<&'a str>,
-    /// The credential that the answer carries.
+    /// The credential in the response.
     pub(crate) credential_id: Option<&'a str>,
 }
 
-/// A decision about a request.
+/// A decision on a request.
 pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>) -> Draft {
     let policy = &key.tenant.policy;
     let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -62,7 +62,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
     }
 }
 
-/// An event that a client wants recorded.
+/// An event recorded for a client.
 pub(crate) fn client_event(key: &ApiKey, evidence: Evidence) -> Draft {
     Draft {
         tool_id: evidence.tool_id,
@@ -75,7 +75,7 @@ pub(crate) fn client_event(key: &ApiKey, evidence: Evidence) -> Draft {
     }
 }
 
-/// An operator approved a tool's manifest, which has this hash.
+/// An operator approved the manifest with this hash.
 pub(crate) fn tool_approved(key: &ApiKey, tool_id: &str, manifest_hash: &str) -> Draft {
     Draft {
         tool_id: Some(tool_id.to_owned()),
@@ -84,7 +84,7 @@ pub(crate) fn tool_approved(key: &ApiKey, tool_id: &str, manifest_hash: &str) ->
     }
 }
 
-/// A person decided about an approval.
+/// A person decided an approval.
 pub(crate) fn approval_decided(key: &ApiKey, approval: &Approval, decided: &ApprovalDecision) -> Draft {
     let event_type = if decided.approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
     Draft {
@@ -100,7 +100,7 @@ pub(crate) fn approval_decided(key: &ApiKey, approval: &Approval, decided: &Appr
     }
 }
 
-/// A passport was issued to an agent, for an approval if there is one.
+/// A passport was issued, possibly for an approval.
 pub(crate) fn passport_issued(
     key: &ApiKey,
     request: &Issue,
@@ -125,7 +125,7 @@ pub(crate) fn passport_revoked(key: &ApiKey, jti: &str, reason: Option<&str>) ->
     }
 }
 
-/// A tool of a tenant has a new credential.
+/// A tool's credential was set.
 pub(crate) fn credential_set(tenant_id: &str, credential: &SealedCredential) -> Draft {
     let expires_at = credential.expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
     Draft {
@@ -134,7 +134,7 @@ pub(crate) fn credential_set(tenant_id: &str, credential: &SealedCredential) -> 
     }
 }
 
-/// A tool of a tenant has no credential any more.
+/// A tool's credential was removed.
 pub(crate) fn credential_removed(tenant_id: &str, credential: &SealedCredential) -> Draft {
     of_credential(tenant_id, credential, ledger::CREDENTIAL_REMOVED)
 }
@@ -147,7 +147,7 @@ fn of_credential(tenant_id: &str, credential: &SealedCredential, event_type: &st
     }
 }
 
-/// How a chain stood, after the checkpoint whose event has the hash `previous`.
+/// A checkpoint of a chain; `previous` is the hash of the previous checkpoint event.
 pub(crate) fn checkpoint(
     tenant_id: &Arc<str>,
     chain_id: &str,
@@ -168,7 +168,7 @@ pub(crate) fn checkpoint(
     }
 }
 
-/// An event that the holder of a key causes, or whoever acts for the agent that the key is bound to.
+/// An event attributed to a key and its bound agent.
 fn by_key(key: &ApiKey, chain_id: &str, event_type: &str) -> Draft {
     Draft {
         agent_id: key.bound_agent().map(str::to_owned),
@@ -176,7 +176,8 @@ fn by_key(key: &ApiKey, chain_id: &str, event_type: &str) -> Draft {
     }
 }
 
-/// An event that an agent causes: the one that the key is bound to, or else the one that the request claims to be.
+/// An event attributed to an agent: the one bound to the key, otherwise the one that the request
+/// claims.
 fn by_agent(key: &ApiKey, claimed: Option<&str>, chain_id: &str, event_type: &str) -> Draft {
     let agent = key.bound_agent().or(claimed);
     Draft {

@@ -1,8 +1,9 @@
-//! The ledger outside of the gateway: chains exported as JSON Lines, signed, and checked by whoever has them.
+//! Ledger exports: chains as signed JSON Lines, and their offline verification.
 //!
-//! An export is the events of a chain, one a line, as they are kept. If the gateway has keys, a last line follows,
-//! `{"signature": "…"}`: a compact JWS of how the chain ends. It is no passport, and no passport is one: their `typ`
-//! differs. There is no key in an export: who can replace the one can replace the other.
+//! An export contains a chain's events, one per line, as stored. If the gateway has signing keys, a
+//! last line `{"signature": "…"}` follows: a compact JWS over the chain's head. Its `typ` differs
+//! from a passport's, so neither is accepted as the other. An export contains no keys, because
+//! whoever can replace the events could replace the keys.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -19,10 +20,10 @@ use crate::passport::SigningKeys;
 use crate::passport::keys::SigningKeyError;
 use crate::store::{OpenError, StoredEvent};
 
-/// How the line with the signature begins.
+/// Prefix of the signature line.
 const SIGNATURE_PREFIX: &str = r#"{"signature":""#;
 
-/// Whose chain is exported, and which.
+/// Identifies a chain.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a> {
     /// The tenant.
@@ -31,26 +32,27 @@ pub struct Chain<'a> {
     pub chain_id: &'a str,
 }
 
-/// What is done with each event.
+/// Callback for each event.
 pub type EventHandler<'e> = dyn FnMut(&StoredEvent) -> Result<(), ExportError> + 'e;
 
-/// Why a chain was not exported, or is not signed.
+/// Error of an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// An event is not what was recorded in its place. All events were written, and no signature.
-    #[error("event {0} is not what was recorded, so the export is not signed: {1}")]
+    /// An event is broken. All events are written, but no signature.
+    #[error("event {0} is broken, so the export is not signed: {1}")]
     Broken(u64, Defect),
-    /// A checkpoint of the chain cannot be believed.
-    #[error("a checkpoint in the data is not one that this gateway made, so the export is not signed: {0}")]
+    /// A checkpoint is invalid.
+    #[error("a checkpoint in the data is invalid, so the export is not signed: {0}")]
     Checkpoint(#[from] CheckpointError),
-    /// The chain is not the one of which a checkpoint was made. No signature was written.
+    /// The chain contradicts a checkpoint. No signature is written.
     #[error(
-        "the chain contradicts the checkpoint of its event {}, whose hash is {}: the ledger was rewritten, so the export is not signed",
+        "the chain contradicts the checkpoint at event {} with hash {}: the ledger was rewritten, so the \
+        export is not signed",
         .0.length,
         .0.hash
     )]
     Contradicted(Head),
-    /// The tenant has no such chain.
+    /// The chain does not exist.
     #[error("the tenant {tenant_id:?} has no chain {chain_id:?}")]
     NoSuchChain {
         /// The tenant.
@@ -58,44 +60,41 @@ pub enum ExportError {
         /// The chain.
         chain_id: String,
     },
-    /// The data file has not all of its events.
-    #[error(
-        "the chain has {found} events in the data file where it must have {expected}: the file was changed"
-    )]
+    /// Events are missing from the data.
+    #[error("the chain has {found} events, expected {expected}: the data was changed")]
     Incomplete {
-        /// How many events there are.
+        /// Number of events found.
         found: u64,
-        /// How many there must be.
+        /// Number of events expected.
         expected: u64,
     },
-    /// It cannot be signed.
+    /// Signing failed.
     #[error(transparent)]
-    SigningKeyStore(#[from] SigningKeyError),
-    /// The data file cannot be read.
+    SigningKeys(#[from] SigningKeyError),
+    /// The data cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The last event is not the one that the chain must end with. No signature was written.
-    #[error(
-        "the chain ends with the head {found} in the data file where it must end with {expected}: the file was changed"
-    )]
+    /// The last event differs from the recorded head. No signature is written.
+    #[error("the chain's head is {found}, expected {expected}: the data was changed")]
     OtherHead {
-        /// The hash of the last event.
+        /// Hash of the last event.
         found: String,
-        /// The hash that it must have.
+        /// Recorded hash.
         expected: String,
     },
-    /// The events could not be written.
+    /// The output cannot be written.
     #[error("the export could not be written: {0}")]
     Write(#[from] io::Error),
 }
 
-/// Writes a chain to `out`, an event a line, as it is kept, and how it ends, signed with the active key of `signer` at
-/// `now`, in seconds since 1970. `read` hands out the chain's events, in order, and its head; `checkpoints` is how it stood
-/// before.
+/// Writes a chain to `out`, one event per line, followed by its head signed with the active key of
+/// `signer` at `now` (seconds since 1970). `read` passes the events in order to a callback and
+/// returns the head. `checkpoints` are earlier heads that the chain must contain.
 ///
 /// # Errors
 ///
-/// If there is no such chain, or it cannot be read or signed, or `out` not written. What is not whole is not signed.
+/// Returns an error if the chain does not exist or cannot be read or signed, or `out` cannot be
+/// written. An incomplete chain is not signed.
 pub fn export(
     chain: Chain<'_>,
     read: impl FnOnce(&mut EventHandler<'_>) -> Result<Option<Head>, ExportError>,
@@ -140,9 +139,9 @@ pub fn export(
     whole
 }
 
-/// Heads that a chain had, which are compared with what it is.
+/// Earlier heads to compare the chain with.
 struct KnownHeads {
-    /// By length.
+    /// Sorted by length.
     heads: Vec<Head>,
     contradicted: Option<Head>,
 }
@@ -154,7 +153,7 @@ impl KnownHeads {
         Self { heads, contradicted: None }
     }
 
-    /// Looks at the chain up to here.
+    /// Compares the chain's current head.
     fn compare(&mut self, head: &Head) {
         while let Some(kept) = self.heads.pop_if(|kept| kept.length <= head.length) {
             if kept != *head && self.contradicted.is_none() {
@@ -163,13 +162,13 @@ impl KnownHeads {
         }
     }
 
-    /// The first head that the chain did not have, once all of it was seen.
+    /// Returns the first head that the complete chain does not contain.
     fn contradicted(&self) -> Option<Head> {
         self.contradicted.clone().or_else(|| self.heads.last().cloned())
     }
 }
 
-/// What the signature is of.
+/// The claims of the signature.
 fn signed_head(chain: Chain<'_>, head: &Head, now: i64) -> Json {
     let length = Number::from(i64::try_from(head.length).unwrap_or(i64::MAX));
     object([
@@ -181,127 +180,130 @@ fn signed_head(chain: Chain<'_>, head: &Head, now: i64) -> Json {
     ])
 }
 
-/// Why an export is not a whole chain, or not the one that was signed.
+/// Error of the verification of an export.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// An event follows the last one that was signed.
-    #[error("line {line}: event {seq}{name}: it was added; {length} events were signed", line = .seq)]
+    /// An event follows the last signed one.
+    #[error("line {line}: event {seq}{name}: added after signing; {length} events are signed", line = .seq)]
     Added {
-        /// Which event of the chain it would be.
+        /// Position of the event in the chain.
         seq: u64,
-        /// What it is called itself, in parentheses, if it is the last.
+        /// The event's own id in parentheses, if it is the last event.
         name: String,
-        /// How many events were signed.
+        /// Number of signed events.
         length: u64,
     },
-    /// Something follows the signature, which is the end.
-    #[error("line {0}: the export goes on after its signature")]
+    /// Data follows the signature.
+    #[error("line {0}: unexpected data after the signature")]
     AfterSignature(u64),
-    /// An event is not what was recorded in its place.
+    /// An event is broken.
     #[error("line {line}: event {seq}{name}: {defect}", line = .seq)]
     Broken {
-        /// Which event of the chain it should be, and so on which line it is.
+        /// Position in the chain, which is also the line number.
         seq: u64,
-        /// What it is called itself, in parentheses.
+        /// The event's own id in parentheses.
         name: String,
-        /// In what way it is broken.
+        /// The defect.
         defect: Defect,
     },
-    /// A checkpoint in the export is not signed by one of these keys, or says something else than was signed.
+    /// A checkpoint in the export is not signed by a given key, or contradicts its signature.
     #[error("line {0}: event {0}: {1}")]
     Checkpoint(u64, CheckpointError),
-    /// The chain is not the one of which a checkpoint was made.
+    /// The chain contradicts a checkpoint.
     #[error(
-        "the chain contradicts the checkpoint of its event {}, whose hash is {}: it was rewritten or cut off",
+        "the chain contradicts the checkpoint at event {} with hash {}: it was rewritten or truncated",
         .0.length,
         .0.hash
     )]
     Contradicted(Head),
-    /// There is nothing to check.
-    #[error("there are no events")]
+    /// There are no events.
+    #[error("the export has no events")]
     Empty,
-    /// The chain ends elsewhere than it must.
-    #[error("the chain ends with event {} and the head {}, not with the head {expected}: events are missing at its end", .found.length, .found.hash)]
+    /// The chain has a different head.
+    #[error("the chain ends at event {} with head {}, expected head {expected}: events are missing at the \
+    end", .found.length, .found.hash)]
     Head {
-        /// How the chain ends.
+        /// The chain's head.
         found: Head,
-        /// The hash that its last event must have.
+        /// The expected hash of the last event.
         expected: String,
     },
-    /// An event that was signed is gone from the end.
-    #[error("line {line}: event {seq}: it is missing; {length} events were signed", line = .seq)]
+    /// A signed event is missing at the end.
+    #[error("line {line}: event {seq}: missing; {length} events are signed", line = .seq)]
     Missing {
-        /// The first event that is missing.
+        /// The first missing event.
         seq: u64,
-        /// How many events were signed.
+        /// Number of signed events.
         length: u64,
     },
-    /// The export could not be read.
+    /// The export cannot be read.
     #[error("the export could not be read: {0}")]
     Read(#[from] io::Error),
-    /// The events follow one another, and the last is not the one that was signed.
-    #[error("line {line}: event {seq}{name}: it is not the event that was signed; it or events before it were rewritten", line = .seq)]
+    /// The chain is consistent, but its last event is not the signed one.
+    #[error("line {line}: event {seq}{name}: differs from the signed event; it or an earlier event was \
+    rewritten", line = .seq)]
     Rewritten {
         /// The last event.
         seq: u64,
-        /// What it is called itself, in parentheses.
+        /// The event's own id in parentheses.
         name: String,
     },
-    /// The signature is not one of these keys.
+    /// No given key verifies the signature.
     #[error("line {line}: the signature {refusal}")]
     Signature {
-        /// Which line it is on, from 1.
+        /// Line number, starting at 1.
         line: u64,
-        /// What is wrong with it.
+        /// The reason.
         refusal: PassportError,
     },
-    /// A signature is required and there are no keys to check it with.
-    #[error("it is signed, but a signature is required and there are no public keys to check it with")]
+    /// A signature is required, but no keys are given to verify it.
+    #[error("a verified signature is required, but no public keys are given")]
     Unchecked,
-    /// A signature is required and there is none.
-    #[error("it is not signed, and a signature is required")]
+    /// A signature is required, but missing.
+    #[error("a signature is required, but the export is not signed")]
     Unsigned,
 }
 
-/// What an export is held against.
+/// Expectations that an export is verified against.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected<'a> {
-    /// The hash that the last event must have.
+    /// Expected hash of the last event.
     pub head: Option<&'a str>,
-    /// The gateway's public keys, from elsewhere than the export. They require a signature.
+    /// The gateway's public keys from a trusted source. If set, a signature is required.
     pub keys: Option<&'a [PublicKey]>,
-    /// Whether there must be a signature that can be checked.
+    /// Whether a verifiable signature is required.
     pub signature: bool,
-    /// How the chain stood at a checkpoint that was kept elsewhere.
+    /// A checkpoint that was stored elsewhere.
     pub checkpoint: Option<&'a Head>,
 }
 
-/// A chain that is whole.
+/// A verified chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// How it ends.
+    /// The chain's head.
     pub head: Head,
-    /// Who says that this is how it must end.
+    /// The state of its signature.
     pub signature: Signature,
 }
 
-/// What is known about the signature of an export.
+/// State of an export's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signature {
-    /// One of the gateway's keys signed this very chain.
+    /// One of the given keys signed this chain.
     Good {
-        /// The key.
+        /// The key's id.
         kid: String,
-        /// What was signed, besides the head: `tenant_id`, `chain_id`, `exported_at`.
+        /// The signed claims besides the head: `tenant_id`, `chain_id`, `exported_at`.
         claims: Json,
     },
-    /// There is none.
+    /// There is no signature.
     Missing,
-    /// There is one that fits the chain, and there were no keys to check it with: anyone can have written it.
+    /// There is a signature for this head, but no keys were given to verify it: anyone could have
+    /// written it.
     Unchecked,
 }
 
-/// A sentence for whoever asked.
+/// Describes the state in one sentence.
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -309,28 +311,28 @@ impl fmt::Display for Signature {
                 let text = |name| claims.member(name).and_then(Json::as_str).unwrap_or_default();
                 let (chain, tenant) = (text("chain_id"), text("tenant_id"));
                 let at = text("exported_at").escape_debug();
-                write!(f, "signed: the chain {chain:?} of the tenant {tenant:?} at {at}, with the key {kid}")
+                write!(f, "signed: chain {chain:?} of tenant {tenant:?} at {at} with key {kid}")
             }
-            Self::Missing => f.write_str("not signed: anyone can have written it"),
-            Self::Unchecked => f.write_str(
-                "signature not checked: anyone can have written it; give the gateway's public keys with --jwks",
-            ),
+            Self::Missing => f.write_str("not signed: its origin is not proven"),
+            Self::Unchecked => {
+                f.write_str("signature not verified: pass the gateway's public keys with --jwks")
+            }
         }
     }
 }
 
-/// Checks an export: that its events are those that were recorded, from the first, all of them and in their order, and
-/// that it ends as was signed. That the newest are all there only the signature can tell, or `expected.head`.
+/// Verifies an export: the events are complete from the first, unchanged and in order, and the head
+/// matches the signature. Only a signature or `expected.head` detects missing events at the end.
 ///
 /// # Errors
 ///
-/// The first event that breaks the chain and in what way; else what is wrong with its end or its signature.
+/// Returns the first broken event, or what is wrong with the head or the signature.
 pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);
     let mut kept = KnownHeads::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
     for (line, text) in (1..).zip(export.split(b'\n')) {
-        // What is no text is no event, and must not become one by being mended.
+        // Invalid UTF-8 is not an event and must not be repaired into one.
         let text = String::from_utf8(text?).unwrap_or_default();
         if signature.is_some() {
             return Err(VerifyError::AfterSignature(line));
@@ -372,7 +374,7 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
 }
 
 fn is_signed_checkpoint(event: &str) -> bool {
-    // Most events are none, and need not be read a second time.
+    // Avoids parsing events that cannot be checkpoints.
     event.contains(ledger::CHECKPOINT)
         && Json::parse(event.as_bytes()).is_ok_and(|event| {
             event.member("event_type").and_then(Json::as_str) == Some(ledger::CHECKPOINT)
@@ -380,7 +382,7 @@ fn is_signed_checkpoint(event: &str) -> bool {
         })
 }
 
-/// The token on a line that holds nothing else.
+/// Returns the token of a signature line.
 fn read_signature(line: &str) -> Option<String> {
     let line = line.strip_prefix(SIGNATURE_PREFIX).and_then(|_| Json::parse(line.as_bytes()).ok())?;
     match line.as_object()? {
@@ -389,7 +391,7 @@ fn read_signature(line: &str) -> Option<String> {
     }
 }
 
-/// Holds what was signed against how the chain ends; `last` is its last event.
+/// Compares the signed head with the chain's head; `last` is the last event.
 fn check_signature(
     token: &str,
     found: &Head,
@@ -408,7 +410,7 @@ fn check_signature(
     };
     let read = || {
         let claims = Json::parse(&payload).ok()?;
-        // A checkpoint is no signature of an export.
+        // The signature of a checkpoint is not that of an export.
         claims.member("exported_at")?;
         let Json::Number(length) = claims.member("length")? else {
             return None;
@@ -480,9 +482,9 @@ mod tests {
     #[tokio::test]
     async fn export_of_tampered_data_is_not_signed() {
         for (change, expected) in [
-            ("DELETE FROM events WHERE seq = 3", "2 events in the data file where it must have 3"),
-            ("UPDATE events SET event = replace(event, 'ev_1', 'ev_9') WHERE seq = 2", "event 2 is not what"),
-            ("UPDATE chains SET head = lower(hex(zeroblob(32)))", "the chain ends with the head"),
+            ("DELETE FROM events WHERE seq = 3", "2 events, expected 3"),
+            ("UPDATE events SET event = replace(event, 'ev_1', 'ev_9') WHERE seq = 2", "event 2 is broken"),
+            ("UPDATE chains SET head = lower(hex(zeroblob(32)))", "the chain's head is"),
         ] {
             let folder = TempDir::new().unwrap();
             let path = folder.path().join("data.db");

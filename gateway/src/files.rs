@@ -1,4 +1,4 @@
-//! Files that a person wrote: texts, whatever editor saved them.
+//! Reading of user-written text files.
 
 use std::path::Path;
 
@@ -6,39 +6,39 @@ use zeroize::Zeroizing;
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The bytes of a text file in UTF-8, without the byte order mark that some editors put before it.
+/// Reads a UTF-8 text file as bytes, without a byte order mark.
 ///
 /// # Errors
 ///
-/// If the file cannot be read, or is in UTF-16.
+/// Returns an error if the file cannot be read or is UTF-16.
 pub(crate) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let mut bytes = Zeroizing::new(std::fs::read(path).map_err(|error| error.to_string())?);
     if bytes.starts_with(UTF_8_MARK) {
         bytes.drain(..UTF_8_MARK.len());
     }
-    // A text in UTF-16 begins with a byte order mark, or its first character is an ASCII one beside a zero.
+    // UTF-16 starts with a byte order mark, or with an ASCII character next to a zero byte.
     let is_utf_16 = bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff")
         || matches!(bytes.as_slice(), [0, 1..=127, ..] | [1..=127, 0, ..]);
     match is_utf_16 {
-        true => Err("is in UTF-16; expected UTF-8, so save it in that encoding".to_owned()),
+        true => Err("is UTF-16; save it as UTF-8".to_owned()),
         false => Ok(bytes),
     }
 }
 
-/// As [`read_bytes`], as text.
+/// Same as [`read_bytes`], as text.
 ///
 /// # Errors
 ///
-/// As [`read_bytes`]; if the file is not UTF-8.
+/// Same as [`read_bytes`]; also if the file is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
     let bytes = read_bytes(path)?;
     let text = str::from_utf8(&bytes)
-        .map_err(|error| format!("is not UTF-8: byte {} is wrong", error.valid_up_to() + 1))?;
+        .map_err(|error| format!("is not UTF-8: invalid byte {}", error.valid_up_to() + 1))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Whether anybody but the owner can read the file.
+/// Returns whether anyone but the owner can read the file.
 #[cfg(unix)]
 pub(crate) fn is_open_to_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
@@ -46,7 +46,7 @@ pub(crate) fn is_open_to_others(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
-/// Not known here.
+/// Not determined on this platform.
 #[cfg(not(unix))]
 pub(crate) fn is_open_to_others(_path: &Path) -> bool {
     false
@@ -66,11 +66,11 @@ mod tests {
         for (bytes, expected) in [
             (b"\xef\xbb\xbfa = 1\r\n".to_vec(), Ok("a = 1\r\n")),
             (b"".to_vec(), Ok("")),
-            (utf_16("\u{feff}a = 1", u16::to_le_bytes), Err("is in UTF-16")),
-            (utf_16("\u{feff}a = 1", u16::to_be_bytes), Err("is in UTF-16")),
-            (utf_16("a = 1", u16::to_le_bytes), Err("is in UTF-16")),
-            (utf_16("a = 1", u16::to_be_bytes), Err("is in UTF-16")),
-            (b"a\xff".to_vec(), Err("is not UTF-8: byte 2")),
+            (utf_16("\u{feff}a = 1", u16::to_le_bytes), Err("is UTF-16")),
+            (utf_16("\u{feff}a = 1", u16::to_be_bytes), Err("is UTF-16")),
+            (utf_16("a = 1", u16::to_le_bytes), Err("is UTF-16")),
+            (utf_16("a = 1", u16::to_be_bytes), Err("is UTF-16")),
+            (b"a\xff".to_vec(), Err("is not UTF-8: invalid byte 2")),
         ] {
             std::fs::write(&file, &bytes).unwrap();
             match (read_text(&file), expected) {

@@ -1,12 +1,13 @@
-//! The names under which a gateway answers: what a `Host` header may say.
+//! The `Host` names that the gateway accepts.
 //!
-//! A web page of somebody else's can make a browser send requests to any address, under a name of that page's own (DNS
-//! rebinding). It cannot change the name, so a gateway that answers only to its own names is out of its reach.
+//! Through DNS rebinding, a malicious web page can make a browser send requests to any address, but
+//! only under the page's own name. A gateway that accepts only its own names is therefore
+//! unreachable for it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A host and perhaps a port, as in a `Host` header and in a URL.
+/// A host and optional port, as in a `Host` header or URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     host: Host,
@@ -16,13 +17,14 @@ pub struct Authority {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
     Address(IpAddr),
-    /// In lower case, without a dot at its end.
+    /// In lower case, without a trailing dot.
     Name(String),
 }
 
 impl Authority {
-    /// Reads `gateway.example`, `gateway.example:8443`, `127.0.0.1:8787` or `[::1]:8787`; `None` for anything else: user
-    /// information, a path, an empty or an unbracketed IPv6 host.
+    /// Parses `gateway.example`, `gateway.example:8443`, `127.0.0.1:8787` or `[::1]:8787`. Returns
+    /// `None` for anything else, such as user information, a path, an empty host, or IPv6 without
+    /// brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -46,13 +48,13 @@ impl Authority {
         Some(Self { host, port })
     }
 
-    /// That of an `http` or `https` URL.
+    /// Returns the authority of an `http` or `https` URL.
     pub fn of_url(url: &str) -> Option<Self> {
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
         Self::parse(rest.split('/').next().unwrap_or_default())
     }
 
-    /// The address, if it is one and no name.
+    /// Returns the address if the host is not a name.
     pub fn address(&self) -> Option<IpAddr> {
         match &self.host {
             Host::Address(address) => Some(*address),
@@ -60,7 +62,8 @@ impl Authority {
         }
     }
 
-    /// Whether it names this machine: `localhost`, a name below it, 127.0.0.0/8 or `[::1]`.
+    /// Returns whether the host is this machine: `localhost` or a subdomain, 127.0.0.0/8 or
+    /// `[::1]`.
     pub fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Address(address) => address.is_loopback(),
@@ -92,20 +95,21 @@ impl fmt::Display for Authority {
     }
 }
 
-/// The names of a gateway.
+/// Accepted hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// This machine's alone, with any port.
+    /// Loopback names only, with any port.
     Loopback,
-    /// These, with any port where none is given, and the address at which a connection came in.
+    /// These names, with any port if none is given, and the local address of the connection.
     Named(Vec<Authority>),
 }
 
 impl Hosts {
-    /// Whether a request for `authority` is for this gateway, if it came in at the address `local`.
+    /// Returns whether the gateway accepts `authority` on a connection to the address `local`.
     ///
-    /// An address cannot be rebound: a browser sends one only to a page that was loaded from it. So the address that the
-    /// client connected to counts without being listed, and probes that know no name (a kubelet's) work.
+    /// An address cannot be rebound: a browser sends it only for a page that was loaded from it.
+    /// The local address is therefore accepted without being listed, and probes that know no name
+    /// (such as a kubelet's) work.
     pub fn accept(&self, authority: &Authority, local: Option<IpAddr>) -> bool {
         let local = local.map(|local| local.to_canonical());
         match self {

@@ -1,8 +1,9 @@
-//! The ledger: events chained by their hashes, so that an edit, a removal or a re-ordering shows.
+//! The ledger: hash-chained events. An edit, a removal or a reordering is detectable.
 //!
-//! An event is a JSON object. Its `current_event_hash` is the [`hash_payload`] of the event without that member, and
-//! covers `previous_event_hash`, the hash of the event before it (64 zeros for the first). `seq` counts from 1 without
-//! a gap. Whoever has the events of a chain can check it with nothing else; [`Verifier`] does.
+//! An event is a JSON object. Its `current_event_hash` is the [`hash_payload`] of the event without
+//! that member; it covers `previous_event_hash`, the hash of the previous event (64 zeros for the
+//! first). `seq` counts from 1 without gaps. A chain can be verified with its events alone; see
+//! [`Verifier`].
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,43 +18,43 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 pub use actpass_protocol::DECISIONS;
 
-/// The type of a decision's event. Only the gateway uses it.
+/// Event type of decisions; reserved for the gateway.
 pub const DECISION: &str = "decision";
 
-/// The chain that holds which tools a tenant's operators approved. Only the gateway writes to it.
+/// Chain of approved tools; reserved for the gateway.
 pub const TOOLS: &str = "tools";
 
-/// The type of the event of an approved tool. Only the gateway uses it.
+/// Event type of approved tools; reserved for the gateway.
 pub const TOOL_APPROVED: &str = "tool.approved";
 
-/// The type of the event that a person approved an action. Only the gateway uses it.
+/// Event type of approved actions; reserved for the gateway.
 pub const APPROVAL_APPROVED: &str = "approval.approved";
 
-/// The type of the event that a person rejected an action. Only the gateway uses it.
+/// Event type of rejected actions; reserved for the gateway.
 pub const APPROVAL_REJECTED: &str = "approval.rejected";
 
-/// The type of the event that a passport was issued. Only the gateway uses it.
+/// Event type of issued passports; reserved for the gateway.
 pub const PASSPORT_ISSUED: &str = "passport.issued";
 
-/// The type of the event that a passport was revoked. Only the gateway uses it.
+/// Event type of revoked passports; reserved for the gateway.
 pub const PASSPORT_REVOKED: &str = "passport.revoked";
 
-/// The chain that holds which credentials a tenant's vault was given. Only the gateway writes to it.
+/// Chain of vault changes; reserved for the gateway.
 pub const VAULT: &str = "vault";
 
-/// The type of the event that a tool's credential was set. Only the gateway uses it.
+/// Event type of credentials that were set; reserved for the gateway.
 pub const CREDENTIAL_SET: &str = "credential.set";
 
-/// The type of the event that a tool's credential was removed. Only the gateway uses it.
+/// Event type of removed credentials; reserved for the gateway.
 pub const CREDENTIAL_REMOVED: &str = "credential.removed";
 
-/// The chain that holds how a tenant's other chains stood. Only the gateway writes to it.
+/// Chain of checkpoints; reserved for the gateway.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// The type of the event that says how a chain stood. Only the gateway uses it.
+/// Event type of checkpoints; reserved for the gateway.
 pub const CHECKPOINT: &str = "ledger.checkpoint";
 
-/// The types that a client's event cannot have.
+/// Event types that clients cannot use.
 pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
     APPROVAL_REJECTED,
@@ -66,63 +67,63 @@ pub const RESERVED: &[&str] = &[
     TOOL_APPROVED,
 ];
 
-/// The chains that a client's event cannot be on.
+/// Chains that clients cannot append to.
 pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, TOOLS, VAULT];
 
-/// An event before it has its place in its chain.
+/// An event without its position in a chain.
 ///
-/// A member that is `None` is left out of the event.
+/// `None` members are omitted from the event.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
-    /// `ev_` and a UUIDv7.
+    /// The id: `ev_` followed by a UUIDv7 in hex.
     pub event_id: String,
-    /// Whose event it is.
+    /// The tenant.
     pub tenant_id: Arc<str>,
-    /// Which of the tenant's chains it goes to.
+    /// The chain to append to.
     pub chain_id: String,
-    /// What happened.
+    /// The event type.
     pub event_type: String,
-    /// The API key's name.
+    /// Name of the API key that caused the event.
     pub key_name: Arc<str>,
-    /// The agent: the one that the key is bound to, or else the one that the request names.
+    /// The agent: bound to the key, otherwise named in the request.
     pub agent_id: Option<String>,
-    /// The agent that the request names, where it is not the one that the key is bound to.
+    /// The agent named in the request, if it differs from the agent bound to the key.
     pub claimed_agent_id: Option<String>,
-    /// Whom the agent acts for.
+    /// The user on whose behalf the agent acts.
     pub user_id: Option<String>,
     /// The tool.
     pub tool_id: Option<String>,
-    /// What the action is done to.
+    /// The resource that the action affects.
     pub resource: Option<String>,
-    /// What the agent is trying to achieve.
+    /// The goal of the agent.
     pub goal: Option<String>,
-    /// What binds the event to the idempotency key and the body that it was decided for; see [`idempotency_hash`].
+    /// Binds the event to the idempotency key and body; see [`idempotency_hash`].
     pub idempotency_hash: Option<String>,
-    /// The request's mode.
+    /// Mode of the request.
     pub mode: Option<&'static str>,
-    /// What enforce decides, in every mode; for a client's event, what the client says.
+    /// The decision of the mode enforce, in every mode; for a client's event, the client's value.
     pub decision: Option<String>,
-    /// Why.
+    /// The reason code.
     pub reason_code: Option<String>,
-    /// The rules that decided.
+    /// Names of the rules that decided.
     pub matched_rules: Option<Vec<String>>,
     /// The policy that decided.
     pub policy: Option<PolicyRef>,
     /// The `hash_payload` of the request.
     pub request_hash: Option<String>,
-    /// The `hash_payload` of what came of it.
+    /// The `hash_payload` of the result.
     pub response_hash: Option<String>,
-    /// The approval that is asked for, used or decided.
+    /// The approval that was opened, used or decided.
     pub approval_request_id: Option<String>,
-    /// The passport that the request showed, if its signature is good; or the one that was issued or revoked.
+    /// The passport with a valid signature in the request, or the one issued or revoked.
     pub passport_jti: Option<String>,
-    /// The credential that the answer carries, or that was set or removed; never the secret.
+    /// Id of the credential in the response, or of the one set or removed. Never the secret.
     pub credential_id: Option<String>,
-    /// What the client adds, of any form.
+    /// Additional data of the client.
     pub metadata: Option<Json>,
 }
 
-/// Which policy decided.
+/// Reference to a policy.
 #[derive(Clone, Debug)]
 pub struct PolicyRef {
     /// The policy's id.
@@ -133,47 +134,47 @@ pub struct PolicyRef {
     pub hash: String,
 }
 
-/// The SHA-256, in hex, of an idempotency key and the fingerprint of the body that it came with.
+/// Returns the SHA-256, in hex, of an idempotency key and the fingerprint of its body.
 pub fn idempotency_hash(idempotency_key: &str, fingerprint: &[u8; 32]) -> String {
     sha256_hex(&[fingerprint, idempotency_key.as_bytes()].concat())
 }
 
-/// A new, time-ordered event id.
+/// Generates a time-ordered event id.
 pub fn new_event_id() -> String {
     format!("ev_{}", uuid::Uuid::now_v7().simple())
 }
 
-/// The last event of a chain: what the next one follows.
+/// The head of a chain: its length and the hash of its last event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// How many events the chain has.
+    /// Number of events in the chain.
     pub length: u64,
-    /// The hash of the last.
+    /// Hash of the last event.
     pub hash: String,
 }
 
 impl Default for Head {
-    /// The head of an empty chain.
+    /// Returns the head of an empty chain.
     fn default() -> Self {
         Self { length: 0, hash: GENESIS.to_owned() }
     }
 }
 
-/// An event in its place.
+/// An event at its position in a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealed {
     /// The event's JSON text.
     pub text: String,
-    /// The chain's head with this event as its last.
+    /// The chain's head with this event.
     pub head: Head,
 }
 
-/// Whether `value` has a canonical form that can be read back and hashed again, as whoever verifies the ledger does.
+/// Checks that `value` has a canonical form that verifiers can parse and hash again.
 ///
 /// # Errors
 ///
-/// For an integer beyond ±(2^53 - 1), and for a number with
-/// a fraction or an exponent that canonical JSON writes as such an integer: `1e20` is `100000000000000000000` there.
+/// Returns an error for integers beyond ±(2^53 - 1), including numbers that canonical JSON writes
+/// as such an integer: `1e20` becomes `100000000000000000000`.
 pub fn recordable(value: &Json) -> Result<(), InvalidArgument> {
     let canonical = canonical_json(value)?;
     let again = Json::parse(&canonical).map_err(|error| InvalidArgument::new("canonical JSON", error))?;
@@ -181,24 +182,24 @@ pub fn recordable(value: &Json) -> Result<(), InvalidArgument> {
 }
 
 impl Draft {
-    /// Gives the event its place after `head` and its hash.
+    /// Positions the event after `head` and hashes it.
     ///
     /// # Errors
     ///
-    /// If `metadata` has no canonical form; see [`recordable`].
+    /// Returns an error if `metadata` has no canonical form; see [`recordable`].
     pub fn seal(&self, head: &Head, created_at: SystemTime) -> Result<Sealed, InvalidArgument> {
         let seq = head.length.saturating_add(1);
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;
         }
-        // What was hashed is what is kept: the canonical members, with their hash as one more.
+        // Store exactly what was hashed: the canonical members, plus their hash.
         let mut event = self.canonical(seq, &head.hash, created_at)?;
         let hash = event.sha256();
         event.string("current_event_hash", Some(&hash));
         Ok(Sealed { text: event.finish(), head: Head { length: seq, hash } })
     }
 
-    /// The members of the event in their canonical order.
+    /// Writes the members in canonical order.
     fn canonical(
         &self,
         seq: u64,
@@ -248,57 +249,57 @@ impl Draft {
     }
 }
 
-/// Checks a chain, event by event from its first.
+/// Verifies a chain event by event, from the first.
 #[derive(Clone, Debug, Default)]
 pub struct Verifier {
     head: Head,
     first_broken: Option<u64>,
 }
 
-/// In what way an event is not what was recorded in its place.
+/// Defect of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
-    /// Its hash is not that of its content.
-    #[error("it was edited: its hash is not that of its content")]
+    /// Its hash does not match its content.
+    #[error("edited: the hash does not match the content")]
     Edited,
-    /// It is no event at all.
-    #[error("it is not an event: expected a JSON object with `seq` and `current_event_hash`")]
+    /// It is not an event.
+    #[error("not an event: expected a JSON object with `seq` and `current_event_hash`")]
     NotAnEvent,
-    /// It is another event than the one that comes next.
-    #[error("it is event {found} where event {expected} must be: events are missing, or out of order")]
+    /// It has the wrong position.
+    #[error("found event {found}, expected event {expected}: events are missing or out of order")]
     OutOfPlace {
         /// Its `seq`.
         found: u64,
         /// The `seq` of the event that comes next.
         expected: u64,
     },
-    /// It is whole in itself and names another event before it.
-    #[error("it does not follow the event before it: its `previous_event_hash` is another's")]
+    /// It is consistent but does not link to the previous event.
+    #[error("not linked to the previous event: `previous_event_hash` does not match")]
     Unlinked,
 }
 
-/// What [`Verifier::finish`] found.
+/// Result of [`Verifier::finish`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
-    /// How many events the chain should have.
+    /// Expected number of events.
     pub length: u64,
-    /// The hash that its last event should have.
+    /// Expected hash of the last event.
     pub head: String,
-    /// The `seq` of the first event that is not what was recorded, or is gone; `None` if the chain is whole.
+    /// The `seq` of the first broken or missing event; `None` if the chain is intact.
     pub first_broken: Option<u64>,
 }
 
 impl Verifier {
-    /// Looks at the next event; `false` once the chain is broken, after which there is nothing to learn.
+    /// Verifies the next event; returns `false` once the chain is broken.
     pub fn push(&mut self, text: &str) -> bool {
         self.first_broken.is_none() && self.examine(text).is_ok()
     }
 
-    /// Looks at the next event.
+    /// Verifies the next event.
     ///
     /// # Errors
     ///
-    /// In what way it breaks the chain. Later events tell nothing then.
+    /// Returns the defect. Later events are not meaningful.
     pub fn examine(&mut self, text: &str) -> Result<(), Defect> {
         let seq = self.head.length.saturating_add(1);
         match check(text, seq, &self.head.hash) {
@@ -313,26 +314,26 @@ impl Verifier {
         }
     }
 
-    /// How far the chain is whole.
+    /// Returns the verified head.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Compares what was seen with the head that the chain should have.
+    /// Compares the verified events with the expected head.
     pub fn finish(self, head: Head) -> Verification {
         let found = self.head;
         let first_broken = self.first_broken.or_else(|| {
             if found == head {
                 return None;
             }
-            // Events are gone from the end, were put there, or the head itself was changed.
+            // Events are missing or added at the end, or the head was changed.
             Some(if found.length == head.length { head.length } else { found.length.min(head.length) + 1 })
         });
         Verification { length: head.length, head: head.hash, first_broken }
     }
 }
 
-/// The event's hash, if the event is what follows `previous` as number `seq`.
+/// Returns the event's hash if it follows `previous` at position `seq`.
 fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
     let Ok(Json::Object(mut members)) = Json::parse(text.as_bytes()) else {
         return Err(Defect::NotAnEvent);

@@ -1,9 +1,9 @@
-//! The self-hosted ActPass gateway: it decides by policy whether an agent may act, and answers only after the decision
-//! is durably recorded.
+//! The self-hosted ActPass gateway. It decides by policy whether an agent may act and responds only
+//! after the decision is durably recorded.
 //!
-//! The program `actpass-gateway` is [`cli::run`]; [`server::Server`] is the gateway inside of it. A request goes
-//! through `http` (who calls, what they send), [`request`] (what it says) and `service` (what is done for it), which uses
-//! [`decide`] and [`policy`] (what is decided) and [`ledger`] and [`store`] (what is recorded), and is then answered.
+//! The program `actpass-gateway` is [`cli::run`], which runs a [`server::Server`]. `http`
+//! authenticates and parses a request, [`request`] validates it, and `service` runs the use case
+//! with [`decide`] and [`policy`] for decisions, and [`ledger`] and [`store`] for records.
 #![forbid(unsafe_code)]
 
 pub mod approvals;

@@ -1,10 +1,10 @@
-//! JSON objects made member by member: as text, without a tree between, and as trees.
+//! JSON objects built member by member, as text without an intermediate tree, or as a tree.
 
 use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, NotCanonical, Style};
 use sha2::{Digest, Sha256};
 
-/// The text of a JSON object; see [`ObjectWriter::finish`].
+/// Writes a JSON object; see [`ObjectWriter::finish`].
 #[derive(Debug)]
 pub(crate) struct ObjectWriter {
     text: JsonWriter,
@@ -12,14 +12,14 @@ pub(crate) struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    /// An object without members.
+    /// Starts an empty object.
     pub(crate) fn new() -> Self {
         let mut text = JsonWriter::new(Style::Compact);
         text.raw("{");
         Self { text, count: 0 }
     }
 
-    /// Adds a string, if there is one.
+    /// Adds a string; `None` is omitted.
     pub(crate) fn string(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.key(name);
@@ -40,7 +40,7 @@ impl ObjectWriter {
     ///
     /// # Errors
     ///
-    /// If it has none. The object is of no use then.
+    /// Returns an error if there is no canonical form. The object is unusable then.
     pub(crate) fn canonical(&mut self, name: &str, value: &Json) -> Result<(), NotCanonical> {
         self.key(name);
         value.write_canonical(&mut self.text)
@@ -63,7 +63,7 @@ impl ObjectWriter {
         self.text.raw("]");
     }
 
-    /// Adds an object of these members.
+    /// Adds a nested object.
     pub(crate) fn object(&mut self, name: &str, members: impl FnOnce(&mut Self)) {
         self.key(name);
         self.text.raw("{");
@@ -73,14 +73,14 @@ impl ObjectWriter {
         self.text.raw("}");
     }
 
-    /// The SHA-256 of the object with the members that it has now, in hex. It is the object's `hash_payload` if they were
-    /// added in their canonical order.
+    /// Returns the SHA-256, in hex, of the members so far. It equals `hash_payload` if they were
+    /// added in canonical order.
     pub(crate) fn sha256(&self) -> String {
         let hash = Sha256::new().chain_update(self.text.as_str()).chain_update("}");
         hex::encode(hash.finalize())
     }
 
-    /// The object's text.
+    /// Returns the object's text.
     pub(crate) fn finish(mut self) -> String {
         self.text.raw("}");
         self.text.into_string()
@@ -93,7 +93,7 @@ impl ObjectWriter {
     }
 }
 
-/// An object of the members that have a value.
+/// Builds an object from the members with a value.
 pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
     Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

@@ -1,56 +1,56 @@
-//! What is wrong with a file that a person wrote: everything at once, each with its place.
+//! Validation problems of user-written files: all at once, each with its location.
 
 use std::fmt;
 
-/// A list of problems, never empty where it is an error.
+/// A list of problems; not empty when used as an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(Vec<String>);
 
 impl Problems {
-    /// A list of one.
+    /// Creates a list with one problem.
     pub fn one(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         let mut problems = Self::default();
         problems.add(place, problem);
         problems
     }
 
-    /// Adds a problem of the member at `place`.
+    /// Adds a problem at `place`.
     pub fn add(&mut self, place: impl fmt::Display, problem: impl fmt::Display) {
         self.0.push(format!("{place}: {problem}"));
     }
 
-    /// Adds all of `other`, each at `place`.
+    /// Adds all problems of `other` under `place`.
     pub fn add_all(&mut self, place: impl fmt::Display, other: &Self) {
         for problem in &other.0 {
             self.add(&place, problem);
         }
     }
 
-    /// Adds all of `other` as they are.
+    /// Adds all problems of `other`.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Each problem: its place, a colon, what is wrong.
+    /// Iterates over the problems: location, colon, description.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// How many there are.
+    /// Number of problems.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `value`, if nothing is wrong with it.
+    /// Returns `value` if there are no problems.
     ///
     /// # Errors
     ///
-    /// Itself, if there is a problem.
+    /// Returns the list if it is not empty.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
         match self.is_empty() {
             true => Ok(value),
@@ -59,7 +59,7 @@ impl Problems {
     }
 }
 
-/// One problem a line.
+/// Formats one problem per line.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))

@@ -1,8 +1,7 @@
-//! What the data store keeps and cannot read: secrets under AES-256-GCM, opened by a master key that the data store
-//! never sees.
+//! Sealing of secrets: AES-256-GCM under a master key that the data store never sees.
 //!
-//! Each purpose has a key of its own, and each sealed value is bound to what it is: moved to another place in the data
-//! file, it does not open.
+//! Each purpose has its own key, and each sealed value is bound to its context: moved elsewhere in
+//! the data, it does not open.
 
 use std::fmt;
 use std::path::Path;
@@ -13,21 +12,22 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use zeroize::Zeroizing;
 
-/// The key that everything sealed depends on: 32 bytes that are never shown.
+/// The master key: 32 bytes that are never shown.
 #[derive(Clone)]
 pub struct MasterKey(Zeroizing<[u8; 32]>);
 
 impl MasterKey {
-    /// A new one, of the operating system's randomness.
+    /// Generates a random key.
     ///
     /// # Errors
     ///
-    /// If the operating system has none.
+    /// Returns an error if the operating system provides no randomness.
     pub fn generate() -> Result<Self, SealError> {
         Ok(Self(random()?))
     }
 
-    /// Reads 32 bytes from 64 hex digits or from base64; white space around them is ignored. `None` for anything else.
+    /// Parses 32 bytes from 64 hex digits or base64, ignoring surrounding whitespace; `None` for
+    /// anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let mut key = Zeroizing::new([0; 32]);
@@ -43,16 +43,17 @@ impl MasterKey {
         })
     }
 
-    /// How many different bytes it has: 32 random ones have about 30.
+    /// Number of distinct bytes; 32 random bytes have about 30.
     pub(crate) fn distinct_bytes(&self) -> usize {
         self.0.iter().collect::<std::collections::HashSet<_>>().len()
     }
 
-    /// Reads the key in the file, or makes the file with a new key; either way it is readable by its owner alone then.
+    /// Reads the key file, or creates it with a new key. The file is made accessible to its owner
+    /// only.
     ///
     /// # Errors
     ///
-    /// If the file can be neither read nor made, or holds something else.
+    /// Returns an error if the file cannot be read or created, or has invalid content.
     pub fn load_or_make(path: &Path) -> Result<Self, SealError> {
         use std::io::Write;
 
@@ -79,14 +80,15 @@ impl MasterKey {
         }
     }
 
-    /// What seals for this purpose.
+    /// Returns the cipher for a purpose.
     ///
     /// # Errors
     ///
-    /// If the cryptography fails, which it does not.
+    /// Returns an error only if a cryptographic primitive fails.
     pub(crate) fn cipher(&self, purpose: Purpose) -> Result<Cipher, SealError> {
         let key = match purpose {
-            // The first thing that was sealed, and so under the master key itself; its label keeps it apart.
+            // Signing keys were sealed first, directly under the master key; the label separates
+            // them.
             Purpose::SigningKey => UnboundKey::new(&AES_256_GCM, self.0.as_ref()),
             Purpose::Credential => Salt::new(HKDF_SHA256, b"actpass master key")
                 .extract(self.0.as_ref())
@@ -103,7 +105,7 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// What a sealed value is for.
+/// Purpose of a sealed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A credential of the vault.
@@ -113,7 +115,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// It goes into everything sealed. Its number counts the forms of what is sealed.
+    /// Label included in every sealed value; its number is the format version.
     const fn label(self) -> &'static [u8] {
         match self {
             Self::Credential => b"actpass credential 1\0",
@@ -122,18 +124,18 @@ impl Purpose {
     }
 }
 
-/// Seals and opens for one purpose.
+/// Seals and opens values for one purpose.
 pub(crate) struct Cipher {
     key: LessSafeKey,
     purpose: Purpose,
 }
 
 impl Cipher {
-    /// A nonce, and `secret` under AES-256-GCM. It opens only as what it is bound to.
+    /// Seals `secret` under AES-256-GCM, bound to `bound`; returns nonce and ciphertext.
     ///
     /// # Errors
     ///
-    /// If the operating system has no randomness.
+    /// Returns an error if the operating system provides no randomness.
     pub(crate) fn seal(&self, bound: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealError> {
         let nonce: [u8; NONCE_LEN] = *random()?;
         let mut text = Zeroizing::new(secret.to_vec());
@@ -144,7 +146,8 @@ impl Cipher {
         Ok([nonce.as_slice(), text.as_slice(), tag.as_ref()].concat())
     }
 
-    /// What was sealed; `None` if it was changed, is bound to something else, or another master key sealed it.
+    /// Opens a sealed value; `None` if it was changed, is bound to something else, or was sealed
+    /// with another master key.
     pub(crate) fn open(&self, bound: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, sealed) = sealed.split_first_chunk()?;
         let mut text = Zeroizing::new(sealed.to_vec());
@@ -165,25 +168,25 @@ impl fmt::Debug for Cipher {
     }
 }
 
-/// Why nothing could be sealed.
+/// Error of sealing.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A cryptographic operation failed, or the operating system has no randomness.
-    #[error("nothing could be sealed: the operating system has no randomness")]
+    #[error("sealing failed: the operating system provides no randomness")]
     Crypto,
-    /// The master key's file can be neither read nor made.
+    /// The master key file cannot be read or created.
     #[error("{0}: {1}")]
     File(String, #[source] std::io::Error),
-    /// The file holds no master key.
+    /// The file has no valid master key.
     #[error("{0}: expected 32 bytes as 64 hex digits or base64")]
     MasterKey(String),
 }
 
-/// Bytes of the operating system's randomness.
+/// Returns random bytes.
 ///
 /// # Errors
 ///
-/// If it has none.
+/// Returns an error if the operating system provides no randomness.
 pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, SealError> {
     let mut bytes = Zeroizing::new([0; N]);
     getrandom::fill(bytes.as_mut()).map_err(|_| SealError::Crypto)?;
@@ -221,7 +224,7 @@ mod tests {
             [Purpose::Credential, Purpose::SigningKey].map(|p| master.cipher(p).unwrap());
         let sealed = credentials.seal(b"", b"s").unwrap();
         assert!(keys.open(b"", &sealed).is_none());
-        // Not by its label alone: the keys differ.
+        // The keys differ, not only the labels.
         let relabelled = Cipher { purpose: Purpose::Credential, ..keys };
         assert!(relabelled.open(b"", &sealed).is_none());
     }
@@ -262,7 +265,7 @@ mod tests {
         assert!(error.contains("master-key") && !error.contains("apk_not"), "{error}");
     }
 
-    /// Made with another library.
+    /// Created with another library.
     #[test]
     fn opens_value_sealed_by_earlier_version() {
         let master = MasterKey::parse(&"07".repeat(32)).unwrap();

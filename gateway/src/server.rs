@@ -1,4 +1,4 @@
-//! A gateway that listens, until it is stopped.
+//! The gateway server.
 
 use std::convert::Infallible;
 use std::io;
@@ -37,84 +37,83 @@ use crate::service::{Service, SharedState};
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
-/// How many requests one HTTP/2 connection may have in flight.
+/// Maximum number of concurrent requests per HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
 
-/// How many requests of one HTTP/2 connection may be reset before they are looked at. A client that resets more is sent
-/// away.
+/// Maximum number of pending resets per HTTP/2 connection. The connection is closed beyond it.
 const MAX_PENDING_RESETS: usize = 20;
 
-/// How large the headers of a request may be, in bytes.
+/// Maximum size of request headers, in bytes.
 const MAX_HEADER_BYTES: u16 = 32 * 1024;
 
-/// How long a client of an HTTP/2 connection may be silent before it is asked whether it is there.
+/// Idle time of an HTTP/2 connection before a keep-alive ping.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How long an HTTP/2 connection may be without a request.
+/// Idle timeout of an HTTP/2 connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often it is looked at how a connection gets on.
+/// Interval of connection timeout checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait after no connection could be taken, and how often at most that is logged.
+/// Delay after a failed accept, and minimum interval between its log lines.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// How long to wait for connections that give way, and how often.
+/// Delay and maximum number of attempts while evicted connections close.
 const ADMIT_RETRY_DELAY: Duration = Duration::from_millis(1);
 const MAX_ADMIT_ATTEMPTS: usize = 1000;
 
-/// How many files are left for the store, the log and what else is opened.
+/// File descriptors reserved for the store, the log and others.
 #[cfg(unix)]
 const RESERVED_FILES: u64 = 128;
 
-/// A gateway that listens; see [`Server::start`].
+/// A running gateway; see [`Server::start`].
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     scheme: &'static str,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    /// What makes checkpoints.
+    /// The task that creates checkpoints.
     checkpointing: JoinHandle<()>,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
 }
 
-/// Why a gateway did not start, or did not go on.
+/// Error of starting or running a gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// It cannot listen at this address.
+    /// Listening failed.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
-    /// It cannot use the keys that sign passports.
+    /// The signing keys are unusable.
     #[error("cannot use the signing keys: {0}")]
-    SigningKeyStore(#[from] SigningKeyError),
-    /// It cannot use its data.
+    SigningKeys(#[from] SigningKeyError),
+    /// The data is unusable.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It no longer takes connections.
-    #[error("cannot take connections: {0}")]
+    /// Accepting connections failed.
+    #[error("cannot accept connections: {0}")]
     Serve(#[source] io::Error),
 }
 
 impl Server {
-    /// Opens the data and listens. When this returns, the gateway can decide.
+    /// Opens the data and listens. When this returns, the gateway is ready.
     ///
     /// # Errors
     ///
-    /// If the data or the address cannot be used.
+    /// Returns an error if the data or the address is unusable.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
         let store = settings.data.open(&settings.clock).await?;
         advance_clock(&settings.clock, &*store).await?;
         Self::start_with(settings, store).await
     }
 
-    /// As [`Server::start`], with a store that is open already; the settings' own data are left alone.
+    /// Same as [`Server::start`], with an open store in place of the data in the settings.
     ///
     /// # Errors
     ///
-    /// If the address or the signing keys cannot be used.
+    /// Returns an error if the address or the signing keys are unusable.
     pub async fn start_with(settings: Settings, store: Arc<dyn Store>) -> Result<Self, ServerError> {
         let listen = settings.listen;
         let listening = |error| ServerError::Listen(listen, error);
@@ -176,22 +175,22 @@ impl Server {
         Ok(Self { address, scheme, stop, serving, checkpointing, store, notifier })
     }
 
-    /// Where it listens.
+    /// Returns the listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of its root, without a slash at the end.
+    /// Returns the URL of the root, without a trailing slash.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Waits until `stop` is there, then takes no more connections, finishes the requests in flight, and closes the
+    /// Waits for `stop`, then drains: stops accepting, completes requests in flight and closes the
     /// store.
     ///
     /// # Errors
     ///
-    /// If the gateway could not go on until then.
+    /// Returns an error if the gateway failed before.
     pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let ended = tokio::select! {
             () = stop => None,
@@ -210,20 +209,20 @@ impl Server {
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }
 
-    /// Stops at once, as [`Server::run_until`] does.
+    /// Stops now; see [`Server::run_until`].
     ///
     /// # Errors
     ///
-    /// As [`Server::run_until`].
+    /// Same as [`Server::run_until`].
     pub async fn stop(self) -> Result<(), ServerError> {
         self.run_until(std::future::ready(())).await
     }
 }
 
-/// A ledger that is ahead of the system's clock by more than this many milliseconds is warned of.
+/// A ledger that is ahead of the system clock by more than this causes a warning, in milliseconds.
 const MAX_LEDGER_LEAD_MS: i64 = 60_000;
 
-/// Sets the clock to the ledger's last event, if it is behind.
+/// Advances the clock to the ledger's last event.
 async fn advance_clock(clock: &Clock, store: &dyn Store) -> Result<(), SigningKeyError> {
     let Some(recorded) = store.last_recorded().await? else {
         return Ok(());
@@ -232,14 +231,15 @@ async fn advance_clock(clock: &Clock, store: &dyn Store) -> Result<(), SigningKe
     if ahead_ms > MAX_LEDGER_LEAD_MS {
         tracing::warn!(
             ahead_ms,
-            "the ledger's last event is later than the system clock; time goes on from that event: set the clock, and if the event's time was wrong, go on with a new data store"
+            "the ledger's last event is later than the system clock; continuing from the event's time: \
+            correct the clock, and if the event's time was wrong, start with a new data store"
         );
     }
     clock.advance_to(recorded);
     Ok(())
 }
 
-/// What every connection is served with.
+/// Shared context of all connections.
 #[derive(Clone)]
 struct ConnectionContext {
     builder: auto::Builder<TokioExecutor>,
@@ -270,7 +270,7 @@ fn builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Takes connections until the gateway stops, then waits for those that are there, as long as they may take.
+/// Accepts connections until the gateway stops, then drains them within the grace period.
 async fn serve(listener: TcpListener, mut context: ConnectionContext) {
     let mut tasks = JoinSet::new();
     let mut logged: Option<Instant> = None;
@@ -282,7 +282,7 @@ async fn serve(listener: TcpListener, mut context: ConnectionContext) {
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            // The client went away before it was its turn.
+            // The client disconnected before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -294,11 +294,12 @@ async fn serve(listener: TcpListener, mut context: ConnectionContext) {
             {
                 continue;
             }
-            // No more files, or no memory. What is open ends by its deadlines, and then there is a place again.
+            // Out of file descriptors or memory. Open connections end by their timeouts, which
+            // frees resources.
             Err(error) => {
                 if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
                     logged = Some(Instant::now());
-                    tracing::error!(%error, open = tasks.len(), "no connection could be taken");
+                    tracing::error!(%error, open = tasks.len(), "accept failed");
                 }
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
@@ -309,7 +310,7 @@ async fn serve(listener: TcpListener, mut context: ConnectionContext) {
         };
         let address = peer.ip().to_canonical();
         let is_proxy = context.trusted_proxies.iter().any(|network| network.contains(&address));
-        // Those that give way are gone as soon as their tasks ran.
+        // Evicted connections close as soon as their tasks run.
         for _ in 0..MAX_ADMIT_ATTEMPTS {
             match context.connections.admit(peer, local, is_proxy) {
                 Admission::Admitted(admitted) => {
@@ -324,14 +325,14 @@ async fn serve(listener: TcpListener, mut context: ConnectionContext) {
     drop(listener);
     let rest = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(context.timeouts.stop, rest).await.is_err() {
-        tracing::warn!(open = tasks.len(), "connections were cut off: they took longer than a stop may take");
+        tracing::warn!(open = tasks.len(), "connections were closed: the grace period of the shutdown ended");
         tasks.shutdown().await;
     }
 }
 
-/// Serves a connection until it ends, or has to.
+/// Serves a connection until it ends or must be closed.
 async fn accept_connection(stream: TcpStream, admitted: Admitted, context: ConnectionContext) {
-    // Small answers must not wait for more of them. Without it they are slower, and the same.
+    // Disables Nagle's algorithm for latency; failure is harmless.
     let _ = stream.set_nodelay(true);
     let connection = Arc::clone(&admitted.connection);
     let stream = WriteTimeout::new(stream, context.timeouts.response);
@@ -348,8 +349,8 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
                 };
                 match shaken {
                     Ok(Ok(stream)) => serve_connection(stream, &admitted, context).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake timed out"),
                 }
             }
         }
@@ -390,7 +391,7 @@ async fn serve_connection(
     let mut retired = false;
     loop {
         let retires = tokio::select! {
-            // What a client does wrong is no news.
+            // Client errors are not logged.
             _ = serving.as_mut() => return,
             _ = stopping.wait_for(|stopping| *stopping), if !retired => true,
             _ = looks.tick() => match connection.action(&timeouts, Instant::now()) {
@@ -406,8 +407,7 @@ async fn serve_connection(
     }
 }
 
-/// The limits, with fewer connections where the process may open fewer files. It may open as many as it is ever allowed
-/// from now on.
+/// Reduces the connection limits to the process's file limit, after raising that to its maximum.
 #[cfg(unix)]
 fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -422,12 +422,7 @@ fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     if room < limits.total {
         let (wanted, files) = (limits.total, files.unwrap_or(u64::MAX));
-        tracing::warn!(
-            wanted,
-            room,
-            files,
-            "fewer connections than set: the process may not open more files"
-        );
+        tracing::warn!(wanted, room, files, "connection limit reduced: the process's file limit is too low");
     }
     ConnectionLimits { total: limits.total.min(room), per_address: limits.per_address.min(room) }
 }
@@ -437,14 +432,14 @@ fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     limits
 }
 
-/// The file beside a data file that has its master key.
+/// Returns the path of the master key file of a data file.
 pub(crate) fn master_key_file(data: &Path) -> PathBuf {
     let mut beside = data.as_os_str().to_owned();
     beside.push(".master-key");
     beside.into()
 }
 
-/// The master key, if there is one.
+/// Returns the master key, if any.
 pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, SealError> {
     match (source, data) {
         (MasterKeySource::BesideData, Location::File(data)) => {

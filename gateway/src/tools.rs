@@ -1,7 +1,8 @@
-//! Tools as a person approved them: the lock file, and how the tools of today differ from it.
+//! Approved tools: the lock file, and how current tools differ from it.
 //!
-//! A tool's manifest is what an MCP server says of it in `tools/list`: its name, its description, its input schema and
-//! whatever else it says. A tool that changes after it was approved can do, or talk an agent into, what nobody looked at.
+//! A tool's manifest is everything that an MCP server returns for it in `tools/list`: name,
+//! description, input schema and other members. A tool whose manifest changes after approval may
+//! do, or make an agent do, what nobody reviewed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,24 +13,26 @@ use actpass_protocol::{InvalidArgument, Json, hash_payload};
 use crate::ledger;
 use crate::object_writer::object;
 
-/// The form of the lock file.
+/// Format version of the lock file.
 const LOCK_VERSION: &str = "1";
 
-/// Why a list of tools or a lock file cannot be used.
+/// Error of a tool list or lock file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ToolsError(String);
 
-/// The manifests of tools, by name.
+/// Tool manifests by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tools(BTreeMap<String, Json>);
 
 impl Tools {
-    /// Reads an MCP `tools/list` result: `{"tools": [..]}`, or the JSON-RPC response that holds it as its `result`.
+    /// Parses an MCP `tools/list` result: `{"tools": [..]}`, or the JSON-RPC response with it as
+    /// `result`.
     ///
     /// # Errors
     ///
-    /// If it is not JSON or no such list, if it is one page of several, if a tool has no name or one that is given twice.
+    /// Returns an error if it is not JSON or not such a list, is one page of several, or has a
+    /// missing or duplicate tool name.
     ///
     /// ```
     /// use actpass_gateway::tools::Tools;
@@ -42,7 +45,7 @@ impl Tools {
         let json = Json::parse(text).map_err(|error| ToolsError(error.to_string()))?;
         let list = json.member("result").unwrap_or(&json);
         if list.member("nextCursor").is_some_and(|cursor| *cursor != Json::Null) {
-            return fail("expected the whole list of tools, found one page of it: it has a `nextCursor`");
+            return fail("expected the complete list of tools, found one page: it has a `nextCursor`");
         }
         let Some(Json::Array(manifests)) = list.member("tools") else {
             return fail("expected an MCP tools/list result: an object with a list `tools`");
@@ -54,11 +57,12 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Reads a lock file.
+    /// Parses a lock file.
     ///
     /// # Errors
     ///
-    /// If it is none, is of a newer form, or a hash in it is not that of its manifest.
+    /// Returns an error if it is not a lock file, has a newer format, or contains a hash that does
+    /// not match its manifest.
     pub fn from_lock(text: &[u8]) -> Result<Self, ToolsError> {
         let json = Json::parse(text).map_err(|error| ToolsError(error.to_string()))?;
         match json.member("version").map(Json::to_string).as_deref() {
@@ -90,16 +94,16 @@ impl Tools {
         };
         let hash = manifest_hash(manifest).map_err(|error| ToolsError(format!("{place}: {error}")))?;
         if self.0.insert(name, manifest.clone()).is_some() {
-            return fail(format!("{place}.name: given to an earlier tool"));
+            return fail(format!("{place}.name: duplicate name"));
         }
         Ok(hash)
     }
 
-    /// The text of the lock file: the tools sorted by name, an entry a line, each with its hash and its manifest.
+    /// Formats the lock file: tools sorted by name, one entry per line with hash and manifest.
     ///
     /// # Errors
     ///
-    /// If a manifest has no canonical form.
+    /// Returns an error if a manifest has no canonical form.
     pub fn lock(&self) -> Result<String, ToolsError> {
         let mut lock = JsonWriter::new(Style::Compact);
         lock.raw("{");
@@ -123,17 +127,17 @@ impl Tools {
         Ok(lock.into_string())
     }
 
-    /// How many tools there are.
+    /// Number of tools.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no tool.
+    /// Returns whether there are no tools.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// In what `now` differs from these, tool by tool.
+    /// Compares with the current tools.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let mut found = Vec::new();
         for (name, manifest) in &self.0 {
@@ -155,16 +159,16 @@ impl Tools {
     }
 }
 
-/// The hash of a tool's manifest, which a person approves: the `hash_payload` of all of it.
+/// Returns the hash of a manifest for approval: its `hash_payload`.
 ///
 /// # Errors
 ///
-/// If it has no canonical form.
+/// Returns an error if it has no canonical form.
 pub fn manifest_hash(manifest: &Json) -> Result<String, InvalidArgument> {
     hash_payload(manifest)
 }
 
-/// Whether the text of an event says that a manifest with this hash was approved.
+/// Returns whether an event approves a manifest with this hash.
 pub fn was_approved(event: &str, hash: &str) -> bool {
     Json::parse(event.as_bytes()).is_ok_and(|event| {
         let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
@@ -173,19 +177,20 @@ pub fn was_approved(event: &str, hash: &str) -> bool {
     })
 }
 
-/// One thing in which a tool is not what it was. Shown, it is one line whatever the tool calls itself.
+/// A difference of a tool from its approved manifest. Formatted as one line, regardless of the
+/// tool's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
     /// The tool's name.
     pub tool: String,
-    /// What it gained, lost or changed.
+    /// What was added, removed or changed.
     pub what: String,
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.tool.escape_debug())?;
-        // Quotes stay as they are; what a terminal would not show, or obey, is written out.
+        // Quotes are kept; characters that a terminal would hide or interpret are escaped.
         self.what.chars().try_for_each(|c| match c {
             '"' | '\'' | '\\' => write!(f, "{c}"),
             c => write!(f, "{}", c.escape_debug()),
@@ -193,7 +198,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Notes where two values differ: members by name, lists of names (`required`, `enum`) by what is in them.
+/// Reports differences of two values: members by name, lists of names (`required`, `enum`) by
+/// content.
 fn compare(path: &str, before: &Json, now: &Json, note: &mut impl FnMut(String)) {
     let below = |name: &str| match path {
         "" => name.to_owned(),
@@ -339,9 +345,9 @@ mod tests {
             (r#"{"tools":{}}"#, "expected an MCP tools/list result"),
             (r#"{"tools":[{}]}"#, "tools[0].name: expected a non-empty string"),
             (r#"{"tools":[{"name":""}]}"#, "tools[0].name: expected a non-empty string"),
-            (r#"{"tools":[{"name":"a"},{"name":"a"}]}"#, "tools[1].name: given to an earlier tool"),
+            (r#"{"tools":[{"name":"a"},{"name":"a"}]}"#, "tools[1].name: duplicate name"),
             (r#"{"tools":[{"name":"a","x":9007199254740993}]}"#, "tools[0]: "),
-            (r#"{"tools":[],"nextCursor":"2"}"#, "found one page of it"),
+            (r#"{"tools":[],"nextCursor":"2"}"#, "found one page"),
         ] {
             let error = Tools::from_list(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

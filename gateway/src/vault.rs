@@ -1,8 +1,8 @@
-//! The vault: credentials that tools need, sealed in the data store, handed out with the answer that allows their use.
+//! The vault: sealed tool credentials, returned with the response that allows their use.
 //!
-//! A credential belongs to a tenant's tool. Its secret is in the answer to an allowed preflight and nowhere else: not in
-//! the ledger, not in the answer that is kept for a repetition, not in the log. What is kept and recorded in its place
-//! is its id, which is new each time a credential is set.
+//! A credential belongs to a tenant's tool. Its secret is only in the response to an allowed
+//! preflight, never in the ledger, in stored responses or in the log. Those contain its id, which
+//! is new each time a credential is set.
 
 use std::fmt;
 
@@ -19,14 +19,14 @@ use crate::seal::{Cipher, MasterKey, Purpose, SealError};
 use crate::store::{Change, Mutation, Record, SealedCredential, Transition};
 use crate::{events, ledger};
 
-/// Why an action is denied whose tool's credential has expired.
+/// Reason code: the tool's credential has expired.
 pub const EXPIRED: &str = "credential.expired";
 
-/// How long a secret may be, in bytes.
+/// Maximum length of a secret, in bytes.
 pub const MAX_SECRET_BYTES: usize = 16 * 1024;
 
 impl SealedCredential {
-    /// What the secret is sealed to. As JSON, so that no two are alike.
+    /// Returns the associated data of the seal, as unambiguous JSON.
     fn associated_data(&self, tenant_id: &str, tool_id: &str) -> Vec<u8> {
         Json::Array(vec![
             Json::from(tenant_id),
@@ -45,20 +45,20 @@ impl SealedCredential {
 pub struct Vault(Cipher);
 
 impl Vault {
-    /// The vault that `master` opens.
+    /// Opens the vault with `master`.
     ///
     /// # Errors
     ///
-    /// If the cryptography fails, which it does not.
+    /// Returns an error only if a cryptographic primitive fails.
     pub fn new(master: &MasterKey) -> Result<Self, SealError> {
         master.cipher(Purpose::Credential).map(Self)
     }
 
-    /// A new credential of a tenant's tool.
+    /// Creates a credential for a tenant's tool.
     ///
     /// # Errors
     ///
-    /// If the operating system has no randomness.
+    /// Returns an error if the operating system provides no randomness.
     pub fn seal(
         &self,
         tenant_id: &str,
@@ -79,15 +79,15 @@ impl Vault {
         Ok(credential)
     }
 
-    /// The secret of a tenant's tool's credential; `None` if another master key sealed it, or if it was changed in the
-    /// data store or is another tool's there.
+    /// Opens a credential; `None` if another master key sealed it, or it was changed or belongs to
+    /// another tool.
     pub fn open(&self, tenant_id: &str, tool_id: &str, credential: &SealedCredential) -> Option<Secret> {
         let secret = self.0.open(&credential.associated_data(tenant_id, tool_id), &credential.sealed)?;
         str::from_utf8(&secret).ok().map(Secret::from)
     }
 }
 
-/// The members of an answer in their order, each value as its JSON text.
+/// The ordered members of a response, with values as JSON text.
 struct ResponseMembers<'a>(Vec<(&'a str, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for ResponseMembers<'de> {
@@ -114,19 +114,20 @@ impl<'de> Deserialize<'de> for ResponseMembers<'de> {
     }
 }
 
-/// The member `credential` of an answer.
+/// The member `credential` of a response.
 #[derive(Serialize)]
 struct CredentialMember<'a> {
     token: &'a str,
     expires_at: Option<String>,
 }
 
-/// The answer with the member `credential`, for the client alone: what is kept and recorded is `response`. `None` if that is
-/// no answer.
+/// Adds the member `credential` to the response for the client; `response` without it is what is
+/// stored. Returns `None` if `response` is not an object.
 pub fn add_credential(response: &[u8], secret: &Secret, expires_at: Option<i64>) -> Option<Bytes> {
     let ResponseMembers(members) = serde_json::from_slice(response).ok()?;
     let credential = CredentialMember { token: secret.expose(), expires_at: expires_at.map(rfc3339) };
-    // Large enough for every byte as an escape of six, so that it never grows and leaves a copy behind.
+    // Large enough for six-byte escapes of every byte. The buffer never grows, because reallocation
+    // would leave a copy.
     let capacity = response.len() + 6 * secret.expose().len() + 128;
     let mut text = Zeroizing::new(Vec::with_capacity(capacity));
     let mut writer = serde_json::Serializer::new(&mut *text);
@@ -139,13 +140,13 @@ pub fn add_credential(response: &[u8], secret: &Secret, expires_at: Option<i64>)
     Some(Bytes::from_owner(text))
 }
 
-/// What keeps a credential, in place of the tool's earlier one.
+/// Creates the record that sets a credential, replacing the tool's earlier one.
 pub fn set(tenant_id: &str, credential: SealedCredential) -> Record {
     let event = events::credential_set(tenant_id, &credential);
     Record { event, mutation: Some(Mutation::SetCredential(Box::new(credential))) }
 }
 
-/// Whether the text of an event says that the credential `id` was set.
+/// Returns whether an event sets the credential `id`.
 pub fn was_set(event: &str, id: &str) -> bool {
     Json::parse(event.as_bytes()).is_ok_and(|event| {
         let text = |name| event.member(name).and_then(Json::as_str);
@@ -153,7 +154,7 @@ pub fn was_set(event: &str, id: &str) -> bool {
     })
 }
 
-/// What removes a tool's credential; stale if it is no longer this one.
+/// Creates the transition that removes a credential; stale if it was replaced.
 pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Transition {
     let change = Change::RemoveCredential { tool_id: credential.tool_id.clone(), id: credential.id.clone() };
     Transition { event: events::credential_removed(tenant_id, credential), change }
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(open("t", "pay", &own).unwrap().expose(), "vault_secret");
         assert!(open("u", "pay", &own).is_none());
         assert!(open("t", "refund", &own).is_none());
-        // Whoever can write the data file can neither lengthen its life nor pass it off as another.
+        // Write access to the data cannot extend its lifetime or assign it to another tool.
         for changed in [
             SealedCredential { expires_at: None, ..own.clone() },
             SealedCredential { expires_at: Some(201), ..own.clone() },

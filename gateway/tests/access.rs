@@ -1,4 +1,4 @@
-//! Who gets in, and what a key may do: keys of agents, hosts, connections.
+//! Access control: key grants, hosts, connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 const ISSUE: &str = "/api/v1/passports/issue";
 const REVOKE: &str = "/api/v1/passports/revoke";
 
-/// A gateway with more keys of the tenant `one`: `(key, members of its table)`.
+/// Starts a gateway with additional keys of the tenant `one`: `(key, members of its table)`.
 async fn with_keys(keys: &[(&str, &str)]) -> Gateway {
     start(keys, "", "", |_| {}).await
 }
@@ -106,9 +106,9 @@ async fn bound_key_reads_own_agent_events_only() {
 
     let count = async |key| gateway.events(key, "decisions").await.len();
     assert_eq!(count("apdv_one").await, 6);
-    assert_eq!(count("apk_one").await, 6, "a key that is bound to no agent is the tenant's own service");
-    assert_eq!(count("apk_bound").await, 2, "those of its agent, by whatever key");
-    assert_eq!(count("apk_other").await, 3, "and what was decided about its agent's requests");
+    assert_eq!(count("apk_one").await, 6, "an unbound key reads the tenant's events");
+    assert_eq!(count("apk_bound").await, 2, "its agent's events under any key");
+    assert_eq!(count("apk_other").await, 3, "and decisions on its agent's approvals");
     let events = gateway.events("apk_bound", "decisions").await;
     assert!(events.iter().all(|event| text(event, "agent_id") == Some("support")));
 
@@ -116,7 +116,7 @@ async fn bound_key_reads_own_agent_events_only() {
     for (key, expected) in [("apk_other", 200), ("apk_bound", 404), ("apk_one", 200), ("apk_two", 404)] {
         assert_eq!(status(gateway.get(&path, key)).await.0, expected, "{key}");
     }
-    // An agent's events are a part of a chain, also page by page.
+    // An agent sees only its events, also when paginated.
     let page = gateway.get("/api/v1/evidence/chains/decisions?after=1&limit=1", "apk_bound");
     let (_, page) = status(page).await;
     assert_eq!(page.member("events").map(|events| events.to_string().matches("event_id").count()), Some(1));
@@ -158,10 +158,10 @@ async fn outcome_requires_own_decision() {
         let (found, response) = status(gateway.post(EVIDENCE, "apk_bound").body(outcome(&forged))).await;
         assert_eq!((found, code(&response)), (403, Some("not_own")), "{forged}");
     }
-    // The same request of another agent is another's decision, until that agent asks it too.
+    // The same request by another agent has its own decision.
     gateway.decide("apk_other", &refund("1", r#", "x": 1"#)).await;
     assert_eq!(status(gateway.post(EVIDENCE, "apk_other").body(outcome(&hash))).await.0, 200);
-    // A client's own event that looks like a decision is none.
+    // A client event that resembles a decision does not count as one.
     let posing = format!(
         r#"{{"chain_id": "mine", "event_type": "note", "request_hash": "{}", "metadata": {{"event_type": "decision"}}}}"#,
         "1".repeat(64)
@@ -233,7 +233,7 @@ async fn only_issuer_or_holder_revokes_passport() {
     assert_eq!(revoke("apk_one", &own).await.0, 403);
     assert_eq!(revoke("apk_two", &own).await.1.to_string(), r#"{"revoked":false}"#);
     assert_eq!(revoke("apk_second", &own).await.1.to_string(), r#"{"revoked":true}"#);
-    assert_eq!(revoke("apk_other", &own).await.0, 403, "whether it is revoked is not said either");
+    assert_eq!(revoke("apk_other", &own).await.0, 403, "the state is not revealed either");
     let issued = issue("apk_one", r#", "agent_id": "support""#).await;
     assert_eq!(revoke("apk_other", &issued).await.0, 403);
     assert_eq!(revoke("apk_bound", &issued).await.1.to_string(), r#"{"revoked":true}"#);
@@ -342,7 +342,7 @@ async fn pending_approvals_per_key_are_bounded() {
     let gateway =
         start(&[("apk_other", "role = \"agent\"\nagent = \"other\"")], "", "pending_approvals = 3", |_| {})
             .await;
-    // At once, so that each is decided before any other is recorded.
+    // Sent concurrently, so that all are decided before any is recorded.
     let bodies: Vec<_> = (0..12).map(|number| refund(&(20_000 + number).to_string(), "")).collect();
     let answers = join_all(bodies.iter().map(|body| gateway.decide("apk_bound", body))).await;
     let opened: Vec<_> =
@@ -356,7 +356,7 @@ async fn pending_approvals_per_key_are_bounded() {
     assert!(refused.iter().all(|response| text(response, "decision") == Some("deny")));
     let events = gateway.events("apdv_one", "decisions").await;
     assert_eq!(events.len(), 12, "each is recorded");
-    // Another key has its own, and what is decided makes room.
+    // Another key has its own limit; decided approvals free capacity.
     let response = gateway.decide("apk_other", &refund("25000", "")).await;
     assert_eq!(text(&response, "decision"), Some("require_approval"));
     status(gateway.post(&format!("/api/v1/approvals/{}/reject", opened[0]), "apdv_one").body("{}")).await;
@@ -364,7 +364,7 @@ async fn pending_approvals_per_key_are_bounded() {
     assert_eq!(text(&response, "decision"), Some("require_approval"));
     let response = gateway.decide("apk_bound", &refund("30001", "")).await;
     assert_eq!(text(&response, "reason_code"), Some("approval.too_many_pending"));
-    // Of a key that speaks for several agents, each agent has as many, and all of them ten times as many.
+    // An unbound key: each agent has the limit, and all agents together ten times that.
     let mut opened = 0;
     for number in 0..60 {
         let body = refund(&(20_000 + number).to_string(), "");
@@ -385,7 +385,7 @@ async fn tampered_approval_cannot_be_decided() {
     gateway.server.take().unwrap().stop().await.unwrap();
     let Location::File(file) = &gateway.data else { panic!("a file") };
     let connection = rusqlite::Connection::open(file).unwrap();
-    // Whoever writes to the file can drop what guards its rows.
+    // Anyone who can write the file can drop its triggers.
     let guards =
         "SELECT group_concat('DROP TRIGGER ' || name || ';', ' ') FROM sqlite_master WHERE type = 'trigger'";
     let guards: String = connection.query_one(guards, [], |row| row.get(0)).unwrap();
@@ -402,7 +402,7 @@ async fn tampered_approval_cannot_be_decided() {
     gateway.stop().await;
 }
 
-/// Sends bytes on a connection of its own, and reads until the gateway ends it.
+/// Sends bytes on a new connection and reads until the gateway closes it.
 async fn raw(gateway: &Gateway, bytes: &str) -> String {
     let address = gateway.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -450,7 +450,7 @@ async fn host_is_checked_before_key() {
     }
     let forwarded =
         get("/healthz", "host: evil.example\r\nx-forwarded-host: localhost\r\nforwarded: host=localhost\r\n");
-    assert!(raw(&gateway, &forwarded).await.starts_with("HTTP/1.1 421 "), "nobody's forwarded host counts");
+    assert!(raw(&gateway, &forwarded).await.starts_with("HTTP/1.1 421 "), "forwarded hosts are ignored");
     gateway.stop().await;
 }
 
@@ -488,7 +488,7 @@ async fn clients_behind_trusted_proxy_are_distinguished() {
         refused += usize::from(guess("198.51.100.1").await == 429);
     }
     assert!(refused > 0);
-    assert_eq!(guess("198.51.100.2").await, 401, "another client of the same proxy");
+    assert_eq!(guess("198.51.100.2").await, 401, "another client of the same proxy is not limited");
     gateway.stop().await;
 }
 
@@ -503,17 +503,17 @@ async fn idle_connections_do_not_block_new_ones() {
         let _ = stream.write_all(begun).await;
         idle.push(stream);
         if number % 10 == 0 {
-            // A client of its own each time: a new connection.
+            // Opens a new connection with each client.
             let client = common::client();
             let request = client.post(format!("{}{PREFLIGHT}", gateway.url)).bearer_auth("apk_one");
             let request = request.header("content-type", "application/json").body(refund("1", ""));
             assert_eq!(request.send().await.unwrap().status(), 200, "after {number} others");
         }
     }
-    // The oldest gave way.
+    // The oldest connection was evicted.
     let mut end = [0];
     assert_eq!(idle[0].read(&mut end).await.unwrap_or(0), 0);
-    // A connection on which a key was shown stays, whoever comes.
+    // An authenticated connection stays.
     gateway.decide("apk_one", &refund("1", "")).await;
     gateway.stop().await;
 }
@@ -550,7 +550,7 @@ async fn each_connection_stage_times_out() {
         settings.timeouts.response = Duration::from_millis(200);
     })
     .await;
-    // Each ends by itself: reading to the end returns.
+    // Reading to the end returns when the gateway closes the connection.
     for (what, bytes) in [
         ("nothing", String::new()),
         ("a part of a method", "G".to_owned()),
@@ -601,13 +601,15 @@ async fn client_that_stops_reading_is_disconnected() {
     }
     let address = gateway.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = "GET /api/v1/evidence/chains/long HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\r\n";
+    let request = "GET /api/v1/evidence/chains/long HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
+    apk_one\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
-    // Nothing is read until the gateway has given up: the 20 MB never arrive whole. How long that takes does not matter.
+    // Reads nothing until the gateway has given up; the 20 MB never arrive completely, regardless
+    // of timing.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut response = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut response)).await;
-    assert!(read.is_ok(), "the connection has an end");
+    assert!(read.is_ok(), "the connection was closed");
     assert!(response.len() < 20_000_000, "{}", response.len());
     gateway.decide("apk_one", &refund("1", "")).await;
     gateway.stop().await;

@@ -1,4 +1,4 @@
-//! Approvals over the wire.
+//! Approvals over HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -20,7 +20,7 @@ async fn start() -> (Gateway, Arc<AtomicU64>) {
     (gateway, time)
 }
 
-/// A gateway at which each request for approval is another one.
+/// Starts a gateway without reuse of approvals.
 async fn start_without_reuse() -> (Gateway, Arc<AtomicU64>) {
     let time = Arc::new(AtomicU64::new(1_800_000_000));
     let change = with(&time);
@@ -41,7 +41,7 @@ fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
     }
 }
 
-/// Asks for a refund that needs an approval: the approval's id.
+/// Requests a refund that needs an approval; returns the approval's id.
 async fn ask(gateway: &Gateway) -> String {
     let response = gateway.decide("apk_one", &refund("25000", "")).await;
     assert_eq!(text(&response, "decision"), Some("require_approval"));
@@ -106,7 +106,7 @@ async fn approval_allows_exact_action_once() {
     ] {
         assert_is(&gateway.decide("apk_one", &body).await, "deny", "approval.action_mismatch");
     }
-    // The policy still has the last word, and looking spends nothing.
+    // The policy still applies, and reading spends nothing.
     assert_is(&gateway.decide("apk_one", &naming("90000", &id, "")).await, "deny", "refund.over_limit");
     assert_is(&gateway.decide("apk_one", &naming("1", &id, "")).await, "allow", "refund.small_in_scope");
     for mode in ["monitor", "warn"] {
@@ -185,7 +185,7 @@ async fn only_operators_decide_before_deadline() {
     assert_eq!(text(&look(&gateway, "apk_one", &format!("/{late}")).await.1, "status"), Some("expired"));
     assert_is(&gateway.decide("apk_one", &naming("25000", &late, "")).await, "deny", "approval.expired");
     assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
-    // What was approved is not open for ever, and a clock that steps back does not revive it.
+    // An approval expires, and a clock that steps back does not revive it.
     time.fetch_add(898, Ordering::SeqCst);
     let looked = gateway.decide("apk_one", &naming("25000", &approved, r#", "mode": "monitor""#)).await;
     assert_is(&looked, "allow", "approval.approved");
@@ -263,7 +263,7 @@ async fn passport_and_approval_are_spent_atomically() {
         "deny",
         "approval.spent",
     );
-    // The second passport was not used up by what was denied.
+    // The denied request did not spend the second passport.
     assert_is(
         &gateway.decide("apk_one", &refund("1", &with(&other))).await,
         "allow",
@@ -272,7 +272,7 @@ async fn passport_and_approval_are_spent_atomically() {
     gateway.stop().await;
 }
 
-/// Asks for a passport that stands for an approval, with a policy's say about everything else.
+/// Requests a passport that carries an approval.
 async fn passport_for(gateway: &Gateway, key: &str, id: &str) -> (u16, Json) {
     let body = format!(
         r#"{{"audience": "a", "agent_id": "sdk", "goal": "refund an order",
@@ -311,7 +311,7 @@ async fn passport_can_carry_approval() {
     assert_eq!(text(&verified, "claims.approval_hash"), text(&approval, "action_hash"));
     assert_eq!(text(&verified, "claims.approval_request_id"), Some(&*id));
 
-    // Only that action, whatever the policy says of another.
+    // Only the approved action, even if the policy allows another.
     let with = |token: &str, more: &str| format!(r#", "passport": "{token}", "audience": "a"{more}"#);
     for body in [
         refund("25001", &with(&token, "")),
@@ -329,7 +329,7 @@ async fn passport_can_carry_approval() {
     let allowed = gateway.decide("apk_one", &body).await;
     assert_is(&allowed, "allow", "approval.approved");
     common::assert_repeats(&gateway.decide("apk_one", &body).await, &allowed);
-    // The passport is used up, and so is the approval, for whoever else stands for it or names it.
+    // Passport and approval are spent, also for other passports and requests.
     let body = refund("25000", &with(&token, ""));
     assert_is(&gateway.decide("apk_one", &body).await, "deny", "passport.replayed");
     let body = refund("25000", &with(&second, ""));
@@ -378,10 +378,10 @@ async fn wait_returns_on_decision() {
         assert_eq!(look(&gateway, "apk_one", &format!("/{id}?wait={wrong}")).await.0, 422, "{wrong}");
     }
     let path = format!("/{id}?wait=25");
-    // More than there are connections to the store.
+    // More waiting requests than store connections.
     let waiting = join_all((0..20).map(|_| look(&gateway, "apk_one", &path)));
     let deciding = async {
-        // They hold nothing up.
+        // They do not block others.
         gateway.decide("apk_one", &refund("1", "")).await;
         approve(&gateway, &id).await;
     };
@@ -392,7 +392,7 @@ async fn wait_returns_on_decision() {
             .iter()
             .all(|(status, response)| *status == 200 && text(response, "status") == Some("approved"))
     );
-    assert!(started.elapsed() < Duration::from_secs(20), "nobody told them");
+    assert!(started.elapsed() < Duration::from_secs(20), "not woken by the decision");
     gateway.stop().await;
 }
 
@@ -410,7 +410,7 @@ async fn shutdown_releases_waiting_requests() {
     let started = std::time::Instant::now();
     let ((status, response), ()) = tokio::join!(waiting, stopping);
     assert_eq!((status, text(&response, "status")), (200, Some("pending")));
-    assert!(started.elapsed() < Duration::from_secs(20), "it waited to the end");
+    assert!(started.elapsed() < Duration::from_secs(20), "waited until the timeout");
 }
 
 #[tokio::test]

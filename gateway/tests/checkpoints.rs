@@ -1,4 +1,4 @@
-//! Checkpoints of the ledger: made when they are due, given out, and what contradicts one is found.
+//! Ledger checkpoints: created when due, exported, and contradicted by a rewritten ledger.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -40,11 +40,12 @@ fn is_signed(output: &Output) -> bool {
     String::from_utf8_lossy(&output.stdout).contains("{\"signature\":")
 }
 
-/// Changes an event and makes all hashes good again, as whoever has the data file and no key can.
+/// Changes an event and recomputes all hashes, as an attacker with the data file but no key can.
 fn rewrite(path: &Path) {
     let file = rusqlite::Connection::open(path).unwrap();
     file.execute_batch(
-        "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_are_not_removed",
+        "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER \
+        chains_are_not_removed",
     )
     .unwrap();
     let chain: i64 = file
@@ -103,14 +104,14 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
         }
         checkpoints.make(&*store, Some(&keys), &tenants).await.unwrap()
     };
-    // After so many events, or so many seconds, and never of what was checkpointed already.
+    // After the configured number of events or seconds, and not for chains without new events.
     let made = [make(4).await, make(1).await, make(0).await, make(3).await];
     assert_eq!(made, [0, 1, 0, 0]);
     time.fetch_add(3599, Ordering::SeqCst);
     assert_eq!(make(0).await, 0);
     time.fetch_add(1, Ordering::SeqCst);
     assert_eq!((make(0).await, make(0).await), (1, 0));
-    // Another process goes on where the last one was.
+    // Another process continues from the last checkpoint.
     let mut after =
         Checkpoints::new(interval, Clock::new(|| UNIX_EPOCH + Duration::from_secs(2_000_009_999)));
     assert_eq!(after.make(&*store, Some(&keys), &tenants).await.unwrap(), 0);
@@ -132,7 +133,7 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     {
         assert!(Checkpoint::read(&events[1].to_string().replace(from, to), &public).is_err(), "{from}");
     }
-    // Clients make none.
+    // Clients cannot create checkpoints.
     for body in [
         r#"{"event_type": "note", "chain_id": "checkpoints"}"#,
         r#"{"event_type": "ledger.checkpoint", "chain_id": "c"}"#,
@@ -157,7 +158,7 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     let checked = ["--jwks", "jwks.json", "--checkpoint", "kept.json"];
     let verify = |file: &str| run(&folder, &[&["evidence", "verify", file], checked.as_slice()].concat());
     assert!(verify("whole.jsonl").status.success(), "{}", err(&verify("whole.jsonl")));
-    // Their own chain is checked with the same keys.
+    // The checkpoint chain is verified with the same keys.
     let own = run(&folder, &["evidence", "export", "checkpoints", "--data", "data.db", "--tenant", "one"]);
     std::fs::write(folder.join("own.jsonl"), &own.stdout).unwrap();
     let own = run(&folder, &["evidence", "verify", "own.jsonl", "--jwks", "jwks.json"]);
@@ -166,20 +167,21 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     rewrite(&folder.join("data.db"));
     let rewritten = export(&folder, &[]);
     assert!(!rewritten.status.success() && !is_signed(&rewritten));
-    assert!(err(&rewritten).contains("contradicts the checkpoint of its event 5"), "{}", err(&rewritten));
+    assert!(err(&rewritten).contains("contradicts the checkpoint at event 5"), "{}", err(&rewritten));
     std::fs::write(folder.join("rewritten.jsonl"), &rewritten.stdout).unwrap();
-    assert!(err(&verify("rewritten.jsonl")).contains("contradicts the checkpoint of its event 8"));
-    // Without the checkpoints in the data, the one that was kept elsewhere tells.
+    assert!(err(&verify("rewritten.jsonl")).contains("contradicts the checkpoint at event 8"));
+    // Without the checkpoints in the data, the externally kept one detects it.
     let file = rusqlite::Connection::open(folder.join("data.db")).unwrap();
     file.execute_batch(
-        "DELETE FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints');
+        "DELETE FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = \
+        'checkpoints');
          DELETE FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints'",
     )
     .unwrap();
-    assert!(is_signed(&export(&folder, &[])), "nothing in the data tells any more");
+    assert!(is_signed(&export(&folder, &[])), "not detectable from the data");
     let kept = export(&folder, &["--checkpoint", "kept.json"]);
     assert!(!kept.status.success() && !is_signed(&kept), "{}", err(&kept));
-    // One that nobody signed, or that is another chain's, is no checkpoint.
+    // An unsigned checkpoint, or one of another chain, is rejected.
     std::fs::write(folder.join("forged.json"), events[1].to_string().replace("\"length\":8", "\"length\":5"))
         .unwrap();
     for file in ["forged.json", "jwks.json"] {
@@ -211,7 +213,7 @@ async fn approval_without_event_is_denied_and_reported() {
         (text(&denied, "decision"), text(&denied, "reason_code")),
         (Some("deny"), Some("approval.not_proven"))
     );
-    // Found by its action, it grants nothing either, and keeps nobody from asking.
+    // Reused by action, it grants nothing either, and does not block new approvals.
     let again = gateway.decide("apk_one", &refund("25000", "")).await;
     assert_eq!(text(&again, "decision"), Some("require_approval"));
     assert_ne!(text(&again, "approval_request_id"), Some(id));
@@ -243,7 +245,7 @@ async fn gateway_checkpoints_with_and_without_master_key() {
         let mut tries = 0;
         while gateway.get(path, "apk_one").send().await.unwrap().status() != 200 {
             tries += 1;
-            assert!(tries < 600, "none was made");
+            assert!(tries < 600, "no checkpoint was created");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let events = gateway.events("apk_one", "checkpoints").await;

@@ -1,4 +1,4 @@
-//! Settings: what is wrong is named.
+//! Settings and their errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -46,7 +46,7 @@ fn database_url_is_hidden_and_requires_issuer() {
 
     let with_key = text.replace("[limits]", "master_key_file = \"master.key\"\n[limits]");
     let problems = Settings::parse(&with_key, folder.path()).unwrap_err().to_string();
-    assert!(problems.starts_with("issuer: missing; with a database it is needed"), "{problems}");
+    assert!(problems.starts_with("issuer: missing; required with a database"), "{problems}");
     let whole = with_key.replace("[limits]", "issuer = \"https://gateway.example\"\n[limits]");
     Settings::parse(&whole, folder.path()).unwrap();
 
@@ -77,13 +77,13 @@ fn each_invalid_setting_is_named() {
         ("listen = \"127.0.0.1:0\"", "", "listen: missing"),
         ("listen = \"127.0.0.1:0\"", "listen = 8787", "listen: expected a non-empty string, found integer"),
         ("127.0.0.1:0", "localhost", "listen: expected an address and a port"),
-        ("127.0.0.1:0", "0.0.0.0:0", "listen: is not a loopback address, so it needs [tls]"),
+        ("127.0.0.1:0", "0.0.0.0:0", "listen: is not a loopback address, so [tls] is required"),
         ("data = \"data.db\"", "", "data: missing"),
         ("\"data.db\"", "\"\"", "data: expected a non-empty string"),
         (
             "data = \"data.db\"",
             "data = \"data.db\"\ndatabase_url = \"postgresql://u:secret@h/l\"",
-            "data: there is database_url too",
+            "data: conflicts with database_url",
         ),
         (
             "data = \"data.db\"",
@@ -100,7 +100,7 @@ fn each_invalid_setting_is_named() {
         (
             "data = \"data.db\"",
             "database_url = \"postgresql://u:secret@h/l\"\ndatabase_ca = \"bad.json\"",
-            "bad.json: holds no PEM certificate",
+            "bad.json: contains no PEM certificate",
         ),
         (
             "[limits]",
@@ -165,21 +165,17 @@ fn each_invalid_setting_is_named() {
         ("[limits]", "[tls]\nca = \"c.pem\"\n[limits]", "tls.ca: unknown member"),
         ("[limits]", "tls = true\n[limits]", "tls: expected a table"),
         ("id = \"two\"", "", "tenants[1].id: missing"),
-        ("id = \"two\"", "id = \"one\"", "tenants[1].id: the tenant \"one\" is given twice"),
+        ("id = \"two\"", "id = \"one\"", "tenants[1].id: duplicate tenant id \"one\""),
         ("id = \"two\"", "id = \"two\"\nname = \"x\"", "tenants[1].name: unknown member"),
         (&refunds, "none.json", "tenants[0].policy: "),
         (&refunds, "bad.json", "tenants[0].policy: "),
         (&refunds, "bad.json", "rule \"r\": decision: missing"),
         ("name = \"name-of-apk-two\"", "", "keys[3].name: missing"),
-        (
-            "name-of-apk-two",
-            "name-of-apk-one",
-            "keys[3].name: the key name \"name-of-apk-one\" is given twice",
-        ),
-        (&two, &one, "keys[3].hash: another key has this hash"),
+        ("name-of-apk-two", "name-of-apk-one", "keys[3].name: duplicate key name \"name-of-apk-one\""),
+        (&two, &one, "keys[3].hash: duplicate hash: another key has it"),
         (&two, "apk_two", "keys[3].hash: expected \"sha256:\" and 64 hex digits"),
         (&two, "sha256:00", "keys[3].hash: expected \"sha256:\" and 64 hex digits"),
-        ("tenant = \"two\"", "tenant = \"three\"", "keys[3].tenant: there is no tenant \"three\""),
+        ("tenant = \"two\"", "tenant = \"three\"", "keys[3].tenant: unknown tenant \"three\""),
         ("tenant = \"two\"", "", "keys[3].tenant: missing"),
         ("role = \"operator\"", "role = \"admin\"", "keys[2].role: expected \"agent\" or \"operator\""),
         ("role = \"operator\"", "", "keys[2].role: missing"),
@@ -262,7 +258,7 @@ fn example_policies_pass_their_cases() {
     }
 }
 
-/// The settings of the usual file with these lines at its top, in a folder with these files.
+/// Parses the default settings with additional top-level lines and files.
 fn with(lines: &str, files: &[(&str, &[u8])]) -> Result<Settings, String> {
     let folder = TempDir::new().unwrap();
     for (name, bytes) in files {
@@ -277,13 +273,13 @@ fn with(lines: &str, files: &[(&str, &[u8])]) -> Result<Settings, String> {
 fn validates_optional_settings() {
     for (lines, expected) in [
         ("hosts = \"gateway.example\"", "hosts: expected a list of non-empty strings, found string"),
-        ("hosts = [\"https://gateway.example\"]", "hosts: expected names"),
-        ("hosts = [\"*.example\"]", "hosts: expected names"),
-        ("hosts = [\"user@gateway.example\"]", "hosts: expected names"),
+        ("hosts = [\"https://gateway.example\"]", "hosts: expected host names"),
+        ("hosts = [\"*.example\"]", "hosts: expected host names"),
+        ("hosts = [\"user@gateway.example\"]", "hosts: expected host names"),
         ("hosts = [1]", "hosts: expected a list of non-empty strings, found another list"),
         ("trusted_proxies = [\"10.0.0.0/33\"]", "trusted_proxies: expected addresses or networks"),
         ("trusted_proxies = [\"proxy.example\"]", "trusted_proxies: expected addresses or networks"),
-        ("trusted_proxies = [\"0.0.0.0/0\"]", "trusted_proxies: \"0.0.0.0/0\" is every address"),
+        ("trusted_proxies = [\"0.0.0.0/0\"]", "trusted_proxies: \"0.0.0.0/0\" covers every address"),
         ("log_level = \"trace\"", "log_level: expected one of error, warn, info, debug"),
         ("page = 1", "page: expected a table"),
     ] {
@@ -332,8 +328,8 @@ fn parses_listen_addresses() {
     for (text, expected) in [
         ("localhost", "found \"localhost\""),
         ("localhost:99999", "expected an address and a port"),
-        ("gateway.example:8787", "so give the address"),
-        ("::1:8787", "stands in brackets"),
+        ("gateway.example:8787", "so give an IP address"),
+        ("::1:8787", "in brackets"),
         ("8787", "expected an address and a port"),
         ("", "expected an address and a port"),
     ] {
@@ -350,7 +346,7 @@ fn reads_settings_with_bom_and_rejects_utf16() {
     for (bytes, expected) in [
         (format!("\u{feff}{plain}").into_bytes(), None),
         (plain.replace('\n', "\r\n").into_bytes(), None),
-        (utf_16, Some("is in UTF-16; expected UTF-8")),
+        (utf_16, Some("is UTF-16; save it as UTF-8")),
         (b"listen = \"\xff\"".to_vec(), Some("is not UTF-8")),
     ] {
         std::fs::write(&file, bytes).unwrap();
@@ -369,7 +365,7 @@ fn reads_settings_with_bom_and_rejects_utf16() {
     assert!(!problems.contains(&key));
 }
 
-/// A certificate for these days from now, and its key.
+/// Creates a certificate valid for these days from now, with its key.
 fn certificate(from: i64, until: i64) -> (String, String) {
     let mut parameters = rcgen::CertificateParams::new(vec!["gateway.example".to_owned()]).unwrap();
     let day = |days: i64| {
@@ -399,17 +395,18 @@ fn validates_certificates_and_keys() {
     assert!(!warnings.contains("tls.certificate"), "{warnings}");
     assert!(tls(format!("\u{feff}{good}").replace('\n', "\r\n").as_bytes(), key.as_bytes()).is_ok());
     for (from, until, expected) in
-        [(-10, -1, "has expired at"), (-1, 29, "expires soon, at"), (1, 365, "holds only from")]
+        [(-10, -1, "expired at"), (-1, 29, "expires soon: "), (1, 365, "is not valid before")]
     {
         let (certificate, key) = certificate(from, until);
         let warnings = tls(certificate.as_bytes(), key.as_bytes()).unwrap();
         assert!(
-            warnings.contains("tls.certificate: certificate 1 of the file") && warnings.contains(expected),
+            warnings.contains("tls.certificate: certificate 1 in the file") && warnings.contains(expected),
             "{warnings}"
         );
     }
     let pkcs_8 = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let pkcs_1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n";
+    let pkcs_1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: \
+    AES-256-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n";
     for encrypted in [pkcs_8, pkcs_1] {
         let problems = tls(good.as_bytes(), encrypted.as_bytes()).unwrap_err();
         assert!(
@@ -421,7 +418,7 @@ fn validates_certificates_and_keys() {
     }
     let utf_16: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(tls(good.as_bytes(), &utf_16).unwrap_err().contains("UTF-16"));
-    assert!(tls(good.as_bytes(), good.as_bytes()).unwrap_err().contains("holds no PEM private key"));
+    assert!(tls(good.as_bytes(), good.as_bytes()).unwrap_err().contains("contains no PEM private key"));
 }
 
 #[test]
@@ -445,7 +442,7 @@ fn warns_about_suspicious_settings() {
     }
     let public = common::config("")
         .replace(&ApiKeyHash::of("apk_one").to_string(), &ApiKeyHash::of("apk_dev").to_string());
-    assert!(warnings(&public).contains("keys[0].hash: of apk_dev, a key that everyone knows"));
+    assert!(warnings(&public).contains("keys[0].hash: is the hash of apk_dev, a publicly known key"));
 
     let key: String = (0..32).map(|byte| format!("{:02x}", byte * 5)).collect();
     let master = [("master.key", key.as_bytes())];
@@ -454,16 +451,16 @@ fn warns_about_suspicious_settings() {
     };
     assert!(
         of("issuer = \"https://0.0.0.0:8443\"")
-            .contains("issuer: \"https://0.0.0.0:8443\" is an address that nobody can reach")
+            .contains("issuer: \"https://0.0.0.0:8443\" is an unreachable address")
     );
-    assert!(of("issuer = \"https://[::]:8443\"").contains("that nobody can reach"));
+    assert!(of("issuer = \"https://[::]:8443\"").contains("is an unreachable address"));
     assert!(!of("issuer = \"https://gateway.example\"").contains("issuer"));
     for weak in ["00".repeat(32), "07".repeat(32), "0123456789abcdef".repeat(4)] {
         let found = with("master_key_file = \"master.key\"", &[("master.key", weak.as_bytes())])
             .unwrap()
             .warnings
             .join("\n");
-        assert!(found.contains("few different bytes") && !found.contains(&weak), "{found}");
+        assert!(found.contains("few distinct bytes") && !found.contains(&weak), "{found}");
     }
     #[cfg(unix)]
     {
@@ -477,7 +474,7 @@ fn warns_about_suspicious_settings() {
             let text =
                 common::config("").replacen("[limits]", "master_key_file = \"master.key\"\n[limits]", 1);
             let found = Settings::parse(&text, folder.path()).unwrap().warnings.join("\n");
-            assert_eq!(found.contains("others than its owner"), open, "{mode:o}: {found}");
+            assert_eq!(found.contains("accessible to other users"), open, "{mode:o}: {found}");
         }
     }
 }

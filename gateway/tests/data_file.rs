@@ -1,4 +1,4 @@
-//! The data file: that it is the one at its path, one gateway's, private, and can be copied while it is in use.
+//! The data file: replacement, locking, permissions, backup.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -15,7 +15,7 @@ use actpass_protocol::Json;
 use common::{Gateway, PREFLIGHT, json, refund, text};
 use tempfile::TempDir;
 
-/// The gateway's program, begun with a line of the shell.
+/// A gateway process started through the shell.
 struct Program {
     child: Child,
     url: String,
@@ -57,7 +57,7 @@ impl Program {
         client.get(format!("{}/healthz", self.url)).send().await.unwrap().status().as_u16()
     }
 
-    /// All that it logged until it ended in order.
+    /// Returns its log after a clean shutdown.
     fn end(mut self) -> String {
         let ended = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(ended.success());
@@ -180,15 +180,15 @@ fn rejects_names_that_sqlite_interprets() {
         ] {
             let output = run(folder.path(), &arguments);
             assert_ne!(output.status.code(), Some(0), "{arguments:?}");
-            assert!(err(&output).contains("expected the name of a file"), "{arguments:?}: {}", err(&output));
+            assert!(err(&output).contains("expected a file name"), "{arguments:?}: {}", err(&output));
         }
     }
-    // A settings file joins its folder before the name.
+    // A settings file joins its directory with the name.
     for name in [":memory:", "file:x.db?mode=memory"] {
         let error = SqliteStore::open(&folder.path().join(name)).unwrap_err();
         assert!(matches!(error, OpenError::Name(_)), "{error}");
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a file was created");
     for name in ["a?mode=memory", "a%20b", "a#b", "a?vfs=none&cache=shared", "-", " ", "a'b\"c;", "\u{e9}.db"]
     {
         let store = SqliteStore::open(&folder.path().join(name)).unwrap();
@@ -240,7 +240,7 @@ async fn data_file_lock_follows_links() {
         let error = SqliteStore::open(&at(name)).unwrap_err();
         assert!(matches!(error, OpenError::Locked(_)), "{name}: {error}");
     }
-    // What an operator does beside it works, and takes no lock from it.
+    // Commands work concurrently and do not take the gateway's lock.
     for name in ["real.db", "link.db"] {
         let beside = SqliteStore::open_existing(&at(name)).unwrap();
         beside.check().await.unwrap();
@@ -268,7 +268,7 @@ async fn all_data_files_are_private() {
                 let mode = at(suffix).metadata().unwrap().mode() & 0o777;
                 assert_eq!(mode, 0o600, "{data}{suffix} in round {round}");
             }
-            // As it would be after a copy.
+            // As after a copy.
             program.kill();
             for suffix in ["", "-wal", "-shm", ".master-key"] {
                 fs::set_permissions(at(suffix), PermissionsExt::from_mode(0o666)).unwrap();
@@ -280,19 +280,19 @@ async fn all_data_files_are_private() {
 #[tokio::test]
 async fn full_disk_makes_gateway_unhealthy() {
     let client = common::client();
-    // What is left when a decision no longer fits differs: room for nothing, for a page, for a few.
+    // Different amounts of free space: none, a page, a few.
     for blocks in (700..=764).step_by(8) {
         let folder = TempDir::new().unwrap();
-        // No file may become larger than this; a write beyond it fails, as on a full disk.
+        // Limits the file size; writes beyond it fail like on a full disk.
         let limits = format!("trap '' XFSZ; ulimit -f {blocks};");
         let program = Program::start(folder.path(), &limits, "dev --listen 127.0.0.1:0 --data led.db");
         let mut answered = 0;
         while program.ask(&client, "").await.0 == 200 {
             answered += 1;
-            assert!(answered < 10_000, "the limit has no effect");
+            assert!(answered < 10_000, "the file size limit has no effect");
         }
         assert!(answered > 0, "{}", fs::read_to_string(&program.log).unwrap());
-        // A check that writes less than a decision would say that all is well, for a moment.
+        // A health check that writes less than a decision would briefly report success.
         for _ in 0..3 {
             let well = program.health(&client).await == 200;
             let (status, _) = program.ask(&client, "").await;
@@ -312,14 +312,14 @@ async fn backup_is_consistent_while_gateway_runs() {
     }
     let made = run(folder.path(), &["backup", "copy.db", "--data", "led.db"]);
     assert_eq!(made.status.code(), Some(0), "{}", err(&made));
-    assert_eq!(String::from_utf8_lossy(&made.stdout), "copy.db: 20 events in 1 chains, all whole\n");
+    assert_eq!(String::from_utf8_lossy(&made.stdout), "copy.db: 20 events in 1 chains, all intact\n");
     assert_eq!(at("copy.db").metadata().unwrap().mode() & 0o777, 0o600);
     let names = || -> Vec<_> {
         let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().contains("copy")).collect()
     };
-    assert_eq!(names(), ["copy.db"], "it is one file");
-    // Nothing that is there is overwritten, whatever it is.
+    assert_eq!(names(), ["copy.db"], "the backup is a single file");
+    // Existing files of any kind are not overwritten.
     let before = fs::read(at("copy.db")).unwrap();
     symlink("nowhere", at("dangling copy")).unwrap();
     for there in ["copy.db", "led.db", "dangling copy", "."] {
@@ -333,7 +333,7 @@ async fn backup_is_consistent_while_gateway_runs() {
     assert_eq!(program.ask(&client, "").await.0, 200);
     drop(program);
 
-    // The copy is a data file like any other, with the master key of the first.
+    // The copy is a regular data file and needs the master key of the original.
     fs::copy(at("led.db.master-key"), at("copy.db.master-key")).unwrap();
     let restored = Program::dev(folder.path(), "copy.db");
     assert_eq!(restored.ask(&client, "").await.0, 200);
@@ -358,11 +358,11 @@ async fn missing_write_ahead_log_is_detected() {
     for suffix in ["", "-wal"] {
         fs::copy(at(&format!("led.db{suffix}")), at(&format!("both.db{suffix}"))).unwrap();
     }
-    // As with a copy of a gateway that was killed.
+    // As with a copy of a killed gateway.
     program.kill();
     fs::copy(at("led.db"), at("killed.db")).unwrap();
     let dev = |data| ["dev", "--listen", "127.0.0.1:0", "--data", data];
-    // Looking at one, or trying again, makes nothing whole.
+    // Inspection or another attempt does not make it complete.
     let export = ["evidence", "export", "decisions", "--data", "part.db", "--tenant", "dev"];
     run(folder.path(), &export);
     for data in ["part.db", "killed.db", "part.db", "killed.db"] {
@@ -373,7 +373,8 @@ async fn missing_write_ahead_log_is_detected() {
             err(&output)
         );
     }
-    // A killed gateway's own files, and a copy of all of them, lack nothing; what an operator does beside them takes nothing away.
+    // A killed gateway's files, and a complete copy of them, are complete; concurrent commands do
+    // not change that.
     fs::copy(at("led.db.master-key"), at("both.db.master-key")).unwrap();
     for data in ["led.db", "both.db"] {
         let export = ["evidence", "export", "decisions", "--data", data, "--tenant", "dev"];
@@ -385,7 +386,7 @@ async fn missing_write_ahead_log_is_detected() {
         let Some(Json::Array(events)) = chain.member("events") else { panic!("{chain}") };
         assert_eq!(events.len(), 5, "{data}");
     }
-    // An operator who knows better says so.
+    // The operator confirms that nothing is missing.
     let accepted =
         Program::start(folder.path(), "", "dev --listen 127.0.0.1:0 --data part.db --accept-missing-wal");
     assert_eq!(accepted.ask(&client, "").await.0, 200);

@@ -1,4 +1,4 @@
-//! The wire, with a real server.
+//! The HTTP API of a running server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -139,7 +139,7 @@ async fn ledger_records_actor_action_and_reason() {
     ] {
         assert_eq!(text(bound, member), Some(expected), "{member}");
     }
-    assert!(!bound.to_string().contains("amount"), "arguments are not kept: {bound}");
+    assert!(!bound.to_string().contains("amount"), "arguments must not be stored: {bound}");
     assert_eq!(text(unbound, "agent_id"), Some("sdk"));
     assert_eq!(unbound.member("claimed_agent_id"), None);
     assert_eq!(text(unbound, "previous_event_hash"), text(bound, "current_event_hash"));
@@ -231,7 +231,7 @@ async fn invalid_member_is_named() {
             "{body}: {message}"
         );
     }
-    // Characters count, not bytes.
+    // Limits count characters, not bytes.
     let response = gateway.decide("apk_one", &preflight("tool", &format!("\"{}\"", "é".repeat(256)))).await;
     assert_eq!(text(&response, "decision"), Some("deny"));
 
@@ -270,7 +270,7 @@ async fn invalid_member_is_named() {
         let message = text(&response, "error.message").unwrap();
         assert!(message.starts_with(&format!("{member}: ")), "{body}: {message}");
     }
-    // The one decision about the long tool: nothing that was refused was recorded.
+    // Only the decision with the long tool name: rejected requests are not recorded.
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
     let chain = gateway.get("/api/v1/evidence/chains/c", "apk_one").send().await.unwrap();
     assert_eq!(chain.status(), 404);
@@ -322,7 +322,7 @@ async fn authentication_precedes_validation() {
         assert_eq!(status, 401);
         assert_eq!(text(&response, "error.code"), Some("unauthenticated"));
     }
-    // The scheme's case does not matter.
+    // The scheme is case-insensitive.
     let response = gateway.client.post(&url).header("authorization", "bearer apk_one").send().await.unwrap();
     assert_eq!(response.status(), 415);
     gateway.stop().await;
@@ -331,7 +331,8 @@ async fn authentication_precedes_validation() {
 #[tokio::test]
 async fn unknown_key_is_rejected_before_body() {
     let gateway = Gateway::start().await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_unknown\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
+    apk_unknown\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
     let response = raw(&gateway, head).await;
     assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
@@ -357,7 +358,7 @@ async fn oversized_body_is_413() {
     gateway.stop().await;
 }
 
-/// A body whose length is not announced.
+/// A body without content length.
 fn in_chunks(text: &str) -> impl futures_util::Stream<Item = Result<Vec<u8>, std::io::Error>> + use<> {
     let chunks: Vec<_> = text.as_bytes().chunks(10_000).map(|chunk| Ok(chunk.to_vec())).collect();
     futures_util::stream::iter(chunks)
@@ -492,7 +493,7 @@ async fn changed_tool_requires_reapproval() {
     let warned = ask("apk_one", "aa", r#", "mode": "warn""#).await;
     assert_eq!((&*word(&warned), text(&warned, "would_be")), ("warn", Some("require_tool_reapproval")));
     assert_eq!(word(&ask("apk_one", "aa", r#", "mode": "monitor""#).await), "require_tool_reapproval");
-    // Who names none is asked nothing about it, and another tenant has approved nothing.
+    // Without a manifest hash there is no check; another tenant's approval does not count.
     assert_eq!(word(&gateway.decide("apk_one", &refund("4900", "")).await), "allow");
     assert_eq!(text(&ask("apk_two", &hash, "").await, "reason_code"), Some("tool.not_registered"));
 
@@ -516,7 +517,7 @@ async fn changed_tool_requires_reapproval() {
     assert_eq!(
         text(&decisions[3], "decision"),
         Some("require_tool_reapproval"),
-        "also where it was answered with warn"
+        "also in mode warn"
     );
 
     for (body, expected) in [
@@ -559,7 +560,7 @@ async fn repeated_request_returns_same_response() {
     assert_eq!(status, 200);
     let first = Json::parse(first.as_bytes()).unwrap();
     assert_eq!((first.member("replayed"), first.member("replay_age_ms")), (None, None));
-    // The same body, spelled otherwise.
+    // The same body, formatted differently.
     let spelled = Json::parse(body.as_bytes()).unwrap().to_string().replace("4900", "4900.0");
     common::assert_repeats(&Json::parse(send("apk_one", spelled).await.1.as_bytes()).unwrap(), &first);
 
@@ -568,14 +569,14 @@ async fn repeated_request_returns_same_response() {
     assert!(response.contains("idempotency_key: "), "{response}");
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
 
-    // Another key of the tenant has its own idempotency keys, and without one each request is new.
+    // Another key has its own idempotency keys; without one, each request is new.
     for (key, more) in [("apdv_one", r#", "idempotency_key": "i""#), ("apk_one", ""), ("apk_one", "")] {
         let (_, other) = send(key, refund("4900", more)).await;
         let other = Json::parse(other.as_bytes()).unwrap();
         assert_ne!(text(&other, "evidence_event_id"), text(&first, "evidence_event_id"));
         assert_eq!(other.member("replayed"), None);
     }
-    // Where there is no canonical form, the text counts. What was denied is decided anew.
+    // Without a canonical form, the bytes count. A denial is decided again.
     let huge = refund("9007199254740993", r#", "idempotency_key": "huge""#);
     let (_, first) = send("apk_one", huge.clone()).await;
     let (status, again) = send("apk_one", huge.clone()).await;
@@ -682,10 +683,10 @@ async fn tenants_are_isolated() {
             let request = gateway.get(&path, "apk_two").header("x-actpass-tenant", "one");
             let (status, response) = json(request.send().await.unwrap()).await;
             assert_eq!(status, 404, "{path}");
-            assert_eq!(text(&response, "error.message"), Some("there is no such chain"));
+            assert_eq!(text(&response, "error.message"), Some("chain not found"));
         }
     }
-    // The same idempotency key and another body: no conflict, its own chain.
+    // The same idempotency key with another body: no conflict on another chain.
     gateway.decide("apk_two", &refund("2", r#", "idempotency_key": "i""#)).await;
     let events = gateway.events("apk_two", "decisions").await;
     assert_eq!(events.len(), 1);
@@ -704,13 +705,13 @@ async fn rate_limited_key_is_429() {
             break;
         }
     }
-    let refused = refused.expect("50 requests of a key that may make one a second");
+    let refused = refused.expect("50 requests with a limit of one per second");
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!(wait >= 1);
     let (status, response) = json(refused).await;
     assert_eq!(status, 429);
     assert_eq!(text(&response, "error.code"), Some("rate_limited"));
-    // Each key has its own rate.
+    // Each key has its own rate limit.
     gateway.decide("apk_two", &refund("1", "")).await;
     gateway.stop().await;
 }
@@ -722,7 +723,8 @@ async fn slow_headers_and_bodies_time_out() {
         settings.timeouts.headers = Duration::from_millis(200);
     })
     .await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
+    apk_one\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
     let response = raw(&gateway, head).await;
     assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("body_timeout"), "{response}");
@@ -748,14 +750,14 @@ async fn survives_malformed_http() {
     gateway.stop().await;
 }
 
-/// Sends bytes, and reads until the gateway closes the connection or has answered.
+/// Sends bytes and reads until the gateway closes the connection or has responded.
 async fn raw(gateway: &Gateway, bytes: &str) -> String {
     let address = gateway.url.strip_prefix("http://").unwrap().to_owned();
     let bytes = bytes.to_owned();
     tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        // The gateway may have answered and closed before all is written.
+        // The gateway may respond and close before everything is written.
         let _ = stream.write_all(bytes.as_bytes());
         let mut response = Vec::new();
         let mut buffer = [0; 4096];
@@ -785,7 +787,7 @@ async fn health_checks_the_store() {
     gateway.stop().await;
 }
 
-/// A store that fails, or never answers.
+/// A store that fails or never responds.
 #[derive(Debug)]
 struct Broken(Option<StoreError>);
 

@@ -1,4 +1,4 @@
-//! Repeated answers over the wire: what is repeated, for how long, and what a key that was used is good for.
+//! Idempotency over HTTP: what is replayed, and for how long.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -63,7 +63,7 @@ async fn idempotency_key_spans_approval_wait_and_replays_allow_only() {
     let id = id_of(&gateway.decide("apk_one", &body).await);
     assert_eq!(id_of(&gateway.decide("apk_one", &body).await), id);
     approve(&gateway, &id).await;
-    // The same request, now with the approval that it opened.
+    // The same request with the approval that it opened.
     let named = refund("25000", &format!(r#"{key}, "approval_request_id": "{id}""#));
     let first = gateway.decide("apk_one", &named).await;
     assert_is(&first, "allow", "approval.approved");
@@ -75,14 +75,14 @@ async fn idempotency_key_spans_approval_wait_and_replays_allow_only() {
         assert_repeats(&again, &first);
         assert_eq!(again.member("replay_age_ms").unwrap().to_string(), "7000");
     }
-    // Without the approval it is the same request, and the answer is to the body that was sent.
+    // Without the approval it is the same request; the response refers to the body that was sent.
     let again = gateway.decide("apk_one", &body).await;
     assert_eq!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
     let hash = hash_payload(&Json::parse(body.as_bytes()).unwrap()).unwrap();
     assert_eq!(text(&again, "request_hash"), Some(&*hash));
     assert_ne!(text(&first, "request_hash"), Some(&*hash));
-    assert_eq!(events(&gateway).await, count, "a repetition appends nothing");
-    // A key is bound to its body, whatever was answered.
+    assert_eq!(events(&gateway).await, count, "a replay appends nothing");
+    // A key is bound to its body, regardless of the decision.
     for (key, amount) in [("k", "25001"), ("denied", "1")] {
         let denied = refund("90000", r#", "idempotency_key": "denied""#);
         assert_is(&gateway.decide("apk_one", &denied).await, "deny", "refund.over_limit");
@@ -141,12 +141,12 @@ async fn replayed_allow_expires_with_its_passport() {
         }
         let count = events(&gateway).await;
         assert_is(&gateway.decide("apk_one", &body).await, "deny", &format!("passport.{ends}"));
-        assert_eq!(events(&gateway).await, count + 1, "the present answer is recorded");
+        assert_eq!(events(&gateway).await, count + 1, "the new decision is recorded");
     }
     gateway.stop().await;
 }
 
-/// Decides everything so.
+/// A policy with this decision for everything.
 fn policy_of(decision: &str) -> Policy {
     let text = format!(
         r#"{{"id": "p", "version": 2, "rules": [
@@ -205,7 +205,7 @@ async fn replayed_allow_ends_with_manifest_change() {
     assert_repeats(&gateway.decide("apk_one", &body).await, &first);
     approve_tool("two").await;
     assert_is(&gateway.decide("apk_one", &body).await, "require_tool_reapproval", "tool.manifest_changed");
-    // The definition is the old one again: allowed, but no new leave under this key.
+    // The original definition again: allowed, but as a replay.
     approve_tool("one").await;
     let again = gateway.decide("apk_one", &body).await;
     assert_is(&again, "allow", "refund.small_in_scope");
@@ -238,14 +238,14 @@ async fn stored_responses_are_pruned_after_retention() {
     time.fetch_add(99, Ordering::SeqCst);
     assert_repeats(&gateway.decide("apk_one", &body(0, "1")).await, &first);
     time.fetch_add(1, Ordering::SeqCst);
-    // A key that is kept no longer is a new one, for any body.
+    // An expired key is free for any body.
     let other = gateway.decide("apk_one", &body(0, "2")).await;
     assert_is(&other, "allow", "refund.small_in_scope");
     assert_eq!(other.member("replayed"), None);
-    // What was spent stays spent.
+    // Spent grants stay spent.
     let named = refund("25000", &format!(r#", "idempotency_key": "w", "approval_request_id": "{id}""#));
     assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.spent");
-    // In portions, with whatever else is recorded.
+    // Pruned in portions along with other records.
     for _ in 0..10 {
         gateway.decide("apk_one", &refund("1", "")).await;
     }
@@ -254,7 +254,7 @@ async fn stored_responses_are_pruned_after_retention() {
     gateway.stop().await;
 }
 
-/// How many answers the store keeps.
+/// Number of stored responses.
 async fn kept_answers(gateway: &Gateway) -> usize {
     match &gateway.data {
         actpass_gateway::store::Location::File(path) => {
@@ -267,7 +267,7 @@ async fn kept_answers(gateway: &Gateway) -> usize {
             let place = database.to_string();
             let (_, name) = place.rsplit_once('/').unwrap();
             let server = actpass_test_postgres::server().unwrap().unwrap();
-            // The last portion goes after its answer.
+            // The last portion is pruned after its response.
             for _ in 0..200 {
                 let count = server.run(name, "SELECT count(*) FROM actpass.answers").unwrap();
                 if count.trim() == "2" {
@@ -278,7 +278,7 @@ async fn kept_answers(gateway: &Gateway) -> usize {
             usize::MAX
         }
         #[cfg(not(unix))]
-        _ => panic!("no tests run on a database here"),
+        _ => panic!("these tests do not use a database"),
     }
 }
 
@@ -290,7 +290,8 @@ async fn approvals_are_reused_by_action() {
     let ids: std::collections::BTreeSet<_> = asked.iter().map(id_of).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     let id = ids.first().unwrap();
-    // Another action, another agent, another key that says to be the same agent: requests of their own.
+    // Another action, another agent, or another key that claims the same agent opens its own
+    // approval.
     for (key, body) in [
         ("apk_one", refund("25001", "")),
         ("apk_one", body.replace("\"sdk\"", "\"other\"")),
@@ -305,8 +306,8 @@ async fn approvals_are_reused_by_action() {
     }
     approve(&gateway, id).await;
     let looked = gateway.decide("apk_one", &refund("25000", r#", "mode": "monitor""#)).await;
-    assert_eq!(text(&looked, "decision"), Some("require_approval"), "monitor finds and spends nothing");
-    // Nobody else spends it; of many who ask, one does, and the others meet one new request.
+    assert_eq!(text(&looked, "decision"), Some("require_approval"), "monitor spends nothing");
+    // One of many concurrent requests spends it, and the others share one new approval.
     for key in ["apdv_one", "apk_bound"] {
         assert_ne!(id_of(&gateway.decide(key, &body).await), *id, "{key}");
     }
@@ -315,10 +316,10 @@ async fn approvals_are_reused_by_action() {
         answers.iter().partition(|response| text(response, "decision") == Some("allow"));
     assert_eq!(allowed.len(), 1);
     let next: std::collections::BTreeSet<_> = asked.iter().map(|response| id_of(response)).collect();
-    assert_eq!((asked.len(), next.len()), (29, 1), "two payments need two approvals, one after the other");
+    assert_eq!((asked.len(), next.len()), (29, 1), "two payments need two approvals in sequence");
     assert_ne!(next.first(), Some(id));
 
-    // One that was rejected, or whose time is over, is not met again.
+    // A rejected or expired approval is not reused.
     let rejected = next.first().unwrap();
     post(&gateway, &format!("/api/v1/approvals/{rejected}/reject"), "apdv_one", "{}").await;
     let third = id_of(&gateway.decide("apk_one", &body).await);
@@ -326,7 +327,7 @@ async fn approvals_are_reused_by_action() {
     time.fetch_add(900, Ordering::SeqCst);
     let fourth = id_of(&gateway.decide("apk_one", &body).await);
     assert_ne!(fourth, third);
-    // Nor what was approved and not used in time.
+    // An approval that was not used in time is not reused either.
     approve(&gateway, &fourth).await;
     time.fetch_add(900, Ordering::SeqCst);
     assert_ne!(id_of(&gateway.decide("apk_one", &body).await), fourth);

@@ -1,6 +1,6 @@
-//! What the gateway does over the wire, once more, with its data in PostgreSQL.
+//! The HTTP tests again, with the data in PostgreSQL.
 #![cfg(unix)]
-#![allow(clippy::duplicate_mod, reason = "each file of tests is whole in itself")]
+#![allow(clippy::duplicate_mod, reason = "test files share the module")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "approvals.rs"]

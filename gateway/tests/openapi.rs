@@ -1,4 +1,4 @@
-//! The description of the interface, held against what the gateway answers.
+//! Compares the OpenAPI description with the gateway's responses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -25,7 +25,7 @@ async fn committed_openapi_is_current() {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
     assert!(
         std::fs::read_to_string(committed).unwrap() == served,
-        "docs/openapi.json is not what the gateway describes; `make generate` writes it"
+        "docs/openapi.json is outdated; run `make generate`"
     );
     let printed =
         std::process::Command::new(env!("CARGO_BIN_EXE_actpass-gateway")).arg("openapi").output().unwrap();
@@ -33,14 +33,14 @@ async fn committed_openapi_is_current() {
     gateway.stop().await;
 }
 
-/// The description of a gateway, and which answers were compared with it.
+/// A gateway's description, and the responses compared with it.
 struct Compared {
     document: Json,
     answers: BTreeSet<(String, String)>,
 }
 
 impl Compared {
-    /// The answer, after it was compared with what is described for `path`.
+    /// Sends a request and compares the response with the description of `path`.
     async fn ask(&mut self, path: &str, request: RequestBuilder, status: u16) -> Json {
         let method = request.try_clone().unwrap().build().unwrap().method().as_str().to_lowercase();
         let response = request.send().await.unwrap();
@@ -64,7 +64,7 @@ impl Compared {
         response
     }
 
-    /// Stricter than the description: what it does not name must not be there either.
+    /// Stricter than the schema: undescribed members fail.
     fn compare(&self, schema: &Json, value: &Json, place: &str) {
         if let Some(name) = schema.member("$ref").and_then(Json::as_str) {
             let name = name.strip_prefix("#/components/schemas/").unwrap();
@@ -217,6 +217,6 @@ async fn responses_match_openapi() {
             methods.map(|(method, _)| (method.clone(), path.clone()))
         })
         .collect();
-    assert_eq!(compared.answers, described, "every route is compared");
+    assert_eq!(compared.answers, described, "every route must be compared");
     gateway.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The page for the people who approve, as a browser uses it.
+//! The approvals page, as used by a browser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -20,13 +20,14 @@ const ALICE: &str = "apdv_page_alice_secret";
 const BOB: &str = "apdv_page_bob_secret";
 const EVE: &str = "apdv_page_eve_secret";
 
-/// A gateway whose tenant `one` has the operators Alice and Bob, and whose tenant `two` has Eve.
+/// Starts a gateway with the operators Alice and Bob of the tenant `one` and Eve of the tenant
+/// `two`.
 async fn start_with(limits: &str) -> (Gateway, Arc<AtomicU64>) {
     let time = Arc::new(AtomicU64::new(1_800_000_000));
     let clock = Arc::clone(&time);
     let gateway = Gateway::start_with(limits, |settings| {
         add_operators(&mut settings.keyring);
-        // Many tests ask for the same action more than once.
+        // Many tests request the same action more than once.
         settings.reuse_approvals = false;
         settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::SeqCst)));
     })
@@ -46,11 +47,11 @@ async fn start() -> (Gateway, Arc<AtomicU64>) {
     start_with("").await
 }
 
-/// What a test needs of a browser: cookies, and no redirect followed.
+/// A minimal browser: cookies, no redirects.
 struct Browser {
     client: Client,
     url: String,
-    /// What it says of where its forms are from.
+    /// The origin that it reports.
     origin: Option<String>,
     site: Option<&'static str>,
     cookies: Vec<(String, String)>,
@@ -125,7 +126,7 @@ impl Browser {
         (response.status(), response.text().await.unwrap())
     }
 
-    /// Decides by the form that the request's page has.
+    /// Submits the form on the request's page.
     async fn decide(&mut self, id: &str, word: &str, note: &str) -> (StatusCode, String) {
         let (_, page) = self.get(&format!("/approvals/{id}")).await;
         let fields = [
@@ -138,7 +139,7 @@ impl Browser {
     }
 }
 
-/// The value of a hidden field; empty if there is none.
+/// Returns the value of a hidden field; empty if missing.
 fn field(page: &str, name: &str) -> String {
     let start = format!("name=\"{name}\" value=\"");
     page.split_once(&start)
@@ -192,8 +193,8 @@ async fn page_requires_operator_key() {
         refusals.push(page);
     }
     refusals.dedup();
-    assert_eq!(refusals.len(), 1, "nobody learns which keys there are");
-    assert!(refusals[0].contains("This is not an operator&#39;s key of this gateway."));
+    assert_eq!(refusals.len(), 1, "responses do not reveal which keys exist");
+    assert!(refusals[0].contains("Invalid operator key."));
 
     let (_, form) = browser.get("/").await;
     let response = browser.send("/login", &[("token", &token(&form)), ("key", &format!(" {ALICE}\n"))]).await;
@@ -206,7 +207,7 @@ async fn page_requires_operator_key() {
     assert!(!format!("{cookies:?}").contains(ALICE));
 
     let (status, page) = browser.get("/").await;
-    assert_eq!((status, heading(&page)), (StatusCode::OK, "Nothing waits"));
+    assert_eq!((status, heading(&page)), (StatusCode::OK, "No pending requests"));
     assert!(page.contains(">alice</span>") && page.contains("<title>Approvals · ActPass</title>"));
     assert!(!page.contains(ALICE) && !page.contains(id));
 
@@ -216,7 +217,7 @@ async fn page_requires_operator_key() {
     browser.cookies = before;
     assert!(
         browser.get("/").await.1.contains("type=\"password\""),
-        "the session is over, whoever has its cookie"
+        "the session ended for every holder of the cookie"
     );
     gateway.stop().await;
 }
@@ -239,7 +240,7 @@ async fn cross_site_login_is_rejected() {
         (browser.origin, browser.site) = (origin.clone(), site);
         let (status, page) = browser.post("/login", &[("token", &own), ("key", ALICE)]).await;
         assert_eq!(status, 403, "{origin:?} {site:?}");
-        assert!(page.contains("not sent by this gateway&#39;s own page"));
+        assert!(page.contains("did not come from this gateway&#39;s page"));
     }
     assert!(!browser.cookies.iter().any(|(name, _)| name == "actpass"));
     (browser.origin, browser.site) = (Some(gateway.url.clone()), None);
@@ -287,7 +288,7 @@ async fn forms_require_session_token() {
             let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let (status, page) = alice.post(path, &fields).await;
             assert_eq!(status, 403, "{wrong}");
-            assert!(page.contains("not of this session"));
+            assert!(page.contains("belongs to another session"));
         }
         let good = fields(&own);
         let good: Vec<_> = good.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -296,7 +297,7 @@ async fn forms_require_session_token() {
             assert_eq!(alice.post(path, &good).await.0, 403, "{origin:?} {site:?}");
         }
         (alice.origin, alice.site) = (Some(gateway.url.clone()), Some("same-origin"));
-        // A field is missing, is there twice, or is none of the form's.
+        // A missing, duplicate or unknown field.
         assert_eq!(alice.post(path, &good[..2]).await.0, 400);
         assert_eq!(alice.post(path, &[good[0], good[1], good[1]]).await.0, 400);
         assert_eq!(alice.post(path, &[good[0], good[1], good[2], ("x", "y")]).await.0, 400);
@@ -309,9 +310,9 @@ async fn forms_require_session_token() {
         let mut nobody = Browser::of(&gateway);
         let (status, page) = nobody.post(path, &good).await;
         assert_eq!(status, 403);
-        assert!(page.contains("not logged in") && page.contains("type=\"password\""));
-        assert_eq!(alice.get(path).await.0, 405, "looking changes nothing");
-        // An API key is no session, and a session is no API key.
+        assert!(page.contains("session has expired") && page.contains("type=\"password\""));
+        assert_eq!(alice.get(path).await.0, 405, "GET is not allowed");
+        // An API key is not a session and vice versa.
         let bearer = gateway.client.post(format!("{}{path}", gateway.url)).bearer_auth(ALICE);
         let bearer =
             bearer.header("origin", &gateway.url).header("content-type", "application/x-www-form-urlencoded");
@@ -330,7 +331,7 @@ async fn forms_require_session_token() {
         assert_eq!(alice.get(path).await.0, 405);
     }
     assert_eq!(status_of(&gateway, &id).await, "pending");
-    assert_eq!(heading(&alice.get("/").await.1), "1 waiting");
+    assert_eq!(heading(&alice.get("/").await.1), "1 pending");
     gateway.stop().await;
 }
 
@@ -340,7 +341,7 @@ async fn records_decision_with_note_and_decider() {
     let (yes, no) = (ask(&gateway).await, ask(&gateway).await);
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get("/").await;
-    assert_eq!(heading(&page), "2 waiting");
+    assert_eq!(heading(&page), "2 pending");
     assert!(page.contains("<title>(2) Approvals · ActPass</title>"));
     assert!(!page.contains("class=\"hides\""));
     for shown in ["refunds.create", "refund.medium_needs_approval", "0 s ago", "15 min left", ">sdk<"] {
@@ -353,11 +354,11 @@ async fn records_decision_with_note_and_decider() {
     assert_eq!(response.status(), 303);
     let to = response.headers()["location"].to_str().unwrap().to_owned();
     let (_, after) = alice.get(&to).await;
-    assert_eq!(heading(&after), "1 waiting");
+    assert_eq!(heading(&after), "1 pending");
     assert!(after.contains("approved</strong> by alice at"));
     let (_, one) = alice.get(&format!("/approvals/{yes}")).await;
     assert!(one.contains("called &#60;i&#62;them&#60;/i&#62;\nand they said yes"));
-    assert!(one.contains("It was not used yet.") && !one.contains("<button class=\"approve\">"));
+    assert!(one.contains("Not used yet.") && !one.contains("<button class=\"approve\">"));
 
     assert_eq!(alice.decide(&no, "reject", "  ").await.0, 303);
     assert_eq!(
@@ -376,7 +377,7 @@ async fn records_decision_with_note_and_decider() {
     let body = common::refund("25000", &format!(r#", "approval_request_id": "{yes}""#));
     let body = body.replace("refund an order", "refund <b>an</b> order");
     assert_eq!(text(&gateway.decide("apk_one", &body).await, "reason_code"), Some("approval.approved"));
-    assert!(alice.get(&format!("/approvals/{yes}")).await.1.contains("It was used."));
+    assert!(alice.get(&format!("/approvals/{yes}")).await.1.contains("Used."));
     let (_, last) = alice.get("/").await;
     assert!(
         last.contains("approval.approved") && last.contains(">rejected</span>") && last.contains("by alice")
@@ -403,9 +404,11 @@ async fn late_decision_names_first_decider() {
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (status, page) = bob.post(&format!("/approvals/{id}/approve"), &fields).await;
     assert_eq!(status, 409);
-    assert!(page.contains(
-        "Too late: alice rejected this at 2027-01-15 08:00:00 UTC. Your decision was not recorded."
-    ));
+    assert!(
+        page.contains(
+            "alice already rejected this at 2027-01-15 08:00:00 UTC. Your decision was not recorded."
+        )
+    );
     assert!(page.contains("not this customer"));
     assert_eq!(status_of(&gateway, &id).await, "rejected");
 
@@ -416,9 +419,9 @@ async fn late_decision_names_first_decider() {
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (status, page) = bob.post(&format!("/approvals/{late}/approve"), &fields).await;
     assert_eq!(status, 409);
-    assert!(page.contains("Too late: the time to decide ended at 2027-01-15 08:15:00 UTC, and nobody had."));
+    assert!(page.contains("The deadline passed at 2027-01-15 08:15:00 UTC."));
     assert!(page.contains("expired</strong>") && !page.contains("<button class=\"approve\">"));
-    assert_eq!(heading(&bob.get("/").await.1), "Nothing waits");
+    assert_eq!(heading(&bob.get("/").await.1), "No pending requests");
     gateway.stop().await;
 }
 
@@ -434,7 +437,7 @@ async fn approves_displayed_action_only() {
         let fields = [("token", token.as_str()), ("action_hash", hash), ("note", "")];
         let (status, page) = alice.post(&format!("/approvals/{large}/approve"), &fields).await;
         assert_eq!(status, 409);
-        assert!(page.contains("about another action") && page.contains("49999"));
+        assert!(page.contains("for a different action") && page.contains("49999"));
     }
     assert_eq!(status_of(&gateway, &large).await, "pending");
     gateway.stop().await;
@@ -451,7 +454,7 @@ async fn concurrent_decisions_record_one() {
     let decided = join_all(browsers.iter_mut().map(|browser| browser.decide(&id, "approve", ""))).await;
     let statuses: Vec<_> = decided.iter().map(|(status, _)| status.as_u16()).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 303).count(), 1, "{statuses:?}");
-    // Whoever looked after it was decided saw no form any more.
+    // After the decision, the page has no form.
     assert!(statuses.iter().all(|status| [303, 409, 403].contains(status)), "{statuses:?}");
     gateway.stop().await;
 }
@@ -460,7 +463,8 @@ async fn concurrent_decisions_record_one() {
 async fn arguments_are_rendered_as_text() {
     let (gateway, _) = start().await;
     let args = r#"{"amount": 12345.50, "currency": "usd", "big": 12345678901234567.25, "memo":
-        "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
+        "<script>alert(1)</script><img src=x \
+        onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
         "</textarea><svg onload=alert(3)>": [[], {}, null, true, -0, 1e-7]}"#;
     let id = ask_with(&gateway, "apk_one", args).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -502,19 +506,19 @@ async fn large_arguments_are_decided_on_detail_page() {
     let (_, page) = alice.get("/").await;
     assert!(page.len() < 64 * 1024, "{}", page.len());
     assert!(!page.contains("key9999") && !page.contains(&format!("action=\"/approvals/{many}/approve\"")));
-    assert!(page.contains(&format!("<a href=\"/approvals/{many}\">See all of them and decide</a>")));
+    assert!(page.contains(&format!("<a href=\"/approvals/{many}\">View the arguments and decide</a>")));
     assert!(page.contains("10003 characters: show all") && page.contains("word end"));
     let (_, one) = alice.get(&format!("/approvals/{many}")).await;
     assert!(one.contains("&#34;key9999&#34;: 9999\n}"));
     assert_eq!(alice.decide(&many, "approve", "").await.0, 303);
-    // Nothing is approved where a part of it is folded.
+    // Nothing can be approved while parts are folded.
     assert!(!page.contains(&format!("action=\"/approvals/{long}/")));
-    assert!(page.contains(&format!("<a href=\"/approvals/{long}\">See all of it and decide</a>")));
+    assert!(page.contains(&format!("<a href=\"/approvals/{long}\">View everything and decide</a>")));
     let (_, one) = alice.get(&format!("/approvals/{long}")).await;
     assert!(!one.contains("<details") && one.contains("word end") && one.contains("class=\"approve\""));
     assert_eq!(alice.decide(&long, "reject", "").await.0, 303);
 
-    // Together they are too many, though none is alone.
+    // Together they exceed the limit, individually they do not.
     let memos: Vec<_> = (0..25).map(|n| format!(r#""memo{n}": "{}""#, "x".repeat(390))).collect();
     let each = format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, memos.join(","));
     let shown = 256 * 1024 / Json::parse(each.as_bytes()).unwrap().to_string().len();
@@ -523,7 +527,7 @@ async fn large_arguments_are_decided_on_detail_page() {
     }
     let (_, page) = alice.get("/").await;
     assert_eq!(page.matches("<button class=\"approve\">").count(), shown);
-    assert_eq!(page.matches("See all of them and decide").count(), 3);
+    assert_eq!(page.matches("View the arguments and decide").count(), 3);
     gateway.stop().await;
 }
 
@@ -537,7 +541,7 @@ async fn page_isolates_tenants() {
     let mut eve = Browser::logged_in(&gateway, EVE).await;
     for path in ["/", "/live", &format!("/?decided={id}")] {
         let (status, page) = eve.get(path).await;
-        assert_eq!((status, heading(&page)), (StatusCode::OK, "1 waiting"));
+        assert_eq!((status, heading(&page)), (StatusCode::OK, "1 pending"));
         assert!(
             page.contains(&theirs)
                 && !page.contains(&id)
@@ -568,7 +572,7 @@ async fn session_expires() {
     }
     time.fetch_add(3, Ordering::SeqCst);
     let (status, form) = alice.get("/live").await;
-    assert_eq!(status, 403, "to be refreshed is not to be used");
+    assert_eq!(status, 403, "refreshes do not extend the session");
     assert!(form.contains("type=\"password\""));
     let fields =
         [("token", token(&page)), ("action_hash", field(&page, "action_hash")), ("note", String::new())];
@@ -677,7 +681,7 @@ async fn page_loads_own_assets_without_inline_code() {
         assert_eq!(kind, expected);
         let content = response.bytes().await.unwrap();
         let hash = actpass_protocol::sha256_hex(&content);
-        assert!(path.contains(hash.get(..16).unwrap()), "its path names its content");
+        assert!(path.contains(hash.get(..16).unwrap()), "the path contains a hash of the content");
         let (stem, _) = path.split_once('-').unwrap();
         let other = format!("{}{stem}-{}.{extension}", gateway.url, "0".repeat(16));
         assert_eq!(gateway.client.get(other).send().await.unwrap().status(), 404);
@@ -689,14 +693,14 @@ async fn page_loads_own_assets_without_inline_code() {
 async fn page_shows_ledger_verification() {
     let (gateway, _) = start().await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
-    assert!(alice.get("/").await.1.contains("Nothing was decided yet."));
+    assert!(alice.get("/").await.1.contains("No decisions yet."));
     for _ in 0..3 {
         ask(&gateway).await;
     }
     let response = gateway.get("/api/v1/evidence/chains/decisions/verify", "apk_one").send().await.unwrap();
     let (_, verified) = common::json(response).await;
     let (_, page) = alice.get("/").await;
-    assert!(page.contains("All events are verified: the first at 2027-01-15 08:00:00 UTC"));
+    assert!(page.contains("All events are verified. Verification started at 2027-01-15 08:00:00 UTC"));
     assert!(page.contains(text(&verified, "head").unwrap()) && page.contains("<dt>Events</dt><dd>3</dd>"));
 
     let file = rusqlite::Connection::open(gateway.folder.path().join("data.db")).unwrap();
@@ -711,7 +715,7 @@ async fn page_shows_ledger_verification() {
         )
         .unwrap();
     assert_eq!(changed, 1);
-    // What was verified is not read again, until somebody wants it to be.
+    // Verified events are not read again unless requested.
     assert!(alice.get("/").await.1.contains("All events are verified"));
     let token = token(&alice.get("/").await.1);
     let response = alice.send("/chain/verify", &[("token", &token)]).await;
@@ -721,7 +725,7 @@ async fn page_shows_ledger_verification() {
     );
     for _ in 0..2 {
         let (_, page) = alice.get("/").await;
-        assert!(page.contains("class=\"state broken\">Event 2 is not what was recorded"), "{page}");
+        assert!(page.contains("class=\"state broken\">Event 2 was changed or is missing"), "{page}");
     }
     gateway.stop().await;
 }
@@ -735,7 +739,7 @@ async fn long_chain_is_verified_incrementally() {
     }
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get("/").await;
-    assert!(page.contains("The first 1\u{202f}000 events are verified, the others not yet."), "{page}");
+    assert!(page.contains("The first 1\u{202f}000 events are verified; verification continues."), "{page}");
     assert!(page.contains("<dt>Events</dt><dd>1\u{202f}100</dd>"));
     assert!(alice.get("/").await.1.contains("All events are verified"));
     gateway.stop().await;
@@ -762,7 +766,7 @@ async fn login_attempts_are_slowed_and_rate_limited() {
     let turned_away = attempts.iter().filter(|attempt| **attempt == (429, true)).count();
     assert_eq!((wrong, turned_away), (16, 24), "{attempts:?}");
 
-    // Who does not wait for the answer tries no faster.
+    // Disconnecting does not speed up guessing.
     let impatient = |number: u8| {
         let request = gateway.client.post(format!("{}/login", gateway.url)).header("origin", &gateway.url);
         let request =
@@ -788,7 +792,7 @@ async fn login_attempts_are_slowed_and_rate_limited() {
 
 #[tokio::test]
 async fn https_cookies_are_secure() {
-    // The gateway's own TLS.
+    // TLS by the gateway.
     let folder = tempfile::TempDir::new().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     std::fs::write(folder.path().join("certificate.pem"), made.cert.pem()).unwrap();
@@ -809,12 +813,12 @@ async fn https_cookies_are_secure() {
     let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass="), "{cookie}");
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=28800"), "{cookie}");
-    assert!(alice.get("/").await.1.contains("Nothing waits"));
+    assert!(alice.get("/").await.1.contains("No pending requests"));
     alice.cookies.iter_mut().for_each(|(name, _)| *name = name.replace("__Host-", ""));
-    assert!(alice.get("/").await.1.contains("type=\"password\""), "a plain cookie may be from elsewhere");
+    assert!(alice.get("/").await.1.contains("type=\"password\""), "a non-secure cookie is ignored over https");
     server.stop().await.unwrap();
 
-    // A proxy's: the browser has https where the gateway sees http.
+    // TLS by a proxy: the browser uses https, the gateway sees http.
     let (gateway, _) = start().await;
     let mut alice = Browser::of(&gateway);
     let (_, form) = alice.get("/").await;
@@ -822,7 +826,7 @@ async fn https_cookies_are_secure() {
     let response = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
     let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass=") && cookie.contains("; Secure; "), "{cookie}");
-    assert!(alice.get("/").await.1.contains("Nothing waits"));
+    assert!(alice.get("/").await.1.contains("No pending requests"));
     gateway.stop().await;
 }
 
@@ -848,9 +852,9 @@ async fn deceptive_text_cannot_be_approved() {
             assert!(page.contains("class=\"reject\"") && page.contains(why), "{more} {path}: {page}");
             assert!(page.contains(&format!("POST /api/v1/approvals/{id}/approve")), "{more} {path}");
         }
-        // The form itself is refused too; by the API it is decided, and rejecting goes always.
+        // The form is rejected too; the API can approve it, and rejecting is always possible.
         let (status, page) = alice.decide(&id, "approve", "").await;
-        assert!(status == 409 && page.contains("nothing was decided"), "{more}: {status}");
+        assert!(status == 409 && page.contains("Nothing was decided"), "{more}: {status}");
         assert_eq!(status_of(&gateway, &id).await, "pending");
         assert_eq!(alice.decide(&id, "reject", "").await.0, 303, "{more}");
     }
@@ -884,13 +888,13 @@ async fn pending_requests_are_paginated_and_filtered() {
     let more =
         page.split_once("<p class=\"more\"><a href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
     let (_, next) = alice.get(&more).await;
-    assert_eq!(heading(&next), "21 waiting");
+    assert_eq!(heading(&next), "21 pending");
     assert!(next.contains(&format!("id=\"{other}\"")) && !next.contains("class=\"more\""));
     for path in ["/?agent=sdk", "/live?agent=sdk&tool=refunds.create"] {
         let (_, page) = alice.get(path).await;
-        assert!(heading(&page) == "1 waiting" && page.contains(&other), "{path}");
+        assert!(heading(&page) == "1 pending" && page.contains(&other), "{path}");
     }
-    assert_eq!(heading(&alice.get("/?tool=none").await.1), "Nothing waits");
+    assert_eq!(heading(&alice.get("/?tool=none").await.1), "No pending requests");
     gateway.stop().await;
 }
 
@@ -902,7 +906,7 @@ async fn page_works_under_base_path() {
     })
     .await;
     let id = ask(&gateway).await;
-    // Whether the proxy takes the path away or not, it is the same page.
+    // The page is the same whether or not the proxy strips the path.
     for root in ["", "/actpass"] {
         let mut alice = Browser::of(&gateway);
         let (_, form) = alice.get(&format!("{root}/")).await;
@@ -942,7 +946,7 @@ async fn page_works_under_base_path() {
         .send()
         .await
         .unwrap();
-    assert_eq!(decided.status(), 200, "the API is below it too");
+    assert_eq!(decided.status(), 200, "the API is under the base path too");
     gateway.stop().await;
 }
 
@@ -966,7 +970,7 @@ async fn wrong_keys_do_not_lock_out_operators() {
         }
         statuses
     });
-    assert_eq!(person, [303; 5], "a right key in the middle of the storm");
+    assert_eq!(person, [303; 5], "valid keys are accepted during the attack");
     let refused = storm.iter().filter(|response| response.as_ref().unwrap().status() == 429).count();
     assert!(refused >= 300 - 16 - 16, "{refused}");
     gateway.stop().await;

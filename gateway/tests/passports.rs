@@ -1,4 +1,4 @@
-//! Passports over the wire.
+//! Passports over HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -24,7 +24,7 @@ const ISSUE: &str = "/api/v1/passports/issue";
 const VERIFY: &str = "/api/v1/passports/verify";
 const REVOKE: &str = "/api/v1/passports/revoke";
 
-/// A gateway with a master key, and its clock.
+/// A gateway with a master key and a test clock.
 async fn start() -> (Gateway, Arc<AtomicU64>) {
     let time = Arc::new(AtomicU64::new(1_800_000_000));
     let gateway = Gateway::start_with("", with(&time)).await;
@@ -57,7 +57,7 @@ async fn issue(gateway: &Gateway, more: &str) -> String {
     text(&call(gateway, ISSUE, "apk_one", &passport(more)).await, "token").unwrap().to_owned()
 }
 
-/// The passport as the gateway would have issued it so many seconds later.
+/// The claims of a passport issued this many seconds later.
 async fn later(gateway: &Gateway, token: &str, seconds: i64) -> String {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
     let Ok(Json::Object(mut claims)) = Json::parse(&payload) else { panic!("{token}") };
@@ -72,7 +72,7 @@ async fn later(gateway: &Gateway, token: &str, seconds: i64) -> String {
     ring.sign(TokenType::Passport, &Json::Object(claims)).unwrap().0
 }
 
-/// A refund with a passport for the right audience.
+/// A refund with a passport for the correct audience.
 fn refund(amount: &str, token: &str, more: &str) -> String {
     common::refund(amount, &format!(r#", "passport": "{token}", "audience": "mcp://shop"{more}"#))
 }
@@ -206,7 +206,7 @@ async fn passport_bounds_action_and_is_single_use() {
     assert_denied(&gateway.decide("apk_two", &refund("4900", &token, "")).await, "passport.tenant");
     assert_denied(&gateway.decide("apk_one", &refund("4900", "not-a-token", "")).await, "passport.malformed");
 
-    // Nothing of that used it up, and nor does looking.
+    // Neither these denials nor verification spend it.
     for mode in ["monitor", "warn"] {
         let response =
             gateway.decide("apk_one", &refund("4900", &token, &format!(r#", "mode": "{mode}""#))).await;
@@ -224,7 +224,7 @@ async fn passport_bounds_action_and_is_single_use() {
     let last = &events[events.len() - 2];
     assert_eq!(text(last, "reason_code"), Some("passport.replayed"));
     assert!(text(last, "passport_jti").unwrap().starts_with("ap_"));
-    assert!(!format!("{events:?}").contains(token.rsplit('.').next().unwrap()), "the token is in the ledger");
+    assert!(!format!("{events:?}").contains(token.rsplit('.').next().unwrap()), "the token must not be in the ledger");
     gateway.stop().await;
 }
 
@@ -275,7 +275,7 @@ async fn policies_read_passport_claims() {
         let response = gateway.decide("apk_one", &refund("1", &token, r#", "user_id": "u7""#)).await;
         assert_eq!(text(&response, "decision"), Some(decision), "{tier}");
     }
-    // What a body says about a passport is not a passport.
+    // Claims in the request body are ignored.
     let body = common::refund("1", r#", "user_id": "u7", "risk_tier": "low""#);
     assert_eq!(text(&gateway.decide("apk_one", &body).await, "decision"), Some("deny"));
     gateway.stop().await;
@@ -309,7 +309,7 @@ async fn passport_ends_by_expiry_or_revocation() {
     assert_eq!(verify("apk_one", &token, "").await, "[]");
     time.fetch_add(1, Ordering::SeqCst);
     assert_eq!(verify("apk_one", &token, "").await, r#"["passport.expired"]"#);
-    // A clock that steps back revives nothing.
+    // A clock that steps back does not revive it.
     time.fetch_sub(200, Ordering::SeqCst);
     assert_eq!(verify("apk_one", &token, "").await, r#"["passport.expired"]"#);
     assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.expired");
@@ -334,7 +334,7 @@ async fn passport_ends_by_expiry_or_revocation() {
     gateway.stop().await;
 }
 
-/// Who looks at a token: the gateway that decides, the gateway that is asked to verify, and a client on its own.
+/// The verifiers: the gateway's decision, its verification, and an offline client.
 struct Readers {
     gateway: Gateway,
     offline: ActPass,
@@ -346,18 +346,18 @@ impl Readers {
         Self { gateway, offline }
     }
 
-    /// What the client believes of its tenant is wrong, and the issuer is not its base URL: the gateway knows both.
+    /// The client's tenant is wrong and its issuer is not its base URL; the gateway knows both.
     fn client(gateway: &Gateway) -> ActPass {
         ActPass::builder().api_key("apk_one").tenant_id("hint").base_url(&gateway.url).build().unwrap()
     }
 
-    /// Why they refuse the token as it is shown to `audience`, which must be the same for all of them; `None` if they
-    /// do not.
+    /// Returns the reason with which all verifiers reject the token for `audience`; `None` if all
+    /// accept it.
     async fn refuse(&self, token: &str, audience: &str) -> Option<String> {
         let quoted = Json::from(token).to_string();
         let (with_token, shown) =
             (format!(r#", "passport": {quoted}, "audience": "{audience}""#), Json::from(audience));
-        // It only looks, so that nothing is used up.
+        // In a mode that spends nothing.
         let decided = self
             .gateway
             .decide("apk_one", &common::refund("1", &(with_token + r#", "mode": "monitor""#)))
@@ -389,12 +389,12 @@ fn errors(verified: &Json) -> Vec<String> {
     errors.iter().map(|error| error.as_str().unwrap().to_owned()).collect()
 }
 
-/// Every byte of a passport changed in several ways, by a seed, and every forgery worth trying: denied, for the right
-/// reason, and for the same one by the gateway's decision, its verification, and a client that verifies offline with the
-/// gateway's keys.
+/// Every byte of a passport changed in several seeded ways, and all known forgeries: each is
+/// rejected for the correct reason, identically by the gateway's decision, its verification, and an
+/// offline client with the gateway's keys.
 #[tokio::test]
 async fn all_verifiers_reject_damaged_tokens_alike() {
-    // A client has the system's clock.
+    // A client uses the system clock.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let time = Arc::new(AtomicU64::new(now - 1000));
     let gateway = Gateway::start_with("", with(&time)).await;
@@ -407,7 +407,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
     let past = issue_at(&gateway, now - 1000, &time).await;
     let token = issue_at(&gateway, now, &time).await;
     let future = later(&gateway, &token, 1000).await;
-    // Another gateway of the same name.
+    // Another gateway with the same name.
     let (other, elsewhere) = start().await;
     let foreign = issue_at(&other, now, &elsewhere).await;
     other.stop().await;
@@ -423,14 +423,14 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
     let unsigned = |header: &str| format!("{}.{}.", encode(header.replace("KID", &kid)), parts[1]);
     let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
     let richer = encode(claims.replace("10000", "90000"));
-    // The public key as the secret of an HMAC, for a reader that lets the token choose.
+    // The public key as an HMAC secret (algorithm confusion).
     let jwks = readers.gateway.client.get(format!("{}/.well-known/jwks.json", readers.gateway.url));
     let (_, jwks) = json(jwks.send().await.unwrap()).await;
     let Some(Json::Array(keys)) = jwks.member("keys") else { panic!("{jwks}") };
     let public = URL_SAFE_NO_PAD.decode(text(&keys[0], "x").unwrap()).unwrap();
     let input = format!("{}.{}", encode(format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#)), parts[1]);
     let hmac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &public), input.as_bytes());
-    // A key of one's own, under the gateway's name for its key.
+    // The attacker's key under the gateway's key id.
     let own = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
     let input_own = format!("{}.{richer}", parts[0]);
     let signed_own = format!("{input_own}.{}", encode(own.sign(input_own.as_bytes())));
@@ -447,9 +447,9 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
         ("alg missing", with_header(r#"{"kid":"KID"}"#), shop("passport.malformed")),
         ("kid missing", with_header(r#"{"alg":"EdDSA"}"#), shop("passport.malformed")),
         ("kid empty", with_header(r#"{"alg":"EdDSA","kid":""}"#), shop("passport.malformed")),
-        ("kid of nobody", with_header(r#"{"alg":"EdDSA","kid":"k"}"#), shop("passport.unknown_key")),
+        ("unknown kid", with_header(r#"{"alg":"EdDSA","kid":"k"}"#), shop("passport.unknown_key")),
         (
-            "a key brought along",
+            "embedded JWK",
             with_header(r#"{"alg":"EdDSA","kid":"KID","jwk":{}}"#),
             shop("passport.malformed"),
         ),
@@ -474,7 +474,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
             shop("passport.malformed"),
         ),
         (
-            "the same header in other words",
+            "the same header, formatted differently",
             with_header(r#"{"kid":"KID","alg":"EdDSA"}"#),
             shop("passport.signature"),
         ),
@@ -509,7 +509,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
                 continue;
             }
             if at < parts[0].len() {
-                // A client without keys does not wait before it fetches them for an unknown key.
+                // A client without keys does not wait before fetching them for an unknown key.
                 readers.offline = Readers::client(&readers.gateway);
             }
             let reason = readers.refuse(&changed, "mcp://shop").await;
@@ -549,7 +549,7 @@ async fn concurrent_requests_use_passport_once() {
         let again = gateway.decide("apk_one", body).await;
         match text(response, "decision") {
             Some("allow") => common::assert_repeats(&again, response),
-            // What was denied is decided anew.
+            // A denial is decided again.
             _ => assert_denied(&again, "passport.replayed"),
         }
     }

@@ -1,4 +1,4 @@
-//! The program itself: started, signalled, killed, and its command line.
+//! The program: start, signals, crashes, command line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -15,7 +15,7 @@ use actpass_protocol::{Json, hash_payload};
 use common::{PREFLIGHT, refund, text};
 use tempfile::TempDir;
 
-/// The running program.
+/// A running gateway process.
 struct Running {
     child: Child,
     url: String,
@@ -25,7 +25,7 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
-        // Each has its own, also of several in one folder.
+        // Distinct, even with several in one directory.
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let log = folder.join(format!("log{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&log).unwrap();
@@ -47,7 +47,7 @@ impl Running {
         Self::start(folder, &["serve", "--config", "gateway.toml"])
     }
 
-    /// Its exit code and all that it still printed, after this signal.
+    /// Sends the signal; returns the exit code and the remaining output.
     fn end(mut self, signal: &str) -> (Option<i32>, String, String) {
         let process = self.child.id();
         let killed = Command::new("sh").arg("-c").arg(format!("kill -{signal} {process}")).status().unwrap();
@@ -59,7 +59,7 @@ impl Running {
     }
 }
 
-/// A test that fails leaves nothing running.
+/// Kills the process if a test fails.
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -112,7 +112,7 @@ async fn dev_is_ready_when_it_reports_listening() {
         assert_eq!(text(&response, "reason_code"), Some("refund.small_in_scope"));
     }
     assert!(folder.path().join(".actpass/dev.db").exists());
-    let page = format!("approve at {}/ with the operator's key apdv_dev\n", gateway.url);
+    let page = format!("approve at {}/ with the operator key apdv_dev\n", gateway.url);
     let (code, rest, _) = gateway.end("INT");
     assert_eq!((code, rest), (Some(0), page));
 }
@@ -125,22 +125,23 @@ async fn sigterm_drains_requests() {
     let url = gateway.url.clone();
     decide(&client, &url, "apk_dev", refund("1", "")).await.unwrap();
 
-    // A request that is half sent when the signal comes.
+    // A request that is incomplete when the signal arrives.
     let mut half = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let body = refund("4900", "");
     let head = format!(
-        "POST {PREFLIGHT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
+        "POST {PREFLIGHT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_dev\r\nexpect: \
+        100-continue\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     half.write_all(head.as_bytes()).unwrap();
-    // The gateway asks for the body: it has begun.
+    // The gateway asks for the body, so the request has begun.
     let mut begun = [0; 25];
     half.read_exact(&mut begun).unwrap();
     assert!(begun.starts_with(b"HTTP/1.1 100 Continue\r\n"));
 
     let ending = std::thread::spawn(move || gateway.end("TERM"));
-    // It takes no new connections once it has heard the signal.
+    // After the signal, new connections are refused.
     while std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).is_ok() {
         tokio::task::yield_now().await;
     }
@@ -155,7 +156,7 @@ async fn sigterm_drains_requests() {
     let (code, _, log) = ending.join().unwrap();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("stopped"), "{log}");
-    assert!(!folder.path().join(".actpass/dev.db-wal").exists(), "the store was not flushed");
+    assert!(!folder.path().join(".actpass/dev.db-wal").exists(), "the write-ahead log was not removed");
     let again = Running::dev(folder.path());
     let verified = read(&client, &format!("{}/api/v1/evidence/chains/decisions/verify", again.url)).await;
     assert_eq!(verified.member("length").unwrap().to_string(), "2");
@@ -175,7 +176,7 @@ async fn blocked_log_does_not_block_gateway() {
     let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
     let gateway = Running { child, url, out, log: PathBuf::new() };
     let client = common::client();
-    // More lines than a pipe holds.
+    // More lines than fit into a pipe.
     for _ in 0..1000 {
         let health = client.get(format!("{}/healthz", gateway.url)).send().await.unwrap();
         assert_eq!(health.status(), 200);
@@ -285,7 +286,7 @@ async fn signing_keys_rotate_while_running() {
     std::fs::write(folder.path().join("master.key"), "07".repeat(32)).unwrap();
     let rotate = &["keys", "rotate", "--config", "gateway.toml"];
     let early = run(folder.path(), rotate);
-    assert_eq!(early.status.code(), Some(1), "there is no data file yet");
+    assert_eq!(early.status.code(), Some(1), "the data file does not exist yet");
 
     let gateway = Running::start(folder.path(), &["serve", "--config", "gateway.toml"]);
     let client = common::client();
@@ -312,7 +313,7 @@ async fn signing_keys_rotate_while_running() {
     let (_, _, log) = gateway.end("TERM");
     assert!(!log.contains("eyJ") && !log.contains("0707"), "{log}");
 
-    // Another master key does not open them, and the one in the environment is the same as in the file.
+    // Another master key does not open them; the environment variable is equivalent to the file.
     std::fs::write(folder.path().join("master.key"), "08".repeat(32)).unwrap();
     for arguments in [&rotate[..], &["serve", "--config", "gateway.toml"]] {
         let wrong = run(folder.path(), arguments);
@@ -353,7 +354,7 @@ async fn vault_commands_work_while_running_and_reveal_nothing() {
         let mut command = command(folder.path(), &arguments);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It may have refused already, and then does not read.
+        // It may have exited without reading.
         let _ = child.stdin.take().unwrap().write_all(given);
         let output = child.wait_with_output().unwrap();
         assert!(!out(&output).contains(TOKEN) && !err(&output).contains(TOKEN), "{output:?}");
@@ -364,7 +365,7 @@ async fn vault_commands_work_while_running_and_reveal_nothing() {
         |more: &[&str], given: &[u8]| vault(&[&["set", "refunds.create"], &place[..], more].concat(), given);
 
     let (code, _, error) = set(&[], TOKEN.as_bytes());
-    assert!(code == Some(1) && error.contains("data.db"), "no gateway has been there: {error}");
+    assert!(code == Some(1) && error.contains("data.db"), "the data file does not exist: {error}");
     let gateway = Running::start(folder.path(), &["serve", "--config", "gateway.toml"]);
     let client = common::client();
     let decide = async || decide(&client, &gateway.url, "apk_one", refund("4900", "")).await.unwrap();
@@ -381,7 +382,7 @@ async fn vault_commands_work_while_running_and_reveal_nothing() {
         (
             &["remove", "t", "--config", "gateway.toml", "--tenant", "one"],
             b"",
-            "has no credential for the tool \"t\"",
+            "has no credential for tool \"t\"",
         ),
     ] {
         let (code, printed, error) = vault(arguments, given);
@@ -437,7 +438,7 @@ async fn vault_commands_work_while_running_and_reveal_nothing() {
     let (_, listed, _) = vault(&["list", "--config", "gateway.toml", "--tenant", "two"], b"");
     assert_eq!(listed, "");
 
-    // A master key that is not the gateway's would seal what the gateway cannot open.
+    // A different master key would seal credentials that the gateway cannot open.
     let other = command(folder.path(), &["vault", "set", "t", "--config", "keyless.toml", "--tenant", "one"])
         .env("ACTPASS_MASTER_KEY", "08".repeat(32))
         .output()
@@ -480,7 +481,12 @@ fn policy_commands_check_and_test() {
 
     let hash = hash_payload(&Json::parse(policy.as_bytes()).unwrap()).unwrap();
     for (arguments, code, printed, complained) in [
-        (&["policy", "check", "good.json"][..], 0, format!("id       p\nversion  3\nhash     {hash}\nrules    1\n"), ""),
+        (
+            &["policy", "check", "good.json"][..],
+            0,
+            format!("id       p\nversion  3\nhash     {hash}\nrules    1\n"),
+            "",
+        ),
         (&["policy", "check", "bad.json"], 1, String::new(), "bad.json: rule \"r\": when: missing"),
         (&["policy", "check", "bad.json"], 1, String::new(), "bad.json: version: missing"),
         (&["policy", "check", "missing.json"], 1, String::new(), "missing.json: "),
@@ -488,8 +494,10 @@ fn policy_commands_check_and_test() {
         (
             &["policy", "test", "good.json", "fail.json"],
             1,
-            "FAIL other tool\n  - expected decision: allow\n  + actual   decision: deny\n1 passed, 1 failed\n".to_owned(),
-            "good.json does not decide as expected",
+            "FAIL other tool\n  - expected decision: allow\n  + actual   decision: deny\n1 passed, 1 \
+            failed\n"
+                .to_owned(),
+            "good.json: decisions differ from expectations",
         ),
         (&["policy", "test", "good.json", "none.json"], 1, String::new(), "at least one case"),
         (&["policy", "test", "good.json", "unknown.json"], 1, String::new(), "unknown member \"tol\""),
@@ -513,8 +521,8 @@ fn policy_check_fails_dead_rules_and_warns_open_arguments() {
     let never = policy(r#"{"path": "tool", "operator": "<=", "value": 5}"#, "allow");
     let open = policy(r#"{"path": "args.amount", "operator": "<=", "value": 5}"#, "allow");
     for (text, code, complained) in [
-        (&never, 1, "error: rule \"r\": can never hold"),
-        (&open, 0, "warning: rule \"r\": allows any other argument"),
+        (&never, 1, "error: rule \"r\": never matches"),
+        (&open, 0, "warning: rule \"r\": allows arguments that it does not check"),
         (&open.replace("allow", "deny"), 0, ""),
     ] {
         std::fs::write(folder.path().join("policy.json"), text).unwrap();
@@ -575,7 +583,7 @@ async fn log_has_actor_action_and_decision() {
     ] {
         assert_eq!(text(&line, field), Some(expected), "{field} of {line}");
     }
-    // With another level there is less; the command line has the last word.
+    // A lower level logs less; the command line takes precedence.
     for arguments in [&["--log-level", "warn"][..], &["--log-level", "error"]] {
         let arguments = [&["serve", "--config", "gateway.toml"], arguments].concat();
         let gateway = Running::start(folder.path(), &arguments);
@@ -593,7 +601,7 @@ async fn survives_file_descriptor_exhaustion() {
     let folder = TempDir::new().unwrap();
     let gateway = Running::dev(folder.path());
     let client = common::client();
-    // A connection that is there goes on, whatever happens to new ones.
+    // Open connections continue.
     decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
     let process = i32::try_from(gateway.child.id()).ok().and_then(Pid::from_raw);
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap().count() as u64;
@@ -601,7 +609,7 @@ async fn survives_file_descriptor_exhaustion() {
     prlimit(process, Resource::Nofile, limit(open + 2)).unwrap();
     let address = gateway.url.strip_prefix("http://").unwrap();
     let waiting: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-    let logged = || std::fs::read_to_string(&gateway.log).unwrap().contains("no connection could be taken");
+    let logged = || std::fs::read_to_string(&gateway.log).unwrap().contains("accept failed");
     while !logged() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -612,7 +620,7 @@ async fn survives_file_descriptor_exhaustion() {
     assert_eq!(text(&response, "decision"), Some("allow"));
     let (code, _, log) = gateway.end("TERM");
     assert_eq!(code, Some(0));
-    assert!(log.matches("no connection could be taken").count() <= 2, "as often as every 10 s: {log}");
+    assert!(log.matches("accept failed").count() <= 2, "at most every 10 s: {log}");
 }
 
 #[test]
@@ -626,7 +634,7 @@ fn config_check_does_not_start_gateway() {
     let good = check(&whole, &["--deny-warnings"]);
     assert_eq!(good.status.code(), Some(0), "{}{}", out(&good), err(&good));
     assert!(out(&good).contains("gateway.toml: can be used; 2 tenants, 0 warnings"), "{}", out(&good));
-    assert!(!folder.path().join("data.db").exists(), "nothing was started");
+    assert!(!folder.path().join("data.db").exists(), "no gateway was started");
 
     let wrong = check(&common::config("body_bytes = 0\nburst = 1"), &[]);
     assert_eq!(wrong.status.code(), Some(2));
@@ -642,7 +650,7 @@ fn config_check_does_not_start_gateway() {
         .replace("127.0.0.1:0", "0.0.0.0:8787");
     let found = check(&doubtful, &[]);
     assert_eq!(found.status.code(), Some(0), "{}", err(&found));
-    for warning in ["warning: limits.body_bytes: ", "warning: issuer: missing", "few different bytes"] {
+    for warning in ["warning: limits.body_bytes: ", "warning: issuer: missing", "few distinct bytes"] {
         assert!(out(&found).contains(warning), "{warning}: {}", out(&found));
     }
     assert_eq!(check(&doubtful, &["--deny-warnings"]).status.code(), Some(1));
@@ -686,12 +694,12 @@ fn tools_commands_scan_and_check() {
     for (arguments, code, printed, complained) in [
         (&["tools", "scan", "bad.json"][..], 1, "", "bad.json: expected an MCP tools/list result"),
         (&["tools", "scan", "tools.json"], 0, "actpass.lock: 1 tools\n", ""),
-        (&["tools", "check", "tools.json"], 0, "1 tools, all as in actpass.lock\n", ""),
+        (&["tools", "check", "tools.json"], 0, "1 tools, all match actpass.lock\n", ""),
         (
             &["tools", "check", "changed.json"],
             1,
             "gmail.send: gained inputSchema.properties.bcc\nslack.post: is new\n",
-            "changed.json differs from actpass.lock in 2 things",
+            "changed.json differs from actpass.lock: 2 differences",
         ),
         (&["tools", "check", "tools.json", "--lock", "tools.json"], 1, "", "tools.json: version: missing"),
     ] {
@@ -703,7 +711,7 @@ fn tools_commands_scan_and_check() {
     assert!(!folder.path().join("actpass.lock.new").exists());
 }
 
-/// The events of an export with other content, chained anew, as a forger does who knows the form.
+/// Replaces content of an export and recomputes the hash chain, as a forger would.
 fn rehashed(events: &[String]) -> Vec<String> {
     let mut previous = "0".repeat(64);
     let again = |(seq, event): (usize, &String)| {
@@ -764,17 +772,17 @@ async fn chain_exports_while_running_and_verifies_offline() {
     const KEYS: &[&str] = &["--jwks", "jwks.json"];
     let whole = format!("5 events, head {head}, whole\n");
     for (lines, more, code, said) in [
-        (&lines[..], KEYS, 0, "\nsigned: the chain \"decisions\" of the tenant \"dev\" at 2"),
-        (&lines, &["--head", head], 0, "\nsignature not checked: "),
+        (&lines[..], KEYS, 0, "\nsigned: chain \"decisions\" of tenant \"dev\" at 2"),
+        (&lines, &["--head", head], 0, "\nsignature not verified: "),
         (&lines[..5], &[], 0, "\nnot signed: "),
     ] {
         let (found, out) = verify(lines, more);
         assert!(found == Some(code) && out.starts_with(&whole) && out.contains(said), "{more:?}: {out}");
     }
     for (lines, more, said) in [
-        (&lines[..], &["--require-signature"][..], "there are no public keys to check it with"),
-        (&lines[..5], &["--require-signature"], "it is not signed"),
-        (&lines[..5], KEYS, "it is not signed"),
+        (&lines[..], &["--require-signature"][..], "no public keys are given"),
+        (&lines[..5], &["--require-signature"], "the export is not signed"),
+        (&lines[..5], KEYS, "the export is not signed"),
         (&lines, &["--jwks", "nothing"], "nothing: "),
         (&lines, &["--jwks", "export"], "export: expected a JWK Set: "),
     ] {
@@ -788,7 +796,7 @@ async fn chain_exports_while_running_and_verifies_offline() {
         change(&mut damaged);
         damaged
     };
-    // Re-hashed, and the signature left as it was.
+    // Recomputed hashes with the original signature.
     let forge = |change: &dyn Fn(&mut Vec<String>)| {
         let mut events = lines[..5].to_vec();
         change(&mut events);
@@ -801,79 +809,79 @@ async fn chain_exports_while_running_and_verifies_offline() {
     };
     let edited = |at: usize, what: &str| format!("line {}: event {} ({}): {what}", at + 1, at + 1, name(at));
     for (damaged, more, expected) in [
-        (damage(&|lines| deny(&mut lines[1])), KEYS, edited(1, "it was edited")),
-        (damage(&|lines| deny(&mut lines[4])), KEYS, edited(4, "it was edited")),
+        (damage(&|lines| deny(&mut lines[1])), KEYS, edited(1, "edited: the hash does not match")),
+        (damage(&|lines| deny(&mut lines[4])), KEYS, edited(4, "edited: the hash does not match")),
         (
             damage(&|lines| drop(lines.remove(2))),
             KEYS,
-            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+            format!("line 3: event 3 ({}): found event 4, expected event 3", name(3)),
         ),
         (
             damage(&|lines| lines.swap(2, 3)),
             KEYS,
-            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+            format!("line 3: event 3 ({}): found event 4, expected event 3", name(3)),
         ),
         (
             damage(&|lines| lines.swap(3, 4)),
             KEYS,
-            format!("line 4: event 4 ({}): it is event 5 where event 4 must be", name(4)),
+            format!("line 4: event 4 ({}): found event 5, expected event 4", name(4)),
         ),
         (
             damage(&|lines| lines[2] = lines[1].clone()),
             KEYS,
-            format!("line 3: event 3 ({}): it is event 2 where event 3 must be", name(1)),
+            format!("line 3: event 3 ({}): found event 2, expected event 3", name(1)),
         ),
         (
             damage(&|lines| lines.insert(5, "null".to_owned())),
             KEYS,
-            "line 6: event 6: it is not an event".to_owned(),
+            "line 6: event 6: not an event".to_owned(),
         ),
         (
             damage(&|lines| lines.push(lines[4].clone())),
             KEYS,
-            "line 7: the export goes on after its signature".to_owned(),
+            "line 7: unexpected data after the signature".to_owned(),
         ),
-        // At the end only the signature tells.
+        // Only the signature detects changes at the end.
         (
             damage(&|lines| drop(lines.remove(4))),
             KEYS,
-            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+            "line 5: event 5: missing; 5 events are signed".to_owned(),
         ),
         (
             damage(&|lines| drop(lines.drain(2..5))),
             KEYS,
-            "line 3: event 3: it is missing; 5 events were signed".to_owned(),
+            "line 3: event 3: missing; 5 events are signed".to_owned(),
         ),
         (
             damage(&|lines| drop(lines.remove(4))),
             &[],
-            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+            "line 5: event 5: missing; 5 events are signed".to_owned(),
         ),
-        (forge(&|events| deny(&mut events[1])), KEYS, edited(4, "it is not the event that was signed")),
-        (forge(&|events| deny(&mut events[4])), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| deny(&mut events[1])), KEYS, edited(4, "differs from the signed event")),
+        (forge(&|events| deny(&mut events[4])), KEYS, edited(4, "differs from the signed event")),
         (forge(&|events| drop(events.remove(1))), KEYS, "line 5: event 5: it is missing".to_owned()),
-        (forge(&|events| events.swap(0, 1)), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| events.swap(0, 1)), KEYS, edited(4, "differs from the signed event")),
         (
             forge(&|events| events.swap(3, 4)),
             KEYS,
-            format!("line 5: event 5 ({}): it is not the event that was signed", name(3)),
+            format!("line 5: event 5 ({}): differs from the signed event", name(3)),
         ),
         (
             forge(&|events| events.push(events[0].clone())),
             KEYS,
-            format!("line 6: event 6 ({}): it was added; 5 events were signed", name(0)),
+            format!("line 6: event 6 ({}): added after signing; 5 events are signed", name(0)),
         ),
-        (forge(&|events| deny(&mut events[1])), &[], edited(4, "it is not the event that was signed")),
-        (damage(&|lines| lines.truncate(4)), &["--head", head], "the chain ends with event 4".to_owned()),
-        (Vec::new(), &[], "there are no events".to_owned()),
-        (lines[5..].to_vec(), KEYS, "there are no events".to_owned()),
+        (forge(&|events| deny(&mut events[1])), &[], edited(4, "differs from the signed event")),
+        (damage(&|lines| lines.truncate(4)), &["--head", head], "the chain ends at event 4".to_owned()),
+        (Vec::new(), &[], "the export has no events".to_owned()),
+        (lines[5..].to_vec(), KEYS, "the export has no events".to_owned()),
     ] {
         let (code, said) = verify(&damaged, more);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(&expected), "{said}\nexpected: {expected}");
     }
 
-    // A signature that fits what was forged, by whoever has no key of the gateway's.
+    // A signature for the forged chain by an attacker without the gateway's key.
     let forged = forge(&|events| deny(&mut events[1]));
     let forged_head = Json::parse(forged[4].as_bytes()).unwrap();
     let claims = format!(
@@ -899,30 +907,30 @@ async fn chain_exports_while_running_and_verifies_offline() {
         let (code, out) = verify(&with, KEYS);
         assert!(code == Some(1) && out.contains(said), "{out}");
     }
-    // Without the keys nobody can know, and that is said.
+    // Without keys, the signature is reported as not verified.
     let with =
         [&forged[..5], &[format!(r#"{{"signature":"{}"}}"#, signed_by_own(TokenType::ChainHead, kid))]]
             .concat();
     let (code, out_) = verify(&with, &[]);
     assert!(
-        code == Some(0) && out_.contains("\nsignature not checked: anyone can have written it"),
+        code == Some(0) && out_.contains("\nsignature not verified: pass the gateway's public keys"),
         "{out_}"
     );
 
     std::fs::write(folder.path().join("export"), [lines[0].as_bytes(), b"\n{\"a\":\"\xff\"}"].concat())
         .unwrap();
     let no_text = run(folder.path(), &["evidence", "verify", "export"]);
-    assert!(err(&no_text).contains("line 2: event 2: it is not an event"), "{}", err(&no_text));
+    assert!(err(&no_text).contains("line 2: event 2: not an event"), "{}", err(&no_text));
     let missing = run(folder.path(), &["evidence", "verify", "nothing"]);
     assert!(err(&missing).starts_with("nothing: "), "{}", err(&missing));
 
-    // The key that sealed the signing keys is not there, or is another.
+    // Missing or different master key.
     std::fs::rename(folder.path().join(".actpass/dev.db.master-key"), folder.path().join("master-key"))
         .unwrap();
     let unsigned = export("dev", "decisions");
     assert_eq!(
         (unsigned.status.code(), err(&unsigned)),
-        (Some(0), "not signed: there is no master key\n".to_owned())
+        (Some(0), "not signed: no master key is configured\n".to_owned())
     );
     assert_eq!(out(&unsigned).lines().count(), 6);
     std::fs::write(folder.path().join(".actpass/dev.db.master-key"), "07".repeat(32)).unwrap();
@@ -939,7 +947,7 @@ async fn chain_exports_while_running_and_verifies_offline() {
     assert_eq!((given.status.code(), out(&given).lines().count()), (Some(0), 7), "{}", err(&given));
 }
 
-/// Answered means recorded: whatever moment the process dies at.
+/// Every response is recorded, regardless of when the process is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigkill_under_load_loses_no_response() {
     let folder = TempDir::new().unwrap();
@@ -951,7 +959,7 @@ async fn sigkill_under_load_loses_no_response() {
 async fn sigkill_under_load_loses_no_response_on_postgresql() {
     let folder = TempDir::new().unwrap();
     let Some(_) = settings_with_database(folder.path()) else { return };
-    // What one gateway was killed over, the other must not wait for long.
+    // One gateway's crash must not block the other for long.
     let other = Running::serve(folder.path());
     survive_kills(8, "apk_one", || Running::serve(folder.path())).await;
     decide(&common::client(), &other.url, "apk_one", refund("1", "")).await.unwrap();
@@ -959,11 +967,11 @@ async fn sigkill_under_load_loses_no_response_on_postgresql() {
 
 async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> Running) {
     const CLIENTS: usize = 32;
-    /// How many decisions are answered before each kill.
+    /// Number of decisions before each kill.
     const ANSWERS: usize = 64;
 
     let http = common::client();
-    // What each idempotency key was answered.
+    // Responses by idempotency key.
     let mut known: HashMap<String, String> = HashMap::new();
     for round in 0..kills {
         let mut gateway = start();
@@ -984,7 +992,7 @@ async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> 
                                 answered.fetch_add(1, Ordering::SeqCst);
                             }
                             Err(error) => {
-                                assert!(error.status().is_none(), "answered with an error: {error}");
+                                assert!(error.status().is_none(), "unexpected error response: {error}");
                                 assert!(killed.load(Ordering::SeqCst), "failed before the kill: {error}");
                                 break;
                             }
@@ -995,7 +1003,7 @@ async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> 
             })
             .collect();
         while answered.load(Ordering::SeqCst) < ANSWERS {
-            assert!(clients.iter().all(|client| !client.is_finished()), "a client ended before the kill");
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client stopped before the kill");
             tokio::task::yield_now().await;
         }
         killed.store(true, Ordering::SeqCst);
@@ -1022,7 +1030,7 @@ async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> 
     assert_eq!(recorded.len(), events.len());
     assert_eq!(verified.member("length").unwrap().to_string(), events.len().to_string());
 
-    // And a client that asks again after the crash gets its answer again.
+    // A retry after the crash returns the same response.
     for (key, event) in known.iter().take(50) {
         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
         let again = decide(&client, &gateway.url, api_key, body).await.unwrap();
@@ -1030,7 +1038,8 @@ async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> 
     }
 }
 
-/// Writes the settings of gateways that share a new database; its URL. `None` where there is no PostgreSQL.
+/// Writes settings of gateways that share a new database and returns its URL; `None` if PostgreSQL
+/// is not available.
 #[cfg(unix)]
 fn settings_with_database(folder: &Path) -> Option<String> {
     let url = common::database_url()?;
@@ -1045,7 +1054,7 @@ fn settings_with_database(folder: &Path) -> Option<String> {
     Some(url)
 }
 
-/// Sends a body `count` times over both gateways, many at once; the answers' texts.
+/// Sends a body `count` times concurrently over both gateways and returns the responses.
 #[cfg(unix)]
 async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> {
     const AT_ONCE: usize = 100;
@@ -1114,7 +1123,7 @@ async fn two_gateways_share_one_database() {
     assert_eq!((answers.len(), allowed, count(&answers, "passport.replayed")), (RACERS, 1, RACERS - 1));
     assert_eq!(length().await, 1 + RACERS);
 
-    // One that is revoked at the other gateway.
+    // Revoked at the other gateway.
     let revoked = post(&gateways[0], "apk_one", "passports/issue", asked).await;
     let body = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
     post(&gateways[1], "apk_one", "passports/revoke", &body).await;
@@ -1122,7 +1131,8 @@ async fn two_gateways_share_one_database() {
     let denied = decide(&client, &gateways[0].url, "apk_one", refund("1", &shown)).await.unwrap();
     assert_eq!(text(&denied, "reason_code"), Some("passport.revoked"));
 
-    // An approval: asked for at one, decided at the other while somebody waits at the first, spent once.
+    // An approval: opened at one gateway, decided at the other during a wait at the first, spent
+    // once.
     let before = length().await;
     let asks = decide(&client, &gateways[0].url, "apk_one", refund("25000", "")).await.unwrap();
     let id = text(&asks, "approval_request_id").unwrap();
@@ -1132,7 +1142,7 @@ async fn two_gateways_share_one_database() {
     let started = std::time::Instant::now();
     let (waited, _) = tokio::join!(waiting, post(&gateways[1], "apdv_one", &approve, "{}"));
     assert_eq!(text(&waited, "status"), Some("approved"));
-    assert!(started.elapsed() < std::time::Duration::from_secs(20), "it waited to the end");
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "waited until the timeout");
     let named = format!(r#", "approval_request_id": "{id}""#);
     let answers = race(&gateways, 200, &refund("25000", &named)).await;
     assert_eq!((count(&answers, "approval.approved"), count(&answers, "approval.spent")), (1, 199));
@@ -1147,7 +1157,7 @@ async fn two_gateways_share_one_database() {
     repeated.iter().for_each(|again| common::assert_repeats(again, first[0]));
     assert_eq!(length().await, before + 203);
 
-    // And what an operator does beside them.
+    // Commands during operation.
     let rotated = run(folder.path(), &["keys", "rotate", "--config", "gateway.toml"]);
     assert_eq!(rotated.status.code(), Some(0), "{}", err(&rotated));
     let later = post(&gateways[0], "apk_one", "passports/issue", asked).await;
@@ -1185,7 +1195,13 @@ async fn database_url_from_environment_reveals_no_password() {
         command
     };
     for (settings, url, code, expected) in [
-        (&settings, url.as_str(), 2, "database_url: the environment has ACTPASS_DATABASE_URL too"),
+        (
+            &settings,
+            url.as_str(),
+            2,
+            "database_url: conflicts with the environment variable \
+        ACTPASS_DATABASE_URL",
+        ),
         (&without, "pg_password_secret", 2, "ACTPASS_DATABASE_URL: expected postgresql://"),
         (&common::config(""), &url, 2, "data: there is ACTPASS_DATABASE_URL too"),
         (&without, &url.replace("pg_", "no_pg_"), 1, "password authentication failed"),
@@ -1204,7 +1220,7 @@ async fn database_url_from_environment_reveals_no_password() {
     let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
     for arguments in [&["keys", "rotate", "--config", "gateway.toml"][..], &export] {
         let (code, error) = early(arguments);
-        assert!(code == Some(1) && error.contains("or by none; start this version on it once"), "{error}");
+        assert!(code == Some(1) && error.contains("start this version once to migrate it"), "{error}");
     }
     let mut child = serve(&without, &url).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -1219,7 +1235,7 @@ async fn database_url_from_environment_reveals_no_password() {
     assert_eq!(both.status.code(), Some(2), "{}", err(&both));
 }
 
-/// Answered means recorded, also when the database's server ends connections in the middle of everything.
+/// Every response is recorded, even if the database server closes connections.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_connections_under_load_lose_no_response() {
@@ -1262,7 +1278,7 @@ async fn killed_connections_under_load_lose_no_response() {
     for _ in 0..KILLS {
         let before = answered.load(Ordering::SeqCst);
         while answered.load(Ordering::SeqCst) < before + CLIENTS {
-            assert!(clients.iter().all(|client| !client.is_finished()), "a client ended too early");
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client stopped early");
             tokio::task::yield_now().await;
         }
         server.run("postgres", &kill).unwrap();

@@ -1,4 +1,4 @@
-//! A gateway with a certificate.
+//! TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -65,7 +65,7 @@ async fn client_uses_custom_ca_and_http2() {
     assert_eq!(blocked.decision().reason_code(), "actpass.unreachable");
     server.stop().await.unwrap();
 
-    // What it says first to a server that offers both.
+    // The protocol it selects when a server offers both.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let first = std::thread::spawn(move || {

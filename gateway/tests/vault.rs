@@ -1,4 +1,4 @@
-//! Credentials: handed out with the answer that allows their use, and found nowhere else.
+//! Credentials: included in allowed responses and nowhere else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -18,7 +18,7 @@ use common::{Gateway, PREFLIGHT, json, refund, text};
 const NOW: i64 = 2_000_000_000;
 const TOKEN: &str = "gateway_vault_secret";
 
-/// A gateway with a vault, a clock, and its data opened beside it.
+/// A gateway with a vault, a test clock, and direct access to its data.
 struct Fixture {
     gateway: Gateway,
     beside: Arc<dyn Store>,
@@ -61,7 +61,7 @@ impl Fixture {
         (status.as_u16(), body)
     }
 
-    /// The members of a preflight that show a new passport.
+    /// Preflight members with a new passport.
     async fn passport(&self) -> String {
         let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
         let issued = self.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
@@ -90,7 +90,8 @@ async fn allowed_call_returns_credential_without_storing_it() {
         assert_eq!(text(&response, "credential.expires_at"), Some("2033-05-18T03:34:20Z"));
         assert_eq!(text(&response, "credential_id"), Some(&*sealed.id));
     }
-    // What is not allowed gets none, nor does another tenant's tool of the same name, or another tool.
+    // No credential without an allow, for another tenant's tool of the same name, or for another
+    // tool.
     for mode in ["enforce", "strict", "warn", "monitor"] {
         let denied =
             fixture.gateway.decide("apk_one", &refund("90000", &format!(r#", "mode": "{mode}""#))).await;
@@ -148,7 +149,7 @@ async fn response_is_not_replayed_after_credential_removal() {
         assert_eq!((status, text(&response, "decision")), (200, Some(decision)), "{why}: {response}");
         assert_ne!(text(&response, "evidence_event_id"), text(&first, "evidence_event_id"), "{why}");
         assert_eq!(text(&response, "credential.token"), token, "{why}");
-        // An `allow` under a key that was answered `allow` before is no new leave.
+        // A replayed `allow` does not permit another execution.
         let marked = response.member("replayed") == Some(&Json::Bool(true));
         assert_eq!(marked, decision == "allow", "{why}: {response}");
         response
@@ -160,19 +161,19 @@ async fn response_is_not_replayed_after_credential_removal() {
     assert_eq!(text(&replaced, "credential_id"), Some(&*next.id));
     let age = replaced.member("replay_age_ms").unwrap().to_string();
     assert!(age.parse::<i64>().unwrap() >= 60_000, "{age}");
-    // That one is the answer now.
+    // That response is now the stored one.
     common::assert_repeats(&fixture.status(&body).await.1, &replaced);
     assert_eq!(fixture.beside.change(vault::remove("one", &next)).await, Ok(TransitionOutcome::Recorded));
     anew("allow", None, "removed").await;
     assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 4);
 
-    // What was allowed without one is repeated without one.
+    // An allow without credential is replayed without one.
     let plain = refund("4900", r#", "idempotency_key": "plain""#);
     let (_, first) = fixture.status(&plain).await;
     let sealed = fixture.set("one", "refunds.create", None).await;
     common::assert_repeats(&fixture.status(&plain).await.1, &first);
     assert_eq!(first.member("credential"), None);
-    // Removing what is no longer there changes and records nothing.
+    // Removing a missing credential changes and records nothing.
     fixture.set("one", "refunds.create", None).await;
     assert_eq!(fixture.beside.change(vault::remove("one", &sealed)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(fixture.gateway.events("apk_one", "vault").await.len(), 5);
@@ -229,7 +230,7 @@ async fn expired_credential_denies_without_spending() {
         assert_eq!(text(&response, "reason_code"), Some("credential.expired"));
         assert!(response.member("credential").is_none() && response.member("credential_id").is_none());
     }
-    // What the policy says of a call that it does not allow stays.
+    // The policy's denial takes precedence.
     let large = fixture.gateway.decide("apk_one", &refund("90000", "")).await;
     assert_eq!(text(&large, "reason_code"), Some("refund.over_limit"));
     let events = fixture.gateway.events("apk_one", "decisions").await;

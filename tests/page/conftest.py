@@ -1,4 +1,4 @@
-"""A gateway, and a browser that looks at its page."""
+"""Fixtures: a gateway and a browser."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-# The page asks the gateway again every few seconds, and a busy machine is slower than that.
+# The page refreshes every few seconds; busy machines are slower.
 expect.set_options(timeout=30_000)
 
 AGENT = "apk_page_secret"
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = os.environ["ACTPASS_GATEWAY"]
 OUTPUT = Path(os.environ["ACTPASS_TEST_OUTPUT"])
 
-# Nothing of the browser's own may go out: what a test sees leave is the page's doing.
+# The browser itself must not send requests, so that all traffic is the page's.
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -28,16 +28,16 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Root has no sandbox.
+# The sandbox is not available to root.
 if os.geteuid() == 0:
     FLAGS.append("--no-sandbox")
 
 
 class Gateway:
-    """A gateway of its own for each test."""
+    """A gateway process for one test."""
 
     def __init__(self, folder):
-        """Writes its settings and starts it."""
+        """Write the settings and start the gateway."""
         keys = [("agent", AGENT, "agent"), ("alice", ALICE, "operator"), ("bob", "apdv_page_bob_secret", "operator")]
         settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\n'
         settings += f"policy = {json.dumps(str(ROOT / 'policies/refunds.json'))}\n"
@@ -58,13 +58,13 @@ class Gateway:
             return json.load(answer)
 
     def ask(self, args=None, goal="Refund order 7731: the parcel arrived broken", **more):
-        """Asks for a refund that needs an approval: its id."""
+        """Request a refund that needs an approval and return the approval's id."""
         args = {"amount": 25000, "currency": "usd", **(args or {})}
         body = {"agent_id": "support", "goal": goal, "tool": "refunds.create", "resource": "order/7731", "args": args}
         return self.call("/api/v1/actions/preflight", {**body, **more})["approval_request_id"]
 
     def approval(self, approval):
-        """What the API says of an approval."""
+        """Return an approval from the API."""
         return self.call(f"/api/v1/approvals/{approval}")
 
     def stop(self):
@@ -77,7 +77,7 @@ class Gateway:
 
 @pytest.fixture
 def gateway(tmp_path):
-    """A gateway that has decided nothing yet."""
+    """Start a new gateway."""
     running = Gateway(tmp_path)
     yield running
     running.stop()
@@ -85,12 +85,12 @@ def gateway(tmp_path):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The browser; without one the tests are skipped on a person's machine, and fail where nobody would notice."""
+    """Start the browser. Without one, skip locally and fail in CI."""
     path = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
     )
     if path is None:
-        missing = "there is no Chromium, so nobody looked at the page: install it, or name it in CHROMIUM"
+        missing = "Chromium is missing: install it or set CHROMIUM to its path"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
@@ -101,10 +101,10 @@ def chromium():
 
 
 class Watch:
-    """What a page did that it must not do."""
+    """Collects violations of a page."""
 
     def __init__(self, page, url):
-        """Begins to watch."""
+        """Start collecting."""
         self.found, self.url = [], url
         page.on("console", self.message)
         page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
@@ -113,24 +113,24 @@ class Watch:
         page.on("requestfailed", self.failed)
 
     def failed(self, request):
-        """What the browser gives up because the page is left did not fail: its icon, if a click comes before it."""
+        """Record failed requests, except those aborted by navigation."""
         if request.failure != "net::ERR_ABORTED" or request.is_navigation_request():
             self.found.append(f"failed: {request.url} {request.failure}")
 
     def message(self, message):
-        """Violations of the content security policy are among the errors."""
+        """Record errors and warnings, including violations of the content security policy."""
         if message.type in ("error", "warning"):
             self.found.append(f"console: {message.text}")
 
     def request(self, request):
-        """Everything is from the gateway."""
+        """Record requests to other origins."""
         if not request.url.startswith(self.url + "/"):
             self.found.append(f"request: {request.url}")
 
 
 @pytest.fixture
 def visit(chromium, gateway):
-    """Makes pages, each a browser of its own, and at the end finds nothing amiss in any."""
+    """Create pages with separate browser contexts; assert at the end that none has violations."""
     opened = []
 
     def page(**settings):
@@ -150,11 +150,11 @@ def visit(chromium, gateway):
 
 @pytest.fixture
 def operator(visit):
-    """Makes pages on which Alice is logged in."""
+    """Create pages on which Alice is logged in."""
 
     def page(**settings):
         page = visit(**settings)
-        page.get_by_label("Operator's API key").fill(ALICE)
+        page.get_by_label("Operator API key").fill(ALICE)
         page.get_by_role("button", name="Log in").click()
         page.get_by_role("button", name="Log out").wait_for()
         return page

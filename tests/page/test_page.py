@@ -1,4 +1,4 @@
-"""The page for the people who approve, in Chromium."""
+"""Test the approvals page in Chromium."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 PICTURES = Path(os.environ["ACTPASS_TEST_OUTPUT"])
 
-# Each of these would show in another way than as text if the page let it.
+# Each of these would be rendered differently if the page interpreted it.
 HOSTILE = {
     "memo": "<script>alert(1)</script><img src=x onerror=alert(2)>",
     "</div><svg onload=alert(3)>": "\"'`&amp;",
@@ -27,12 +27,12 @@ both = pytest.mark.parametrize("script", [True, False], ids=["script", "no scrip
 
 
 def session(page):
-    """The cookie of the session."""
+    """Return the session cookie."""
     return next(cookie for cookie in page.context.cookies() if cookie["name"] == "actpass")
 
 
 @both
-def test_hostile_arguments_are_text_and_can_only_be_rejected_here(gateway, operator, script):
+def test_hostile_arguments_are_text_and_cannot_be_approved(gateway, operator, script):
     approval = gateway.ask(HOSTILE, goal="Pay <b>now</b>\nand ask nobody")
     page = operator(java_script_enabled=script)
     expect(page).to_have_title("(1) Approvals · ActPass")
@@ -44,12 +44,12 @@ def test_hostile_arguments_are_text_and_can_only_be_rejected_here(gateway, opera
     expect(card.locator(".hides")).to_be_visible()
 
     card.get_by_label("Note").fill("asked the customer\nand the bank")
-    # What cannot be seen as it is cannot be approved where it is seen.
+    # Deceptive text cannot be approved on the page.
     expect(card.locator(".withheld")).to_contain_text("cannot be approved here")
     assert card.get_by_role("button", name="Approve").count() == 0
     card.get_by_role("button", name="Reject").click()
     expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
-    expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
+    expect(page.get_by_role("heading", name="No pending requests")).to_be_visible()
     expect(page).to_have_title("Approvals · ActPass")
     assert page.locator("article").count() == 0
     decided = gateway.approval(approval)
@@ -63,7 +63,7 @@ def test_hostile_arguments_are_text_and_can_only_be_rejected_here(gateway, opera
 
 
 @both
-def test_rejected_and_logged_out(gateway, operator, script):
+def test_reject_and_log_out(gateway, operator, script):
     approval = gateway.ask()
     page = operator(java_script_enabled=script)
     cookie = session(page)
@@ -71,14 +71,14 @@ def test_rejected_and_logged_out(gateway, operator, script):
     page.get_by_role("button", name="Reject").click()
     expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
     assert gateway.approval(approval)["status"] == "rejected"
-    page.get_by_role("button", name="Verify all again").click()
+    page.get_by_role("button", name="Verify all events").click()
     expect(page.locator(".state")).to_contain_text("All events are verified")
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Operator's API key")).to_be_visible()
+    expect(page.get_by_label("Operator API key")).to_be_visible()
     assert not [cookie for cookie in page.context.cookies() if cookie["name"] == "actpass"]
 
 
-def test_it_refreshes_itself_and_leaves_what_is_written_alone(gateway, operator):
+def test_refresh_preserves_unsent_notes(gateway, operator):
     first, second = gateway.ask(), gateway.ask({"amount": 31000})
     page = operator(viewport={"width": 900, "height": 2400})
     note = page.locator(f"#{second}").get_by_label("Note")
@@ -89,9 +89,9 @@ def test_it_refreshes_itself_and_leaves_what_is_written_alone(gateway, operator)
     gateway.call(f"/api/v1/approvals/{first}/reject", {}, key=ALICE)
 
     expect(page.locator(f"#{third}")).to_be_visible()
-    expect(page.get_by_role("heading", name="2 waiting")).to_be_visible()
+    expect(page.get_by_role("heading", name="2 pending")).to_be_visible()
     expect(page).to_have_title("(2) Approvals · ActPass")
-    # Nothing under the pointer moved; what is decided says so, and cannot be decided again.
+    # Content under the pointer does not move; a decided request is marked and disabled.
     gone = page.locator(f"#{first}")
     expect(gone.locator(".gone")).to_be_visible()
     expect(gone.locator(".approve")).to_be_disabled()
@@ -100,7 +100,7 @@ def test_it_refreshes_itself_and_leaves_what_is_written_alone(gateway, operator)
     note.press_sequentially("ting")
     expect(note).to_have_value("I am still writing")
 
-    # The one that is written about is decided elsewhere: what was written stays.
+    # A request with an unsent note is decided elsewhere: the note stays.
     gateway.call(f"/api/v1/approvals/{second}/approve", {}, key=ALICE)
     expect(page.locator(f"#{second} .gone")).to_be_visible()
     expect(note).to_have_value("I am still writing")
@@ -108,26 +108,26 @@ def test_it_refreshes_itself_and_leaves_what_is_written_alone(gateway, operator)
     expect(page.locator(".times")).to_contain_text("approved by alice")
 
 
-def test_it_says_when_it_is_not_up_to_date(gateway, operator):
+def test_shows_warning_when_out_of_date(gateway, operator):
     gateway.ask()
     page = operator()
     expect(page.locator("#stale")).to_be_hidden()
     page.route("**/live", lambda route: route.fulfill(status=500, body="no"))
-    expect(page.locator("#stale")).to_have_text("The gateway does not answer as it should, so this is not up to date.")
+    expect(page.locator("#stale")).to_have_text("The gateway does not respond. This page may be out of date.")
     page.unroute("**/live")
     expect(page.locator("#stale")).to_be_hidden()
     page.context.clear_cookies()
-    expect(page.locator("#stale")).to_have_text("Your session has ended. Refresh the page to log in again.")
+    expect(page.locator("#stale")).to_have_text("Your session has ended. Reload the page to log in again.")
     assert all("status of 500" in found or "status of 403" in found for found in page.watch.found)
     page.watch.found.clear()
 
 
-def test_two_clicks_decide_once_and_the_second_person_is_told(gateway, operator):
+def test_double_click_decides_once_and_late_decision_is_reported(gateway, operator):
     approval = gateway.ask()
     page = operator()
     gateway.call(f"/api/v1/approvals/{approval}/reject", {"note": "no"}, key="apdv_page_bob_secret")
     page.locator(f"#{approval}").get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("alert")).to_contain_text("Too late: bob rejected this at")
+    expect(page.get_by_role("alert")).to_contain_text("bob already rejected this at")
     assert [found for found in page.watch.found if "status of 409" not in found] == []
     page.watch.found.clear()
     page.get_by_role("link", name="All requests").click()
@@ -138,13 +138,13 @@ def test_two_clicks_decide_once_and_the_second_person_is_told(gateway, operator)
     expect(page.locator(".done")).to_contain_text("approved by alice")
 
 
-def test_the_keyboard_is_enough(gateway, visit):
+def test_page_is_usable_by_keyboard(gateway, visit):
     approval = gateway.ask()
     page = visit()
-    expect(page.get_by_label("Operator's API key")).to_be_focused()
+    expect(page.get_by_label("Operator API key")).to_be_focused()
     page.keyboard.type(ALICE)
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="1 waiting").wait_for()
+    page.get_by_role("heading", name="1 pending").wait_for()
     stops = []
     for _ in range(8):
         page.keyboard.press("Tab")
@@ -191,7 +191,7 @@ CONTRAST = """() => {
         ("narrow", {"color_scheme": "light", "viewport": {"width": 320, "height": 640}}),
     ],
 )
-def test_it_can_be_read(gateway, operator, name, settings):
+def test_page_is_accessible(gateway, operator, name, settings):
     ask = {"tool": "refunds.create", "resource": "", "agent_id": "support", "goal": "Refund an order"}
     for amount in (4900, 900000):
         body = {**ask, "args": {"amount": amount, "currency": "usd"}}
@@ -202,7 +202,7 @@ def test_it_can_be_read(gateway, operator, name, settings):
     looked, low = page.evaluate(CONTRAST)
     assert low == []
     assert looked > 50
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it does not scroll sideways"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no horizontal scrolling"
     unlabelled = "[...document.querySelectorAll('[type=password], textarea')].filter(i => !i.labels.length).length"
     assert page.evaluate(unlabelled) == 0
     small = "[...document.querySelectorAll('button')].filter(b => b.getBoundingClientRect().height < 32).length"
@@ -210,8 +210,8 @@ def test_it_can_be_read(gateway, operator, name, settings):
     page.screenshot(path=PICTURES / f"page-{name}.png", full_page=True)
 
 
-def test_what_a_page_must_not_do_is_seen(gateway, operator):
-    """The other tests find nothing amiss because nothing is, not because they would not see it."""
+def test_violations_are_detected(gateway, operator):
+    """Verify that the other tests would detect violations."""
     page = operator()
     page.evaluate("""() => {
         document.body.setAttribute("style", "opacity: .5");

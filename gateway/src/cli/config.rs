@@ -9,12 +9,12 @@ use crate::config::Settings;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Prints everything that is wrong with the settings, and what is probably not meant
+    /// Check settings and print all errors and warnings
     Check {
-        /// The settings, a TOML file
+        /// Settings, a TOML file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Fails also if something is only probably not meant
+        /// Exit with an error if there are warnings
         #[arg(long)]
         deny_warnings: bool,
     },
@@ -34,13 +34,13 @@ fn check_config(config: &Path, deny_warnings: bool) -> Result<(), Failure> {
         print(format_args!("warning: {warning}"))?;
     }
     print(format_args!(
-        "{}: can be used; {} tenants, {} warnings",
+        "{}: valid; {} tenants, {} warnings",
         config.display(),
         settings.tenants.len(),
         settings.warnings.len()
     ))?;
     match settings.warnings.is_empty() || !deny_warnings {
         true => Ok(()),
-        false => Err(Failure::new("there are warnings, and --deny-warnings was given")),
+        false => Err(Failure::new("warnings found and --deny-warnings is set")),
     }
 }

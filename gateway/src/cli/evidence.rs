@@ -20,46 +20,48 @@ use crate::store::{Location, read_chain, read_keys};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EvidenceCommand {
-    /// Prints a chain's events, one a line, and a signature of how it ends; a gateway may run meanwhile
+    /// Print a chain as JSON Lines with a signature over its head; works while a gateway runs
     Export {
-        /// The chain; a tenant's decisions are in "decisions"
+        /// Chain to export; a tenant's decisions are in "decisions"
         chain: String,
         #[command(flatten)]
         source: DataSource,
-        /// Whose chain it is
+        /// Tenant that owns the chain
         #[arg(long, value_name = "ID")]
         tenant: String,
-        /// A checkpoint of the chain that was kept elsewhere: its event or its signature. What contradicts it, or one in
-        /// the data, is not signed
+        /// Checkpoint of the chain that you kept: its event or its signature. An export that
+        /// contradicts it, or a checkpoint in the data, is not signed
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
-    /// Finds approvals, passports and manifests in the data that no event in the ledger stands for; a gateway may run meanwhile
+    /// Find approvals, passports and manifests in the data that no ledger event supports; works
+    /// while a gateway runs
     Audit {
         #[command(flatten)]
         source: DataSource,
-        /// Whose data
+        /// Tenant to audit
         #[arg(long, value_name = "ID")]
         tenant: String,
     },
-    /// Checks an export, without any gateway
+    /// Verify an export offline
     Verify(Verify),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct Verify {
-    /// The export; - for the standard input
+    /// Export to verify; - reads standard input
     file: PathBuf,
-    /// The hash that the last event must have, to see whether any is missing at the end
+    /// Expected hash of the last event; detects missing events at the end
     #[arg(long, value_name = "HASH")]
     head: Option<String>,
-    /// The gateway's public keys, a JWK Set from where you trust it; then the export must be signed with one of them
+    /// Gateway's public keys, a JWK Set from a source you trust; requires an export signed with one
+    /// of them
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
-    /// Fails unless there is a signature, and --jwks to check it with
+    /// Fail unless the export has a signature and --jwks is given to verify it
     #[arg(long)]
     require_signature: bool,
-    /// A checkpoint of the chain that was kept elsewhere: its event or its signature; needs --jwks
+    /// Checkpoint of the chain that you kept: its event or its signature; needs --jwks
     #[arg(long, value_name = "FILE", requires = "jwks")]
     checkpoint: Option<PathBuf>,
 }
@@ -83,8 +85,8 @@ fn audit_evidence(source: DataSource, tenant: &str) -> Result<(), Failure> {
         print(line)?;
     }
     match unproven.len() {
-        0 => print("every approval, passport and manifest follows from the ledger"),
-        count => Err(Failure::Failed(format!("{count} do not follow from the ledger"))),
+        0 => print("all approvals, passports and manifests are supported by the ledger"),
+        count => Err(Failure::Failed(format!("{count} records are not supported by the ledger"))),
     }
 }
 
@@ -102,9 +104,9 @@ fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoint: Option<&Pat
         }
     };
     let signer = match master {
-        None => Err("there is no master key"),
+        None => Err("no master key is configured"),
         Some(master) => match &*read_keys(&data).map_err(Failure::new)? {
-            [] => Err("the data file has no signing key"),
+            [] => Err("the data has no signing key"),
             keys => Ok(SigningKeys::open(keys, &master).map_err(Failure::new)?),
         },
     };
@@ -130,19 +132,21 @@ fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoint: Option<&Pat
     Ok(())
 }
 
-/// How a chain stood at the checkpoint in the file.
+/// Reads the chain's head from the checkpoint in the file.
 fn read_checkpoint(file: &Path, keys: &[PublicKey], of: Option<Chain<'_>>) -> Result<Head, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
     let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
     let found = Checkpoint::read(&text, keys).map_err(|error| failed(&error))?;
     if of.is_some_and(|of| (of.tenant_id, of.chain_id) != (&*found.tenant_id, &*found.chain_id)) {
         let (chain, tenant) = (found.chain_id, found.tenant_id);
-        return Err(failed(&format_args!("is a checkpoint of the chain {chain:?} of the tenant {tenant:?}")));
+        return Err(failed(&format_args!(
+            "is a checkpoint of another chain: {chain:?} of tenant {tenant:?}"
+        )));
     }
     Ok(found.head)
 }
 
-/// The master key of a data file whose gateway's settings are not known.
+/// Finds the master key of a data file without its gateway's settings.
 fn find_master_key(data: &Path) -> Result<Option<MasterKey>, Failure> {
     if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE) {
         let key = text.to_str().and_then(MasterKey::parse);
@@ -188,5 +192,5 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
         }
     };
     let Verified { head, signature } = verified.map_err(|error| failed(file, &error))?;
-    print(format_args!("{} events, head {}, whole\n{signature}", head.length, head.hash))
+    print(format_args!("{} events, head {}, intact\n{signature}", head.length, head.hash))
 }

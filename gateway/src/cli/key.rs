@@ -10,11 +10,11 @@ use crate::auth::{self, ApiKeyHash, MAX_KEY_BYTES, MIN_KEY_CHARACTERS, Role};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Reads a key from the standard input and prints its hash, for the settings
+    /// Read a key from standard input and print its hash for the settings
     Hash,
-    /// Prints a new random key, and its hash for the settings
+    /// Generate a random key and print it with its hash for the settings
     New {
-        /// What the key is for
+        /// Role of the key
         #[arg(long, value_enum, default_value_t)]
         role: RoleArgument,
     },
@@ -57,14 +57,14 @@ fn hash_key() -> Result<(), Failure> {
     let key = key.expose().trim();
     if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         let problem =
-            format!("expected a key on the standard input: 1 to {MAX_KEY_BYTES} visible ASCII characters");
+            format!("expected a key on standard input: 1 to {MAX_KEY_BYTES} visible ASCII characters");
         return Err(Failure::Failed(problem));
     }
     let distinct = key.bytes().collect::<std::collections::HashSet<_>>().len();
     if key.len() < MIN_KEY_CHARACTERS || distinct < MIN_KEY_CHARACTERS / 4 {
         eprintln!(
-            "warning: this key can be guessed: it has {} characters, {distinct} different ones; expected a random one \
-             of at least {MIN_KEY_CHARACTERS}, as `key new` makes it",
+            "warning: this key is guessable: {} characters, {distinct} distinct; use a random key of at \
+            least {MIN_KEY_CHARACTERS} characters from `key new`",
             key.len()
         );
     }

@@ -11,9 +11,10 @@ use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// Makes a new signing key, also while the gateway runs; the old ones verify until their passports have expired
+    /// Create a new signing key, also while the gateway runs; old keys verify until their passports
+    /// expire
     Rotate {
-        /// The settings, a TOML file
+        /// Settings, a TOML file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },

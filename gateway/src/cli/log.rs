@@ -1,4 +1,4 @@
-//! Where the gateway's log lines go.
+//! Log output.
 
 use std::io;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl From<LogLevelArgument> for LogLevel {
     }
 }
 
-/// Says how many lines the log lost, whenever there are more.
+/// Logs the number of dropped lines when it grows.
 pub(super) async fn report_dropped(dropped: ErrorCounter) {
     let mut known = 0;
     let mut looks = tokio::time::interval(DROPPED_LOG_INTERVAL);
@@ -41,27 +41,27 @@ pub(super) async fn report_dropped(dropped: ErrorCounter) {
             tracing::warn!(
                 lines = now - known,
                 total = now,
-                "log lines were dropped: nobody took them in time"
+                "log lines were dropped: standard error was not read in time"
             );
             known = now;
         }
     }
 }
 
-/// How often it is looked whether lines of the log were dropped.
+/// How often to check for dropped log lines.
 const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The log, which is written until this is dropped.
+/// The running log writer; dropping it flushes.
 pub(super) struct Log {
     pub(super) dropped: ErrorCounter,
     _guard: WorkerGuard,
 }
 
-/// Sends the gateway's own log lines to the standard error. Those of its libraries are left out: theirs are not checked
-/// for what they show.
+/// Writes the gateway's log to standard error. Log lines of libraries are excluded, because they
+/// are not reviewed for secrets.
 ///
-/// A thread of its own writes them, and drops lines rather than wait: a log that nobody reads must not stop the gateway.
-/// What is left is written when the guard is dropped.
+/// A separate thread writes, and drops lines instead of blocking: a log that nobody reads must not
+/// stop the gateway. Dropping the guard writes the remaining lines.
 pub(super) fn start_log(format: LogFormat, level: LogLevel) -> Log {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -70,17 +70,17 @@ pub(super) fn start_log(format: LogFormat, level: LogLevel) -> Log {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     let own = Targets::new().with_target("actpass_gateway", level);
-    // That thread flushes whenever nothing more waits for it.
+    // The writer thread flushes when its queue is empty.
     let (writer, guard) = tracing_appender::non_blocking(io::BufWriter::new(io::stderr()));
     let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let registry = tracing_subscriber::registry().with(own);
-    // Only a second call in one process fails, and then there is a log already.
+    // Fails only if this process already has a logger.
     let _ = match format {
         LogFormat::Json => registry.with(lines.json()).try_init(),
         LogFormat::Text => registry.with(lines).try_init(),
     };
-    // A panic's message can hold what was being worked on; where it happened cannot.
+    // A panic message may contain request data; its location does not.
     std::panic::set_hook(Box::new(|panic| {
         let arguments = panic.location().map(ToString::to_string);
         tracing::error!(arguments, "panicked");

@@ -35,18 +35,18 @@ use crate::seal::MasterKey;
 use crate::server;
 use crate::store::{Location, Store};
 
-/// The exit code for settings that are wrong.
+/// Exit code for invalid settings.
 const EXIT_INVALID_SETTINGS: u8 = 2;
 
-/// Runs the program with the process's arguments.
+/// Runs the program with the process arguments.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Backup { file, source } => make_backup(&file, source),
         Command::Config(command) => command.run(),
         Command::Dev(dev) => dev.run(),
         Command::Evidence(command) => command.run(),
-        Command::ApiKey(command) => command.run(),
-        Command::SigningKeyStore(command) => command.run(),
+        Command::Key(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
         Command::Policy(command) => command.run(),
         Command::Serve(serve) => serve.run(),
@@ -62,8 +62,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The self-hosted ActPass gateway: decides by policy whether an agent may act, and records each decision before it
-/// answers.
+/// Self-hosted ActPass gateway: decides by policy whether an agent may act, and records each
+/// decision before it responds
 #[derive(Debug, Parser)]
 #[command(name = "actpass-gateway", version)]
 struct Cli {
@@ -73,43 +73,44 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copies the data file, also while the gateway runs: of one moment, whole and checked; the master key is not in it
+    /// Back up the data file, also while the gateway runs: a consistent, verified copy without the
+    /// master key
     Backup {
-        /// The copy: a name that no file has yet
+        /// Path of the copy; must not exist
         file: PathBuf,
         #[command(flatten)]
         source: DataSource,
     },
-    /// Checks settings without starting a gateway
+    /// Check settings without starting a gateway
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Runs a gateway for a first try and for tests, with keys that everyone knows
+    /// Run a gateway for evaluation and tests, with publicly known keys
     Dev(Dev),
-    /// Exports chains of the ledger and checks exports
+    /// Export and verify ledger chains
     #[command(subcommand)]
     Evidence(EvidenceCommand),
-    /// Makes API keys
+    /// Generate and hash API keys
     #[command(subcommand)]
-    ApiKey(KeyCommand),
-    /// Looks after the keys that sign passports
+    Key(KeyCommand),
+    /// Manage the keys that sign passports
     #[command(subcommand)]
-    SigningKeyStore(KeysCommand),
-    /// Prints the description of the HTTP interface, OpenAPI 3.1
+    Keys(KeysCommand),
+    /// Print the OpenAPI 3.1 description of the HTTP API
     Openapi,
-    /// Checks and tests policies
+    /// Check and test policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Runs a gateway
+    /// Run a gateway
     Serve(Serve),
-    /// Keeps the tools of an MCP server as they were approved, and finds what changed
+    /// Record the approved tools of an MCP server and detect changes
     #[command(subcommand)]
     Tools(ToolsCommand),
-    /// Looks after the credentials that tools need, also while the gateway runs
+    /// Manage tool credentials, also while the gateway runs
     #[command(subcommand)]
     Vault(VaultCommand),
 }
 
-/// Why the program ends with another code than 0.
+/// Reasons for a non-zero exit code.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -133,13 +134,15 @@ impl Failure {
 
 fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
     server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?.ok_or_else(|| {
-        let problem =
-            format!("no master key: set master_key_file or the environment variable {MASTER_KEY_VARIABLE}");
+        let problem = format!(
+            "no master key is configured: set master_key_file or the environment variable \
+            {MASTER_KEY_VARIABLE}"
+        );
         Failure::Failed(problem)
     })
 }
 
-/// Does `job` on the data, beside the gateway if one runs.
+/// Runs `job` on the data, also while a gateway uses it.
 fn with_store<T>(
     data: &Location,
     job: impl AsyncFnOnce(&dyn Store) -> Result<T, Failure>,

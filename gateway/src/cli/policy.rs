@@ -11,16 +11,16 @@ use crate::problems::Problems;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Checks a policy whole
+    /// Validate a policy and report problems
     Check {
-        /// The policy, a JSON file
+        /// Policy, a JSON file
         file: PathBuf,
     },
-    /// Checks that a policy decides as expected
+    /// Test a policy against expected decisions
     Test {
-        /// The policy, a JSON file
+        /// Policy, a JSON file
         file: PathBuf,
-        /// The cases, a JSON file
+        /// Test cases, a JSON file
         cases: PathBuf,
     },
 }
@@ -48,12 +48,12 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
     for finding in &findings {
         let word = if finding.is_defect() { "error" } else { "warning" };
         defects += usize::from(finding.is_defect());
-        // Beside what describes the policy, which programs read.
+        // On standard error, because programs read the policy's description on standard output.
         eprintln!("{word}: {finding}");
     }
     match defects {
         0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{}: {defects} rules never decide anything", file.display()))),
+        _ => Err(Failure::Failed(format!("{}: {defects} rules never apply", file.display()))),
     }
 }
 
@@ -77,11 +77,11 @@ fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
     print(format_args!("{passed} passed, {failed} failed"))?;
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{} does not decide as expected", file.display()))),
+        _ => Err(Failure::Failed(format!("{}: decisions differ from expectations", file.display()))),
     }
 }
 
-/// What `parse` makes of the file; its problems name the file.
+/// Parses the file; errors name it.
 fn parse_file<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
     let text =
         files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;

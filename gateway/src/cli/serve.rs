@@ -14,34 +14,34 @@ use crate::store::{Location, accept_missing_wal};
 
 #[derive(Args, Debug)]
 pub(super) struct Dev {
-    /// Which lines the log has
+    /// Minimum level of log lines
     #[arg(long, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevelArgument>,
-    /// Where to listen: a loopback address; port 0 takes a free one
+    /// Loopback address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787", value_parser = parse_listen)]
     listen: SocketAddr,
-    /// The policy that decides; the refund policy if there is none
+    /// Policy to use; defaults to the refund example
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The data file; .actpass/dev.db if there is none
+    /// Data file; defaults to .actpass/dev.db
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what was
-    /// recorded last may be lost
+    /// Start even if the data file was copied or left while in use and its write-ahead log is
+    /// missing; the most recent records may be lost
     #[arg(long)]
     accept_missing_wal: bool,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct Serve {
-    /// The settings, a TOML file
+    /// Settings, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what
-    /// was recorded last may be lost
+    /// Start even if the data file was copied or left while in use and its write-ahead log is
+    /// missing; the most recent records may be lost
     #[arg(long)]
     accept_missing_wal: bool,
-    /// Which lines the log has, whatever the settings say
+    /// Minimum level of log lines; overrides the settings
     #[arg(long, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevelArgument>,
 }
@@ -61,7 +61,7 @@ impl Serve {
     }
 }
 
-/// `known` is an operator's key that everyone knows.
+/// `known` is the publicly known operator key of `dev`.
 fn serve(
     settings: Settings,
     level: Option<LogLevelArgument>,
@@ -79,15 +79,15 @@ fn serve(
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
-        // From before anything is there to be stopped.
+        // Install handlers before there is anything to stop.
         let signals = Signals::new().map_err(Failure::new)?;
         tokio::spawn(report_dropped(log.dropped.clone()));
         let server = Server::start(settings).await.map_err(Failure::new)?;
         let mut out = io::stdout();
-        // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
+        // The parent may have closed its end of the pipe; continue regardless.
         let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
         if let Some(key) = known {
-            let _ = writeln!(out, "approve at {}/ with the operator's key {key}", server.url());
+            let _ = writeln!(out, "approve at {}/ with the operator key {key}", server.url());
         }
         tracing::info!(address = %server.address(), "started");
         server
@@ -121,13 +121,14 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that stops the gateway. A hangup does not: whoever sends one means that settings be read again,
-    /// or has closed the terminal.
+    /// Waits for a termination signal. SIGHUP is ignored: its sender expects a reload, or has
+    /// closed the terminal.
     async fn any(mut self) -> &'static str {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP is ignored: settings are read when the gateway starts, so restart it");
+                    tracing::warn!("SIGHUP ignored: settings are read at start; restart the gateway to \
+                    apply changes");
                 }
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.terminate.recv() => return "SIGTERM",

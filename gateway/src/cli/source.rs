@@ -1,4 +1,4 @@
-//! Whose data a command reads.
+//! Selection of the data that a command reads.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,17 @@ use crate::store::Location;
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(super) struct DataSource {
-    /// The gateway's settings, a TOML file, for its data and its master key: needed if the data are in PostgreSQL
+    /// Gateway settings, a TOML file that names the data and the master key; required for
+    /// PostgreSQL
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// The gateway's data file; the master key is ACTPASS_MASTER_KEY, or else in FILE.master-key, if it is there
+    /// Gateway data file; the master key is read from ACTPASS_MASTER_KEY or from FILE.master-key
     #[arg(long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
 }
 
 impl DataSource {
-    /// Where the data are.
+    /// Returns the location of the data.
     pub(super) fn location(self) -> Result<Location, Failure> {
         match self {
             Self { config: Some(config), .. } => Ok(Settings::load(&config).map_err(Failure::Settings)?.data),

@@ -10,19 +10,20 @@ use crate::tools::{Tools, ToolsError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ToolsCommand {
-    /// Compares a list of tools with the lock file, and names what each tool gained, lost or changed
+    /// Compare a tool list with the lock file and print added, removed and changed parts of each
+    /// tool
     Check {
-        /// An MCP tools/list result, a JSON file
+        /// MCP tools/list result, a JSON file
         file: PathBuf,
-        /// The lock file
+        /// Lock file
         #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
         lock: PathBuf,
     },
-    /// Writes the lock file: these tools, as they are now, are approved
+    /// Write the lock file, which approves the listed tools as they are now
     Scan {
-        /// An MCP tools/list result, a JSON file
+        /// MCP tools/list result, a JSON file
         file: PathBuf,
-        /// The lock file
+        /// Lock file
         #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
         lock: PathBuf,
     },
@@ -40,7 +41,7 @@ impl ToolsCommand {
 fn scan_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
     let tools = read_tools(file, Tools::from_list)?;
     let text = tools.lock().map_err(Failure::new)?;
-    // Whole or not at all: half a lock file would approve nothing it says.
+    // Write atomically: a partial lock file would be invalid.
     let mut beside = lock.as_os_str().to_owned();
     beside.push(".new");
     fs::write(&beside, text)
@@ -57,12 +58,12 @@ fn check_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
         print(difference)?;
     }
     match differences.len() {
-        0 => print(format_args!("{} tools, all as in {}", now.len(), lock.display())),
+        0 => print(format_args!("{} tools, all match {}", now.len(), lock.display())),
         found => Err(Failure::Failed(format!(
-            "{} differs from {} in {found} {}",
+            "{} differs from {}: {found} {}",
             file.display(),
             lock.display(),
-            if found == 1 { "thing" } else { "things" }
+            if found == 1 { "difference" } else { "differences" }
         ))),
     }
 }

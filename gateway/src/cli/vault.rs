@@ -18,25 +18,27 @@ use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VaultCommand {
-    /// Prints the tools that have a credential, since when and until when
+    /// List tools with credentials, with the time each was set and expires
     List {
         #[command(flatten)]
         arguments: VaultArguments,
     },
-    /// Removes a tool's credential
+    /// Remove a tool's credential
     Remove {
-        /// The tool, as requests name it
+        /// Tool name as used in requests
         tool: String,
         #[command(flatten)]
         arguments: VaultArguments,
     },
-    /// Reads a secret from the standard input and keeps it as the tool's credential, in place of any other
+    /// Read a secret from standard input and store it as the tool's credential, replacing any other
     ///
-    /// One line break at its end is dropped. At a terminal it asks for one line and does not show it.
+    /// One trailing line break is removed. At a terminal, the command prompts for one line without
+    /// echo.
     Set {
-        /// The tool, as requests name it
+        /// Tool name as used in requests
         tool: String,
-        /// Until when it holds: a time such as 2027-01-31T00:00:00Z, or from now on such as 90d or 12h; for ever if left out
+        /// Expiry: a time such as 2027-01-31T00:00:00Z or a duration such as 90d or 12h; no expiry
+        /// if omitted
         #[arg(long, value_name = "WHEN")]
         expires: Option<String>,
         #[command(flatten)]
@@ -46,10 +48,10 @@ pub(super) enum VaultCommand {
 
 #[derive(Args, Debug)]
 pub(super) struct VaultArguments {
-    /// The settings, a TOML file
+    /// Settings, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Whose tool it is; may be left out if there is one tenant
+    /// Tenant that owns the tool; optional if there is only one tenant
     #[arg(long, value_name = "ID")]
     tenant: Option<String>,
 }
@@ -71,13 +73,18 @@ impl VaultCommand {
                 Ok(())
             }),
             Self::Remove { tool, arguments } => with_vault(&arguments, async |_, store, tenant| {
-                let none = || Failure::Failed(format!("{tenant:?} has no credential for the tool {tool:?}"));
+                let none = || {
+                    Failure::Failed(format!(
+                        "tenant {tenant:?} has no credential for tool \
+                        {tool:?}"
+                    ))
+                };
                 let credential =
                     store.credential(tenant, &tool).await.map_err(Failure::new)?.ok_or_else(none)?;
                 match store.change(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
                     TransitionOutcome::Recorded => print(format_args!("removed {}", credential.id)),
                     TransitionOutcome::Stale => {
-                        Err(Failure::new("it was replaced just now, and is still there"))
+                        Err(Failure::new("the credential was replaced concurrently and was not removed"))
                     }
                 }
             }),
@@ -86,11 +93,11 @@ impl VaultCommand {
                     let characters = tool.chars().count();
                     if characters == 0 || characters > MAX_TOOL_CHARACTERS {
                         let problem =
-                            format!("expected a tool's name of 1 to {MAX_TOOL_CHARACTERS} characters");
+                            format!("expected a tool name of 1 to {MAX_TOOL_CHARACTERS} characters");
                         return Err(Failure::Failed(problem));
                     }
                     let master = require_master_key(settings)?;
-                    // What another master key seals, the gateway would not open.
+                    // The gateway could not open a credential sealed with another master key.
                     SigningKeyStore::check(store, &master).await.map_err(Failure::new)?;
                     let now = settings.clock.seconds();
                     let expires_at =
@@ -107,7 +114,7 @@ impl VaultCommand {
     }
 }
 
-/// Does `job` for the tenant that is meant, on the gateway's data, beside the gateway if one runs.
+/// Runs `job` for the selected tenant on the gateway's data, also while a gateway runs.
 fn with_vault(
     arguments: &VaultArguments,
     job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
@@ -124,7 +131,7 @@ fn with_vault(
     with_store(&settings.data, async |store| job(&settings, store, tenant).await)
 }
 
-/// Until when a credential holds, in seconds since 1970.
+/// Parses an expiry, in seconds since 1970.
 fn read_expiry(text: &str, now: i64) -> Result<i64, Failure> {
     let at = match humantime::parse_rfc3339(text) {
         Ok(time) => {
@@ -136,19 +143,20 @@ fn read_expiry(text: &str, now: i64) -> Result<i64, Failure> {
             .and_then(|seconds| now.checked_add(seconds)),
     };
     at.filter(|at| (now + 1..=LAST_SECOND).contains(at)).ok_or_else(|| {
-        let expected = "expected a time to come, such as 2027-01-31T00:00:00Z, or a duration such as 90d";
+        let expected = "expected a future time such as 2027-01-31T00:00:00Z or a duration such as 90d";
         Failure::Failed(format!("--expires: {expected}, found {text:?}"))
     })
 }
 
-/// The secret on the standard input. Nothing of it is in any error.
+/// Reads the secret from standard input. Errors never contain any part of it.
 fn read_secret() -> Result<Secret, Failure> {
     if io::stdin().is_terminal() {
         let secret = rpassword::prompt_password("secret (not shown): ").map_err(Failure::new)?;
         return check_secret(Secret::from(secret));
     }
     let limit = MAX_SECRET_BYTES + "\r\n".len();
-    // One byte more than may be there shows that it is too much; and it never grows, which would leave a copy behind.
+    // Reads one byte beyond the limit to detect overlong input. The buffer never grows, because
+    // reallocation would leave a copy.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * limit));
     let most = u64::try_from(limit + 1).unwrap_or(u64::MAX);
     io::stdin().lock().take(most).read_to_end(&mut bytes).map_err(Failure::new)?;
@@ -160,7 +168,7 @@ fn read_secret() -> Result<Secret, Failure> {
 fn check_secret(secret: Secret) -> Result<Secret, Failure> {
     match secret.expose().len() {
         1..=MAX_SECRET_BYTES => Ok(secret),
-        0 => Err(Failure::new("expected a secret on the standard input, found nothing")),
+        0 => Err(Failure::new("expected a secret on standard input, found nothing")),
         _ => Err(Failure::Failed(format!("the secret is longer than {MAX_SECRET_BYTES} bytes"))),
     }
 }

@@ -1,4 +1,4 @@
-//! A request with everything that its decision is made of.
+//! Evaluation of one request.
 
 use actpass_protocol::token::Presentation;
 use actpass_protocol::{Json, Mode};
@@ -15,12 +15,12 @@ use crate::policy::{self, Input, Rule};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
 
-/// What enforce decides, what it uses up, and what changes with it.
+/// The ruling and its effects.
 pub(super) struct Judgement<'a> {
     pub(super) ruling: Ruling<'a>,
     pub(super) uses: Vec<SingleUse>,
     pub(super) opens: Option<ApprovalOpening>,
-    /// Until when it can be decided so, in seconds since 1970.
+    /// When the ruling expires, in seconds since 1970.
     pub(super) holds_until: Option<i64>,
 }
 
@@ -30,19 +30,20 @@ impl<'a> From<Ruling<'a>> for Judgement<'a> {
     }
 }
 
-/// The earlier of two times, of which either may be none.
+/// Returns the earlier of two optional times.
 fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     one.into_iter().chain(other).min()
 }
 
-/// A request, and everything that its decision is made of.
+/// A request with everything that its decision depends on.
 pub(super) struct Case<'a> {
     key: &'a ApiKey,
     request: &'a Preflight,
-    /// The agent that acts: the one that the key is bound to, or else the one that the request names.
+    /// The acting agent: the one bound to the key, otherwise the one named in the request.
     agent: Option<&'a Json>,
     context: &'a DecisionContext,
-    /// Whether the question is if an earlier `allow` would hold now, which used up what it took.
+    /// Whether this evaluates if an earlier `allow` still holds; what that response consumed then
+    /// counts as available.
     is_replay: bool,
 }
 
@@ -77,7 +78,7 @@ impl<'a> Case<'a> {
             return judgement;
         }
         let credential = self.context.credential.as_ref();
-        // Before anything is used up for it.
+        // Check before anything is consumed.
         if credential.is_some_and(|credential| credential.expired) {
             return Ruling::CredentialExpired(Box::new(judgement.ruling)).into();
         }
@@ -97,7 +98,7 @@ impl<'a> Case<'a> {
         judgement
     }
 
-    /// The grant of its key that the request is outside of.
+    /// Returns the grant that the key lacks for this request.
     fn missing_grant(&self) -> Option<Grant> {
         let (grants, request) = (&self.key.grants, self.request);
         if !grants.modes.contains(&request.mode) {
@@ -110,7 +111,7 @@ impl<'a> Case<'a> {
         (!users.matches(user.as_str())).then_some(Grant::User)
     }
 
-    /// What becomes of a rule that requires an approval.
+    /// Handles a rule that requires an approval.
     fn require_approval(&self, rule: &'a Rule) -> Judgement<'a> {
         let unapproved = |problem| Ruling::Unapproved { rule, approval: None, problem };
         let Some(action_hash) = self.request.action_hash(self.agent_id()) else {
@@ -118,14 +119,14 @@ impl<'a> Case<'a> {
         };
         match (&self.context.approval, &self.context.live_approval) {
             (None, Some(live)) => self.use_live_approval(rule, live),
-            (None, None) => self.open(rule, action_hash),
+            (None, None) => self.open_approval(rule, action_hash),
             (Some(None), _) => unapproved(Unapproved::Unknown).into(),
-            (Some(Some(approval)), _) => self.name(rule, approval, &action_hash),
+            (Some(Some(approval)), _) => self.use_named_approval(rule, approval, &action_hash),
         }
     }
 
-    /// An approval that the request names: it is spent if it is approved, and of this action.
-    fn name(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Judgement<'a> {
+    /// Uses the approval named in the request: it is spent if it is approved for this action.
+    fn use_named_approval(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Judgement<'a> {
         let id = || approval.id.clone();
         let unapproved = |problem| Ruling::Unapproved { rule, approval: Some(id()), problem };
         if approval.action_hash != action_hash || !self.is_asker(approval) {
@@ -134,7 +135,7 @@ impl<'a> Case<'a> {
         if approval.decided.is_some() && !approval.proven {
             return unapproved(Unapproved::NotProven).into();
         }
-        // An approval that an earlier answer under the same key spent counts by its time alone.
+        // If an earlier response under the same key spent the approval, only its expiry counts.
         let is_replay = self.is_replay && self.consumes();
         if is_replay && approval.spent && !approval.is_usable(self.context.now) {
             return unapproved(Unapproved::Expired).into();
@@ -152,7 +153,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// An approval that holds; it is spent with the decision. `spent` is what to record if it is spent by then.
+    /// Spends a usable approval together with the decision. `spent` is the fallback if another
+    /// request spends it first.
     fn spend_approval(
         &self,
         rule: &'a Rule,
@@ -167,7 +169,8 @@ impl<'a> Case<'a> {
         Judgement { uses, holds_until, ..Ruling::Approved { rule, approval: approval.id.clone() }.into() }
     }
 
-    /// A live request for the same action: it is spent if it is approved, or else it is the one to wait for.
+    /// Uses the live approval for the same action: spends it if it is approved, otherwise waits for
+    /// it.
     fn use_live_approval(&self, rule: &'a Rule, live: &Approval) -> Judgement<'a> {
         match live.status(self.context.now) {
             Status::Approved => self.spend_approval(rule, live, || None),
@@ -177,8 +180,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Asks a person, if the answer is meant to be acted on.
-    fn open(&self, rule: &'a Rule, action_hash: String) -> Judgement<'a> {
+    /// Opens an approval if the mode enforces the decision.
+    fn open_approval(&self, rule: &'a Rule, action_hash: String) -> Judgement<'a> {
         if !self.consumes() {
             return Ruling::ByRule(rule).into();
         }
@@ -210,13 +213,13 @@ impl<'a> Case<'a> {
         Judgement { opens, ..ruling.into() }
     }
 
-    /// Whether the caller is who asked, where the gateway knows which agent that was.
+    /// Returns whether the caller is the agent that asked; unbound keys are not checked.
     fn is_asker(&self, approval: &Approval) -> bool {
         !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
     }
 
-    /// What the earlier answer under the same key rested on, and until when, if it is still what would be answered but
-    /// for what it used up itself.
+    /// Returns the basis and expiry of the earlier response if it would be given again now,
+    /// ignoring what that response consumed.
     pub(super) fn replay_basis(&self, earlier: &EarlierResponse) -> Option<(AllowBasis, Option<i64>)> {
         if !earlier.is_allow {
             return None;
@@ -242,20 +245,20 @@ impl<'a> Case<'a> {
         (replayed.ruling.allows() && is_same).then_some((basis, replayed.holds_until))
     }
 
-    /// Whether the answer carries the tool's credential.
+    /// Returns whether the response contains the tool's credential.
     pub(super) fn returns_credential(&self, ruling: &Ruling<'_>) -> bool {
         self.credential_for(ruling).is_some()
     }
 
-    /// The tool's credential, if an answer may carry it: in a mode that spends nothing, only what no approval and no
-    /// passport allows.
+    /// Returns the credential that the response may contain. In observing modes, that requires an
+    /// `allow` without approval or passport.
     fn credential_for(&self, ruling: &Ruling<'_>) -> Option<&'a ToolCredential> {
         let is_authorized = ruling.approval().is_some() || self.context.passport.is_some();
         let may = ruling.allows() && (self.consumes() || !is_authorized);
         self.context.credential.as_ref().filter(|_| may)
     }
 
-    /// The passport, if there is one, after everything about it was compared with the request.
+    /// Returns the passport after checking it against the request.
     fn presented(&self) -> Result<Option<&'a PresentedPassport>, PassportError> {
         let presented = match &self.context.passport {
             None => return Ok(None),
@@ -291,7 +294,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether this is the action, and the approval the request's, that the passport stands for, if it stands for one.
+    /// Returns whether a passport that carries an approval is used for the approved action.
     fn is_approved_action(&self, claims: &Claims) -> bool {
         let Some(hash) = claims.approval_hash() else {
             return true;
@@ -301,7 +304,7 @@ impl<'a> Case<'a> {
             && self.request.action_hash(self.agent_id()).as_deref() == Some(hash)
     }
 
-    /// Whether the answer is meant to be acted on, and so uses up what it takes.
+    /// Returns whether the mode enforces the decision and consumes single-use grants.
     fn consumes(&self) -> bool {
         match self.request.mode {
             Mode::Enforce | Mode::Strict => true,
@@ -334,7 +337,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The event and the answer of a ruling.
+    /// Creates the event and the response of a ruling.
     pub(super) fn record(&self, ruling: &Ruling<'_>) -> Fallback {
         let credential_id = self.credential_for(ruling).map(|credential| &*credential.id);
         let event = events::decision(
@@ -354,7 +357,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// When a passport expires, in seconds since 1970.
+/// Returns the passport's expiry, in seconds since 1970.
 fn expiry_of(claims: &Claims) -> Option<i64> {
     let Json::Number(number) = claims.as_json().member("exp")? else {
         return None;

@@ -1,4 +1,4 @@
-//! What is known beside a request when it is decided.
+//! Data that a decision depends on, besides the request.
 
 use std::sync::Arc;
 
@@ -6,52 +6,52 @@ use crate::approvals::Approval;
 use crate::passport::{Claims, PassportError};
 use crate::store::{EarlierResponse, ManifestPin, PassportState};
 
-/// What is known beside the request when it is decided.
+/// Everything that a decision depends on, besides the request and the key.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionContext {
-    /// The issuer that this gateway is.
+    /// This gateway's issuer.
     pub issuer: Arc<str>,
-    /// The time, in seconds since 1970.
+    /// Current time, in seconds since 1970.
     pub now: i64,
-    /// For how many seconds an approval may be decided.
+    /// Time to decide an approval, in seconds.
     pub approval_seconds: i64,
-    /// The approval that the request names or else its passport stands for, if there is one, or what an earlier answer
-    /// under its idempotency key rested on; the inner `None` if there is no such.
+    /// The approval named by the request, by its passport, or by an earlier response under its
+    /// idempotency key. The inner `None` means that it does not exist.
     pub approval: Option<Option<Approval>>,
-    /// The live request for the same action, where the request names no approval.
+    /// The live approval for the same action if the request names none.
     pub live_approval: Option<Approval>,
-    /// Whether approvals are found by their action.
+    /// Whether approvals are reused for the same action.
     pub reuse_approvals: bool,
-    /// What was answered under the request's idempotency key before.
+    /// The earlier response under the request's idempotency key.
     pub earlier: Option<EarlierResponse>,
-    /// For how many seconds an answer is kept under its idempotency key.
+    /// Retention of responses under idempotency keys, in seconds.
     pub retention_seconds: i64,
-    /// Which manifest of the tool is approved, if the request names one.
+    /// The approved manifest of the tool if the request names one.
     pub manifest_pin: Option<ManifestPin>,
-    /// How many approval requests of one key may be pending, if this key has as many.
+    /// The limit of pending approvals, if it is reached.
     pub pending_limit: Option<u32>,
-    /// What the manifest is that the request names.
+    /// State of the manifest named in the request.
     pub manifest: ManifestState,
-    /// The credential of the tool, if it has one. Only an `allow` depends on it.
+    /// The tool's credential, if any. Only an `allow` depends on it.
     pub credential: Option<ToolCredential>,
-    /// The outcome of verifying the passport that the request shows, if it shows one.
+    /// Result of verifying the request's passport, if any.
     pub passport: Option<Result<PresentedPassport, PassportError>>,
 }
 
-/// What a tool's manifest is, by the hash that a request names.
+/// State of a tool's manifest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ManifestState {
-    /// The one that was approved, or the request names none.
+    /// It is the approved one, or the request names none.
     #[default]
     Approved,
-    /// Another one than was approved.
+    /// It differs from the approved one.
     Changed,
-    /// One of a tool of which none was approved.
+    /// The tool has no approved manifest.
     Unknown,
 }
 
 impl ManifestState {
-    /// What the manifest with `hash` is, if the one of its tool that was approved last has the hash `approved`.
+    /// Compares `hash` with the hash of the last approved manifest.
     pub fn of(approved: Option<&str>, hash: &str) -> Self {
         match approved {
             None => Self::Unknown,
@@ -61,22 +61,22 @@ impl ManifestState {
     }
 }
 
-/// A credential of a tool.
+/// A tool's credential, without its secret.
 #[derive(Clone, Debug)]
 pub struct ToolCredential {
     /// Its id.
     pub id: String,
-    /// Whether it no longer holds.
+    /// Whether it has expired.
     pub expired: bool,
-    /// Until when it holds, in seconds since 1970; `None` if nobody said.
+    /// Expiry, in seconds since 1970; `None` for no expiry.
     pub expires_at: Option<i64>,
 }
 
-/// A passport whose signature is good.
+/// A passport with a valid signature.
 #[derive(Clone, Debug)]
 pub struct PresentedPassport {
     /// What it claims.
     pub claims: Claims,
-    /// What became of it; `None` if it is not known to have been issued.
+    /// Its state; `None` if this gateway has no record of issuing it.
     pub standing: Option<PassportState>,
 }

@@ -1,4 +1,4 @@
-//! Why a ruling is as it is, in words for people.
+//! Human-readable explanations of rulings.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use crate::approvals::reason::APPROVED;
 use crate::auth::ApiKey;
 use crate::policy::{Decision, Rule};
 
-/// One sentence that says what is decided and why.
+/// Returns one sentence with the decision and its reason.
 pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
     let reason = ruling.reason();
     match ruling {
@@ -24,22 +24,22 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
             format!("The credential of the tool {tool:?} has expired ({reason}).")
         }
         Ruling::TooManyPending { limit, .. } => format!(
-            "The tool {tool:?} needs a person's approval, and {limit} requests of this agent, or ten times as many of \
-             this API key, wait for one already ({reason})."
+            "The tool {tool:?} needs a person's approval, but the limit of pending approvals is reached: \
+            {limit} for this agent or ten times as many for this API key ({reason})."
         ),
         Ruling::ManifestChanged => {
-            format!("The definition of the tool {tool:?} changed since it was approved ({reason}).")
+            format!("The definition of the tool {tool:?} has changed since it was approved ({reason}).")
         }
         Ruling::ManifestUnknown => {
-            format!("The definition of the tool {tool:?} was never approved ({reason}).")
+            format!("The definition of the tool {tool:?} is not approved ({reason}).")
         }
         Ruling::NoMatch => format!(
             "No rule of the policy {:?} matches this call of the tool {tool:?}, so it is denied ({reason}).",
             key.tenant.policy.id()
         ),
         Ruling::NotGranted(grant) => format!(
-            "The API key {:?} may not make this call of the tool {tool:?}: its {} is not among those that the key may \
-             use ({reason}).",
+            "The API key {:?} is not permitted to make this call of the tool {tool:?}: its {} is not \
+            granted to the key ({reason}).",
             key.name,
             member(*grant)
         ),
@@ -47,25 +47,31 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
             format!("The passport {refusal}, so this call of the tool {tool:?} is denied ({reason}).")
         }
         Ruling::Unapproved { .. } => {
-            format!("The call of the tool {tool:?} needs an approval and has none that holds ({reason}).")
+            format!("This call of the tool {tool:?} needs a valid approval ({reason}).")
         }
     }
 }
 
-/// What can be done, a sentence each.
+/// Returns the possible next steps, one sentence each.
 pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, str>> {
     match ruling {
         Ruling::Approved { .. } => Vec::new(),
-        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => of_rule(rule),
+        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => {
+            of_rule(rule)
+        }
         Ruling::CredentialExpired(_) => {
-            vec!["Do not run it. An operator sets a new credential: actpass-gateway vault set.".into()]
+            vec![
+                "Do not run it. Ask an operator to set a new credential with `actpass-gateway vault \
+                set`."
+                    .into(),
+            ]
         }
         Ruling::TooManyPending { .. } => {
-            vec!["Do not run it. Ask again after pending requests were decided, or have expired.".into()]
+            vec!["Do not run it. Retry after pending approvals are decided or expire.".into()]
         }
         Ruling::ManifestChanged | Ruling::ManifestUnknown => vec![
-            "Do not run it before an operator looked at the tool's definition.".into(),
-            "An operator approves it with POST /api/v1/tools.".into(),
+            "Do not run it until an operator has reviewed the tool's definition.".into(),
+            "An operator can approve it with POST /api/v1/tools.".into(),
         ],
         Ruling::NoMatch => vec![
             format!(
@@ -73,40 +79,41 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, s
                 key.tenant.policy.id()
             )
             .into(),
-            "If the action should be possible, add a rule for it to the policy.".into(),
+            "If the action should be allowed, add a rule for it to the policy.".into(),
         ],
         Ruling::NotGranted(grant) => vec![
             format!(
-                "Do not run it. Use a {} that the key may use ({}), or ask the gateway's operator for a key that may.",
+                "Do not run it. Use a {} granted to the key ({}), or ask the gateway's operator for a key \
+                with this grant.",
                 member(*grant),
                 granted(*grant, key)
             )
             .into(),
         ],
         Ruling::Passport(_) => {
-            vec!["Do not run it. Ask for a passport that covers this action, and show it once.".into()]
+            vec!["Do not run it. Request a passport that covers this action; it can be used once.".into()]
         }
         Ruling::Unapproved { .. } => {
-            vec!["Do not run it. Ask again without an approval to open a new request.".into()]
+            vec!["Do not run it. Send the request without an approval id to open a new approval.".into()]
         }
     }
 }
 
-/// The steps that the rule names, or else those of its decision.
+/// Returns the rule's steps, or the defaults of its decision.
 fn of_rule(rule: &Rule) -> Vec<Cow<'_, str>> {
     match (rule.next_steps(), rule.decision()) {
         ([], Decision::Allow) => Vec::new(),
         ([], Decision::Deny) => {
             vec![format!("Do not run it. If it should be allowed, change the rule {:?}.", rule.name()).into()]
         }
-        ([], Decision::RequireApproval) => vec!["Do not run it before a person approved it.".into()],
+        ([], Decision::RequireApproval) => vec!["Do not run it until a person approves it.".into()],
         (given, Decision::Allow | Decision::Deny | Decision::RequireApproval) => {
             given.iter().map(|step| step.as_str().into()).collect()
         }
     }
 }
 
-/// The member of a request that the grant is about.
+/// The request member that the grant restricts.
 const fn member(grant: Grant) -> &'static str {
     match grant {
         Grant::Mode => "mode",
@@ -115,7 +122,7 @@ const fn member(grant: Grant) -> &'static str {
     }
 }
 
-/// What the key may use, as a person reads it.
+/// Lists what the key is granted.
 fn granted(grant: Grant, key: &ApiKey) -> String {
     match grant {
         Grant::Mode => {

@@ -1,8 +1,9 @@
-//! Decisions: from a checked request and a policy to an answer and the event that records it.
+//! Decisions: a checked request and a policy become a response and the event that records it.
 //!
-//! [`decide`] is a function of its input; only the ids of the event and of an approval request that it opens are new each
-//! time. A request with what is known about it is a `Case` (`case.rs`). Its `Ruling` (`ruling.rs`) is what enforce decides, a
-//! closed list; `explain.rs` says why in words, and `response.rs` writes it down.
+//! [`decide`] depends only on its input; only the ids of the event and of a new approval are
+//! generated. A `Case` (`case.rs`) is a request with its context. Its `Ruling` (`ruling.rs`) is the
+//! decision of the mode enforce, a closed enum. `explain.rs` describes it in words and
+//! `response.rs` writes the response body.
 
 mod case;
 mod context;
@@ -20,27 +21,27 @@ use crate::auth::ApiKey;
 use crate::request::Preflight;
 use crate::store::{CredentialPin, DecisionRecord, Fallback, Idempotency, SeenResponse};
 
-/// A decision that was made, and may be answered once its event is durable.
+/// A decision. It may be returned to the client once its event is durable.
 #[derive(Clone, Debug)]
 pub struct DecisionResult {
-    /// The answer's body, without the credential that it may be sent with.
+    /// The response body without the credential.
     pub response: Bytes,
-    /// Whether it is an `allow`, if nothing that it uses up is refused.
+    /// Whether it is an `allow`, provided that no single use is refused.
     pub allows: bool,
-    /// Whether the tool's credential goes out with it.
+    /// Whether the response includes the tool's credential.
     pub returns_credential: bool,
-    /// What must be recorded before.
+    /// The record to write before responding.
     pub record: DecisionRecord,
 }
 
 impl DecisionResult {
-    /// The hash of the action for which it opens an approval request.
+    /// The hash of the action for which it opens an approval.
     pub fn opens(&self) -> Option<&str> {
         self.record.opens.as_ref().map(|opening| &*opening.approval.action_hash)
     }
 }
 
-/// Decides about `request`, by what is known beside it.
+/// Decides `request` in the given context.
 pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> DecisionResult {
     let case = Case::new(key, request, context);
     let judgement = case.judge();
@@ -63,7 +64,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
             replay_of: replay_basis.map(|(basis, _)| basis),
         }),
     });
-    // What is handed out, or not, must be the tool's when it is recorded.
+    // The credential in the response must still be the tool's when the decision is recorded.
     let credential = allows.then(|| CredentialPin {
         tool_id: request.tool.as_str().to_owned(),
         credential_id: context.credential.as_ref().map(|credential| credential.id.clone()),

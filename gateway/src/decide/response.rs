@@ -1,4 +1,4 @@
-//! The answer to a preflight, as it goes over the wire.
+//! The response body of a preflight.
 
 use actpass_protocol::json::Number;
 use actpass_protocol::{Json, Mode};
@@ -11,7 +11,7 @@ use crate::ledger;
 use crate::object_writer::ObjectWriter;
 use crate::request::Preflight;
 
-/// Writes the answer of a ruling whose event is `event_id`.
+/// Writes the response to a ruling recorded by the event `event_id`.
 pub(super) fn write(
     ruling: &Ruling<'_>,
     key: &ApiKey,
@@ -20,7 +20,7 @@ pub(super) fn write(
     credential_id: Option<&str>,
 ) -> Bytes {
     let decision = ruling.decision();
-    // A key that may not ask in this mode gets no softer answer by it.
+    // If the key does not permit this mode, the response is not softened to `warn`.
     let warns = request.mode == Mode::Warn
         && decision != Decision::Allow
         && !matches!(ruling, Ruling::NotGranted(Grant::Mode));
@@ -46,8 +46,9 @@ pub(super) fn write(
     Bytes::from(response.finish())
 }
 
-/// An earlier answer under the same idempotency key, or an `allow` under a key that was answered `allow` before: the
-/// answer says so, how old the first `allow` is, and which body it answers now.
+/// Marks a response as replayed: an earlier response under the same idempotency key, or a new
+/// `allow` under a key with an earlier `allow`. Adds the age of the first `allow` and the current
+/// `request_hash`.
 pub fn mark_replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
     let Json::Object(mut members) = Json::parse(response).ok()? else {
         return None;

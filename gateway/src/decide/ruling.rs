@@ -1,47 +1,48 @@
-//! What enforce decides about a request, and for which reason: every way there is.
+//! Rulings: all possible decisions of the mode enforce and their reasons.
 
 use crate::approvals::reason;
 use crate::passport::PassportError;
 use crate::policy::{self, NO_MATCH, RiskTier, Rule};
 use crate::{auth, vault};
 
-/// The reason code of a tool whose manifest is another one than was approved.
+/// Reason code: the tool's manifest differs from the approved one.
 pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
 
-/// The reason code of a tool of which no manifest was approved.
+/// Reason code: the tool has no approved manifest.
 const MANIFEST_UNKNOWN: &str = "tool.not_registered";
 
-/// What enforce decides. The list is closed: an `allow` is [`Ruling::ByRule`] of a rule that allows, or
-/// [`Ruling::Approved`], and nothing else.
+/// The decision of the mode enforce. Only [`Ruling::Approved`] and [`Ruling::ByRule`] with an
+/// allowing rule are an `allow`.
 #[derive(Clone, Debug)]
 pub(super) enum Ruling<'p> {
     /// A person approved the action.
     Approved { rule: &'p Rule, approval: String },
-    /// The rule decides; or it requires an approval in a mode that opens no request.
+    /// A rule decides, or it requires an approval in a mode that opens none.
     ByRule(&'p Rule),
-    /// It would be allowed, but the tool's credential has expired.
+    /// Would be allowed, but the tool's credential has expired.
     CredentialExpired(Box<Self>),
-    /// The rule requires an approval, and as many requests as may be pending are.
+    /// The rule requires an approval and the limit of pending approvals is reached.
     TooManyPending { rule: &'p Rule, limit: u32 },
-    /// The tool's manifest is another one than was approved.
+    /// The tool's manifest differs from the approved one.
     ManifestChanged,
-    /// No manifest of the tool was approved.
+    /// The tool has no approved manifest.
     ManifestUnknown,
     /// No rule matches.
     NoMatch,
-    /// The API key may not make such a request.
+    /// The API key does not permit the request.
     NotGranted(Grant),
-    /// The passport is refused.
+    /// The passport is rejected.
     Passport(PassportError),
-    /// The approval that the request names is not decided yet.
+    /// The named approval is pending.
     Pending { rule: &'p Rule, approval: String },
-    /// The rule requires an approval, and the request has none that holds.
+    /// The rule requires an approval and the request has no usable one.
     Unapproved { rule: &'p Rule, approval: Option<String>, problem: Unapproved },
-    /// The rule requires an approval, which this request asked for, or an earlier one for the same action.
+    /// The rule requires an approval that this request, or an earlier one for the same action,
+    /// opened.
     ApprovalRequested { rule: &'p Rule, approval: String },
 }
 
-/// A decision of enforce.
+/// A decision word of the mode enforce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Allow,
@@ -51,7 +52,7 @@ pub(super) enum Decision {
 }
 
 impl Decision {
-    /// The word on the wire.
+    /// The word used on the wire.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -80,7 +81,7 @@ pub(super) enum Grant {
     User,
 }
 
-/// Why a request has no approval that holds.
+/// Why a request has no usable approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unapproved {
     ActionMismatch,
@@ -107,7 +108,7 @@ impl Unapproved {
 }
 
 impl<'p> Ruling<'p> {
-    /// What enforce decides.
+    /// Returns the decision.
     pub(super) fn decision(&self) -> Decision {
         match self {
             Self::Approved { .. } => Decision::Allow,
@@ -146,7 +147,7 @@ impl<'p> Ruling<'p> {
         }
     }
 
-    /// The rule that matched, if one was looked for and did.
+    /// Returns the matching rule, if any.
     pub(super) fn rule(&self) -> Option<&'p Rule> {
         match self {
             Self::Approved { rule, .. }
@@ -164,12 +165,12 @@ impl<'p> Ruling<'p> {
         }
     }
 
-    /// How risky the action is: as the rule says, `medium` if it does not say, `high` if no rule matched.
+    /// Returns the risk tier: the rule's, `medium` if the rule has none, `high` if no rule matched.
     pub(super) fn risk_tier(&self) -> RiskTier {
         self.rule().map_or(RiskTier::High, |rule| rule.risk_tier().unwrap_or(RiskTier::Medium))
     }
 
-    /// The approval that was named, used or asked for.
+    /// Returns the approval that was named, used or opened.
     pub(super) fn approval(&self) -> Option<&str> {
         match self {
             Self::Approved { approval, .. }
@@ -194,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that does not know the word runs nothing, whatever was decided.
+    /// A client denies a word that it does not know.
     #[test]
     fn decision_words_match_protocol() {
         for (decision, word) in [

@@ -1,4 +1,4 @@
-//! Approvals: looked at, waited for, decided.
+//! Handlers for reading, awaiting, listing and deciding approvals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::request::{DecisionNote, InvalidMember};
 use crate::service::{OperatorKey, ServiceError};
 use crate::store::Listing;
 
-/// How long a request may wait for a decision, in seconds.
+/// Maximum long-polling time, in seconds.
 const MAX_WAIT: u64 = 25;
 
-/// How many approvals are listed, and how many at most.
+/// Default and maximum number of approvals per page.
 pub(super) const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
 
@@ -36,10 +36,10 @@ type ListQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
     operation_id = "read_approval",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id"),
-        ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "For how many seconds to wait for a decision, 0 if left out: the answer comes as soon as there is one, or when the time is over")),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "Seconds to wait for a decision; default 0. The response is sent on the decision or when the time has passed")),
     responses(
-        (status = 200, description = "Where the approval stands", body = responses::Approval),
-        (status = 404, description = "There is no such approval"),
+        (status = 200, description = "The approval's status", body = responses::Approval),
+        (status = 404, description = "The approval does not exist"),
     ),
     security(("key" = []))
 )]
@@ -61,15 +61,15 @@ pub(super) async fn read(
     path = "/api/v1/approvals",
     operation_id = "list_approvals",
     tag = "approvals",
-    params(("status" = inline(Option<responses::Listed>), Query, description = "Which ones; pending ones if left out"),
-        ("agent" = Option<String>, Query, description = "Only those of this agent"),
-        ("tool" = Option<String>, Query, description = "Only those of this tool"),
-        ("after" = Option<String>, Query, pattern = "^apr_[0-9a-f]{32}$", description = "Only those after this approval: the `next` of the page before"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "How many at most, 100 if left out")),
+    params(("status" = inline(Option<responses::Listed>), Query, description = "Filter by status; default pending"),
+        ("agent" = Option<String>, Query, description = "Filter by agent"),
+        ("tool" = Option<String>, Query, description = "Filter by tool"),
+        ("after" = Option<String>, Query, pattern = "^apr_[0-9a-f]{32}$", description = "Continue after this approval: the `next` of the previous page"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Page size; default 100")),
     responses(
-        (status = 200, description = "A page of approvals, the nearest deadline first", body = responses::Approvals),
-        (status = 403, description = "An agent's key may not do this; expected an operator's"),
-        (status = 404, description = "There is no approval `after`"),
+        (status = 200, description = "A page of approvals ordered by deadline, nearest first", body = responses::Approvals),
+        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 404, description = "The approval `after` does not exist"),
     ),
     security(("key" = []))
 )]
@@ -103,7 +103,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     for (name, value) in query {
         let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
         if given.contains(&name) {
-            return Err(wrong("expected one, found two".to_owned()));
+            return Err(wrong("expected one value, found two".to_owned()));
         }
         given.push(name);
         match name.as_str() {
@@ -111,7 +111,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
             "status" => match Status::parse(value) {
                 Some(status) => listing.status = Some(status),
                 None => {
-                    let problem = "expected pending, approved, rejected, expired or all, found another word";
+                    let problem = "expected pending, approved, rejected, expired or all";
                     return Err(wrong(problem.to_owned()));
                 }
             },
@@ -119,7 +119,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
             "tool" => listing.tool = Some(value.clone()),
             "after" if approvals::is_id(value) => listing.after = Some(value.clone()),
             "after" => {
-                let problem = "expected the id of an approval, as `next` of the page before has it";
+                let problem = "expected an approval id: the `next` of the previous page";
                 return Err(wrong(problem.to_owned()));
             }
             "limit" => {
@@ -129,7 +129,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
             }
             _ => {
                 return Err(wrong(
-                    "unknown parameter; known are status, agent, tool, after, limit".to_owned(),
+                    "unknown parameter; expected status, agent, tool, after or limit".to_owned(),
                 ));
             }
         }
@@ -146,9 +146,9 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     request_body = requests::DecisionNote,
     responses(
         (status = 200, description = "The approval, approved", body = responses::Approval),
-        (status = 403, description = "An agent's key may not do this; expected an operator's"),
-        (status = 404, description = "There is no such approval"),
-        (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
+        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 404, description = "The approval does not exist"),
+        (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
     ),
     security(("key" = []))
 )]
@@ -169,9 +169,9 @@ pub(super) async fn approve(
     request_body = requests::DecisionNote,
     responses(
         (status = 200, description = "The approval, rejected", body = responses::Approval),
-        (status = 403, description = "An agent's key may not do this; expected an operator's"),
-        (status = 404, description = "There is no such approval"),
-        (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
+        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 404, description = "The approval does not exist"),
+        (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
     ),
     security(("key" = []))
 )]
@@ -220,7 +220,7 @@ fn approval_response(app: &App, approval: &Approval) -> Response {
     json(StatusCode::OK, approval_response.to_string())
 }
 
-/// What a person must see to decide.
+/// Describes an approval with everything that a person needs to decide.
 fn describe(approval: &Approval, now: i64) -> Result<Json, ApiError> {
     let or_null = |text: &Option<String>| Some(text.as_deref().map_or(Json::Null, Json::from));
     Ok(object([

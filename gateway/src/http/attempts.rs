@@ -1,7 +1,7 @@
-//! Keys that are wrong: how many of them one address may show.
+//! Rate limiting of invalid API keys per client address.
 //!
-//! Only a wrong key counts, and a right one is looked for first: whoever shares an address with somebody who tries keys gets
-//! through all the same.
+//! Only invalid keys count, and valid keys are accepted first, so clients that share an address
+//! with an attacker are not affected.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -14,14 +14,14 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota};
 use super::error::ApiError;
 use crate::connections::origin;
 
-/// How many wrong keys an address may show at once, and then each second.
+/// Burst and sustained rate of invalid keys per address.
 const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
-/// How many addresses are told apart. Those beyond are counted as one.
+/// Maximum number of addresses tracked separately; all others share one limiter.
 const MAX_ADDRESSES: usize = 10_000;
 
-/// How often at most the addresses that are no longer needed are looked for.
+/// Minimum interval between cleanups of unneeded addresses.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Counts a wrong key; the error if there were too many from there.
+    /// Counts an invalid key; returns an error if the address exceeded its limit.
     pub(super) fn count(&self, client: Option<IpAddr>) -> Result<(), ApiError> {
         let has_room = self.known.len() < MAX_ADDRESSES || self.clean();
         let counted = match client.filter(|_| has_room) {
@@ -56,7 +56,7 @@ impl Attempts {
         })
     }
 
-    /// Forgets the addresses that may show as many as any; whether there is room then.
+    /// Removes addresses with a full allowance; returns whether there is room for another address.
     fn clean(&self) -> bool {
         let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
         if cleaned.is_none_or(|cleaned| cleaned.elapsed() >= CLEAN_INTERVAL) {
@@ -76,7 +76,7 @@ mod tests {
         let attempts = Attempts::default();
         let address = |number: u32| Some(IpAddr::from(number.to_be_bytes()));
         let refused = (0..=BURST.get()).filter(|_| attempts.count(address(1)).is_err()).count();
-        assert!(refused >= 1, "the first beyond the burst");
+        assert!(refused >= 1, "requests beyond the burst fail");
         assert!(attempts.count(address(2)).is_ok(), "another address");
         for number in 0..2 * u32::try_from(MAX_ADDRESSES).unwrap() {
             let _ = attempts.count(address(number));
@@ -85,6 +85,6 @@ mod tests {
         let network = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().ok());
         let attempts = Attempts::default();
         while attempts.count(network[0]).is_ok() {}
-        assert!(attempts.count(network[1]).is_err(), "of the same /64");
+        assert!(attempts.count(network[1]).is_err(), "same /64 network");
     }
 }

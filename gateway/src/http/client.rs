@@ -1,4 +1,4 @@
-//! Whose a request is: the address of its client.
+//! The client address of a request.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use crate::hosts::Authority;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address of the client: the connection's, or what a trusted proxy says.
+/// Address of the client: the peer of the connection, or the address that a trusted proxy forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client(pub(super) IpAddr);
 
-/// Who a request is from: the last address of `X-Forwarded-For` that is no trusted proxy's, if the connection is one's. What
-/// stands before that address, the client itself may have written.
+/// Returns the client address. If the peer is a trusted proxy, it is the last address in
+/// `X-Forwarded-For` that is not a trusted proxy; earlier entries may be forged by the client.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
@@ -35,7 +35,7 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
     client
 }
 
-/// An entry of `X-Forwarded-For`: an address, which some proxies write with a port.
+/// Parses an entry of `X-Forwarded-For`: an address, with a port from some proxies.
 fn forwarded(entry: &str) -> Option<IpAddr> {
     let address = entry.parse().ok().or_else(|| Authority::parse(entry)?.address())?;
     Some(address.to_canonical())

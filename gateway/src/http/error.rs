@@ -1,4 +1,4 @@
-//! Every error that the gateway answers with, in one table.
+//! All errors of the HTTP API.
 
 use actpass_protocol::Json;
 use axum::response::{IntoResponse, Response};
@@ -26,7 +26,7 @@ pub(super) enum ApiError {
     WrongKeys(u64),
 }
 
-/// The code of an error, beside its answer, for the log.
+/// The error code of a response, for the log.
 #[derive(Clone, Copy)]
 pub(super) struct Code(pub(super) &'static str);
 
@@ -64,29 +64,29 @@ impl ApiError {
 
     pub(super) fn message(&self) -> String {
         match self {
-            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
+            Self::BodyTimeout => "the body was not received in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
-            Self::BodyUnreadable => "the body could not be read to its end".to_owned(),
+            Self::BodyUnreadable => "the body ended unexpectedly".to_owned(),
             Self::InvalidHost(problem) => (*problem).to_owned(),
             Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
-            Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
+            Self::MethodNotAllowed => "method not allowed for this path; see the Allow header".to_owned(),
             Self::RateLimited(seconds) => {
-                format!("this API key calls more often than it may; try again in {seconds} s")
+                format!("rate limit of this API key exceeded; retry in {seconds} s")
             }
             Self::Service(error) => message_of(error),
             Self::Unauthenticated => {
-                "expected the header `authorization: Bearer <API key>` with a key of this gateway".to_owned()
+                "missing or unknown API key; expected the header `authorization: Bearer <API key>`".to_owned()
             }
             Self::UnsupportedMediaType(expected) => (*expected).to_owned(),
             Self::WrongHost => {
-                "this gateway does not answer under this host; expected one of `hosts` in its settings (of localhost \
-                 alone, if it was started with dev)"
+                "unknown host; expected one listed under `hosts` in the gateway's settings (with dev, only \
+                localhost)"
                     .to_owned()
             }
             Self::WrongKeys(seconds) => format!(
-                "too many requests without a key of this gateway came from this address; try again with a right key, or \
-                 in {seconds} s"
+                "too many invalid API keys from this address; retry with a valid key, or \
+                in {seconds} s"
             ),
         }
     }
@@ -95,28 +95,30 @@ impl ApiError {
 fn message_of(error: &ServiceError) -> String {
     match error {
         ServiceError::AlreadyDecided(status) => {
-            format!("this approval can no longer be decided: it is {}", status.as_str())
+            format!("this approval cannot be decided: it is {}", status.as_str())
         }
         ServiceError::ApprovalAltered => {
-            "this approval is not the one that was asked for: its record does not match its action_hash, so it was \
-             changed in the data; look at the ledger, and let the agent ask again"
+            "the approval's record was changed: it does not match its action_hash; check the ledger and let \
+            the agent ask again"
                 .to_owned()
         }
-        ServiceError::Busy => "the gateway has more to record than it can take; try again".to_owned(),
+        ServiceError::Busy => "the write queue is full; retry later".to_owned(),
         ServiceError::Conflict => {
-            "idempotency_key: was used for another request; expected a new one, or the same body".to_owned()
+            "idempotency_key: already used for a different request; use a new key or send the same \
+            body"
+                .to_owned()
         }
-        ServiceError::Internal => "the gateway failed; its log has the request id".to_owned(),
+        ServiceError::Internal => "internal error; search the gateway's log for the request id".to_owned(),
         ServiceError::InvalidMember(invalid) => invalid.to_string(),
         ServiceError::NoMasterKey => format!(
-            "this gateway has neither passports nor credentials, because it has no master key: set master_key_file in its settings or \
-             the environment variable {MASTER_KEY_VARIABLE}"
+            "passports and the vault are disabled: no master key is configured; set master_key_file in the \
+            settings or the environment variable {MASTER_KEY_VARIABLE}"
         ),
-        ServiceError::NotFound(what) => format!("there is no such {what}"),
+        ServiceError::NotFound(what) => format!("{what} not found"),
         ServiceError::NotGranted(problem) => problem.clone(),
         ServiceError::NotOwn(problem) => (*problem).to_owned(),
-        ServiceError::OperatorsOnly => "an agent's key may not do this; expected an operator's".to_owned(),
-        ServiceError::Unavailable => "the ledger cannot be used, so nothing was decided".to_owned(),
+        ServiceError::OperatorsOnly => "agent keys are not permitted; use an operator key".to_owned(),
+        ServiceError::Unavailable => "the ledger is unavailable; no decision was made".to_owned(),
     }
 }
 
@@ -153,7 +155,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A JSON answer.
+/// Builds a JSON response.
 pub(super) fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! Recording evidence, and reading and verifying chains.
+//! Handlers for recording evidence and for reading and verifying chains.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::object_writer::object;
 use crate::request::{Evidence, InvalidMember};
 use crate::service::{ChainView, ServiceError};
 
-/// The largest number that an event may have.
+/// Largest `seq` of an event.
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
 
 #[utoipa::path(
@@ -32,7 +32,7 @@ const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
     request_body = requests::Evidence,
     responses(
         (status = 200, description = "The event is recorded", body = Recorded),
-        (status = 403, description = "The end of an action that was not decided for this key or its agent"),
+        (status = 403, description = "The outcome of an action that was not decided for this key or its agent"),
     ),
     security(("key" = []))
 )]
@@ -52,12 +52,12 @@ pub(super) async fn record(State(app): State<Arc<App>>, call: JsonCall) -> Resul
     path = "/api/v1/evidence/chains/{chain_id}",
     operation_id = "read_chain",
     tag = "evidence",
-    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions"),
-        ("after" = Option<u64>, Query, description = "Only events with a greater seq"),
-        ("limit" = Option<u64>, Query, minimum = 1, description = "How many at most")),
+    params(("chain_id" = String, Path, description = "Chain id; a tenant's decisions are in `decisions`"),
+        ("after" = Option<u64>, Query, description = "Return events with a greater `seq`"),
+        ("limit" = Option<u64>, Query, minimum = 1, description = "Maximum number of events")),
     responses(
-        (status = 200, description = "The chain's events, all of them or the part that is asked for", body = Chain),
-        (status = 404, description = "There is no such chain"),
+        (status = 200, description = "The requested events of the chain", body = Chain),
+        (status = 404, description = "The chain does not exist"),
     ),
     security(("key" = []))
 )]
@@ -77,7 +77,7 @@ pub(super) async fn chain(
     opening.comma(1);
     opening.key("events");
     opening.raw("[");
-    // Events that come while this answer goes out are the next answer's.
+    // Later events are not part of this response.
     let until = range.limit.map(|limit| range.after.saturating_add(limit));
     let view = app.service.view_chain(key, chain_id, until).await?;
     let state = Export::Events { piece: opening, view, after: range.after, written: 0 };
@@ -89,10 +89,10 @@ pub(super) async fn chain(
     path = "/api/v1/evidence/chains/{chain_id}/verify",
     operation_id = "verify_chain",
     tag = "evidence",
-    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions")),
+    params(("chain_id" = String, Path, description = "Chain id; a tenant's decisions are in `decisions`")),
     responses(
-        (status = 200, description = "Whether the chain is whole", body = ChainVerified),
-        (status = 404, description = "There is no such chain"),
+        (status = 200, description = "Result of the verification", body = ChainVerified),
+        (status = 404, description = "The chain does not exist"),
     ),
     security(("key" = []))
 )]
@@ -119,7 +119,7 @@ fn number(value: u64) -> Json {
     Json::Number(Number::from(i64::try_from(value).unwrap_or(i64::MAX)))
 }
 
-/// Which events of a chain are asked for.
+/// Requested range of events.
 struct Range {
     after: u64,
     limit: Option<u64>,
@@ -145,9 +145,9 @@ impl Range {
     }
 }
 
-/// The answer with a chain's events, as it goes out: never all of it in memory.
+/// State of a streamed chain export; the chain is never held in memory completely.
 enum Export {
-    /// What was not sent yet, the last event that was looked at, and how many events were written.
+    /// Pending text, the last event examined, and the number of events written.
     Events {
         piece: JsonWriter,
         view: ChainView,
@@ -158,12 +158,13 @@ enum Export {
 }
 
 impl Export {
-    /// The next piece. An error cuts the answer short, so that a part of a chain never looks like all of it.
+    /// Returns the next part. An error aborts the response, so that a partial chain never looks
+    /// complete.
     async fn next(self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
         let Self::Events { mut piece, view, mut after, mut written } = self else {
             return Ok(None);
         };
-        let broken = |_: ServiceError| std::io::Error::other("the ledger could not be read");
+        let broken = |_: ServiceError| std::io::Error::other("reading the ledger failed");
         loop {
             let Some((events, last)) = view.page(after).await.map_err(broken)? else {
                 piece.raw("]}");
@@ -175,7 +176,7 @@ impl Export {
                 piece.raw(&event.text);
                 written += 1;
             }
-            // An empty piece is none.
+            // An empty part would end the stream.
             if !piece.as_str().is_empty() {
                 let rest = Self::Events { piece: JsonWriter::new(Style::Compact), view, after, written };
                 return Ok(Some((Bytes::from(piece.into_string()), rest)));

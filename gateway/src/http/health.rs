@@ -1,4 +1,4 @@
-//! Whether the gateway can decide.
+//! Health check.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! For whom a request is: its host.
+//! Validation of the request's host.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::receive::drain;
 use crate::connections::Connection;
 use crate::hosts::Authority;
 
-/// For how long a browser is to use TLS alone: a year.
+/// HSTS lifetime: one year.
 const HSTS: &str = "max-age=31536000";
 
-/// Lets nothing through that is not for this gateway; before anybody asks whose key it is.
+/// Rejects requests for other hosts, before authentication.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().map(Arc::clone);
     let local = connection.as_ref().map(|connection| connection.local.ip());
@@ -53,32 +53,32 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     response
 }
 
-/// What the request is for: the one `Host`, and the authority of its target, which is the same if both are there.
+/// Returns the request's authority: the single `Host` header, which must match the authority of the
+/// request target if both are present.
 fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Authority, &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (host, None) => host.map(|host| {
             let host = host.to_str().ok().and_then(Authority::parse);
-            host.ok_or("host: expected a name or an address, and perhaps a port")
+            host.ok_or("host: expected a name or address with an optional port")
         }),
-        (_, Some(_)) => return Err("host: expected one, found two"),
+        (_, Some(_)) => return Err("host: expected one value, found two"),
     };
     let host = host.transpose()?;
     let target = uri.authority().map(UriAuthority::as_str).map(|authority| {
-        Authority::parse(authority)
-            .ok_or("the request's target: expected a name or an address, and perhaps a port")
+        Authority::parse(authority).ok_or("request target: expected a name or address with an optional port")
     });
     match (host, target.transpose()?) {
         (Some(host), Some(target)) if host == target => Ok(host),
-        (Some(_), Some(_)) => Err("host: is another than that of the request's target"),
-        // HTTP/2 and HTTP/3 have it in the target alone.
+        (Some(_), Some(_)) => Err("host: does not match the request target"),
+        // HTTP/2 and HTTP/3 carry it in the request target only.
         (None, Some(target)) if version >= Version::HTTP_2 => Ok(target),
         (Some(host), None) => Ok(host),
         (None, _) => Err("host: missing"),
     }
 }
 
-/// The trace that a `traceparent` header names.
+/// Returns the trace id of a `traceparent` header.
 fn trace_id(value: &str) -> Option<&str> {
     let mut parts = value.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -1,4 +1,4 @@
-//! The gateway's HTTP interface.
+//! The gateway's HTTP API.
 
 mod approvals;
 mod attempts;
@@ -38,28 +38,28 @@ use crate::service::{Service, ServiceError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers share.
+/// State shared by the handlers.
 #[derive(Debug)]
 pub(crate) struct App {
-    /// Who may call.
+    /// The API keys.
     pub keyring: Keyring,
-    /// What is done for those who call.
+    /// The use cases.
     pub service: Arc<Service>,
-    /// The largest body, in bytes.
+    /// Maximum body size, in bytes.
     pub body_bytes: usize,
-    /// How long a body may take to arrive.
+    /// Maximum time to receive a body.
     pub body_timeout: Duration,
-    /// What the page for the people who approve keeps.
+    /// State of the approvals page.
     pub page: Page,
-    /// The names under which it answers.
+    /// Accepted host names.
     pub hosts: Hosts,
-    /// The proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// The wrong keys of each address.
+    /// Rate limiter for invalid API keys.
     pub attempts: Attempts,
 }
 
-/// Every route of the gateway.
+/// Builds the router with all routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
     let (described, _) = routes().split_for_parts();
@@ -72,7 +72,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     with_common_layers(api.layer(check_host))
 }
 
-/// The request without the path below which a proxy shows the gateway; as it is, if the proxy took that path away.
+/// Strips the base path from a request, unless the proxy has already stripped it.
 pub(crate) fn under_base_path(mut request: Request, base_path: &str) -> Request {
     let uri = request.uri();
     let below = uri.path().strip_prefix(base_path).filter(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -89,7 +89,7 @@ pub(crate) fn under_base_path(mut request: Request, base_path: &str) -> Request 
     request
 }
 
-/// The routes for programs, each with its description.
+/// The API routes with their descriptions.
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(health::health))
@@ -108,16 +108,17 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(passports::jwks))
 }
 
-/// Gives every answer of `routes` what every answer has, and a panic an answer.
+/// Adds the layers common to all routes: request log, headers, and conversion of panics to errors.
 fn with_common_layers(routes: Router) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
     routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(request_log))
 }
 
-/// Names the request, logs it, and marks its answer.
+/// Assigns a request id, logs the request and adds the id to the response.
 ///
-/// The log gets the route and never the path: a path can hold what a client put there by mistake.
+/// Logs the matched route instead of the path, because a path may contain secrets that a client put
+/// there by mistake.
 async fn request_log(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = uuid::Uuid::now_v7().simple().to_string();

@@ -1,4 +1,4 @@
-//! Passports: issued, looked at, ended, and the keys to verify them with.
+//! Handlers for issuing, verifying and revoking passports, and for the public keys.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ use crate::request::{Issue, Revoke, VerifyPassport};
     request_body = requests::Issue,
     responses(
         (status = 200, description = "A new passport", body = Issued),
-        (status = 403, description = "The key may not issue such a passport"),
-        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+        (status = 403, description = "The key is not permitted to issue this passport"),
+        (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
     security(("key" = []))
 )]
@@ -51,8 +51,8 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result
     tag = "passports",
     request_body = requests::VerifyPassport,
     responses(
-        (status = 200, description = "Whether the passport holds, and what is wrong with it", body = Verified),
-        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+        (status = 200, description = "The result of the verification", body = Verified),
+        (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
     security(("key" = []))
 )]
@@ -77,9 +77,9 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Resul
     tag = "passports",
     request_body = requests::Revoke,
     responses(
-        (status = 200, description = "Whether the passport is revoked", body = Revoked),
-        (status = 403, description = "The passport is neither the key's nor its agent's"),
-        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+        (status = 200, description = "The result of the revocation", body = Revoked),
+        (status = 403, description = "The passport was not issued by this key or to its agent"),
+        (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
     security(("key" = []))
 )]
@@ -97,8 +97,8 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: JsonCall) -> Resul
     operation_id = "jwks",
     tag = "passports",
     responses(
-        (status = 200, description = "The public keys; to a key of this gateway, also its tenant", body = JwkSet),
-        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+        (status = 200, description = "The public keys, and the tenant if the request has a valid API key", body = JwkSet),
+        (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
 )]
 pub(super) async fn jwks(

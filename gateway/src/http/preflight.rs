@@ -1,4 +1,4 @@
-//! Asking for a decision.
+//! Handler for preflights.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::service::PendingPreflight;
     tag = "decisions",
     request_body = requests::Preflight,
     responses(
-        (status = 200, description = "What is decided, recorded; with an idempotency key that was answered `allow`, that answer again while it holds", body = Decision),
-        (status = 409, description = "The idempotency key was used for another body"),
-        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+        (status = 200, description = "The recorded decision. A repeated idempotency key replays an `allow` while it is valid", body = Decision),
+        (status = 409, description = "The idempotency key was used for a different request"),
+        (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
     security(("key" = []))
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let JsonCall { key, body: raw } = call;
-    // What follows must not count: see `PendingPreflight::received`.
+    // Later processing must not count: see `PendingPreflight::received`.
     let received = app.service.clock.millis();
     let bytes = raw.len();
     let request = app.service.run(bytes, move || parse(&raw, Preflight::read)).await?;

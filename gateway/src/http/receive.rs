@@ -1,4 +1,4 @@
-//! Taking a request in: who calls, how often, and what they send.
+//! Request extraction: authentication, rate limits and bodies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::auth::ApiKey;
 use crate::connections::Connection;
 use crate::request::InvalidMember;
 
-/// How long the rest of a body is taken in and thrown away after it was refused.
+/// Maximum time to drain a rejected body.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much of it, in bytes.
+/// Maximum number of bytes to drain.
 const DRAIN_BYTES: usize = 16 << 20;
 
-/// The key of a request that may go on.
+/// The API key of an authenticated request.
 pub(super) struct Caller(pub(super) Arc<ApiKey>);
 
 impl FromRequestParts<Arc<App>> for Caller {
@@ -45,13 +45,14 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// The key of a request for what anyone may read: a request without one, or with one that is unknown, has none.
+/// The API key of a request to a public resource; `None` if it is missing or unknown.
 pub(super) struct OptionalCaller(pub(super) Option<Arc<ApiKey>>);
 
 impl FromRequestParts<Arc<App>> for OptionalCaller {
     type Rejection = ApiError;
 
-    /// An unknown key counts as an attempt, so that keys cannot be guessed here faster than elsewhere.
+    /// An unknown key counts as a failed attempt, so that guessing is not faster here than
+    /// elsewhere.
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         if bearer(&parts.headers).is_none() {
             return Ok(Self(None));
@@ -64,7 +65,7 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
     }
 }
 
-/// Counts a call of this key's.
+/// Counts a request against the key's rate limit.
 pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
     let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
         return Ok(());
@@ -74,7 +75,7 @@ pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
     Err(ApiError::RateLimited(seconds.max(1)))
 }
 
-/// A request with a JSON body, from a key that may make it.
+/// An authenticated request with a JSON body.
 pub(super) struct JsonCall {
     pub(super) key: Arc<ApiKey>,
     pub(super) body: Bytes,
@@ -83,7 +84,7 @@ pub(super) struct JsonCall {
 impl FromRequest<Arc<App>> for JsonCall {
     type Rejection = ApiError;
 
-    /// Asks who calls before it looks at anything of the body.
+    /// Authenticates before reading the body.
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let key = match check_headers(&mut parts, app).await {
@@ -110,7 +111,7 @@ async fn check_headers(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<ApiKey>,
     Ok(key)
 }
 
-/// The API key, if there is exactly one.
+/// Returns the API key if there is exactly one.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
@@ -135,7 +136,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What `read` makes of a body's JSON.
+/// Parses a JSON body with `read`.
 pub(super) fn parse<T>(
     raw: &[u8],
     read: impl FnOnce(Json) -> Result<T, InvalidMember>,
@@ -158,10 +159,10 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     Ok(read.freeze())
 }
 
-/// Takes in the rest of a refused body while the answer goes out.
+/// Drains a rejected body while the response is sent.
 ///
-/// Closing a connection on unread data resets it, and the reset can overtake the answer: the client would see a broken
-/// connection in place of what is wrong.
+/// Closing a connection with unread data resets it, and the reset can overtake the response: the
+/// client would see a connection error in place of the actual error.
 pub(super) fn drain(body: Body) {
     let mut left = DRAIN_BYTES;
     let mut chunks = body.into_data_stream();

@@ -1,4 +1,4 @@
-//! Approving tools.
+//! Handler for approving tools.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::service::OperatorKey;
     tag = "tools",
     request_body = requests::ToolApproval,
     responses(
-        (status = 200, description = "The tool has this manifest from now on", body = ToolApproved),
-        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+        (status = 200, description = "The manifest is approved", body = ToolApproved),
+        (status = 403, description = "Agent keys are not permitted; use an operator key"),
     ),
     security(("key" = []))
 )]

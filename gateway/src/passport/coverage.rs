@@ -1,24 +1,24 @@
-//! Whether a passport covers an action.
+//! Checks whether a passport covers an action.
 
 use std::cmp::Ordering;
 
 use actpass_protocol::Json;
 use actpass_protocol::token::{Claims, PassportError};
 
-/// What a passport must cover.
+/// The action that a passport must cover.
 #[derive(Clone, Copy, Debug)]
 pub struct Covered<'a> {
-    /// The tool that would be called.
+    /// The tool to call.
     pub tool: &'a str,
-    /// What the action is done to; empty if nothing is named.
+    /// The affected resource; empty if none.
     pub resource: &'a str,
-    /// What the agent is trying to achieve.
+    /// The goal of the agent.
     pub goal: &'a str,
     /// The arguments of the action.
     pub args: &'a Json,
 }
 
-/// The first thing about an action that the passport does not cover.
+/// Returns the first aspect of the action that the passport does not cover.
 pub fn uncovered(claims: &Claims, action: &Covered<'_>) -> Option<PassportError> {
     let any_resource =
         matches!(claims.as_json().member("allowed_resources"), Some(Json::Array(items)) if items.is_empty());
@@ -37,13 +37,14 @@ pub fn uncovered(claims: &Claims, action: &Covered<'_>) -> Option<PassportError>
     (!within).then_some(PassportError::Constraint)
 }
 
-/// The argument that a constraint bounds by number, and how it must compare; `None` if it must be equal.
+/// Returns the argument name and comparison of a numeric constraint; `None` for an equality
+/// constraint.
 pub fn bound(name: &str) -> Option<(&str, Ordering)> {
     let most = name.strip_prefix("max_").map(|argument| (argument, Ordering::Less));
     most.or_else(|| name.strip_prefix("min_").map(|argument| (argument, Ordering::Greater)))
 }
 
-/// Whether the argument that a constraint is about is there and is what the constraint says.
+/// Returns whether the constrained argument exists and satisfies the constraint.
 fn is_within(name: &str, value: &Json, args: &Json) -> bool {
     let Some((argument, order)) = bound(name) else {
         return args.member(name).is_some_and(|found| found.same_value(value));

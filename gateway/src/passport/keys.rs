@@ -1,4 +1,4 @@
-//! The keys that sign passports: Ed25519, kept sealed by the data store.
+//! Passport signing keys: Ed25519, sealed in the data store.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,34 +15,34 @@ use crate::object_writer::ObjectWriter;
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, SealedKey, Store, StoreError};
 
-/// How old what [`SigningKeyStore::jwks`] answers may be.
+/// Maximum age of the response of [`SigningKeyStore::jwks`].
 const JWKS_AGE: Duration = Duration::from_secs(1);
 
-/// Why there are no keys to sign or verify with.
+/// Error of the signing keys.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningKeyError {
     /// A cryptographic operation failed.
-    #[error("a signing key could not be made")]
+    #[error("a signing key could not be created")]
     Crypto,
-    /// There is no master key to be had, or nothing can be sealed.
+    /// There is no master key, or sealing failed.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The data store holds a key that this master key does not open.
+    /// The master key does not open a stored key.
     #[error(
-        "the master key does not open the signing key {0:?} in the data file; use the one that sealed it"
+        "the master key does not open the signing key {0:?} in the data; use the master key that sealed it"
     )]
     Sealed(String),
-    /// The data store does not work.
+    /// The data store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl SealedKey {
-    /// A new key, sealed.
+    /// Generates and seals a new key.
     ///
     /// # Errors
     ///
-    /// If the operating system has no randomness.
+    /// Returns an error if the operating system provides no randomness.
     pub fn generate(master: &MasterKey) -> Result<Self, SigningKeyError> {
         let seed: Zeroizing<[u8; 32]> = random()?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| SigningKeyError::Crypto)?;
@@ -60,13 +60,13 @@ impl SealedKey {
         let failed = || SigningKeyError::Sealed(self.kid.clone());
         let seed =
             master.cipher(Purpose::SigningKey)?.open(self.kid.as_bytes(), &self.sealed).ok_or_else(failed)?;
-        // The public key is derived, never read: whoever can write the data file cannot put theirs there.
+        // Derive the public key, so that a forged one in the data file has no effect.
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| failed())?;
         if thumbprint(&pair) == self.kid { Ok(pair) } else { Err(failed()) }
     }
 }
 
-/// The JWK thumbprint (RFC 7638): the hash of these members, in this order.
+/// Computes the JWK thumbprint (RFC 7638), the hash of these members in this order.
 fn thumbprint(pair: &Ed25519KeyPair) -> String {
     let mut key = ObjectWriter::new();
     key.string("crv", Some("Ed25519"));
@@ -82,15 +82,15 @@ struct OpenSigningKey {
     needed_until: i64,
 }
 
-/// The keys of a gateway at one time.
+/// The signing keys at one point in time.
 pub struct SigningKeys(Vec<Arc<OpenSigningKey>>);
 
 impl SigningKeys {
-    /// Opens all of the keys.
+    /// Opens the sealed keys.
     ///
     /// # Errors
     ///
-    /// If `master` is not what sealed one of them.
+    /// Returns an error if `master` did not seal all of them.
     pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, SigningKeyError> {
         let open = |key: &SealedKey| {
             let (pair, active, needed_until) = (key.open(master)?, key.active, key.needed_until);
@@ -101,11 +101,11 @@ impl SigningKeys {
         Ok(Self(keys.iter().map(open).collect::<Result<_, SigningKeyError>>()?))
     }
 
-    /// Signs claims with the active key: the token and the key's id.
+    /// Signs claims with the active key; returns the token and the key's id.
     ///
     /// # Errors
     ///
-    /// If there is no active key.
+    /// Returns an error if there is no active key.
     pub fn sign(&self, typ: TokenType, claims: &Json) -> Result<(String, String), SigningKeyError> {
         let key = self.0.iter().rfind(|key| key.active).ok_or(SigningKeyError::Crypto)?;
         let mut token = token::signing_input(typ, key.public.kid(), claims);
@@ -115,23 +115,24 @@ impl SigningKeys {
         Ok((token, key.public.kid().to_owned()))
     }
 
-    /// The public keys, of those too that no longer sign.
+    /// Returns the public keys, including retired ones.
     pub fn public_keys(&self) -> Vec<PublicKey> {
         self.0.iter().map(|key| key.public.clone()).collect()
     }
 
-    /// What a passport claims, if a key of this gateway signed it.
+    /// Verifies a passport's signature and returns its claims.
     ///
     /// # Errors
     ///
-    /// What is wrong with its form, its algorithm, its key, its signature, in this order.
+    /// Returns the first problem with its form, algorithm, key or signature.
     pub fn verify(&self, token: &str) -> Result<Claims, PassportError> {
         let passport = Unverified::passport(token)?;
         let signer = self.0.iter().find(|key| key.public.kid() == passport.kid());
         Claims::parse(&passport.verify(&signer.ok_or(PassportError::UnknownKey)?.public)?)
     }
 
-    /// The public keys that a passport which holds at `now` can be signed with: the `keys` of a JWK Set (RFC 8037).
+    /// Returns the public keys needed to verify passports valid at `now`: the `keys` of a JWK Set
+    /// (RFC 8037).
     pub fn jwks(&self, now: i64) -> Json {
         let needed = self.0.iter().filter(|key| key.active || key.needed_until > now);
         Json::Array(needed.map(|key| key.public.to_jwk()).collect())
@@ -144,7 +145,7 @@ impl fmt::Debug for SigningKeys {
     }
 }
 
-/// The keys of a gateway, as its data store has them: another process may rotate them.
+/// The signing keys in the data store. Another process may rotate them.
 #[derive(Debug)]
 pub struct SigningKeyStore {
     master: MasterKey,
@@ -152,11 +153,11 @@ pub struct SigningKeyStore {
 }
 
 impl SigningKeyStore {
-    /// Opens the keys in the store, and makes the first one if there is none.
+    /// Opens the stored keys; creates the first one if there is none.
     ///
     /// # Errors
     ///
-    /// If the store does not work, or `master` is not what sealed a key.
+    /// Returns an error if the store fails, or `master` did not seal a key.
     pub async fn open(store: &dyn Store, master: MasterKey) -> Result<Self, SigningKeyError> {
         let mut keys = store.signing_keys().await?;
         if keys.is_empty() {
@@ -167,13 +168,14 @@ impl SigningKeyStore {
         Ok(Self { master, keys: RwLock::new((keys, Instant::now())) })
     }
 
-    /// Makes a new key that signs from now on. The others verify as long as passports that they signed hold.
+    /// Creates a new active key and returns its id. Earlier keys verify until their last passport
+    /// expires.
     ///
     /// # Errors
     ///
-    /// As [`SigningKeyStore::open`].
+    /// Same as [`SigningKeyStore::open`].
     pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, SigningKeyError> {
-        // With another master key no key would open any more.
+        // A different master key would make all keys unusable.
         Self::check(store, master).await?;
         let key = SealedKey::generate(master)?;
         let kid = key.kid.clone();
@@ -181,36 +183,37 @@ impl SigningKeyStore {
         Ok(kid)
     }
 
-    /// Whether `master` opens every key in the store: whether it is the one that this data file belongs to.
+    /// Checks that `master` opens every stored key.
     ///
     /// # Errors
     ///
-    /// As [`SigningKeyStore::open`].
+    /// Same as [`SigningKeyStore::open`].
     pub async fn check(store: &dyn Store, master: &MasterKey) -> Result<(), SigningKeyError> {
         SigningKeys::open(&store.signing_keys().await?, master).map(|_| ())
     }
 
-    /// The keys as they were last read.
+    /// Returns the keys as last read.
     pub fn cached(&self) -> Arc<SigningKeys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// The keys as they are in the store now.
+    /// Reads the current keys from the store.
     ///
     /// # Errors
     ///
-    /// As [`SigningKeyStore::open`].
+    /// Same as [`SigningKeyStore::open`].
     pub async fn read(&self, store: &dyn Store) -> Result<Arc<SigningKeys>, SigningKeyError> {
         let keys = Arc::new(SigningKeys::open(&store.signing_keys().await?, &self.master)?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(&keys), Instant::now());
         Ok(keys)
     }
 
-    /// The keys of the JWK Set for `now`, at most a second old: anyone may ask for it, and often.
+    /// Returns the JWK Set's keys for `now`, at most one second old, because the resource is
+    /// public.
     ///
     /// # Errors
     ///
-    /// As [`SigningKeyStore::open`].
+    /// Same as [`SigningKeyStore::open`].
     pub async fn jwks(&self, store: &dyn Store, now: i64) -> Result<Json, SigningKeyError> {
         let (keys, read_at) = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
         match read_at.elapsed() < JWKS_AGE {

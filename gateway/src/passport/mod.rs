@@ -1,12 +1,10 @@
-//! Passports: short-lived, signed leave to ask for certain actions, once.
+//! Passports: short-lived, signed, single-use authorizations to request certain actions.
 //!
-//! What a passport is as a token, and why one is refused, is [`actpass_protocol::token`]: clients that verify offline read it
-//! the same way. [`keys`] has the keys, which the data store keeps sealed; [`coverage`] compares a passport with what is
-//! asked.
+//! [`actpass_protocol::token`] defines the token and its errors, shared with clients that verify
+//! offline. [`keys`] manages the signing keys; [`coverage`] compares a passport with an action.
 //!
-//! What is checked, in this order: the form, the algorithm, the key, the signature; then issuer, audience, tenant,
-//! agent, user, time; then whether it was revoked or used; then tool, resource, goal and constraints,
-//! and the action that a person approved.
+//! Checks, in order: form, algorithm, key, signature; issuer, audience, tenant, agent, user, time;
+//! revocation and use; tool, resource, goal, constraints, and the approved action.
 
 pub mod coverage;
 pub mod keys;
@@ -17,16 +15,16 @@ use actpass_protocol::token::ValidationTime;
 pub use actpass_protocol::token::{Claims, PassportError};
 pub use keys::{SigningKeyStore, SigningKeys};
 
-/// For how long a passport holds at most, in seconds.
+/// Maximum lifetime of a passport, in seconds.
 pub const MAX_TTL: i64 = 3600;
 
-/// For how long it holds if nobody says, in seconds.
+/// Default lifetime of a passport, in seconds.
 pub const DEFAULT_TTL: i64 = 300;
 
-/// How far ahead another gateway's clock may be, in seconds.
+/// Tolerance for the clock of another gateway that is ahead, in seconds.
 const LEEWAY: i64 = 5;
 
-/// The time `now`, as passports are held against it here: what has expired has expired.
-pub(crate) fn at(now: i64) -> ValidationTime {
-    ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: 0 }
+/// Returns the clock for verification at `now`, without tolerance for expired passports.
+pub(crate) fn at(now: i64) -> Time {
+    Time { now, early: LEEWAY, late: 0 }
 }

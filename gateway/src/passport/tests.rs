@@ -46,7 +46,7 @@ async fn signature_rejects_any_changed_byte() {
         for change in [1, 2, 4, 0x20, 0x80] {
             let mut bytes = token.clone().into_bytes();
             bytes[at] ^= change;
-            // What is not UTF-8 is not JSON either and never gets here.
+            // Invalid UTF-8 is not valid JSON and is rejected earlier.
             let Ok(changed) = String::from_utf8(bytes) else { continue };
             let refusal = ring.verify(&changed).unwrap_err();
             let possible: &[PassportError] = if at < dots[0] {
@@ -96,12 +96,12 @@ async fn forged_tokens_get_specific_errors() {
         let forged = with(header.replace("KID", &kid), signature);
         assert_eq!(ring.verify(&forged).unwrap_err(), refusal, "{header}");
     }
-    // The right `kid` over a foreign signature.
+    // A valid `kid` with a foreign signature.
     let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
     let input = token::signing_input(TokenType::Passport, &kid, &claims);
     let forged = format!("{input}.{}", token::encode(pair.sign(input.as_bytes())));
     assert_eq!(ring.verify(&forged).unwrap_err(), PassportError::Signature);
-    // Signed by a key of this gateway, but no passport.
+    // Signed by this gateway, but not a passport.
     let (token, _) = ring.sign(TokenType::Passport, &Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
     assert_eq!(ring.verify(&token).unwrap_err(), PassportError::Malformed);
 }
@@ -158,12 +158,12 @@ async fn retired_keys_verify_until_last_passport_expires() {
     assert!(ring.verify(&token).is_ok());
     assert_eq!(ring.sign(TokenType::Passport, &Json::Null).unwrap().1, new);
 
-    // A key that signed nothing is of no use any more.
+    // A key that never signed is not needed.
     let newest = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();
     assert_eq!(kids(&keys.read(&store).await.unwrap(), 199), [old, newest]);
 }
 
-/// Made with another library, in the form of the version that sealed keys first.
+/// Created with another library, in the format of the first version with sealed keys.
 #[test]
 fn opens_signing_key_sealed_by_earlier_version() {
     let sealed = "0a0a0a0a0a0a0a0a0a0a0a0a3c973e2ed6addcb270ecb372b67ca2823f743a80bcc2844672efb2c5c1e6f66a33\

@@ -1,4 +1,4 @@
-//! Cases: inputs and what a policy must decide about them.
+//! Policy test cases: inputs and expected decisions.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use super::model::{Decision, Root};
 use super::{NO_MATCH, Policy};
 use crate::problems::Problems;
 
-/// The cases of a file; see [`Cases::parse`].
+/// Test cases; see [`Cases::parse`].
 #[derive(Clone, Debug)]
 pub struct Cases(Vec<Case>);
 
 impl Cases {
-    /// Reads cases from the JSON text `{"cases": [..]}`, or a list of them.
+    /// Parses `{"cases": [..]}` or a list of cases.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong: text that is not JSON, unknown or missing members, wrong types, words that no policy
-    /// decides, a name given twice, no case at all.
+    /// Returns every problem: invalid JSON, unknown or missing members, wrong types, unknown
+    /// decisions, duplicate names, or no cases.
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
         let file = Json::parse(text).map_err(|error| Problems::one("cases", error))?;
         let mut problems = Problems::default();
@@ -44,20 +44,20 @@ impl Cases {
             };
             if cases.iter().any(|earlier| earlier.name == case.name) {
                 problems
-                    .add(format_args!("cases[{index}].name"), format_args!("{:?} is given twice", case.name));
+                    .add(format_args!("cases[{index}].name"), format_args!("duplicate name {:?}", case.name));
             }
             cases.push(case);
         }
         problems.or(Self(cases))
     }
 
-    /// The cases, in the order of the file.
+    /// Iterates over the cases in file order.
     pub fn iter(&self) -> impl Iterator<Item = &Case> {
         self.0.iter()
     }
 }
 
-/// An input and what a policy must decide about it.
+/// An input and the expected decision.
 #[derive(Clone, Debug)]
 pub struct Case {
     name: String,
@@ -69,7 +69,7 @@ pub struct Case {
 struct Expect {
     decision: Decision,
     reason_code: Option<String>,
-    /// The rule that must decide; the inner `None` is none.
+    /// The expected rule; the inner `None` expects no rule.
     rule: Option<Option<String>>,
 }
 
@@ -79,7 +79,7 @@ impl Case {
         &self.name
     }
 
-    /// Asks `policy`; each way in which its answer is another than the expected one.
+    /// Evaluates `policy` and returns each difference from the expectation.
     pub fn run(&self, policy: &Policy) -> Vec<Mismatch> {
         let rule = policy.first_match(&self.input());
         let decision = rule.map_or(Decision::Deny, |rule| rule.decision());
@@ -106,7 +106,7 @@ impl Case {
         mismatches
     }
 
-    /// The name of the rule of `policy` that decides; `None` if none does.
+    /// Returns the name of the deciding rule of `policy`; `None` if no rule matches.
     pub fn decided_by<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
         policy.first_match(&self.input()).map(|rule| rule.name())
     }
@@ -200,18 +200,18 @@ impl Expect {
     }
 }
 
-/// A member of an answer that is another than the expected one.
+/// A difference between expected and actual decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Which member.
+    /// The differing member.
     pub member: &'static str,
-    /// What the case expects.
+    /// The expected value.
     pub expected: String,
-    /// What the policy answered.
+    /// The actual value.
     pub actual: String,
 }
 
-/// Two lines, as in a diff.
+/// Formats as two diff lines.
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  - expected {}: {}", self.member, self.expected)?;
@@ -227,7 +227,7 @@ fn check_members(place: &str, value: &Json, known: &[&str], problems: &mut Probl
     let before = problems.len();
     for (name, _) in members {
         if !known.contains(&name.as_str()) {
-            problems.add(place, format_args!("unknown member {name:?}; known are {}", known.join(", ")));
+            problems.add(place, format_args!("unknown member {name:?}; expected {}", known.join(", ")));
         }
     }
     problems.len() == before

@@ -1,7 +1,8 @@
-//! What is probably not meant in a policy that is right: rules that can never decide, and `allow` rules that look at some
-//! arguments and let every other through.
+//! Lint of valid policies: rules that never apply, and `allow` rules that accept arbitrary
+//! additional arguments.
 //!
-//! What is said to be impossible is impossible; what is not found may be impossible all the same.
+//! The analysis is sound but incomplete: reported rules are dead, but not every dead rule is
+//! reported.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,31 +16,31 @@ use super::model::{
     Test,
 };
 
-/// In a policy of more rules, each rule is looked at alone and not compared with every earlier one.
+/// In larger policies, rules are analyzed individually and not compared with each other.
 const MAX_COMPARED_RULES: usize = 2000;
 
-/// Something about a rule that is probably not meant.
+/// A finding about a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The rule's name.
     pub rule: String,
-    /// What was found.
+    /// The kind of finding.
     pub kind: FindingKind,
 }
 
-/// What was found about a rule.
+/// Kinds of findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FindingKind {
-    /// Its conditions never hold together, and why.
+    /// The conditions contradict each other; with the explanation.
     NeverHolds(String),
-    /// It allows whatever the arguments are, those that it names aside.
+    /// The rule allows any arguments besides the ones listed here.
     OpenArguments(Vec<String>),
-    /// Whenever it matches, an earlier rule, of this name, has decided.
+    /// An earlier rule, named here, matches whenever this one does.
     Shadowed(String),
 }
 
 impl Finding {
-    /// Whether the rule never decides anything, and so is wrong.
+    /// Returns whether the rule never applies.
     pub fn is_defect(&self) -> bool {
         match self.kind {
             FindingKind::NeverHolds(_) | FindingKind::Shadowed(_) => true,
@@ -52,24 +53,24 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule {:?}: ", self.rule)?;
         match &self.kind {
-            FindingKind::NeverHolds(why) => write!(f, "can never hold: {why}"),
+            FindingKind::NeverHolds(why) => write!(f, "never matches: {why}"),
             FindingKind::OpenArguments(named) => {
                 let names = Json::Array(named.iter().map(|name| Json::from(&**name)).collect());
                 write!(
                     f,
-                    "allows any other argument than those it looks at; add {{\"path\": \"args\", \"operator\": \
-                     \"has_only\", \"value\": {names}}} if there are no others"
+                    "allows arguments that it does not check; to forbid others, add {{\"path\": \"args\", \
+                    \"operator\": \"has_only\", \"value\": {names}}}"
                 )
             }
             FindingKind::Shadowed(earlier) => {
-                write!(f, "can never be reached: the rule {earlier:?} before it matches whenever it does")
+                write!(f, "unreachable: the earlier rule {earlier:?} matches whenever this one does")
             }
         }
     }
 }
 
 impl Policy {
-    /// What is probably not meant in it, in the order of its rules.
+    /// Returns the findings in the order of the rules.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let looks: Vec<_> = self.rules.iter().map(|rule| RuleConstraints::at(&self.paths, rule)).collect();
@@ -98,7 +99,7 @@ impl Policy {
         findings
     }
 
-    /// Whether it says what all of the arguments are.
+    /// Returns whether the rule restricts the set of arguments.
     fn closes_arguments(&self, rule: &Rule) -> bool {
         rule.when.iter().any(|condition| {
             let is_args = self
@@ -109,7 +110,7 @@ impl Policy {
         })
     }
 
-    /// The names of the arguments that it looks at.
+    /// Returns the names of the arguments in the rule's conditions.
     fn arguments_of(&self, rule: &Rule) -> Vec<String> {
         let mut names = Vec::new();
         for condition in &rule.when {
@@ -127,7 +128,7 @@ impl Policy {
     }
 }
 
-/// The types of values.
+/// A set of JSON types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct JsonTypes(u8);
 
@@ -159,7 +160,7 @@ impl JsonTypes {
         }
     }
 
-    /// Of which type a value is for which the test holds.
+    /// Returns the types for which the test can hold.
     fn required(test: &Test) -> Self {
         match test {
             Test::Compare(comparison, _) => match comparison {
@@ -184,35 +185,35 @@ impl JsonTypes {
     }
 }
 
-/// Whether a value must be there for the test to hold.
+/// Returns whether the test requires a value.
 fn needs_value(test: &Test) -> bool {
     !matches!(test, Test::Exists(false))
 }
 
-/// A rule whose conditions may hold together: what they say of each path.
+/// The constraints of a satisfiable rule, by path.
 struct RuleConstraints<'p> {
     paths: &'p [Path],
     rule: &'p Rule,
-    /// By the path's number.
+    /// Keyed by path index.
     found: HashMap<usize, PathConstraints<'p>>,
 }
 
-/// What the conditions of a rule say of a path.
+/// Constraints on a path.
 struct PathConstraints<'p> {
     tests: Vec<&'p Test>,
-    /// Every value that is possible, if they are few.
+    /// All possible values, if there are few.
     candidates: Option<Vec<Json>>,
 }
 
 impl<'p> RuleConstraints<'p> {
-    /// Looks at the rule; the error is why its conditions never hold together.
+    /// Collects the rule's constraints; returns an explanation if they contradict each other.
     fn at(paths: &'p [Path], rule: &'p Rule) -> Result<Self, String> {
         let mut tests: HashMap<usize, Vec<&Test>> = HashMap::default();
         let mut compared = HashSet::default();
         for condition in &rule.when {
             tests.entry(condition.path).or_default().push(&condition.test);
             if let Test::Compare(comparison, other) = condition.test {
-                // That there is a value at the other path too is all that is said of it alone.
+                // The only constraint on the other path is that it has a value.
                 tests.entry(other).or_default();
                 compared.insert(other);
                 if other == condition.path && !may_hold_for_itself(comparison) {
@@ -240,10 +241,10 @@ impl<'p> RuleConstraints<'p> {
             let has_needed_below = deeper.iter().any(|(other, _)| needed(*other));
             let is_missing = of_path.iter().any(|test| !needs_value(test));
             if is_missing && (needed(number) || has_needed_below) {
-                return Err(format!("{path} must be missing and there at once"));
+                return Err(format!("{path} must be both missing and present"));
             }
             if is_missing && path.is_always_there() {
-                return Err(format!("{path} is always there"));
+                return Err(format!("{path} is always present"));
             }
             if is_missing {
                 found.insert(number, PathConstraints { tests: of_path.clone(), candidates: None });
@@ -257,7 +258,7 @@ impl<'p> RuleConstraints<'p> {
                 kinds = kinds.and(JsonTypes::OBJECT.or(JsonTypes::ARRAY));
             }
             if kinds.0 == 0 {
-                return Err(format!("no value of {path} is of the type that every condition needs"));
+                return Err(format!("the conditions on {path} require different types"));
             }
             let candidates = candidates(path, kinds, of_path);
             let candidates = candidates.map(|mut candidates| {
@@ -276,7 +277,7 @@ impl<'p> RuleConstraints<'p> {
                 candidates
             });
             if candidates.as_ref().is_some_and(Vec::is_empty) {
-                return Err(format!("no value of {path} meets every condition"));
+                return Err(format!("no value of {path} satisfies all conditions"));
             }
             check_bounds(path, of_path)?;
             check_members(path, of_path, &deeper, needed)?;
@@ -286,7 +287,7 @@ impl<'p> RuleConstraints<'p> {
         Ok(Self { paths, rule, found })
     }
 
-    /// Whether every condition of `earlier` holds whenever all of this rule's do.
+    /// Returns whether this rule's conditions imply those of `earlier`.
     fn implies(&self, earlier: &Rule) -> bool {
         earlier.when.iter().all(|condition| self.implies_condition(condition))
     }
@@ -321,14 +322,14 @@ impl<'p> RuleConstraints<'p> {
 }
 
 impl Path {
-    /// Whether it leads into what is at `above`.
+    /// Returns whether the path is a descendant of `above`.
     fn is_below(&self, above: &Self) -> bool {
         self.root == above.root
             && self.segments.len() > above.segments.len()
             && self.segments.starts_with(&above.segments)
     }
 
-    /// What is at this path, which is below `above`, if `value` is there.
+    /// Returns the value at this path, a descendant of `above`, in `value`.
     fn walk_below<'v>(&self, above: &Self, value: &'v Json) -> Option<&'v Json> {
         let rest = self.segments.get(above.segments.len()..)?;
         rest.iter().try_fold(value, |value, segment| match value {
@@ -338,12 +339,12 @@ impl Path {
         })
     }
 
-    /// Whether every request has it.
+    /// Returns whether every request has a value at the path.
     fn is_always_there(&self) -> bool {
         self.segments.is_empty() && matches!(self.root, Root::Args | Root::Goal | Root::Tool)
     }
 
-    /// Of which types its value can be.
+    /// Returns the possible types at the path.
     fn kinds(&self) -> JsonTypes {
         match (self.segments.is_empty(), self.root.is_object()) {
             (true, true) => JsonTypes::OBJECT,
@@ -353,7 +354,7 @@ impl Path {
     }
 }
 
-/// Every value that can be at the path, if they are few.
+/// Returns all possible values at the path, if there are few.
 fn candidates(path: &Path, kinds: JsonTypes, tests: &[&Test]) -> Option<Vec<Json>> {
     let named = tests.iter().find_map(|test| {
         if let Test::Equal(value) = test {
@@ -368,7 +369,7 @@ fn candidates(path: &Path, kinds: JsonTypes, tests: &[&Test]) -> Option<Vec<Json
         })
     });
     let possible = |value: &Json| match path.root {
-        // A request without them is refused.
+        // Empty values are rejected in requests.
         Root::Goal | Root::Tool => value.as_str() != Some(""),
         Root::RiskTier => value.as_str().is_some_and(|word| RiskTier::parse(word).is_some()),
         Root::AgentId | Root::Args | Root::Passport | Root::Resource | Root::UserId => true,
@@ -386,7 +387,7 @@ fn candidates(path: &Path, kinds: JsonTypes, tests: &[&Test]) -> Option<Vec<Json
     is_finite.then(|| null.into_iter().chain(booleans).collect())
 }
 
-/// How two bounds of one type compare.
+/// Compares two bounds of the same type.
 fn compare(a: &Bound, b: &Bound) -> Option<Ordering> {
     match (a, b) {
         (Bound::Number(a), Bound::Number(b)) => Some(a.compare(b)),
@@ -395,7 +396,7 @@ fn compare(a: &Bound, b: &Bound) -> Option<Ordering> {
     }
 }
 
-/// Bounds between which there is nothing, and beginnings that no text has both.
+/// Detects empty ranges and incompatible prefixes.
 fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
     for (index, one) in tests.iter().enumerate() {
         for other in tests.iter().skip(index + 1) {
@@ -424,7 +425,7 @@ fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
                 _ => false,
             };
             if excludes {
-                return Err(format!("no value of {path} meets every condition"));
+                return Err(format!("no value of {path} satisfies all conditions"));
             }
         }
     }
@@ -432,13 +433,13 @@ fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
 }
 
 impl Relation {
-    /// Whether it bounds from below.
+    /// Returns whether it is a lower bound.
     const fn is_lower_bound(self) -> bool {
         matches!(self, Self::AtLeast | Self::Greater)
     }
 }
 
-/// Members that must be there and must not.
+/// Detects members that are both required and forbidden.
 fn check_members(
     path: &Path,
     tests: &[&Test],
@@ -452,24 +453,27 @@ fn check_members(
         let is_shut_out =
             tests.iter().any(|test| matches!(test, Test::HasOnly(names) if !names.contains(&member.name)));
         if is_shut_out && needed(*number) {
-            return Err(format!("{path} has no member {:?}, and {below} must be there", member.name));
+            return Err(format!(
+                "{path} must not have the member {:?}, but {below} is required",
+                member.name
+            ));
         }
     }
     Ok(())
 }
 
-/// Whether a value can be so compared with itself.
+/// Returns whether the comparison can hold between a value and itself.
 fn may_hold_for_itself(comparison: Comparison) -> bool {
     match comparison {
         Comparison::Contains | Comparison::EndsWith | Comparison::Equal | Comparison::StartsWith => true,
         Comparison::Order(relation) => relation.holds(Ordering::Equal),
         Comparison::In | Comparison::NotEqual => false,
-        // An empty list has no item, and is of no other type than itself.
+        // An empty list has no items of another type.
         Comparison::NotIn => true,
     }
 }
 
-/// Which orders of two values a comparison leaves: less, equal, greater.
+/// Returns which orderings satisfy the comparison: less, equal, greater.
 fn orders(comparison: Comparison) -> Option<[bool; 3]> {
     match comparison {
         Comparison::Equal => Some([false, true, false]),
@@ -485,7 +489,7 @@ fn orders(comparison: Comparison) -> Option<[bool; 3]> {
     }
 }
 
-/// Two paths of which every order is excluded.
+/// Detects pairs of paths whose comparisons exclude every ordering.
 fn check_pairs(paths: &[Path], conditions: &[Condition]) -> Result<(), String> {
     let mut left: HashMap<(usize, usize), [bool; 3]> = HashMap::default();
     for condition in conditions {
@@ -505,13 +509,17 @@ fn check_pairs(paths: &[Path], conditions: &[Condition]) -> Result<(), String> {
         }
         if *possible == [false; 3] {
             let name = |number: usize| paths.get(number).map(Path::to_string).unwrap_or_default();
-            return Err(format!("{} and {} cannot compare in every way", name(pair.0), name(pair.1)));
+            return Err(format!(
+                "the comparisons of {} and {} contradict each other",
+                name(pair.0),
+                name(pair.1)
+            ));
         }
     }
     Ok(())
 }
 
-/// Whether `other` holds for every value for which `own` does.
+/// Returns whether `own` implies `other`.
 fn implies_test(own: &Test, other: &Test) -> bool {
     match (own, other) {
         (Test::Order(a, of_a), Test::Order(b, of_b)) if a.is_lower_bound() == b.is_lower_bound() => {

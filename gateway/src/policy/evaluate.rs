@@ -1,4 +1,4 @@
-//! Which rule decides.
+//! Policy evaluation.
 
 use std::cmp::Ordering;
 
@@ -7,30 +7,30 @@ use actpass_protocol::Json;
 use super::Policy;
 use super::model::{Bound, Comparison, Condition, List, Path, Relation, Root, Rule, Test};
 
-/// What a policy looks at. `None` is a missing path; a member that is JSON `null` must be passed as it is only inside
-/// of `args` and `passport`.
+/// Input of an evaluation. `None` means that the path is missing. Outside `args` and `passport`,
+/// pass a JSON `null` member as `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Input<'a> {
-    /// The agent, as the gateway resolved it.
+    /// The agent, as resolved by the gateway.
     pub agent_id: Option<&'a Json>,
     /// The arguments of the action.
     pub args: Option<&'a Json>,
-    /// What the agent is trying to achieve.
+    /// The goal of the agent.
     pub goal: Option<&'a Json>,
     /// The claims of a verified passport.
     pub passport: Option<&'a Json>,
-    /// What the action is done to.
+    /// The affected resource.
     pub resource: Option<&'a Json>,
-    /// The risk tier that a verified passport carries.
+    /// The risk tier of a verified passport.
     pub risk_tier: Option<&'a Json>,
-    /// The tool that would be called.
+    /// The tool to call.
     pub tool: Option<&'a Json>,
-    /// Whom the agent acts for.
+    /// The user on whose behalf the agent acts.
     pub user_id: Option<&'a Json>,
 }
 
 impl Policy {
-    /// The first rule whose conditions all hold; `None` means deny.
+    /// Returns the first rule whose conditions all hold; `None` means deny.
     pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
         let mut values = Values { paths: &self.paths, input, found: vec![None; self.paths.len()] };
         let mut first = None;
@@ -44,7 +44,7 @@ impl Policy {
         self.earliest(&self.index.rest, &mut values, first).map(|(_, rule)| rule)
     }
 
-    /// The first of the `candidates`, which are in order, whose conditions all hold, unless `known` is before it.
+    /// Returns the first matching rule among the ordered `candidates`, unless `known` precedes it.
     #[inline]
     fn earliest<'p>(
         &'p self,
@@ -62,8 +62,8 @@ impl Policy {
     }
 }
 
-/// The values at a policy's paths. Each path is walked once, when it is first asked for: a large request and a policy
-/// of many rules must not multiply.
+/// The values at a policy's paths. Each path is resolved once, on first use, so that large requests
+/// and many rules do not multiply.
 struct Values<'p, 'a> {
     paths: &'p [Path],
     input: &'p Input<'a>,
@@ -122,7 +122,7 @@ impl Comparison {
     #[inline]
     pub(super) fn holds(self, actual: &Json, other: &Json) -> bool {
         let texts = || Some((actual.as_str()?, other.as_str()?));
-        // As in a list that is written out, all items must be of the value's own type.
+        // As in a literal list, all items must have the value's type.
         let items = || match other {
             Json::Array(items) if items.iter().all(|item| same_type(actual, item)) => Some(items),
             Json::Array(_)
@@ -146,7 +146,7 @@ impl Comparison {
     }
 }
 
-/// How two numbers, or two texts, compare; `None` if they are anything else.
+/// Compares two numbers or two strings; `None` for anything else.
 fn order(a: &Json, b: &Json) -> Option<Ordering> {
     match (a, b) {
         (Json::Number(a), Json::Number(b)) => Some(a.compare(b)),
@@ -156,7 +156,7 @@ fn order(a: &Json, b: &Json) -> Option<Ordering> {
 }
 
 impl Test {
-    /// Whether it holds for the value at its path. A comparison with another value holds for none.
+    /// Returns whether the test holds for a value. Comparisons with another path never hold here.
     #[inline]
     pub(super) fn holds(&self, actual: Option<&Json>) -> bool {
         let Some(actual) = actual else {
@@ -193,7 +193,7 @@ impl Relation {
 }
 
 impl Bound {
-    /// How `actual` compares to this; `None` if it is of another type.
+    /// Compares `actual` with the bound; `None` for another type.
     fn order(&self, actual: &Json) -> Option<Ordering> {
         match (self, actual) {
             (Self::Number(bound), Json::Number(actual)) => Some(actual.compare(bound)),
@@ -204,7 +204,7 @@ impl Bound {
 }
 
 impl List {
-    /// Whether `actual` is in the list; `None` if it is of another type.
+    /// Returns whether `actual` is in the list; `None` for another type.
     fn holds(&self, actual: &Json) -> Option<bool> {
         match self {
             Self::Strings(texts) => actual.as_str().map(|text| texts.contains(text)),
@@ -214,7 +214,7 @@ impl List {
     }
 }
 
-/// Whether a string contains a string, or an array an item.
+/// Returns whether a string contains a substring, or an array an item.
 fn contains(whole: &Json, part: &Json) -> bool {
     match (whole, part) {
         (Json::Array(items), _) => items.iter().any(|item| item.same_value(part)),

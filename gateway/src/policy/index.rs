@@ -1,24 +1,24 @@
-//! Which rules can match at all, found by the texts that they require.
+//! Rule index by required strings.
 
 use super::model::{Condition, HashMap, List, Rule, Test};
 
-/// A policy's rules, by what they require of one path. Most of a large policy's rules name a tool, and a call is of one: the
-/// others need not be tried.
+/// Rules indexed by the strings that they require at a path. Most rules of a large policy name a
+/// tool, so only the rules of the called tool are evaluated.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     pub(super) tables: Vec<Table>,
-    /// The rules that are in no table.
+    /// Rules that are not indexed.
     pub(super) rest: Vec<usize>,
 }
 
-/// The rules that require one of some texts, or beginnings of texts, at a path. Each list of rules is in their order.
+/// Rules that require certain strings or prefixes at one path, in policy order.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// Which of the policy's paths.
+    /// Index of the path.
     pub(super) path: usize,
     whole: HashMap<String, Vec<usize>>,
     starts: HashMap<String, Vec<usize>>,
-    /// How long the beginnings are, in bytes; each length once.
+    /// Distinct prefix lengths, in bytes.
     lengths: Vec<usize>,
 }
 
@@ -27,7 +27,7 @@ impl Table {
         Self { path, whole: HashMap::default(), starts: HashMap::default(), lengths: Vec::new() }
     }
 
-    /// The rules that can match where `text` is at the path. No other rule of the table can.
+    /// Returns the rules that can match `text` at the path.
     #[inline]
     pub(super) fn candidates<'s>(&'s self, text: &'s str) -> impl Iterator<Item = &'s [usize]> {
         let starts = self.lengths.iter().filter_map(move |length| self.starts.get(text.get(..*length)?));
@@ -75,7 +75,7 @@ impl Index {
     }
 }
 
-/// What a text must be so that a condition can hold.
+/// The strings that a condition requires.
 enum Required<'t> {
     OneOf(Vec<&'t str>),
     Start(&'t str),
@@ -103,7 +103,7 @@ impl Test {
     }
 }
 
-/// How many rules require something of a path, and how many the same text.
+/// Number of rules per path, and per string.
 #[derive(Default)]
 struct Counts<'r> {
     paths: HashMap<usize, u32>,
@@ -127,8 +127,9 @@ impl<'r> Counts<'r> {
         counts
     }
 
-    /// What a rule costs an evaluation if it is kept under this condition, against 1 if it is always tried: its part of
-    /// looking at the path, and how often it is tried. `None` if that is no less.
+    /// Estimates the evaluation cost of a rule indexed by this condition, relative to 1 for an
+    /// unindexed rule: its share of the lookup plus the expected number of evaluations. `None` if
+    /// indexing does not help.
     fn cost(&self, condition: &Condition) -> Option<f64> {
         let of_text = |text| self.texts.get(&(condition.path, text)).copied().map_or(0.0, f64::from);
         let of_path = self.paths.get(&condition.path).copied().map_or(0.0, f64::from);

@@ -1,4 +1,4 @@
-//! Reading a policy file and checking all of it.
+//! Policy parsing and validation.
 
 use std::fmt;
 
@@ -14,20 +14,19 @@ use super::model::{
 };
 use crate::problems::Problems;
 
-/// How large a compiled pattern may be: 1 MiB.
+/// Maximum size of a compiled pattern: 1 MiB.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// How long a rule's reason may be, in characters.
+/// Maximum length of a rule's reason code, in characters.
 const REASON_CHARACTERS: usize = 128;
 
 impl Policy {
-    /// Reads a policy from its JSON text and checks all of it.
+    /// Parses and validates a policy from JSON.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it: text that is not JSON, unknown or missing members, wrong types, unknown
-    /// operators or path roots, patterns that do not compile, names given twice, and rules that can never be reached
-    /// because an earlier rule matches whenever they do.
+    /// Returns every problem: invalid JSON, unknown or missing members, wrong types, unknown
+    /// operators or path roots, invalid patterns, duplicate names, and unreachable rules.
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
         let policy = Json::parse(text).map_err(|error| Problems::one("policy", error))?;
         let mut loader = Loader::default();
@@ -44,7 +43,7 @@ impl Policy {
     }
 }
 
-/// The members of an object, by name.
+/// Object members by name.
 type MemberMap<'j> = HashMap<&'j str, &'j Json>;
 
 #[derive(Default)]
@@ -68,21 +67,21 @@ impl Loader {
             if let Some(name) = rule.member("name").and_then(Json::as_str)
                 && !names.insert(name)
             {
-                self.problems.add(&place, format_args!("name: given to an earlier rule (rules[{index}])"));
+                self.problems.add(&place, format_args!("name: duplicate of rules[{index}]"));
             }
             if let Some((rule, set)) = self.rule(&place, rule) {
                 loaded.push(rule);
                 sets.push(set);
             }
         }
-        // A rule that did not load could hide another: the search is only right over all of them.
+        // Only meaningful if all rules were loaded.
         if loaded.len() == rules.len() {
             self.unreachable(&loaded, &sets);
         }
         loaded
     }
 
-    /// The rule and the identities of its conditions, sorted, each once.
+    /// Loads a rule; returns it with the sorted, distinct identities of its conditions.
     fn rule(&mut self, place: &RuleLocation<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
         let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps"];
         let members = self.members(place, rule, &known)?;
@@ -147,12 +146,11 @@ impl Loader {
                 (Some(*path), Some(self.path(&format!("{place}.value_path"), &text)?))
             }
             (None, None) => {
-                self.problems.add(format_args!("{place}.value"), "missing; expected it, or value_path");
+                self.problems.add(format_args!("{place}.value"), "missing; expected value or value_path");
                 (None, None)
             }
             (Some(_), Some(_)) => {
-                self.problems
-                    .add(format_args!("{place}.value_path"), "there is value too; expected one of them");
+                self.problems.add(format_args!("{place}.value_path"), "conflicts with value; set only one");
                 (None, None)
             }
         };
@@ -176,7 +174,7 @@ impl Loader {
         };
         let path = path?;
         if other.is_some() {
-            // The same text as a value is another condition.
+            // Distinguishes a path from an equal string value.
             operator.insert_str(0, "value_path ");
         }
         let identity = self.conditions.identity(path, operator, value);
@@ -206,7 +204,7 @@ impl Loader {
         if reason.chars().count() > REASON_CHARACTERS {
             self.problems.add(
                 place,
-                format_args!("longer than {REASON_CHARACTERS} characters: it is a code, not a text"),
+                format_args!("longer than {REASON_CHARACTERS} characters; expected a short code"),
             );
             return None;
         }
@@ -230,7 +228,7 @@ impl Loader {
         let expected = "expected a positive integer or a non-empty string";
         match version {
             None => self.problems.add("version", "missing"),
-            // It goes into evidence, which is canonical JSON.
+            // The version is recorded in evidence as canonical JSON.
             Some(Json::Number(number))
                 if number.is_integer()
                     && number.compare(&Number::from(0)).is_gt()
@@ -241,10 +239,10 @@ impl Loader {
         version.map_or(Json::Null, |version| (*version).clone())
     }
 
-    /// Finds rules of which an earlier one's conditions are a part: whenever they match, the earlier has decided.
+    /// Finds rules whose conditions include all conditions of an earlier rule, which therefore
+    /// always matches first.
     ///
-    /// An earlier rule can only be such a part if the rarest of its conditions is among the later's, so each is kept
-    /// under that condition alone and few are compared.
+    /// Each rule is filed under its rarest condition, so that only few rules are compared.
     fn unreachable(&mut self, rules: &[Rule], sets: &[Vec<usize>]) {
         let mut frequency: HashMap<usize, usize> = HashMap::default();
         for identity in sets.iter().flatten() {
@@ -287,7 +285,7 @@ impl Loader {
         };
         for (name, _) in members {
             if !known.contains(&name.as_str()) {
-                let problem = format_args!("unknown member {name:?}; known are {}", known.join(", "));
+                let problem = format_args!("unknown member {name:?}; expected {}", known.join(", "));
                 self.problems.add(&place, problem);
             }
         }
@@ -342,7 +340,7 @@ impl Loader {
     }
 }
 
-/// How problems call a rule: by its name, or by its index if it has none.
+/// Identifies a rule in problems: by name, or by index if it has none.
 enum RuleLocation<'j> {
     Index(usize),
     Name(&'j str),
@@ -380,10 +378,10 @@ impl Path {
         };
         let segments = parts.map(Segment::new).collect::<Vec<_>>();
         if segments.iter().any(|segment| segment.name.is_empty()) {
-            return Err(format!("the path {text:?} has an empty step"));
+            return Err(format!("the path {text:?} has an empty segment"));
         }
         if !root.is_object() && !segments.is_empty() {
-            return Err(format!("{first} is a string and has no members, so {text:?} never exists"));
+            return Err(format!("{text:?} never exists: {first} is a string"));
         }
         Ok(Self { root, segments })
     }
@@ -435,7 +433,7 @@ fn test(operator: &str, value: &Json) -> Result<Test, ConditionError> {
             RegexBuilder::new(&string(value)?)
                 .size_limit(PATTERN_BYTES)
                 .build()
-                .map_err(|error| ConditionError::Value(format!("not a pattern: {}", one_line(&error))))?,
+                .map_err(|error| ConditionError::Value(format!("invalid pattern: {}", one_line(&error))))?,
         ),
         "exists" => Test::Exists(boolean(value)?),
         "has_only" => Test::HasOnly(names(value)?),
@@ -443,7 +441,7 @@ fn test(operator: &str, value: &Json) -> Result<Test, ConditionError> {
     })
 }
 
-/// How the operator compares a value with that at another path.
+/// Parses the operator of a comparison with another path.
 fn comparison(operator: &str) -> Result<Comparison, ConditionError> {
     Ok(match operator {
         "==" => Comparison::Equal,
@@ -458,13 +456,13 @@ fn comparison(operator: &str) -> Result<Comparison, ConditionError> {
         "starts_with" => Comparison::StartsWith,
         "ends_with" => Comparison::EndsWith,
         "matches" | "exists" | "has_only" => {
-            return Err(ConditionError::Value(format!("{operator} takes no value_path; expected value")));
+            return Err(ConditionError::Value(format!("{operator} does not support value_path; use value")));
         }
         _ => return Err(ConditionError::Operator),
     })
 }
 
-/// The names of members, of which there may be none.
+/// Parses member names; the list may be empty.
 fn names(value: &Json) -> Result<HashSet<String>, ConditionError> {
     let Json::Array(items) = value else {
         return Err(expected("an array of strings", value));
@@ -520,15 +518,15 @@ fn expected(what: &str, found: &Json) -> ConditionError {
     ConditionError::Value(format!("expected {what}, found {}", found.kind()))
 }
 
-/// The last line of a pattern's error says what is wrong; those above draw where.
+/// Returns the last line of a pattern's error, which has the message without the diagram.
 fn one_line(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
-/// A text that stands for the value and for no other: its canonical JSON, so that spelling does not matter, unless that
-/// would round a number. Then the members sorted and the numbers as they are written, which no canonical JSON looks like.
+/// Returns bytes that identify the value: its canonical JSON, so that formatting does not matter,
+/// unless that would round a number; then the sorted members with the original number literals.
 fn exact_form(value: &Json) -> Vec<u8> {
     if carries_exactly(value)
         && let Ok(canonical) = canonical_json(value)
@@ -567,15 +565,15 @@ fn is_canonical(number: &Number) -> bool {
     })
 }
 
-/// Whether all of `part` are in `whole`; both are sorted.
+/// Returns whether the sorted `whole` contains the sorted `part`.
 fn is_subset(part: &[usize], whole: &[usize]) -> bool {
     part.len() <= whole.len() && part.iter().all(|item| whole.binary_search(item).is_ok())
 }
 
-/// Gives equal conditions the same number.
+/// Assigns equal conditions the same number.
 #[derive(Default)]
 struct Interner {
-    /// By path, operator and [`exact_form`] of the value.
+    /// Keyed by path, operator and [`exact_form`] of the value.
     identities: HashMap<(usize, String, Vec<u8>), usize>,
 }
 

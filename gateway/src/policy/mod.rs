@@ -1,13 +1,14 @@
-//! Policies: an ordered list of rules, of which the first that matches decides.
+//! Policies: ordered rules of which the first match decides.
 //!
-//! A [`Policy`] exists only after it was checked whole, so evaluating one cannot fail: it is a pure function of the
-//! policy and the [`Input`], without a clock, randomness or the network. What no rule matches is denied.
+//! A [`Policy`] is validated completely when it is parsed, so evaluation cannot fail. It is a pure
+//! function of the policy and the [`Input`], without clock, randomness or network. If no rule
+//! matches, the decision is deny.
 //!
-//! What a condition means:
+//! Semantics of conditions:
 //!
-//! - A missing path makes it false, whatever the operator; only `exists` with `false` holds then.
-//! - A comparison of different types is false for every operator, `!=` and `not_in` included.
-//! - Numbers compare by value, exactly: `1` equals `1.0`, and no large integer is rounded.
+//! - A missing path makes every operator false, except `exists` with `false`.
+//! - A comparison of different types is false for every operator, including `!=` and `not_in`.
+//! - Numbers compare exactly by value: `1` equals `1.0`, and large integers are not rounded.
 
 mod cases;
 mod check;
@@ -26,16 +27,16 @@ use index::Index;
 use model::Path;
 pub use model::{Decision, RiskTier, Rule};
 
-/// The reason of a decision that no rule made.
+/// Reason code if no rule matches.
 pub const NO_MATCH: &str = "policy.no_match";
 
-/// A policy that was checked whole; see [`Policy::parse`].
+/// A validated policy; see [`Policy::parse`].
 #[derive(Clone, Debug)]
 pub struct Policy {
     id: String,
     version: Json,
     hash: String,
-    /// Every path that a condition names, once: conditions refer to them by index.
+    /// All paths in conditions, without duplicates; conditions refer to them by index.
     paths: Vec<Path>,
     rules: Vec<Rule>,
     index: Index,
@@ -52,13 +53,13 @@ impl Policy {
         &self.version
     }
 
-    /// The SHA-256 of the policy's canonical JSON, in hex; where that would round a number, of the policy with sorted
-    /// members and the numbers as they are written.
+    /// The SHA-256, in hex, of the policy's canonical JSON. If that would round a number, the hash
+    /// of the policy with sorted members and original number literals.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// The rules, in the order in which they are tried.
+    /// The rules in evaluation order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }

@@ -1,4 +1,4 @@
-//! What a policy is made of, after it was checked.
+//! The validated policy model.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -7,7 +7,7 @@ use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 use regex::Regex;
 
-/// A rule: what it decides when all its conditions hold.
+/// A rule: its decision applies if all its conditions hold.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub(super) name: String,
@@ -19,48 +19,48 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The name, which no other rule of the policy has.
+    /// The unique name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the rule decides.
+    /// The decision.
     pub fn decision(&self) -> Decision {
         self.decision
     }
 
-    /// The reason code of its decision.
+    /// The reason code.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// How risky the action is; `None` if the rule does not say.
+    /// The risk tier; `None` if not specified.
     pub fn risk_tier(&self) -> Option<RiskTier> {
         self.risk_tier
     }
 
-    /// What to do after its decision, in sentences.
+    /// Next steps after the decision, in sentences.
     pub fn next_steps(&self) -> &[String] {
         &self.next_steps
     }
 }
 
-/// What a rule may decide.
+/// A rule's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The action may run.
     Allow,
     /// The action may not run.
     Deny,
-    /// The action may run after a person approved it.
+    /// The action may run after a person approves it.
     RequireApproval,
 }
 
 impl Decision {
-    /// Every decision.
+    /// All decisions.
     pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::RequireApproval];
 
-    /// The word on the wire.
+    /// The word used on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -69,7 +69,7 @@ impl Decision {
         }
     }
 
-    /// The decision of this word.
+    /// Parses a decision word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|decision| decision.as_str() == word)
     }
@@ -81,7 +81,7 @@ impl fmt::Display for Decision {
     }
 }
 
-/// How risky an action is.
+/// Risk tier of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RiskTier {
     /// `critical`
@@ -95,10 +95,10 @@ pub enum RiskTier {
 }
 
 impl RiskTier {
-    /// Every tier, from the least to the most.
+    /// All tiers in ascending order.
     pub const ALL: [Self; 4] = [Self::Low, Self::Medium, Self::High, Self::Critical];
 
-    /// The word on the wire.
+    /// The word used on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Critical => "critical",
@@ -108,7 +108,7 @@ impl RiskTier {
         }
     }
 
-    /// The tier of this word.
+    /// Parses a tier word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.as_str() == word)
     }
@@ -116,20 +116,20 @@ impl RiskTier {
 
 #[derive(Clone, Debug)]
 pub(super) struct Condition {
-    /// Which of the policy's paths.
+    /// Index of the path.
     pub(super) path: usize,
     pub(super) test: Test,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Test {
-    /// Against the value at another of the policy's paths.
+    /// Compares with the value at another path.
     Compare(Comparison, usize),
     Contains(Json),
     EndsWith(String),
     Equal(Json),
     Exists(bool),
-    /// An object with no other members than these.
+    /// An object without other members.
     HasOnly(HashSet<String>),
     In(List),
     Matches(Regex),
@@ -139,7 +139,7 @@ pub(super) enum Test {
     StartsWith(String),
 }
 
-/// How two values are compared.
+/// Comparison of two values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
     Contains,
@@ -166,19 +166,19 @@ pub(super) enum Bound {
     Text(String),
 }
 
-/// Hashes with a fixed seed, so that an evaluation costs the same in every process.
+/// Hash state with a fixed seed, so that evaluation costs are the same in every process.
 ///
-/// Only the operator, who writes the policy, inserts keys. A request looks keys up and inserts none, so it cannot make a
-/// look-up longer than the policy made it.
+/// Only the operator, who writes the policy, determines the keys. Requests only look keys up, so
+/// they cannot cause collisions.
 pub(super) type FixedState = BuildHasherDefault<DefaultHasher>;
 
-/// A map of that kind. Loading uses it as well: how its memory lies when it is done decides what an evaluation costs.
+/// A map with a fixed seed. Loading uses it as well, because the memory layout affects evaluation.
 pub(super) type HashMap<K, V> = std::collections::HashMap<K, V, FixedState>;
 
-/// A set of that kind.
+/// A set with a fixed seed.
 pub(super) type HashSet<T> = std::collections::HashSet<T, FixedState>;
 
-/// Values of one type. Strings are looked up, so that a long list of allowed ones costs no more than a short one.
+/// Values of one type. Strings are hashed, so that long lists cost no more than short ones.
 #[derive(Clone, Debug)]
 pub(super) enum List {
     Strings(HashSet<String>),
@@ -222,7 +222,7 @@ impl Root {
         }
     }
 
-    /// Whether it holds members, and is not a string.
+    /// Returns whether the root has members.
     pub(super) const fn is_object(self) -> bool {
         match self {
             Self::Args | Self::Passport => true,
@@ -237,7 +237,7 @@ pub(super) struct Path {
     pub(super) segments: Vec<Segment>,
 }
 
-/// As it is written in a policy.
+/// Formats the path as written in a policy.
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.root.name())?;
@@ -245,7 +245,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A step of a path: into the member of this name, or into the item at this index.
+/// A path segment: a member name or an array index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) name: String,

@@ -238,7 +238,7 @@ fn policy_hash_distinguishes_numbers_beyond_double_precision() {
     }
 }
 
-/// A policy of one rule with `when` and the other members of the rule.
+/// Returns a policy with one rule.
 fn rule(when: &str, rest: &str) -> String {
     format!(r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": {when}{rest}}}]}}"#)
 }
@@ -286,10 +286,10 @@ fn each_policy_problem_is_named() {
             "rule \"r\": when[0]: unknown member \"not\"",
         ),
         (condition("tool", "~", "1"), "rule \"r\": when[0].operator: unknown operator \"~\""),
-        (condition("tool", "matches", "\"(\""), "rule \"r\": when[0].value: not a pattern: unclosed group"),
+        (condition("tool", "matches", "\"(\""), "rule \"r\": when[0].value: invalid pattern: unclosed group"),
         (
             condition("tool", "matches", r#""(a{1000}){1000}""#),
-            "when[0].value: not a pattern: Compiled regex",
+            "when[0].value: invalid pattern: Compiled regex",
         ),
         (condition("tool", "matches", "1"), "when[0].value: expected a string, found a number"),
         (condition("tool", "<", "true"), "when[0].value: expected a number or a string, found a boolean"),
@@ -298,8 +298,8 @@ fn each_policy_problem_is_named() {
         (condition("tool", "not_in", "[1, \"a\"]"), "when[0].value: expected items of one type"),
         (condition("tool", "in", "\"a\""), "when[0].value: expected an array, found a string"),
         (condition("tools", "==", "1"), "when[0].path: unknown path root \"tools\""),
-        (condition("args..x", "==", "1"), "when[0].path: the path \"args..x\" has an empty step"),
-        (condition("tool.name", "==", "1"), "when[0].path: tool is a string"),
+        (condition("args..x", "==", "1"), "when[0].path: the path \"args..x\" has an empty segment"),
+        (condition("tool.name", "==", "1"), "never exists: tool is a string"),
     ];
     for (text, expected) in table {
         let problems = Policy::parse(text.as_bytes()).unwrap_err().to_string();
@@ -314,14 +314,14 @@ fn reports_all_policy_problems_at_once() {
         {"name": "a", "when": 1, "decision": "allow", "reason": "x"}]}"#;
     let problems = Policy::parse(text.as_bytes()).unwrap_err();
     for expected in
-        ["id:", "when[0].path", "when[0].operator", "decision:", "reason:", "name: given", "when: expected"]
+        ["id:", "when[0].path", "when[0].operator", "decision:", "reason:", "name: duplicate", "when: expected"]
     {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected} not in\n{problems}");
     }
     assert_eq!(problems.len(), 7, "{problems}");
 }
 
-/// A policy of rules `r0`, `r1`, .., each with these conditions `(path, operator, value)`.
+/// Returns a policy with rules `r0`, `r1`, … and these conditions `(path, operator, value)`.
 fn rules(rules: &[&[(&str, &str, &str)]]) -> String {
     let rules: Vec<_> = rules
         .iter()
@@ -377,7 +377,7 @@ fn evaluates_ten_thousand_rules() {
     assert!(problems.contains("\"r10000\"") && problems.contains("\"r5000\""), "{problems}");
 }
 
-/// The rules that are tried at most, in no order.
+/// Returns the evaluated candidate rules, unordered.
 fn tried(policy: &Policy, input: &Input<'_>) -> Vec<usize> {
     let candidates = policy.index.tables.iter().flat_map(|table| {
         let text = policy.paths[table.path].walk(input).and_then(Json::as_str);
@@ -415,7 +415,8 @@ proptest! {
         conditions in vec(vec(condition_of_any_kind(), 0..4), 0..24),
         inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..8),
     ) {
-        // A condition of its own for each, which always holds: no rule may be a part of another.
+        // A distinct, always true condition per rule, so that no rule's conditions include
+        // another's.
         let own: Vec<_> = (0..conditions.len()).map(|n| format!("\"{n}\"")).collect();
         let lists: Vec<Vec<_>> = conditions
             .iter()
@@ -533,7 +534,7 @@ fn rejects_invalid_cases() {
         ),
         (
             r#"[{"name": "a", "input": {}, "expect": "allow"}, {"name": "a", "input": {}, "expect": "deny"}]"#,
-            "cases[1].name: \"a\" is given twice",
+            "cases[1].name: duplicate name \"a\"",
         ),
     ] {
         let problems = Cases::parse(text.as_bytes()).unwrap_err().to_string();
@@ -541,7 +542,7 @@ fn rejects_invalid_cases() {
     }
 }
 
-/// The findings of a policy of these rules, `(decision, conditions)` each.
+/// Returns the findings of a policy with these `(decision, conditions)`.
 fn findings(rules: &[(&str, &str)]) -> Vec<String> {
     let rules: Vec<_> = rules
         .iter()
@@ -555,7 +556,7 @@ fn findings(rules: &[(&str, &str)]) -> Vec<String> {
     policy.findings().iter().map(ToString::to_string).collect()
 }
 
-/// Conditions as they are written: `path operator value; …`.
+/// Parses conditions written as `path operator value; …`.
 fn when(text: &str) -> String {
     let conditions: Vec<_> = text
         .split(';')
@@ -633,7 +634,7 @@ fn finds_contradictory_rules() {
         "args.a exists false; args.b == args.a",
     ] {
         let found = findings(&[("deny", &when(conditions))]);
-        assert!(found.len() == 1 && found[0].contains("can never hold"), "{conditions}: {found:?}");
+        assert!(found.len() == 1 && found[0].contains("never matches"), "{conditions}: {found:?}");
     }
     for conditions in [
         "",
@@ -681,7 +682,7 @@ fn finds_rules_shadowed_by_catch_all() {
     ] {
         let found = findings(&[("deny", &when(earlier)), ("deny", &when(later))]);
         assert!(
-            found.len() == 1 && found[0].contains("the rule \"r0\" before it"),
+            found.len() == 1 && found[0].contains("the earlier rule \"r0\" matches"),
             "{earlier} / {later}: {found:?}"
         );
     }
@@ -695,7 +696,7 @@ fn finds_rules_shadowed_by_catch_all() {
         ("args has_only [\"a\"]", "args has_only [\"a\", \"b\"]"),
         ("args.a <= args.b", "args.a <= args.c"),
         ("args.x not_in [\"a\", \"b\"]", "args.x != \"a\""),
-        // One that never holds hides nothing.
+        // A contradictory rule shadows nothing.
         ("tool exists true; tool <= 5", "tool == \"a\""),
     ] {
         let found = findings(&[("deny", &when(earlier)), ("deny", &when(later))]);
@@ -792,10 +793,10 @@ fn value_path_compares_two_values() {
 #[test]
 fn rejects_invalid_value_path() {
     for (condition, expected) in [
-        (r#"{"path": "args.x", "operator": "=="}"#, "when[0].value: missing; expected it, or value_path"),
+        (r#"{"path": "args.x", "operator": "=="}"#, "when[0].value: missing; expected value or value_path"),
         (
             r#"{"path": "args.x", "operator": "==", "value": 1, "value_path": "args.y"}"#,
-            "when[0].value_path: there is value too",
+            "when[0].value_path: conflicts with value",
         ),
         (
             r#"{"path": "args.x", "operator": "==", "value_path": 1}"#,
@@ -807,9 +808,12 @@ fn rejects_invalid_value_path() {
         ),
         (
             r#"{"path": "args.x", "operator": "matches", "value_path": "args.y"}"#,
-            "matches takes no value_path",
+            "matches does not support value_path",
         ),
-        (r#"{"path": "args.x", "operator": "exists", "value_path": "args.y"}"#, "exists takes no value_path"),
+        (
+            r#"{"path": "args.x", "operator": "exists", "value_path": "args.y"}"#,
+            "exists does not support value_path",
+        ),
         (r#"{"path": "args", "operator": "has_only", "value": "a"}"#, "expected an array of strings"),
         (r#"{"path": "args", "operator": "has_only", "value": ["a", 1]}"#, "expected an array of strings"),
     ] {
@@ -819,7 +823,7 @@ fn rejects_invalid_value_path() {
         let problems = Policy::parse(text.as_bytes()).unwrap_err().to_string();
         assert!(problems.contains(expected), "{condition}: {problems}");
     }
-    // A value and a path of the same text are two conditions.
+    // An equal value and path are different conditions.
     let policy = |second: &str| {
         format!(
             r#"{{"id": "p", "version": 1, "rules": [
@@ -834,14 +838,14 @@ fn rejects_invalid_value_path() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3_000) })]
 
-    /// What is said never to decide never does.
+    /// Rules reported as dead never match.
     #[test]
     fn reported_dead_rules_never_match(
         conditions in vec(vec(condition_of_any_kind(), 0..5), 1..6),
         inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..12),
     ) {
         let lists: Vec<_> = conditions.iter().map(Vec::as_slice).collect();
-        // A policy with a rule that is a part of another is refused as it is.
+        // Policies with unreachable rules are rejected.
         if let Ok(policy) = Policy::parse(rules(&lists).as_bytes()) {
             let dead: Vec<_> =
                 policy.findings().into_iter().filter(super::Finding::is_defect).map(|found| found.rule).collect();

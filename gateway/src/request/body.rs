@@ -1,4 +1,4 @@
-//! The members of a body, checked as they are taken out of it.
+//! Typed extraction of the members of a request body.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,15 +10,15 @@ use crate::ledger::recordable;
 use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
 
-/// How many tools or resources a passport may name.
+/// Maximum number of tools or resources in a passport.
 pub(crate) const LIST_ITEMS: usize = 100;
 
-/// A member of a request is missing or not what it must be.
+/// A missing or invalid member of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidMember {
-    /// The member's name; `body` for the whole.
+    /// The member's name; `body` for the whole body.
     pub member: String,
-    /// What was expected and what was found.
+    /// What was expected and found.
     pub problem: String,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for InvalidMember {
     }
 }
 
-/// The members of a body that were not taken yet.
+/// The members of a body that have not been extracted.
 pub(super) struct BodyMembers(Vec<(String, Json)>);
 
 impl BodyMembers {
@@ -47,25 +47,25 @@ impl BodyMembers {
         }
     }
 
-    /// The members of an object that has no other ones than these. What a person decides must not be something else than
-    /// what the body seems to say.
+    /// Rejects other members. What an operator decides must not differ from what the body seems to
+    /// say.
     pub(super) fn only(body: Json, known: &[&str]) -> Result<Self, InvalidMember> {
         let members = Self::of(body)?;
         match members.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(members),
             Some((name, _)) => {
-                Err(InvalidMember::new(name, format_args!("unknown member; known are {}", known.join(", "))))
+                Err(InvalidMember::new(name, format_args!("unknown member; expected {}", known.join(", "))))
             }
         }
     }
 
-    /// Takes a member out; the order of the others changes.
+    /// Removes and returns a member; changes the order of the others.
     fn take(&mut self, name: &str) -> Option<Json> {
         let at = self.0.iter().position(|(found, _)| found == name)?;
         Some(self.0.swap_remove(at).1)
     }
 
-    /// Takes a member out; `null` is the same as absence.
+    /// Removes and returns a member; `null` is equivalent to absence.
     fn given(&mut self, name: &str) -> Option<Json> {
         self.take(name).filter(|value| *value != Json::Null)
     }
@@ -78,7 +78,7 @@ impl BodyMembers {
         let expected = format_args!("expected a string of at most {limit} characters");
         match self.given(name) {
             None => Ok(None),
-            // A character takes at least a byte: most texts need no counting.
+            // A character has at least one byte, so most texts need not be counted.
             Some(Json::String(text)) if text.len() <= limit || text.chars().count() <= limit => {
                 Ok(Some(text))
             }
@@ -138,18 +138,17 @@ impl BodyMembers {
         let word = value.as_str().ok_or_else(|| {
             InvalidMember::new("mode", format_args!("expected a string, found {}", value.kind()))
         })?;
-        word.parse().map_err(|_| {
-            InvalidMember::new("mode", "expected enforce, strict, warn or monitor, found another word")
-        })
+        word.parse().map_err(|_| InvalidMember::new("mode", "expected enforce, strict, warn or monitor"))
     }
 
-    /// A list of strings, each of at most `limit` characters.
+    /// Extracts a list of strings of at most `limit` characters each.
     pub(super) fn texts(&mut self, name: &str, limit: usize) -> Result<Option<Vec<String>>, InvalidMember> {
         let wrong = |found: &str| {
             InvalidMember::new(
                 name,
                 format_args!(
-                    "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found {found}"
+                    "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found \
+                    {found}"
                 ),
             )
         };
@@ -183,7 +182,7 @@ impl BodyMembers {
             if argument.is_empty() {
                 return Err(InvalidMember::new(
                     MEMBER,
-                    format_args!("{name:?}: expected an argument's name after it"),
+                    format_args!("{name:?}: expected an argument name after the prefix"),
                 ));
             }
             if !matches!(value, Json::Number(_)) {
@@ -198,9 +197,10 @@ impl BodyMembers {
         let Some(value) = self.given("risk_tier") else {
             return Ok(RiskTier::Medium);
         };
-        value.as_str().and_then(RiskTier::parse).ok_or_else(|| {
-            InvalidMember::new("risk_tier", "expected low, medium, high or critical, found something else")
-        })
+        value
+            .as_str()
+            .and_then(RiskTier::parse)
+            .ok_or_else(|| InvalidMember::new("risk_tier", "expected low, medium, high or critical"))
     }
 
     pub(super) fn ttl(&mut self) -> Result<Option<i64>, InvalidMember> {
@@ -208,7 +208,7 @@ impl BodyMembers {
             return Ok(None);
         };
         let seconds = match &value {
-            // A number is an integer by its value, in whatever way it is written: 300.0 and 3e2 are.
+            // An integer by value, in any notation: 300.0 and 3e2 are accepted.
             Json::Number(number) => {
                 let nearest = format!("{:.0}", number.as_f64()).parse::<i64>().ok();
                 nearest.filter(|nearest| number.compare(&Number::from(*nearest)) == Ordering::Equal)

@@ -1,4 +1,4 @@
-//! What clients ask: bodies whose every member was checked, once, and which belong to whoever handles them.
+//! Validated request bodies. Each member is checked once; requests own their data.
 
 mod body;
 mod preflight;
@@ -13,33 +13,33 @@ use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
-/// An event that a client wants recorded.
+/// An event to record for a client.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// Which chain it goes to.
+    /// The chain to append to.
     pub chain_id: String,
-    /// What was decided, as the client says.
+    /// The decision, as reported by the client.
     pub decision: Option<String>,
-    /// What happened.
+    /// The event type.
     pub event_type: String,
-    /// What the client adds, an object that has a canonical form (RFC 8785): integers within ±(2^53 - 1).
+    /// Additional data, an object with a canonical form (RFC 8785): integers within ±(2^53 - 1).
     pub metadata: Option<Json>,
-    /// Why, as the client says.
+    /// The reason code, as reported by the client.
     pub reason_code: Option<String>,
-    /// The hash of what was asked.
+    /// Hash of the request.
     pub request_hash: Option<String>,
-    /// The hash of what came of it.
+    /// Hash of the result.
     pub response_hash: Option<String>,
     /// The tool.
     pub tool_id: Option<String>,
 }
 
 impl Evidence {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be; what only the gateway may write is among that.
+    /// Returns the first invalid member, including reserved values.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         let mut members = BodyMembers::of(body)?;
         let event = Self {
@@ -53,7 +53,7 @@ impl Evidence {
             tool_id: members.optional_text("tool_id", 256)?,
         };
         let (chain, event_type) = (event.chain_id.as_str(), event.event_type.as_str());
-        // How an action ended belongs beside the decision to let it run.
+        // An outcome is recorded on the chain of its decision.
         let is_outcome = chain == DECISIONS && event_type == ACTION_OUTCOME;
         if RESERVED_CHAINS.contains(&chain) && !is_outcome {
             return Err(reserved("chain_id", chain));
@@ -64,7 +64,7 @@ impl Evidence {
         if is_outcome && event.request_hash.is_none() {
             return Err(InvalidMember::new(
                 "request_hash",
-                "missing; expected that of the action's preflight",
+                "missing; expected the hash of the action's preflight",
             ));
         }
         Ok(event)
@@ -72,7 +72,8 @@ impl Evidence {
 }
 
 impl Evidence {
-    /// The `request_hash` of the decision whose action's end this is; `None` if it is no such event.
+    /// Returns the `request_hash` of the decision that this outcome belongs to; `None` for other
+    /// events.
     pub fn decided_request(&self) -> Option<&str> {
         let is_outcome = self.chain_id == DECISIONS && self.event_type == ACTION_OUTCOME;
         self.request_hash.as_deref().filter(|_| is_outcome)
@@ -86,21 +87,21 @@ fn reserved(member: &str, word: &str) -> InvalidMember {
     )
 }
 
-/// A tool that an operator approves.
+/// A tool manifest to approve.
 #[derive(Clone, Debug)]
 pub struct ToolApproval {
-    /// What the tool is called in requests.
+    /// The tool's name in requests.
     pub tool_id: String,
-    /// What the server says of it, an object that has a canonical form (RFC 8785); kept by its hash.
+    /// Hash of the tool's manifest, an object with a canonical form (RFC 8785).
     pub manifest_hash: String,
 }
 
 impl ToolApproval {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         let mut members = BodyMembers::only(body, &["tool_id", "manifest"])?;
         let tool_id = members.text("tool_id", 256)?;
@@ -114,34 +115,34 @@ impl ToolApproval {
 /// A request for a passport.
 #[derive(Clone, Debug)]
 pub struct Issue {
-    /// The agent, as the client names it.
+    /// The agent's id, as claimed by the client.
     pub agent_id: Option<String>,
-    /// The approval that it stands for.
+    /// The approval that the passport carries.
     pub approval_request_id: Option<String>,
-    /// The resources that it permits; `None` for any.
+    /// Permitted resources; `None` for any.
     pub allowed_resources: Option<Vec<String>>,
-    /// The tools that it permits.
+    /// Permitted tools.
     pub allowed_tools: Vec<String>,
-    /// Whom it will be shown to.
+    /// The audience of the passport.
     pub audience: String,
-    /// What the agent is to achieve.
+    /// The permitted goal.
     pub goal: String,
-    /// The values that bound the arguments, an object; those whose names begin with `max_` or `min_` are numbers.
+    /// Constraints on arguments; names with the prefix `max_` or `min_` take numbers.
     pub resource_constraints: Option<Json>,
-    /// How risky its use is.
+    /// Risk tier of the passport.
     pub risk_tier: RiskTier,
-    /// For how many seconds it holds, if the client says.
+    /// Requested lifetime in seconds.
     pub ttl_seconds: Option<i64>,
-    /// Who delegates.
+    /// The delegating user.
     pub user_id: Option<String>,
 }
 
 impl Issue {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         let mut members = BodyMembers::of(body)?;
         let missing = || InvalidMember::new("allowed_tools", "missing; expected a list of strings");
@@ -160,29 +161,29 @@ impl Issue {
     }
 }
 
-/// A request to look at a passport.
+/// A request to verify a passport.
 #[derive(Clone, Debug)]
 pub struct VerifyPassport {
-    /// The agent that it must be made out to.
+    /// Expected agent.
     pub agent_id: Option<String>,
-    /// Whom it is shown to.
+    /// Expected audience.
     pub audience: String,
-    /// The hash of the policy that must be in force.
+    /// Expected hash of the policy.
     pub policy_hash: Option<String>,
     /// The passport.
     pub token: Secret,
-    /// A tool's manifest that must be one that was approved, by its hash.
+    /// Hash of a tool manifest that must be approved.
     pub tool_manifest_hash: Option<String>,
-    /// Who must have delegated.
+    /// Expected delegating user.
     pub user_id: Option<String>,
 }
 
 impl VerifyPassport {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         let mut members = BodyMembers::of(body)?;
         Ok(Self {
@@ -196,39 +197,39 @@ impl VerifyPassport {
     }
 }
 
-/// What a person says about an approval.
+/// The optional note of an approval decision.
 #[derive(Clone, Debug)]
 pub struct DecisionNote {
-    /// What the person notes.
+    /// The note.
     pub note: Option<String>,
 }
 
 impl DecisionNote {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         Ok(Self { note: BodyMembers::only(body, &["note"])?.optional_text("note", 2000)? })
     }
 }
 
-/// A request to end a passport.
+/// A request to revoke a passport.
 #[derive(Clone, Debug)]
 pub struct Revoke {
     /// The passport's id.
     pub jti: String,
-    /// Why, for the ledger.
+    /// The reason, recorded in the ledger.
     pub reason: Option<String>,
 }
 
 impl Revoke {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
         let mut members = BodyMembers::of(body)?;
         Ok(Self { jti: members.text("jti", 256)?, reason: members.optional_text("reason", 2000)? })

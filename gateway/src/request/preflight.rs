@@ -7,67 +7,68 @@ use super::body::{BodyMembers, InvalidMember};
 use crate::approvals::Action;
 use crate::ledger::idempotency_hash;
 
-/// How long a tool's name may be, in characters.
+/// Maximum length of a tool name, in characters.
 pub const MAX_TOOL_CHARACTERS: usize = 256;
 
-/// The member that names the approval that a request spends.
+/// The member with the approval to use.
 const APPROVAL: &str = "approval_request_id";
 
-/// The member that names the key under which a request takes effect once.
+/// The member with the idempotency key.
 const IDEMPOTENCY_KEY: &str = "idempotency_key";
 
-/// A request for a decision, checked once and taken out of its body.
+/// A validated preflight request.
 ///
-/// Members that this version does not know are allowed; the hashes cover them.
+/// Unknown members are allowed; the hashes cover them.
 #[derive(Clone, Debug)]
 pub struct Preflight {
-    /// The agent, as the client names it.
+    /// The agent's id, as claimed by the client.
     pub agent_id: Option<Text>,
-    /// The approval that the action uses.
+    /// The approval to use for the action.
     pub approval_request_id: Option<String>,
-    /// Whom the passport is shown to.
+    /// The audience that the passport must name.
     pub audience: Option<String>,
     /// The arguments of the action, an object.
     pub args: Json,
-    /// What the agent is trying to achieve.
+    /// The goal of the agent.
     pub goal: Text,
-    /// The key under which this request takes effect once.
+    /// The idempotency key, if any.
     pub idempotency: Option<IdempotencyKey>,
-    /// How the answer is meant.
+    /// Mode of the request.
     pub mode: Mode,
-    /// The passport that is shown.
+    /// The passport, if any.
     pub passport: Option<Secret>,
-    /// The hash of the body; `None` if it has no canonical form.
+    /// Hash of the body; `None` if it has no canonical form.
     pub request_hash: Option<String>,
-    /// What the action is done to.
+    /// The affected resource.
     pub resource: Option<Text>,
-    /// The tool that would be called.
+    /// The tool to call.
     pub tool: Text,
-    /// The hash of the tool's manifest as the agent sees it.
+    /// Hash of the tool's manifest as seen by the agent.
     pub tool_manifest_hash: Option<String>,
-    /// Whom the agent acts for.
+    /// The user on whose behalf the agent acts.
     pub user_id: Option<Text>,
 }
 
-/// An idempotency key, and the body that it is bound to.
+/// An idempotency key and the body that it is bound to.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
-    /// The key, as the client names it.
+    /// The key, as chosen by the client.
     pub name: String,
-    /// The SHA-256 of what makes two bodies under one key the same request.
+    /// The SHA-256 that identifies equivalent bodies under one key.
     pub fingerprint: [u8; 32],
-    /// What binds an event to the key and the body; see [`idempotency_hash`].
+    /// Binds an event to the key and body; see [`idempotency_hash`].
     pub hash: String,
 }
 
 impl Preflight {
-    /// Checks `body` and takes it apart.
+    /// Validates and parses `body`.
     ///
     /// # Errors
     ///
-    /// The first member that is not what it must be.
+    /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        // Not every body has a canonical form; then no hash is claimed, and only the same text is the same request.
+        // Without a canonical form, there is no request hash, and only byte-identical bodies are
+        // equivalent.
         let digest = canonical_json(&body).ok().map(|canonical| <[u8; 32]>::from(Sha256::digest(canonical)));
         let fingerprint = fingerprint(&body, digest);
         let mut members = BodyMembers::of(body)?;
@@ -110,7 +111,7 @@ impl Preflight {
         })
     }
 
-    /// The hash that an approval of the action is bound to, if `agent` is the one that acts; `None` if the action has no
+    /// Returns the hash of the action if performed by `agent`; `None` if the action has no
     /// canonical form.
     pub fn action_hash(&self, agent: Option<&str>) -> Option<String> {
         let action = Action {
@@ -125,9 +126,9 @@ impl Preflight {
     }
 }
 
-/// What makes two bodies under one idempotency key the same request; `None` for a body without one. The approval that a
-/// request names is left out: a request that was asked without one and then with the one that it opened is the same.
-/// `digest` is that of the whole body.
+/// Returns the fingerprint of equivalent bodies under one idempotency key; `None` without a key. It
+/// excludes the approval id, so that a request without an approval is equivalent to its repetition
+/// with the approval that it opened. `digest` is that of the complete body.
 fn fingerprint(body: &Json, digest: Option<[u8; 32]>) -> Option<[u8; 32]> {
     body.member(IDEMPOTENCY_KEY)?;
     let named = |(name, _): &&(String, Json)| name != APPROVAL;
@@ -144,7 +145,7 @@ fn fingerprint(body: &Json, digest: Option<[u8; 32]>) -> Option<[u8; 32]> {
     Some(Sha256::digest(canonical.unwrap_or_else(|| same.to_string().into_bytes())).into())
 }
 
-/// A text of a request, which policies compare as JSON.
+/// A string of a request, also usable as JSON by policies.
 #[derive(Clone, Debug)]
 pub struct Text(Json);
 
@@ -208,14 +209,14 @@ mod tests {
         let key = plain.idempotency.unwrap();
         assert_eq!((key.name.as_str(), hex::encode(key.fingerprint)), ("k", plain.request_hash.unwrap()));
 
-        // The approval is in the request's hash, and is not what makes two requests the same.
+        // The approval is part of the request hash but not of the fingerprint.
         let spends = read(&format!(r#"{body}, "approval_request_id": "apr_1"}}"#));
         assert_eq!(spends.idempotency.unwrap().fingerprint, key.fingerprint);
         assert_ne!(spends.request_hash, hex::encode(key.fingerprint).into());
         let other = read(&format!("{}}}", body.replace("1.50", "1.51")));
         assert_ne!(other.idempotency.unwrap().fingerprint, key.fingerprint);
 
-        // Without a canonical form the text counts, in its order.
+        // Without a canonical form, member order matters.
         let large = body.replace("1.50", "9007199254740993");
         let odd = read(&format!("{large}}}"));
         assert_eq!(odd.request_hash, None);

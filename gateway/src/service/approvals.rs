@@ -1,4 +1,4 @@
-//! Approvals: looked at, waited for, listed, decided.
+//! Use cases for approvals: read, await, list, decide.
 
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::store::{Change, Listing, Transition, TransitionOutcome};
 const NOT_FOUND: ServiceError = ServiceError::NotFound("approval");
 
 impl Service {
-    /// An approval of the key's tenant; `None` if there is none with this id.
+    /// Returns an approval of the key's tenant; `None` if it does not exist.
     pub(crate) async fn find_approval(
         &self,
         key: &ApiKey,
@@ -20,12 +20,12 @@ impl Service {
         self.with_timeout(self.store.approval(&key.tenant.id, id)).await
     }
 
-    /// An approval of the key's tenant.
+    /// Returns an approval of the key's tenant.
     pub(crate) async fn approval(&self, key: &ApiKey, id: &str) -> Result<Approval, ServiceError> {
         self.find_approval(key, id).await?.ok_or(NOT_FOUND)
     }
 
-    /// An approval that the key may see, as soon as it is decided, or else as it is at `until`.
+    /// Returns an approval that the key may see as soon as it is decided, or its state at `until`.
     pub(crate) async fn wait_for_approval(
         &self,
         key: &ApiKey,
@@ -39,21 +39,21 @@ impl Service {
                 return Err(NOT_FOUND);
             }
             let waits = approval.status(self.clock.seconds()) == Status::Pending && Instant::now() < until;
-            // Nothing of the store is held while it waits.
+            // No store resources are held while waiting.
             if !waits || tokio::time::timeout_at(until, listener.changed(id)).await == Ok(false) {
                 return Ok(approval);
             }
         }
     }
 
-    /// A page of a tenant's approvals, and where the next one begins, if there is one.
+    /// Returns a page of a tenant's approvals and the start of the next page.
     pub(crate) async fn list_approvals(
         &self,
         key: OperatorKey<'_>,
         mut listing: Listing,
     ) -> Result<(Vec<Approval>, Option<String>), ServiceError> {
         let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
-        // One more shows whether there is another page.
+        // One extra item shows if there is another page.
         listing.limit = listing.limit.saturating_add(1);
         let mut found = self.with_timeout(self.store.approvals(&key.0.tenant.id, listing)).await?;
         let is_last = found.len() <= wanted;
@@ -62,7 +62,7 @@ impl Service {
         Ok((found, next))
     }
 
-    /// Decides about an approval, for whoever holds the key, and records it: the approval as it is then.
+    /// Decides an approval as the key's holder, records it, and returns its new state.
     pub(crate) async fn decide_approval(
         &self,
         OperatorKey(key): OperatorKey<'_>,
@@ -71,9 +71,9 @@ impl Service {
         note: Option<String>,
     ) -> Result<Approval, ServiceError> {
         let id = &approval.id;
-        // What is decided about is what was shown: the record itself, and not what it says of itself.
+        // Decide what was displayed: verify the stored action against its hash.
         if approval.recompute_hash().as_ref() != Some(&approval.action_hash) {
-            tracing::error!(id, "an approval does not match its action hash: it was changed in the data");
+            tracing::error!(id, "the approval's record was changed: it does not match its action hash");
             return Err(ServiceError::ApprovalAltered);
         }
         let decided = ApprovalDecision { approved, by: key.name.to_string(), at: self.clock.seconds(), note };

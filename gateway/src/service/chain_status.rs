@@ -1,4 +1,4 @@
-//! How a tenant's chain of decisions stands: how long it is, how it ends, whether it is whole, and the last decisions in it.
+//! Status of a tenant's chain of decisions: its head, whether it is intact, and its last decisions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,23 +9,23 @@ use super::evidence::ChainReader;
 use super::{Service, ServiceError};
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
 
-/// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
+/// Maximum number of events verified per page view. The next view continues there.
 const VERIFY_BATCH: u64 = 1000;
 
-/// How many of the last decisions are shown.
+/// Maximum number of decisions shown.
 const MAX_DECISIONS: usize = 20;
 
-/// Among how many of the last events they are looked for.
+/// Number of recent events that are searched for decisions.
 const SCANNED_EVENTS: u64 = 60;
 
-/// How far this process verified each tenant's decisions.
+/// Verification progress of each tenant's chain in this process.
 #[derive(Debug, Default)]
 pub(super) struct VerifiedChains(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Progress>>>>);
 
 #[derive(Clone, Debug, Default)]
 struct Progress {
     verifier: Verifier,
-    /// When the first event was read.
+    /// When verification started.
     since: i64,
     broken: Option<u64>,
 }
@@ -37,31 +37,31 @@ pub(crate) struct ChainStatus {
     pub(crate) state: ChainState,
 }
 
-/// Whether a chain is whole.
+/// Integrity of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChainState {
-    /// This event is not what was recorded, or is gone.
+    /// This event was changed or is missing.
     Broken(u64),
-    /// Somebody else has it verified at this moment.
+    /// Another request is verifying the chain.
     Busy,
     Empty,
-    /// So many events are whole, and the others were not looked at yet.
+    /// This many events are verified; the rest is not verified yet.
     PartlyVerified(u64),
-    /// All events are; the first of them was read at this time.
+    /// All events are verified; verification started at this time.
     Complete(i64),
 }
 
-/// How much is verified.
+/// Extent of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VerifyScope {
-    /// All of it, from the first event.
+    /// All events, from the first.
     Full,
-    /// What is new, or a part of it.
+    /// New events, up to the limit per page view.
     Incremental,
 }
 
 impl Service {
-    /// Verifies a tenant's chain of decisions, or a part of it, and says how it stands.
+    /// Verifies a tenant's chain of decisions, completely or incrementally, and returns its status.
     pub(crate) async fn chain_status(
         self: &Arc<Self>,
         tenant_id: &Arc<str>,
@@ -71,7 +71,7 @@ impl Service {
             let mut tenants = self.state.verified.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(tenants.entry(Arc::clone(tenant_id)).or_default())
         };
-        // Nobody's page waits for a long verification of somebody else's.
+        // A page view does not wait for another view's verification.
         let progress = progress.try_lock();
         let head = self.head(tenant_id, DECISIONS).await?.unwrap_or_default();
         let Ok(mut progress) = progress else {
@@ -90,7 +90,7 @@ impl Service {
             progress.verifier = reader.examine(progress.verifier.clone()).await?;
             let expected = match until == head.length {
                 true => head.clone(),
-                // What the part must end with is not known; only that it must go so far.
+                // The hash at an intermediate event is not known in advance, only its position.
                 false => Head { length: until, hash: progress.verifier.head().hash.clone() },
             };
             progress.broken = progress.verifier.clone().finish(expected).first_broken;
@@ -105,7 +105,7 @@ impl Service {
         Ok(ChainStatus { head, state })
     }
 
-    /// The last decisions up to the head of the chain, the newest first.
+    /// Returns the last decisions before the chain's head, newest first.
     pub(crate) async fn last_decisions(
         self: &Arc<Self>,
         tenant_id: &Arc<str>,
@@ -131,14 +131,14 @@ impl Service {
     }
 }
 
-/// A decision as the ledger has it: the policy's or a person's.
+/// A decision in the ledger, by policy or person.
 #[derive(Clone, Debug)]
 pub(crate) struct LastDecision {
     event: Json,
 }
 
 impl LastDecision {
-    /// What was decided.
+    /// Returns the decision word.
     pub(crate) fn decision(&self) -> &str {
         match self.text("event_type") {
             Some(APPROVAL_APPROVED) => "approved",
@@ -147,7 +147,7 @@ impl LastDecision {
         }
     }
 
-    /// The person who decided, if it was a person.
+    /// Returns the name of the person who decided, if any.
     pub(crate) fn decided_by(&self) -> Option<&str> {
         self.event.member("metadata")?.member("decided_by")?.as_str()
     }

@@ -1,36 +1,36 @@
-//! Why a use case did not do what it was asked to.
+//! Errors of the use cases.
 
 use crate::approvals::Status;
 use crate::passport::keys::SigningKeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
 
-/// Why a use case did not do what it was asked to.
+/// Error of a use case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServiceError {
-    /// The approval can no longer be decided, because it stands so.
+    /// The approval cannot be decided; with its status.
     AlreadyDecided(Status),
     /// The approval's record does not match its action hash.
     ApprovalAltered,
-    /// There is more to record than the gateway can take.
+    /// The write queue is full.
     Busy,
-    /// The idempotency key was used for another body.
+    /// The idempotency key was used for a different request.
     Conflict,
-    /// The gateway failed; the log says why.
+    /// Internal error; the log has details.
     Internal,
-    /// A member of the request is not what it must be.
+    /// A member of the request is invalid.
     InvalidMember(InvalidMember),
-    /// There is none of this.
+    /// The named thing does not exist.
     NotFound(&'static str),
-    /// There are neither passports nor credentials.
+    /// No master key is configured.
     NoMasterKey,
-    /// The key may not ask for this, and why.
+    /// The key's grants do not permit the request; with the explanation.
     NotGranted(String),
-    /// What it is about is not the key's own, and what was expected.
+    /// The record belongs to another key or agent; with the explanation.
     NotOwn(&'static str),
-    /// An agent's key may not do this.
+    /// Only operator keys are permitted.
     OperatorsOnly,
-    /// The store cannot be used.
+    /// The store is unavailable.
     Unavailable,
 }
 
@@ -58,7 +58,7 @@ impl From<SigningKeyError> for ServiceError {
         match error {
             SigningKeyError::Store(error) => error.into(),
             SigningKeyError::Crypto | SigningKeyError::Seal(_) | SigningKeyError::Sealed(_) => {
-                tracing::error!(%error, "the signing keys cannot be used");
+                tracing::error!(%error, "the signing keys are unusable");
                 Self::Internal
             }
         }

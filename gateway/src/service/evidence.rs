@@ -1,4 +1,4 @@
-//! Evidence: events recorded for clients, and chains read and verified.
+//! Use cases for evidence: recording client events, and reading and verifying chains.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISIONS, Head, Verif
 use crate::request::Evidence;
 use crate::store::{Record, StoredEvent, Subject};
 
-/// An event that was recorded.
+/// A recorded event.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedEvent {
     pub(crate) event_id: String,
@@ -26,14 +26,14 @@ impl Service {
         key: &ApiKey,
         evidence: Evidence,
     ) -> Result<RecordedEvent, ServiceError> {
-        // How an action ended, only who was allowed it can say.
+        // Only the key or agent that the action was decided for can report its outcome.
         if let Some(request_hash) = evidence.decided_request()
             && key.role == Role::Agent
             && !self.is_own(key, Subject::Decision, request_hash).await?
         {
             return Err(ServiceError::NotOwn(
-                "request_hash: there is no decision about such a request of this key or its agent; expected the hash \
-                 that the decision carries",
+                "request_hash: no decision with this hash exists for this key or its agent; expected the \
+                request_hash of a decision",
             ));
         }
         let event = events::client_event(key, evidence);
@@ -42,12 +42,12 @@ impl Service {
         Ok(RecordedEvent { event_id, hash: head.hash })
     }
 
-    /// The head of a tenant's chain; `None` if there is no such chain.
+    /// Returns the head of a tenant's chain; `None` if it does not exist.
     pub(super) async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, ServiceError> {
         self.with_timeout(self.store.head(tenant_id, chain_id)).await
     }
 
-    /// A chain of the key's tenant, as far as the key may read it: up to its head, or to the event `until` if that is before.
+    /// Returns a view of a chain of the key's tenant, up to its head or the event `until`.
     pub(crate) async fn view_chain(
         self: &Arc<Self>,
         key: Arc<ApiKey>,
@@ -63,7 +63,8 @@ impl Service {
         self.head(&key.tenant.id, chain_id).await?.ok_or(ServiceError::NotFound("chain"))
     }
 
-    /// Verifies a chain, and on the chain of decisions also the rows that must follow from it: these in words.
+    /// Verifies a chain. For the chain of decisions, also returns descriptions of rows that the
+    /// ledger does not support.
     pub(crate) async fn verify_chain(
         self: &Arc<Self>,
         key: &ApiKey,
@@ -80,7 +81,7 @@ impl Service {
     }
 }
 
-/// A chain up to a certain event, page by page.
+/// Reads a chain up to an event, page by page.
 #[derive(Debug)]
 pub(super) struct ChainReader {
     service: Arc<Service>,
@@ -90,18 +91,18 @@ pub(super) struct ChainReader {
 }
 
 impl ChainReader {
-    /// The chain `chain_id` up to the event `until`.
+    /// Creates a reader of `chain_id` up to the event `until`.
     pub(super) fn new(service: &Arc<Service>, tenant_id: &Arc<str>, chain_id: String, until: u64) -> Self {
         Self { service: Arc::clone(service), tenant_id: Arc::clone(tenant_id), chain_id, until }
     }
 
-    /// The first events after `after`, and at least one if there is one.
+    /// Returns the next events after `after`, at least one unless at the end.
     pub(super) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ServiceError> {
         let events = self.service.store.events(&self.tenant_id, &self.chain_id, after, self.until);
         self.service.with_timeout(events).await
     }
 
-    /// Looks at the events that `verifier` has not seen, as far as they go or are whole.
+    /// Verifies the events that `verifier` has not seen, until the end or the first defect.
     pub(super) async fn examine(&self, mut verifier: Verifier) -> Result<Verifier, ServiceError> {
         let mut after = verifier.head().length;
         loop {
@@ -123,7 +124,7 @@ impl ChainReader {
     }
 }
 
-/// A chain as a key sees it.
+/// A chain as visible to a key.
 #[derive(Debug)]
 pub(crate) struct ChainView {
     reader: ChainReader,
@@ -131,8 +132,8 @@ pub(crate) struct ChainView {
 }
 
 impl ChainView {
-    /// The next events after `after` that the key may read, and the `seq` of the last that was looked at; `None` at the end
-    /// of the chain.
+    /// Returns the next visible events after `after` and the `seq` of the last event examined;
+    /// `None` at the end.
     pub(crate) async fn page(&self, after: u64) -> Result<Option<(Vec<StoredEvent>, u64)>, ServiceError> {
         let mut page = self.reader.page(after).await?;
         let Some(last) = page.last().map(|event| event.seq) else {
@@ -150,8 +151,8 @@ impl ChainView {
         Ok(Some((page, last)))
     }
 
-    /// Whether a key that is bound to `agent` may read the event: what that agent caused, and what was decided about that
-    /// agent's approval requests.
+    /// Returns whether a key bound to `agent` may read the event: events caused by the agent and
+    /// decisions on its approvals.
     async fn may_read(&self, event: &StoredEvent, agent: &str) -> Result<bool, ServiceError> {
         let Ok(event) = Json::parse(event.text.as_bytes()) else {
             return Ok(false);

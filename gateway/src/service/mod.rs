@@ -1,7 +1,7 @@
-//! What the gateway does for those who call it, whatever they call it with: a file a use case.
+//! The use cases, independent of the transport; one file per use case.
 //!
-//! Nothing here knows of HTTP. A use case takes a key and a request that was checked, and gives what happened, or a
-//! [`ServiceError`].
+//! Nothing here depends on HTTP. A use case takes a key and a validated request and returns a
+//! result or a [`ServiceError`].
 
 mod approvals;
 mod chain_status;
@@ -28,45 +28,46 @@ use crate::passport::SigningKeyStore;
 use crate::store::{Author, Store, StoreError, Subject};
 use crate::vault::Vault;
 
-/// Requests above this many bytes are worked on beside the threads that serve connections.
+/// Larger requests are processed on blocking threads.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
 
-/// The use cases, and what they share.
+/// The use cases and their shared state.
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// Where events go.
+    /// The data store.
     pub(crate) store: Arc<dyn Store>,
-    /// Who issues passports.
+    /// The issuer of passports.
     pub(crate) issuer: Arc<str>,
-    /// What signs them; `None` without a master key.
+    /// The passport signing keys; `None` without a master key.
     pub(crate) keys: Option<SigningKeyStore>,
-    /// What opens the tools' credentials; `None` without a master key.
+    /// The vault; `None` without a master key.
     pub(crate) vault: Option<Vault>,
-    /// For how many seconds an approval may be decided.
+    /// Time to decide an approval, in seconds.
     pub(crate) approval_seconds: i64,
-    /// Whether approvals are found by their action.
+    /// Whether approvals are reused for the same action.
     pub(crate) reuse_approvals: bool,
-    /// How many approval requests of one key may be pending.
+    /// Maximum number of pending approvals per agent.
     pub(crate) pending_approvals: u32,
-    /// For how many seconds an answer is kept under its idempotency key.
+    /// Retention of responses under idempotency keys, in seconds.
     pub(crate) retention_seconds: i64,
-    /// Who waits for an approval.
+    /// Notifies requests that wait for approvals.
     pub(crate) notifier: ApprovalNotifier,
-    /// What time it is.
+    /// The clock.
     pub(crate) clock: Clock,
-    /// How long the store may take to record an event.
+    /// Timeout of store operations.
     pub(crate) store_timeout: Duration,
-    /// What the use cases keep in memory.
+    /// Shared in-memory state.
     pub(crate) state: SharedState,
 }
 
-/// What the use cases keep in memory.
+/// Shared in-memory state.
 #[derive(Debug)]
 pub(crate) struct SharedState {
-    /// The last check of the store, held while it is under way: asking often must not keep the store from its work.
+    /// The last health check, locked while one is running, so that frequent checks do not burden
+    /// the store.
     checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
-    /// How many large requests and verifications are worked on at once.
-    run_blocking: Semaphore,
+    /// Limits concurrent large requests and verifications.
+    blocking_permits: Semaphore,
     verified: VerifiedChains,
 }
 
@@ -75,21 +76,21 @@ impl Default for SharedState {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             checked: Mutex::default(),
-            run_blocking: Semaphore::new(threads),
+            blocking_permits: Semaphore::new(threads),
             verified: VerifiedChains::default(),
         }
     }
 }
 
 impl Service {
-    /// Whether the gateway can decide now.
+    /// Checks whether the gateway can decide.
     ///
-    /// However many ask, one check is under way and one waits.
+    /// However many callers there are, one check runs and one waits.
     pub(crate) async fn check(&self) -> Result<(), ServiceError> {
         let asked = Instant::now();
         let check = async {
             let mut last = self.state.checked.lock().await;
-            // What was begun after this was asked answers it.
+            // A check that began after this call answers it.
             if let Some((begun, found)) = *last
                 && begun >= asked
             {
@@ -103,7 +104,7 @@ impl Service {
         self.with_timeout(check).await
     }
 
-    /// Does `job` here if the request has few `bytes`, or else where it holds up no connection.
+    /// Runs `job` inline if the request is small, otherwise on a blocking thread.
     pub(crate) async fn run<T: Send + 'static, E: From<ServiceError> + Send + 'static>(
         &self,
         bytes: usize,
@@ -119,11 +120,11 @@ impl Service {
         &self,
         job: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let _permit = self.state.run_blocking.acquire().await.map_err(|_| ServiceError::Internal)?;
+        let _permit = self.state.blocking_permits.acquire().await.map_err(|_| ServiceError::Internal)?;
         tokio::task::spawn_blocking(job).await.map_err(|_| ServiceError::Internal)?
     }
 
-    /// A store that does not answer is one that does not work.
+    /// Applies the store timeout; a store that does not respond is unavailable.
     pub(crate) async fn with_timeout<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
@@ -131,25 +132,25 @@ impl Service {
         match tokio::time::timeout(self.store_timeout, asked).await {
             Ok(response) => Ok(response?),
             Err(_) => {
-                tracing::error!("the store did not answer in time");
+                tracing::error!("store operation timed out");
                 Err(ServiceError::Unavailable)
             }
         }
     }
 
-    /// Whether the key, or whoever acted for the agent that it is bound to, caused the event about `id`.
+    /// Returns whether the key, or its bound agent, caused the event about `id`.
     async fn is_own(&self, key: &ApiKey, subject: Subject, id: &str) -> Result<bool, ServiceError> {
         let author = Author { key_name: &key.name, agent: key.bound_agent() };
         self.with_timeout(self.store.caused(&key.tenant.id, subject, id, author)).await
     }
 }
 
-/// A key that may do what a person must decide.
+/// A key with the operator role.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OperatorKey<'k>(&'k ApiKey);
 
 impl<'k> OperatorKey<'k> {
-    /// The key, if it is an operator's.
+    /// Returns the key if it is an operator key.
     pub(crate) fn of(key: &'k ApiKey) -> Result<Self, ServiceError> {
         match key.role {
             Role::Agent => Err(ServiceError::OperatorsOnly),

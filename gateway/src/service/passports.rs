@@ -1,4 +1,4 @@
-//! Passports: issued, verified, revoked, and the keys to verify them with.
+//! Use cases for passports: issue, verify, revoke, public keys.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::passport::{self, Claims, PassportError, SigningKeyStore, SigningKeys}
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
 use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, TransitionOutcome};
 
-/// The use cases about passports, of a gateway that has keys to sign them.
+/// The passport use cases of a gateway with signing keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passports<'s> {
     service: &'s Service,
@@ -34,17 +34,17 @@ pub(crate) struct IssuedPassport {
     pub(crate) expires_at: i64,
 }
 
-/// A passport that was looked at.
+/// The result of verifying a passport.
 #[derive(Clone, Debug)]
 pub(crate) struct VerifiedPassport {
-    /// The codes of all that is wrong with it.
+    /// Codes of all problems.
     pub(crate) errors: Vec<&'static str>,
-    /// What it claims, if nothing is wrong with it.
+    /// The claims, if there are no problems.
     pub(crate) claims: Option<Json>,
 }
 
 impl Service {
-    /// The use cases about passports, if there are keys.
+    /// Returns the passport use cases.
     pub(crate) fn passports(&self) -> Result<Passports<'_>, ServiceError> {
         let keys = self.keys.as_ref().ok_or(ServiceError::NoMasterKey)?;
         Ok(Passports { service: self, keys })
@@ -88,7 +88,7 @@ impl Passports<'_> {
         ]);
         let (token, kid) = ring.sign(TokenType::Passport, &claims)?;
         if token.len() > MAX_BYTES {
-            let problem = format!("makes a passport larger than {MAX_BYTES} bytes");
+            let problem = format!("the passport would exceed {MAX_BYTES} bytes");
             return Err(InvalidMember { member: "body".to_owned(), problem }.into());
         }
         let mutation = Some(Mutation::IssuePassport { jti: jti.clone(), kid, expires_at });
@@ -96,7 +96,7 @@ impl Passports<'_> {
         Ok(IssuedPassport { token, jti, expires_at })
     }
 
-    /// Looks at a passport, without using it up.
+    /// Verifies a passport without using it.
     pub(crate) async fn verify(
         &self,
         key: &ApiKey,
@@ -107,7 +107,7 @@ impl Passports<'_> {
             Ok(claims) => claims,
             Err(refusal) => return Ok(VerifiedPassport { errors: vec![refusal.code()], claims: None }),
         };
-        // A client that is not asked for its agent says a name of its own; the key knows better.
+        // A client may name any agent; the agent bound to the key takes precedence.
         let agent = request.agent_id.as_deref().map(|agent| key.bound_agent().or(Some(agent)));
         let presentation = Presentation {
             issuer: &service.issuer,
@@ -119,7 +119,7 @@ impl Passports<'_> {
         let refusals = claims.validate(&presentation, &passport::at(service.clock.seconds()));
         let mut errors: Vec<_> = refusals.into_iter().map(PassportError::code).collect();
         let standing = service.with_timeout(service.store.passport(&key.tenant.id, claims.jti())).await?;
-        // What is another tenant's is not known to have been issued either; that is no second error.
+        // A passport of another tenant has no record here either; report one error only.
         let revoked = standing.is_none_or(|standing| standing.revoked);
         if revoked && !errors.contains(&PassportError::Tenant.code()) {
             errors.push(PassportError::Revoked.code());
@@ -137,7 +137,7 @@ impl Passports<'_> {
         Ok(VerifiedPassport { errors, claims })
     }
 
-    /// Revokes a passport: whether it is revoked now; `false` if there is none.
+    /// Revokes a passport; returns `false` if it does not exist.
     pub(crate) async fn revoke(&self, key: &ApiKey, request: &Revoke) -> Result<bool, ServiceError> {
         let service = self.service;
         let jti = &request.jti;
@@ -145,15 +145,15 @@ impl Passports<'_> {
             None => Ok(false),
             Some(_) if key.role == Role::Agent && !service.is_own(key, Subject::Passport, jti).await? => {
                 Err(ServiceError::NotOwn(
-                    "jti: this passport was issued by another key, and not to the agent of this one; expected one of \
-                     its own, or an operator's key",
+                    "jti: the passport was not issued by this key or to its agent; use the issuing key or \
+                    an operator key",
                 ))
             }
             Some(standing) if standing.revoked => Ok(true),
             Some(_) => {
                 let event = events::passport_revoked(key, jti, request.reason.as_deref());
                 let change = Change::RevokePassport { jti: jti.clone() };
-                // Whether this request revoked it, or another one just now.
+                // Another request may have revoked it concurrently.
                 let (TransitionOutcome::Recorded | TransitionOutcome::Stale) =
                     service.with_timeout(service.store.change(Transition { event, change })).await?;
                 Ok(true)
@@ -161,17 +161,17 @@ impl Passports<'_> {
         }
     }
 
-    /// The keys to verify passports with, a JSON array.
+    /// Returns the public keys as a JSON array.
     pub(crate) async fn jwks(&self) -> Result<Json, ServiceError> {
         let service = self.service;
         let jwks = self.keys.jwks(&*service.store, service.clock.seconds());
         Ok(service.with_timeout(async { on_store(jwks.await) }).await??)
     }
 
-    /// What a token claims, or why it claims nothing.
+    /// Verifies a token's signature and returns its claims.
     pub(super) async fn open(&self, token: &str) -> Result<Result<Claims, PassportError>, ServiceError> {
         match self.keys.cached().verify(token) {
-            // Another process may have made this key.
+            // Another process may have created this key.
             Err(PassportError::UnknownKey) => Ok(self.read().await?.verify(token)),
             found => Ok(found),
         }
@@ -182,10 +182,10 @@ impl Passports<'_> {
         Ok(service.with_timeout(async { on_store(self.keys.read(&*service.store).await) }).await??)
     }
 
-    /// The tenant's approval, if it could be used now. Whether it still can is looked at when it is.
+    /// Returns the tenant's approval if it is usable now. It is checked again on use.
     async fn approved(&self, key: &ApiKey, id: &str, now: i64) -> Result<Approval, ServiceError> {
         let approval = self.service.with_timeout(self.service.store.approval(&key.tenant.id, id)).await?;
-        // Another agent's is none.
+        // An approval of another agent counts as missing.
         let approval = approval.filter(|approval| {
             key.confined_to().is_none_or(|agent| approval.agent_id.as_deref() == Some(agent))
         });
@@ -195,13 +195,12 @@ impl Passports<'_> {
             Some(approval) => approval.status(now).as_str(),
         };
         approval.filter(|_| found == Status::Approved.as_str()).ok_or_else(|| {
-            let problem =
-                format!("expected an approval that is approved and not used, found one that is {found}");
+            let problem = format!("expected an approved, unused approval, found status {found}");
             InvalidMember { member: "approval_request_id".to_owned(), problem }.into()
         })
     }
 
-    /// Whether `hash` is the manifest that was approved last of one of these tools.
+    /// Returns whether `hash` is the approved manifest of one of these tools.
     async fn is_approved(
         &self,
         tenant_id: &str,
@@ -218,12 +217,13 @@ impl Passports<'_> {
     }
 }
 
-/// Whether the key may issue such a passport: what a passport claims, its issuer must be allowed to claim.
+/// Checks the requested claims against the key's grants.
 fn within_grants(key: &ApiKey, request: &Issue) -> Result<(), ServiceError> {
     let grants = &key.grants;
     let refused = |member: &str, found: &str, granted: &dyn std::fmt::Display| {
         Err(ServiceError::NotGranted(format!(
-            "{member}: this key may not issue a passport with {found:?}; expected one of those in its settings: {granted}"
+            "{member}: this key is not permitted to issue a passport with {found:?}; its settings permit \
+            {granted}"
         )))
     };
     if let Some(tool) = request.allowed_tools.iter().find(|tool| !grants.passport_tools.matches(tool)) {
@@ -241,19 +241,19 @@ fn within_grants(key: &ApiKey, request: &Issue) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// For how many seconds the passport holds. A request that does not say gets no more than the key may give.
+/// Returns the lifetime within the key's grants; the default is capped.
 fn ttl_within_grants(key: &ApiKey, request: &Issue) -> Result<i64, ServiceError> {
     let most = key.grants.max_ttl_seconds;
     match request.ttl_seconds {
         None => Ok(passport::DEFAULT_TTL.min(most)),
         Some(seconds) if seconds <= most => Ok(seconds),
-        Some(_) => Err(ServiceError::NotGranted(format!(
-            "ttl_seconds: this key may issue passports for {most} seconds at most"
-        ))),
+        Some(_) => {
+            Err(ServiceError::NotGranted(format!("ttl_seconds: this key is limited to {most} seconds")))
+        }
     }
 }
 
-/// Tells what is the store's fault from what is the keys'.
+/// Separates store errors from key errors.
 fn on_store<T>(found: Result<T, SigningKeyError>) -> Result<Result<T, SigningKeyError>, StoreError> {
     match found {
         Err(SigningKeyError::Store(error)) => Err(error),

@@ -1,4 +1,4 @@
-//! A preflight: what is known is looked up, it is decided, the decision is recorded, and only then is it answered.
+//! The preflight use case: load the context, decide, record, respond.
 
 use std::sync::Arc;
 
@@ -16,49 +16,49 @@ use crate::request::Preflight;
 use crate::store::{Author, DecisionOutcome, EarlierResponse, ManifestPin, SealedCredential};
 use crate::{ledger, tools, vault};
 
-/// How often what a decision rests on may change while one call is decided.
+/// Maximum number of attempts if the decision's basis changes concurrently.
 const MAX_ATTEMPTS: usize = 8;
 
-/// For how long after the first `allow` a repetition still carries the credential: no longer than a caller's permit from
-/// that answer may be used.
+/// How long after the first `allow` a replay includes the credential; equal to the lifetime of the
+/// caller's permit.
 const CREDENTIAL_REPLAY_MS: i64 = 300_000;
 
-/// How many agents of one key may each have as many pending approval requests as an agent may.
+/// Factor of the pending limit per key over the limit per agent.
 const AGENTS_PER_KEY: u64 = 10;
 
-/// A preflight that is not answered yet.
+/// A preflight in progress.
 #[derive(Debug)]
 pub(crate) struct PendingPreflight {
     pub(crate) key: Arc<ApiKey>,
     pub(crate) request: Preflight,
-    /// How large its body was.
+    /// Size of the body, in bytes.
     pub(crate) bytes: usize,
-    /// When it was received, in milliseconds since 1970. By this the client tells its own earlier attempt from another
-    /// call.
+    /// When it was received, in milliseconds since 1970. With it, the client distinguishes its own
+    /// retry from another call.
     pub(crate) received: i64,
 }
 
-/// What was found out by trying to record a decision.
+/// What failed attempts to record a decision found.
 ///
-/// Most requests are new, most tools have no credential, and most actions no open request. Whether that is so shows when
-/// the decision is recorded, without another look before.
+/// Most requests are new, most tools have no credential, and most actions no open approval. The
+/// attempt to record reveals exceptions, which saves lookups beforehand.
 #[derive(Default)]
 struct Lookups {
-    /// What was answered under the idempotency key before.
+    /// The earlier response under the idempotency key.
     earlier: Option<EarlierResponse>,
     credential: Option<SealedCredential>,
-    /// The action's hash, if there may be a live request for it.
+    /// Hash of the action, if there may be a live approval.
     action_hash: Option<String>,
 }
 
 impl Service {
-    /// Decides about a preflight: the answer, after it is recorded.
+    /// Decides a preflight, records the decision and returns the response.
     pub(crate) async fn preflight(&self, pending: PendingPreflight) -> Result<Bytes, ServiceError> {
         let pending = Arc::new(pending);
         let mut found = Lookups::default();
         for _ in 0..MAX_ATTEMPTS {
             let context = Arc::new(self.load_context(&pending, &mut found).await?);
-            // What cannot be opened must stop the call before anything is recorded.
+            // An unreadable credential must fail the call before anything is recorded.
             let secret = match &found.credential {
                 Some(credential) if !credential.has_expired(context.now) => {
                     Some(self.open_credential(&pending, credential).await?)
@@ -67,13 +67,13 @@ impl Service {
             };
             let mut decided = self.decide(&pending, &context).await?;
             let opens = decided.opens().map(str::to_owned);
-            // Held until the request is recorded, so that a key never has more pending requests than it may.
+            // Held until the decision is recorded, so that the pending limit is exact.
             let _opening = match &opens {
                 Some(_) => Some(pending.key.opening.lock().await),
                 None => None,
             };
             if opens.is_some() && self.is_pending_limit_reached(&pending, context.now).await? {
-                // The action may have an open request already, which is then the one it waits for.
+                // The action may already have an open approval.
                 if self.reuse_approvals && found.action_hash.is_none() {
                     found.earlier.clone_from(&context.earlier);
                     found.action_hash = opens;
@@ -94,7 +94,7 @@ impl Service {
                         continue;
                     }
                     DecisionOutcome::Recorded => match age.filter(|_| decided.allows) {
-                        // A key that was answered `allow` before gives no new leave.
+                        // A replayed `allow` does not permit another execution.
                         Some(age) => {
                             (replayed(&decided.response, request_hash, age)?, decided.returns_credential)
                         }
@@ -138,7 +138,7 @@ impl Service {
         self.run(pending.bytes, move || Ok(decide::decide(&asked.key, &asked.request, &context))).await
     }
 
-    /// Whether the agent or the key has as many pending approval requests as it may.
+    /// Returns whether the limit of pending approvals of the agent or key is reached.
     async fn is_pending_limit_reached(
         &self,
         pending: &PendingPreflight,
@@ -160,25 +160,19 @@ impl Service {
         let vault = self.vault.as_ref().ok_or(ServiceError::NoMasterKey)?;
         let (tenant_id, tool) = (&pending.key.tenant.id, pending.request.tool.as_str());
         let id = &*credential.id;
-        // An earlier credential that was put back opens; the ledger knows that it was replaced.
+        // A restored older credential would open, but the ledger shows that it was replaced.
         let event = self.store.last_tool_event(tenant_id, ledger::VAULT, tool);
         if !self.with_timeout(event).await?.is_some_and(|event| vault::was_set(&event, id)) {
-            tracing::error!(
-                id,
-                "the credential in the data store is not the one that the ledger says was set last"
-            );
+            tracing::error!(id, "the stored credential is not the last one set according to the ledger");
             return Err(ServiceError::Internal);
         }
         vault.open(tenant_id, tool, credential).ok_or_else(|| {
-            tracing::error!(
-                id,
-                "the master key does not open this credential, or it was changed in the data file"
-            );
+            tracing::error!(id, "the master key does not open this credential, or its record was changed");
             ServiceError::Internal
         })
     }
 
-    /// Looks up what the decision depends on, and takes the earlier answer that was found.
+    /// Loads what the decision depends on.
     async fn load_context(
         &self,
         pending: &PendingPreflight,
@@ -195,7 +189,7 @@ impl Service {
             Some(Ok(presented)) => presented.claims.approval_request_id(),
             Some(Err(_)) | None => None,
         };
-        // A key that was answered `allow` by an approval stays with that one: it takes no second.
+        // A key that was allowed by an approval keeps that approval and does not spend another.
         let allowed_by = earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
         let allowed_by = allowed_by.and_then(|allowed| allowed.basis.approval.as_deref());
         let now = self.clock.seconds();
@@ -239,7 +233,7 @@ impl Service {
         })
     }
 
-    /// Verifies the passport that a request shows.
+    /// Verifies the request's passport.
     async fn verify_passport(
         &self,
         key: &ApiKey,
@@ -253,7 +247,7 @@ impl Service {
         Ok(Ok(PresentedPassport { claims, standing }))
     }
 
-    /// What the manifest with `hash` is, and which one of the tool is approved.
+    /// Returns the state of the manifest `hash` and the tool's approved manifest.
     async fn manifest_state(
         &self,
         key: &ApiKey,
@@ -266,7 +260,7 @@ impl Service {
         if let (ManifestState::Approved, Some(approved)) = (state, &approved) {
             let event = self.with_timeout(self.store.last_tool_event(tenant_id, ledger::TOOLS, tool)).await?;
             if !event.is_some_and(|event| tools::was_approved(&event, approved)) {
-                tracing::error!(tool, "the approved manifest of this tool does not follow from the ledger");
+                tracing::error!(tool, "the approved manifest of this tool is not supported by the ledger");
                 return Ok((ManifestState::Changed, Some(approved.clone())));
             }
         }
@@ -278,7 +272,7 @@ fn replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<
     decide::mark_replayed(response, request_hash, age_ms).ok_or(ServiceError::Internal)
 }
 
-/// Tells the log what was decided; never what the answer carries beside that.
+/// Adds the decision to the log span, without any other part of the response.
 fn log(tool: &str, response: &[u8]) {
     let span = tracing::Span::current();
     if span.is_disabled() {

@@ -1,4 +1,4 @@
-//! Tools, as an operator approves them.
+//! Use case for approving tools.
 
 use super::{OperatorKey, Service, ServiceError};
 use crate::events;
@@ -6,7 +6,7 @@ use crate::request::ToolApproval;
 use crate::store::{Mutation, Record};
 
 impl Service {
-    /// Approves a tool's manifest: its hash.
+    /// Approves a tool's manifest and returns its hash.
     pub(crate) async fn approve_tool(
         &self,
         OperatorKey(key): OperatorKey<'_>,

@@ -1,4 +1,4 @@
-//! What is recorded, in three kinds, and what comes of each.
+//! The three kinds of records, and their outcomes.
 
 use bytes::Bytes;
 
@@ -6,46 +6,47 @@ use super::SealedCredential;
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Draft;
 
-/// An event that is recorded whatever else is in the store, and what changes with it, both or neither.
+/// An event that is recorded unconditionally, with an optional mutation; both are atomic.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The event.
     pub event: Draft,
-    /// What changes for the event's tenant.
+    /// The mutation, for the event's tenant.
     pub mutation: Option<Mutation>,
 }
 
 impl Record {
-    /// An event that changes nothing.
+    /// Creates a record without mutation.
     pub fn of(event: Draft) -> Self {
         Self { event, mutation: None }
     }
 }
 
-/// What an event changes, whatever was there before.
+/// A mutation that does not depend on existing state.
 #[derive(Clone, Debug)]
 pub enum Mutation {
-    /// A tool has this manifest from now on.
+    /// Approves a tool's manifest.
     ApproveManifest {
         /// The tool.
         tool_id: String,
         /// The `manifest_hash`.
         hash: String,
     },
-    /// A passport is known to have been issued.
+    /// Registers an issued passport.
     IssuePassport {
         /// The passport's id.
         jti: String,
-        /// The key that signed it.
+        /// Id of the key that signed it.
         kid: String,
-        /// When it expires, in seconds since 1970.
+        /// Expiry, in seconds since 1970.
         expires_at: i64,
     },
-    /// A tool has this credential from now on, in place of any other.
+    /// Sets a tool's credential, replacing any other.
     SetCredential(Box<SealedCredential>),
 }
 
-/// An event of a change that is possible once. If it no longer is, neither takes place.
+/// An event with a change that is possible only once. If it is no longer possible, nothing is
+/// recorded.
 #[derive(Clone, Debug)]
 pub struct Transition {
     /// The event.
@@ -54,24 +55,24 @@ pub struct Transition {
     pub change: Change,
 }
 
-/// A change that is possible only from a certain state.
+/// A change that requires a certain state.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A person decides about an approval that is there, undecided and before its deadline.
+    /// Decides an existing, pending approval before its deadline.
     DecideApproval {
         /// The approval's id.
         id: String,
         /// The decision.
         decided: ApprovalDecision,
     },
-    /// A tool loses its credential, if it still is this one.
+    /// Removes a tool's credential if it is still this one.
     RemoveCredential {
         /// The tool.
         tool_id: String,
         /// The credential's id.
         id: String,
     },
-    /// A passport is revoked that was issued and is not revoked yet.
+    /// Revokes an issued passport that is not revoked.
     RevokePassport {
         /// The passport's id.
         jti: String,
@@ -87,32 +88,32 @@ pub enum TransitionOutcome {
     Stale,
 }
 
-/// A decision to record, and what must be so for it, all or nothing.
+/// A decision to record, with its preconditions; all or nothing.
 ///
-/// In one transaction, in this order: `idempotency` (a key that was used for another body, or under which something was
-/// answered that the decision does not take into account, ends it), `holds_until`, `opens`, `credential` and `manifest`
-/// (each may make it stale), whether the earlier answer is repeated, `uses` (the first that fails records its fallback, or
-/// makes the decision stale), and then all of it is written.
+/// One transaction checks in this order: `idempotency` (a conflict, or an earlier response that the
+/// decision did not see, ends it), `holds_until`, `opens`, `credential` and `manifest` (each can
+/// make it stale), whether to replay the earlier response, and `uses` (the first failure records
+/// its fallback or makes the decision stale). Then everything is written.
 #[derive(Clone, Debug)]
 pub struct DecisionRecord {
     /// The event.
     pub event: Draft,
-    /// What makes a repetition of the same request record nothing.
+    /// Ensures that a repetition of the request records nothing.
     pub idempotency: Option<Idempotency>,
-    /// What this decision uses up: all of it, or none.
+    /// What the decision consumes: all or nothing.
     pub uses: Vec<SingleUse>,
-    /// Which credential the tool must have.
+    /// The credential that the tool must have.
     pub credential: Option<CredentialPin>,
-    /// Which manifest of the tool must be approved.
+    /// The manifest of the tool that must be approved.
     pub manifest: Option<ManifestPin>,
-    /// From when on the decision is stale, in seconds since 1970: what it rests on has expired.
+    /// When the decision's basis expires, in seconds since 1970.
     pub holds_until: Option<i64>,
-    /// The approval request that it opens.
+    /// The approval that it opens.
     pub opens: Option<ApprovalOpening>,
 }
 
 impl DecisionRecord {
-    /// A decision that depends on nothing.
+    /// Creates a decision without preconditions.
     pub fn of(event: Draft) -> Self {
         Self {
             event,
@@ -126,41 +127,41 @@ impl DecisionRecord {
     }
 }
 
-/// Which manifest of a tool of the event's tenant is approved.
+/// The expected approved manifest of a tool of the event's tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestPin {
     /// The tool.
     pub tool_id: String,
-    /// The `manifest_hash`; `None` if the tool has none.
+    /// The `manifest_hash`; `None` for no approved manifest.
     pub hash: Option<String>,
 }
 
-/// Which credential a tool of the event's tenant has.
+/// The expected credential of a tool of the event's tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialPin {
     /// The tool.
     pub tool_id: String,
-    /// The credential's id; `None` if the tool has none.
+    /// The credential's id; `None` for no credential.
     pub credential_id: Option<String>,
 }
 
-/// An approval request to open.
+/// An approval to open.
 #[derive(Clone, Debug)]
 pub struct ApprovalOpening {
     /// The approval.
     pub approval: Box<Approval>,
-    /// Whether the decision is stale if there is a live request for the same action by the same asker.
+    /// Whether a live approval for the same action and asker makes the decision stale.
     pub exclusive: bool,
 }
 
-/// Something of the event's tenant that one request alone may use, and what to record and answer if it cannot.
+/// A single-use grant of the event's tenant, with the fallback if it cannot be used.
 #[derive(Clone, Debug)]
 pub enum SingleUse {
     /// A passport's single use.
     Passport {
         /// The passport's id.
         jti: String,
-        /// If it was used before.
+        /// If it was already used.
         replayed: Box<Fallback>,
         /// If it was revoked, or never issued.
         revoked: Box<Fallback>,
@@ -169,94 +170,94 @@ pub enum SingleUse {
     Approval {
         /// The approval's id.
         id: String,
-        /// If it was used before; `None` makes the decision stale then.
+        /// If it was already used; `None` makes the decision stale.
         spent: Option<Box<Fallback>>,
     },
 }
 
-/// What is recorded and answered in place of a decision whose [`SingleUse`] failed.
+/// What to record and respond if a [`SingleUse`] failed.
 #[derive(Clone, Debug)]
 pub struct Fallback {
     /// The event.
     pub event: Draft,
-    /// The answer.
+    /// The response body.
     pub response: Bytes,
 }
 
-/// A request that must take effect once, and the answer to keep.
+/// The idempotency key of a request, and the response to store.
 #[derive(Clone, Debug)]
 pub struct Idempotency {
-    /// The client's key, unique to the tenant and the API key.
+    /// The client's key; unique per tenant and API key.
     pub key: String,
-    /// The SHA-256 of what the client asked for.
+    /// The SHA-256 that identifies equivalent requests.
     pub fingerprint: [u8; 32],
-    /// The answer to keep.
+    /// The response to store.
     pub response: Bytes,
-    /// Whether that answer is an `allow`: only such an answer is ever repeated.
+    /// Whether the response is an `allow`; only an `allow` is replayed.
     pub allows: bool,
-    /// For how many seconds the answer is kept.
+    /// How long the response is stored, in seconds.
     pub retention_seconds: i64,
-    /// The earlier answer that the decision takes into account.
+    /// The earlier response that the decision has seen.
     pub earlier: Option<SeenResponse>,
 }
 
-/// An earlier answer that a decision takes into account.
+/// An earlier response that a decision has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenResponse {
     /// The `seq` of its event.
     pub seq: u64,
-    /// What it rested on, if it still holds as far as is known before the transaction. It is repeated then.
+    /// The basis of that response, if it appears to hold; then it is replayed.
     pub replay_of: Option<AllowBasis>,
 }
 
-/// What an `allow` rests on besides the policy.
+/// The basis of an `allow`, besides the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowBasis {
-    /// An approval's id.
+    /// Id of the approval.
     pub approval: Option<String>,
-    /// A passport's id.
+    /// Id of the passport.
     pub passport: Option<String>,
 }
 
-/// What was answered under an idempotency key before.
+/// The earlier response under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierResponse {
-    /// The latest answer.
+    /// The last response.
     pub response: Bytes,
     /// The `seq` of its event on the chain of decisions.
     pub seq: u64,
-    /// What it rested on.
+    /// Its basis.
     pub basis: AllowBasis,
-    /// The credential that it was handed out with.
+    /// Id of the credential that it included.
     pub credential: Option<String>,
-    /// Whether it is an `allow` and follows from the ledger.
+    /// Whether it is an `allow` that the ledger supports.
     pub is_allow: bool,
-    /// The first `allow` under this key, if there was one.
+    /// The first `allow` under this key, if any.
     pub allowed: Option<FirstAllow>,
 }
 
 /// The first `allow` under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstAllow {
-    /// When it was recorded, in milliseconds since 1970; 0 if the ledger does not say.
+    /// When it was recorded, in milliseconds since 1970; 0 if unknown.
     pub at: i64,
-    /// What it rested on.
+    /// Its basis.
     pub basis: AllowBasis,
 }
 
 /// The outcome of a [`DecisionRecord`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecisionOutcome {
-    /// The idempotency key was used for another request. Nothing was recorded.
+    /// The idempotency key was used for a different request. Nothing was recorded.
     Conflict,
-    /// Something was answered under the key that the decision does not take into account. Nothing was recorded.
+    /// There is an earlier response that the decision has not seen. Nothing was recorded.
     EarlierResponse(Box<EarlierResponse>),
     /// The decision is durable.
     Recorded,
-    /// A single use failed: its fallback is durable, and this is the answer with it.
+    /// A single use failed. Its fallback is durable; this is its response.
     Refused(Bytes),
-    /// This earlier answer still holds and is to be repeated. Nothing was recorded.
+    /// The earlier response is still valid and is to be replayed. Nothing was recorded.
     Repeated(Bytes),
-    /// What the decision rests on is not as it must be. Nothing was recorded.
+    /// A precondition no longer holds. Nothing was recorded.
     Stale,
 }

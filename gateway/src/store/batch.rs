@@ -1,4 +1,4 @@
-//! What an append means: the same over every store.
+//! The semantics of appends, shared by all stores.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,13 +16,13 @@ use crate::approvals::{Approval, Status};
 use crate::clock::system_time;
 use crate::ledger::{Draft, Head, Sealed};
 
-/// What a batch reads and writes, inside of one transaction. Nobody else changes what was read while it is open, and what
-/// was written is read by what follows.
+/// Reads and writes of a batch within one transaction. Rows that were read do not change until it
+/// ends, and reads see earlier writes of the batch.
 pub(super) trait Rows {
-    /// Why the whole transaction fails.
+    /// Failure of the whole transaction.
     type Error;
 
-    /// What was answered to an idempotency key before, however long ago.
+    /// Returns the stored response under an idempotency key, even if it has expired.
     fn response(
         &self,
         tenant_id: &str,
@@ -30,11 +30,11 @@ pub(super) trait Rows {
         idempotency_key: &str,
     ) -> Result<Option<StoredResponse>, Self::Error>;
 
-    /// An approval, held to the ledger.
+    /// Returns an approval, verified against the ledger.
     fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, Self::Error>;
 
-    /// The approvals for an action that `asker` asked for, held to the ledger; those that are spent, rejected or expired
-    /// may be left out.
+    /// Returns the approvals for an action that `asker` opened, verified against the ledger; spent,
+    /// rejected or expired ones may be omitted.
     fn approvals_for(
         &self,
         tenant_id: &str,
@@ -42,31 +42,31 @@ pub(super) trait Rows {
         asker: &str,
     ) -> Result<Vec<Approval>, Self::Error>;
 
-    /// The id of the credential that a tool has.
+    /// Returns the id of a tool's credential.
     fn credential(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, Self::Error>;
 
-    /// The hash of a tool's manifest that was approved last.
+    /// Returns the hash of a tool's approved manifest.
     fn manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, Self::Error>;
 
-    /// What became of a passport, held to the ledger.
+    /// Returns a passport's state, verified against the ledger.
     fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, Self::Error>;
 
-    /// The chain's number and head. It is made if it is not there.
+    /// Returns the chain's row id and head; creates the chain if it does not exist.
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> Result<(i64, Head), Self::Error>;
 
     fn insert_event(&mut self, chain: i64, event: Sealed) -> Result<(), Self::Error>;
 
-    /// Uses something up.
+    /// Marks a single-use grant as used.
     fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
 
-    /// Opens an approval request.
+    /// Opens an approval.
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), Self::Error>;
 
     fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
 
     fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), Self::Error>;
 
-    /// Keeps an answer, in place of any other under its key.
+    /// Stores a response, replacing any other under its key.
     fn store_response(
         &mut self,
         tenant_id: &Arc<str>,
@@ -78,7 +78,7 @@ pub(super) trait Rows {
     fn save_head(&mut self, chain: i64, head: &Head) -> Result<(), Self::Error>;
 }
 
-/// Of a tenant's approvals for one action: the one that may be spent at `now`, or else the one that may still be decided.
+/// Returns the approval that may be spent at `now`, otherwise one that is pending.
 pub(super) fn live(approvals: Vec<Approval>, now: i64) -> Option<Approval> {
     let mut found: Option<Approval> = None;
     for approval in approvals.into_iter().filter(|approval| !approval.spent) {
@@ -91,7 +91,7 @@ pub(super) fn live(approvals: Vec<Approval>, now: i64) -> Option<Approval> {
     found
 }
 
-/// Many appends in one transaction. The heads of its chains are read inside of it, once, and written once.
+/// Many appends in one transaction. Each chain's head is read once and written once.
 pub(super) struct Batch<R> {
     rows: R,
     /// In milliseconds since 1970.
@@ -99,10 +99,10 @@ pub(super) struct Batch<R> {
     chains: HashMap<(Arc<str>, String), (i64, Head)>,
 }
 
-/// What an append comes to. The outer error is the whole transaction's, the inner one this append's alone.
+/// Result of an append. The outer error fails the whole transaction, the inner one this append.
 type Outcome<T, E> = Result<Result<T, StoreError>, E>;
 
-/// Whether something can be used.
+/// Availability of a single-use grant.
 enum Availability<'a> {
     Free,
     Refused(&'a Fallback),
@@ -110,12 +110,12 @@ enum Availability<'a> {
 }
 
 impl<R: Rows> Batch<R> {
-    /// `now` is in milliseconds since 1970, and not before any event that was recorded.
+    /// `now` is in milliseconds since 1970 and must not precede any recorded event.
     pub(super) fn new(rows: R, now: i64) -> Self {
         Self { rows, now, chains: HashMap::new() }
     }
 
-    /// Gives the append's ticket its outcome. The error is the whole transaction's.
+    /// Executes the append and sets its ticket's outcome. An error fails the whole transaction.
     pub(super) fn append(&mut self, append: &mut Append) -> Result<(), R::Error> {
         match append {
             Append::Decision(decision, ticket) => ticket.outcome = self.decide(decision)?,
@@ -174,7 +174,7 @@ impl<R: Rows> Batch<R> {
                     let earlier = kept.earlier(key_name, &idempotency.key);
                     return Ok(Ok(DecisionOutcome::EarlierResponse(Box::new(earlier))));
                 }
-                // It was kept no longer just now.
+                // It expired in the meantime.
                 (None, Some(_)) => return Ok(Ok(DecisionOutcome::Stale)),
                 (None, None) => {}
             }
@@ -204,7 +204,7 @@ impl<R: Rows> Batch<R> {
                 false => DecisionOutcome::Stale,
             }));
         }
-        // Nobody else writes what this transaction reads, so what is free here is free below.
+        // The transaction's locks ensure that what is available here stays available below.
         let mut refused = None;
         for single_use in uses {
             match self.availability(tenant_id, single_use)? {
@@ -240,7 +240,7 @@ impl<R: Rows> Batch<R> {
         }))
     }
 
-    /// Gives an event its place at the end of its chain: the chain's number, and the event.
+    /// Positions an event at the end of its chain; returns the chain's row id and the event.
     fn seal(&mut self, event: &Draft) -> Outcome<(i64, Sealed), R::Error> {
         let (chain, head) = match self.chains.entry((Arc::clone(&event.tenant_id), event.chain_id.clone())) {
             Entry::Occupied(known) => known.into_mut(),
@@ -257,7 +257,7 @@ impl<R: Rows> Batch<R> {
         Ok(Ok((*chain, sealed)))
     }
 
-    /// What is kept of an answer whose event is `sealed`.
+    /// Builds the stored response for the event `sealed`.
     fn keep(
         &self,
         idempotency: &Idempotency,
@@ -266,7 +266,7 @@ impl<R: Rows> Batch<R> {
         sealed: &Sealed,
     ) -> StoredResponse {
         let allows = idempotency.allows && refused.is_none();
-        // What was allowed first under a key stays known for the key's life.
+        // The first `allow` under a key is retained for the key's lifetime.
         let (allowed_seq, allowed_event) = match earlier {
             Some(StoredResponse { allowed_seq: Some(seq), allowed_event, .. }) => (Some(seq), allowed_event),
             Some(_) | None if allows => (Some(sealed.head.length), Some(sealed.text.clone())),
@@ -287,7 +287,7 @@ impl<R: Rows> Batch<R> {
         self.now.div_euclid(1000)
     }
 
-    /// Writes the heads. What is left is to commit.
+    /// Writes the heads, before the commit.
     pub(super) fn finish(mut self) -> Result<R, R::Error> {
         for (id, head) in self.chains.values() {
             self.rows.save_head(*id, head)?;
@@ -295,7 +295,7 @@ impl<R: Rows> Batch<R> {
         Ok(self.rows)
     }
 
-    /// Whether what an earlier `allow` rested on is still there. That it was spent by that very answer does not matter.
+    /// Returns whether the basis of an earlier `allow` still exists, even if that `allow` spent it.
     fn still_holds(&self, tenant_id: &str, basis: &AllowBasis) -> Result<bool, R::Error> {
         if let Some(jti) = &basis.passport
             && self.rows.passport(tenant_id, jti)?.is_none_or(|standing| standing.revoked)

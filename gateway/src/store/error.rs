@@ -1,82 +1,80 @@
-//! Why data cannot be opened, and why a store fails.
+//! Errors of opening and using stores.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why data could not be opened.
+/// Error of opening the data.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file or its folder cannot be made or opened.
+    /// The file or its directory cannot be created or opened.
     #[error("{0}: {1}")]
     Io(PathBuf, #[source] io::Error),
-    /// The database cannot be used.
+    /// The database is unusable.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// SQLite would read its name as something else than a file's.
-    #[error(
-        "{0}: expected the name of a file; for one that is called so, or begins with `file:`, use another name"
-    )]
+    /// SQLite would interpret the name as something other than a file.
+    #[error("{0}: expected a file name; SQLite interprets this name, so rename the file")]
     Name(PathBuf),
-    /// It is no ordinary file.
-    #[error("{0}: is {1}; expected a file, or a name that no file has yet")]
+    /// It is not a regular file.
+    #[error("{0}: is {1}; expected a regular file or a new name")]
     NotAFile(PathBuf, &'static str),
-    /// It may be read but not written.
-    #[error("{0}: cannot be written; expected a file and a directory that the gateway may write to")]
+    /// It is not writable.
+    #[error("{0}: not writable; the gateway needs write access to the file and its directory")]
     ReadOnly(PathBuf),
-    /// It is a copy without its write-ahead log.
+    /// The write-ahead log is missing.
     #[error(
-        "{0}: was in use when it was copied or left, and its write-ahead log ({0}-wal) is missing: decisions that were \
-         answered may be lost. Put the log beside it, or use a copy that `actpass-gateway backup` made; if nothing is \
-         missing because another program folded the log into the file, start once with --accept-missing-wal"
+        "{0}: was copied or left while in use, and its write-ahead log ({0}-wal) is missing: recorded \
+        decisions may be lost. Restore the log next to it, or use a copy made by `actpass-gateway backup`; \
+        if another program has checkpointed the log into the file, start once with --accept-missing-wal"
     )]
     MissingWal(PathBuf),
-    /// Another gateway has it.
-    #[error("{0}: in use by another gateway; two must not write one data file")]
+    /// Another gateway uses it.
+    #[error("{0}: in use by another gateway; only one gateway can use a data file")]
     Locked(PathBuf),
-    /// A newer version of the gateway made it: with this schema version, where this one knows those up to that.
-    #[error("{0}: has schema version {1}; this gateway knows versions up to {2}, so use a newer one")]
+    /// A newer version created it: found schema version, supported schema version.
+    #[error("{0}: schema version {1} is newer than {2}; use a newer gateway")]
     Newer(PathBuf, i64, i64),
-    /// An older version of the gateway made it, and may still use it.
-    #[error("{0}: was made by an older version of the gateway; start this version on it once")]
+    /// An older version created it and may still use it.
+    #[error("{0}: created by an older gateway; start this version once to migrate it")]
     Older(PathBuf),
-    /// This process cannot do more than one thing at a time.
-    #[error("no runtime could be started: {0}")]
+    /// The async runtime cannot be started.
+    #[error("the async runtime cannot be started: {0}")]
     Runtime(#[source] io::Error),
     /// It is not a SQLite database, or is damaged.
     #[error("{0}: {1}")]
     Sqlite(PathBuf, #[source] rusqlite::Error),
 }
 
-/// Why a database cannot be used.
+/// Error of opening a database.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// Its texts are not UTF-8.
-    #[error("{0}: has the encoding {1}; expected UTF8")]
+    /// Its encoding is not UTF-8.
+    #[error("{0}: the encoding is {1}; expected UTF8")]
     Encoding(String, String),
-    /// A newer version of the gateway made its tables: with this schema version, where this one knows those up to that.
-    #[error("{0}: has schema version {1}; this gateway knows versions up to {2}, so use a newer one")]
+    /// A newer version created its tables: found schema version, supported schema version.
+    #[error("{0}: schema version {1} is newer than {2}; use a newer gateway")]
     Newer(String, i32, i32),
-    /// An older version of the gateway made its tables, or none did.
-    #[error("{0}: was made by an older version of the gateway, or by none; start this version on it once")]
+    /// An older version created its tables, or they do not exist.
+    #[error("{0}: not initialized or created by an older gateway; start this version once to migrate it")]
     Older(String),
-    /// Its tables cannot be made.
-    #[error("{0}: the tables cannot be made: {1}")]
+    /// Its tables cannot be created.
+    #[error("{0}: the tables cannot be created: {1}")]
     Schema(String, String),
-    /// It cannot be reached, or does not let the gateway in.
+    /// It is unreachable or denies access.
     #[error("{0}: {1}")]
     Unreachable(String, String),
 }
 
-/// Why a store did not do what it was asked to.
+/// Error of a store operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// There is more to do than it can take; soon there may be less.
-    #[error("the store is busy")]
+    /// The write queue is full; retry later.
+    #[error("the write queue is full")]
     Busy,
     /// The event has no canonical form.
     #[error("the event has no canonical form")]
     NotCanonical,
-    /// It failed or is closed. The log says why.
-    #[error("the store does not work")]
+    /// The store failed or is closed. The log has details.
+    #[error("the store is unavailable")]
     Unavailable,
 }

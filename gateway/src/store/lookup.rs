@@ -1,5 +1,5 @@
-//! What is looked for in a ledger and among approvals: the same over every store. Each store has its statements in a file of this
-//! name.
+//! Lookups in the ledger and among approvals, shared by all stores. The SQL of each store is in its
+//! own `lookup.rs`.
 
 use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, Style};
@@ -8,31 +8,31 @@ use super::StoredEvent;
 use crate::approvals::Status;
 use crate::ledger;
 
-/// How many approval requests are pending.
+/// Numbers of pending approvals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingCounts {
     /// Of one agent of a key.
     pub agent: u64,
-    /// Of all agents of the key.
+    /// Of all agents of a key.
     pub key: u64,
 }
 
-/// What an event is about.
+/// The subject of an event, by which it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A decision that opened or used an approval, by the approval's id.
     Approval,
     /// A decision, by its `request_hash`.
     Decision,
-    /// The issue of a passport, by its `jti`.
+    /// An issued passport, by its `jti`.
     Passport,
 }
 
 impl Subject {
-    /// Every subject.
+    /// All subjects.
     pub(super) const ALL: [Self; 3] = [Self::Approval, Self::Decision, Self::Passport];
 
-    /// The member of the event that names it.
+    /// The event member with the subject's id.
     pub(super) const fn member(self) -> &'static str {
         match self {
             Self::Approval => "approval_request_id",
@@ -41,7 +41,7 @@ impl Subject {
         }
     }
 
-    /// The type of the event.
+    /// The event type.
     pub(super) const fn event_type(self) -> &'static str {
         match self {
             Self::Approval | Self::Decision => ledger::DECISION,
@@ -49,7 +49,7 @@ impl Subject {
         }
     }
 
-    /// Whether an event is about `id` and was caused by `author`.
+    /// Returns whether `author` caused the event and it is about `id`.
     pub(super) fn is_of(self, event: &StoredEvent, id: &str, author: &Author<'_>) -> bool {
         let Ok(event) = Json::parse(event.text.as_bytes()) else {
             return false;
@@ -61,7 +61,7 @@ impl Subject {
     }
 }
 
-/// Who may have caused an event: a key, or whoever acted for the agent that it is bound to.
+/// Who caused an event: a key, or any key for its bound agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author<'a> {
     /// The key's name.
@@ -71,7 +71,7 @@ pub struct Author<'a> {
 }
 
 impl Author<'_> {
-    /// What an event's text holds if this key, or this agent, caused it.
+    /// Returns text that the events of this key or agent contain.
     pub(super) fn event_markers(&self) -> [String; 2] {
         let mark = |name, value| {
             let mut member = JsonWriter::new(Style::Compact);
@@ -85,35 +85,37 @@ impl Author<'_> {
     }
 }
 
-/// Which of a tenant's approvals are listed: the ones with the nearest deadline first.
+/// Selection of a tenant's approvals, ordered by deadline, nearest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The time, in seconds since 1970.
     pub now: i64,
-    /// Only those that stand so at this time.
+    /// Status at that time.
     pub status: Option<Status>,
-    /// Only those of this agent.
+    /// Filter by agent.
     pub agent: Option<String>,
-    /// Only those of this tool.
+    /// Filter by tool.
     pub tool: Option<String>,
-    /// Only those that come after the approval with this id.
+    /// Only approvals after the one with this id.
     pub after: Option<String>,
-    /// How many at most.
+    /// Maximum number of approvals.
     pub limit: u32,
 }
 
-/// None, and every status.
+/// No status filter, and all statuses.
 pub(super) const STATUSES: [Option<Status>; 5] =
     [None, Some(Status::Approved), Some(Status::Expired), Some(Status::Pending), Some(Status::Rejected)];
 
-/// The SQL condition of a status at the time `now`, as [`Approval::status`](crate::approvals::Approval::status) has it.
+/// Returns the SQL condition for a status at the time `now`, equivalent to
+/// [`Approval::status`](crate::approvals::Approval::status).
 pub(super) fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) -> String {
     let closes = "decided_at + deadline - created_at";
     match status {
         None => format!("{now} IS NOT NULL"),
         Some(Status::Approved) => format!("approved = {yes} AND (spent = {yes} OR {closes} > {now})"),
         Some(Status::Expired) => format!(
-            "(approved IS NULL AND deadline <= {now} OR approved = {yes} AND spent = {no} AND {closes} <= {now})"
+            "(approved IS NULL AND deadline <= {now} OR approved = {yes} AND spent = {no} AND {closes} <= \
+            {now})"
         ),
         Some(Status::Pending) => format!("approved IS NULL AND deadline > {now}"),
         Some(Status::Rejected) => format!("approved = {no} AND {now} IS NOT NULL"),

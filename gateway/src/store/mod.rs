@@ -1,4 +1,4 @@
-//! Where events live.
+//! The data store.
 
 mod append;
 mod batch;
@@ -32,22 +32,22 @@ use crate::approvals::{Approval, Status};
 use crate::clock::Clock;
 use crate::ledger::Head;
 
-/// Where a gateway keeps its data.
+/// Location of a gateway's data.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// A PostgreSQL database, which gateways may share.
+    /// A PostgreSQL database, which several gateways may share.
     Database(Database),
-    /// A SQLite file, for one gateway.
+    /// A SQLite file, used by one gateway.
     File(PathBuf),
 }
 
 impl Location {
-    /// Opens the data of a gateway, and makes them first if they are not there. Events get the time of `clock`, which is
-    /// never behind the last event from then on.
+    /// Opens a gateway's data, creating it if necessary. `clock` timestamps events and is advanced
+    /// to the last event.
     ///
     /// # Errors
     ///
-    /// As [`SqliteStore::open`] and [`PostgresStore::open`].
+    /// Same as [`SqliteStore::open`] and [`PostgresStore::open`].
     pub async fn open(&self, clock: &Clock) -> Result<Arc<dyn Store>, OpenError> {
         Ok(match self {
             Self::Database(database) => {
@@ -57,11 +57,11 @@ impl Location {
         })
     }
 
-    /// Opens data that are there, also while a gateway has them.
+    /// Opens existing data, also while a gateway uses it.
     ///
     /// # Errors
     ///
-    /// As [`SqliteStore::open_existing`] and [`PostgresStore::open_existing`].
+    /// Same as [`SqliteStore::open_existing`] and [`PostgresStore::open_existing`].
     pub async fn open_existing(&self) -> Result<Arc<dyn Store>, OpenError> {
         Ok(match self {
             Self::Database(database) => Arc::new(PostgresStore::open_existing(database.clone()).await?),
@@ -70,14 +70,15 @@ impl Location {
     }
 }
 
-/// Reads a tenant's chain and hands its events to `each`, in order. It only reads, and works beside a gateway; what is
-/// recorded meanwhile is not part of it. The chain's head; `None` if there is no such chain.
+/// Reads a tenant's chain and passes its events to `each` in order. Returns the chain's head, or
+/// `None` if the chain does not exist. Read-only; works while a gateway runs and excludes later
+/// events.
 ///
-/// It has a runtime of its own and must not be called from within another.
+/// Starts its own async runtime, so it must not be called from within one.
 ///
 /// # Errors
 ///
-/// If the data cannot be read or are a newer version's, and what `each` returned.
+/// Returns an error if the data cannot be read or has a newer schema, and errors of `each`.
 pub fn read_chain<E: From<OpenError>>(
     data: &Location,
     tenant_id: &str,
@@ -94,11 +95,11 @@ pub fn read_chain<E: From<OpenError>>(
     }
 }
 
-/// Reads the signing keys, as [`read_chain`] reads a chain; none if the data are older than passports are.
+/// Reads the signing keys like [`read_chain`]; empty if the data predates passports.
 ///
 /// # Errors
 ///
-/// If the data cannot be read or are another version's.
+/// Returns an error if the data cannot be read or has another schema version.
 pub fn read_keys(data: &Location) -> Result<Vec<SealedKey>, OpenError> {
     match data {
         Location::Database(database) => {
@@ -109,47 +110,47 @@ pub fn read_keys(data: &Location) -> Result<Vec<SealedKey>, OpenError> {
     }
 }
 
-/// Keeps the ledger.
+/// The data store of a gateway.
 ///
-/// An implementation promises: what it reports as recorded is durable; the events of a chain are in
-/// one unbroken order, whoever appends at once; and a tenant's events are found under that tenant alone.
+/// Implementations guarantee: recorded events are durable; each chain is gapless under concurrent
+/// appends; tenants are isolated.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Records an event at the end of its chain: the chain's head with it.
+    /// Appends an event to its chain and returns the chain's head.
     ///
     /// # Errors
     ///
-    /// Nothing is known to be recorded then, and nothing may be answered as if it were.
+    /// On error, it is unknown whether anything was recorded; do not respond as if it were.
     async fn record(&self, record: Record) -> Result<Head, StoreError>;
 
-    /// Records a change and its event, if the change is still possible.
+    /// Records a change and its event if the change is still possible.
     ///
     /// # Errors
     ///
-    /// As [`Store::record`].
+    /// Same as [`Store::record`].
     async fn change(&self, transition: Transition) -> Result<TransitionOutcome, StoreError>;
 
-    /// Records a decision, if what it rests on is as it must be.
+    /// Records a decision if its preconditions hold.
     ///
     /// # Errors
     ///
-    /// As [`Store::record`]. The decision may be recorded nevertheless, if the store was lost at the last moment; asked
-    /// again with the same [`Idempotency`], it is recorded once.
+    /// Same as [`Store::record`]. If the connection was lost at commit, the decision may be
+    /// recorded; a retry with the same [`Idempotency`] records it only once.
     async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError>;
 
-    /// The head of a tenant's chain; `None` if the tenant has no such chain.
+    /// Returns the head of a tenant's chain; `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError>;
 
-    /// The events of a tenant's chain with a `seq` in `after + 1 ..= until`, in order: the first ones of them, and at
-    /// least one if there is one.
+    /// Returns events of a tenant's chain with `seq` in `after + 1 ..= until`, in order: a page of
+    /// at least one, if there is any.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn events(
         &self,
         tenant_id: &str,
@@ -158,33 +159,33 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: u64,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// The hash of a tenant's tool's manifest that was approved last; `None` if none was.
+    /// Returns the hash of the tool's approved manifest; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError>;
 
-    /// What became of a passport that was issued to a tenant; `None` if none with this id was.
+    /// Returns the state of a tenant's passport; `None` if it was not issued.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, StoreError>;
 
-    /// An approval that a tenant's request asked for; `None` if there is none with this id.
+    /// Returns an approval; `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError>;
 
-    /// A tenant's live request for an action: one that `asker` opened, and that may be spent at `now` or still be decided;
-    /// the former first.
+    /// Returns a live approval for an action that `asker` opened: one that may be spent at `now`,
+    /// otherwise a pending one.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn live_approval(
         &self,
         tenant_id: &str,
@@ -193,11 +194,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: i64,
     ) -> Result<Option<Approval>, StoreError>;
 
-    /// The last event about a tool on a tenant's chain of tools or of the vault, its JSON text.
+    /// Returns the JSON text of the last event about a tool, on the tenant's chain of tools or of
+    /// the vault.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn last_tool_event(
         &self,
         tenant_id: &str,
@@ -205,27 +207,27 @@ pub trait Store: Send + Sync + fmt::Debug {
         tool_id: &str,
     ) -> Result<Option<String>, StoreError>;
 
-    /// Which of a tenant's rows say something that no event records, and which events the rows forgot: in words, each with
-    /// its id. For whoever audits; what is decided looks at each row by itself.
+    /// Describes a tenant's rows that no event supports, and events that the rows miss, with ids.
+    /// For audits; decisions check each row individually.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError>;
 
-    /// When the last event of all tenants was recorded, in milliseconds since 1970; `None` if there is none.
+    /// Returns when the last event of any tenant was recorded, in milliseconds since 1970; `None`
+    /// if there is none.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError>;
 
-    /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the nearest deadline first,
-    /// `limit` of them at most.
+    /// Returns up to `limit` approvals that are pending at `now`, nearest deadline first.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn pending_approvals(
         &self,
         tenant_id: &str,
@@ -236,18 +238,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         self.approvals(tenant_id, Listing { now, status, limit, ..Listing::default() }).await
     }
 
-    /// A part of a tenant's approvals, the nearest deadline first.
+    /// Returns a page of a tenant's approvals, nearest deadline first.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError>;
 
-    /// How many of a tenant's approvals are pending at `now` that decisions about the key's requests asked for.
+    /// Counts approvals pending at `now` that requests of `asker` opened.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn count_pending(
         &self,
         tenant_id: &str,
@@ -255,11 +257,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: i64,
     ) -> Result<PendingCounts, StoreError>;
 
-    /// Whether the tenant's chain of decisions has an event about `id` that `author` caused.
+    /// Returns whether `author` caused an event about `id` on the tenant's chain of decisions.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn caused(
         &self,
         tenant_id: &str,
@@ -268,71 +270,72 @@ pub trait Store: Send + Sync + fmt::Debug {
         author: Author<'_>,
     ) -> Result<bool, StoreError>;
 
-    /// The credential of a tenant's tool; `None` if it has none. What another process set or removed counts at once.
+    /// Returns a tool's credential; `None` if there is none. Changes by other processes are visible
+    /// immediately.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn credential(
         &self,
         tenant_id: &str,
         tool_id: &str,
     ) -> Result<Option<SealedCredential>, StoreError>;
 
-    /// The credentials of all of a tenant's tools, by the tool's name.
+    /// Returns the credentials of all tools of a tenant, ordered by tool name.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError>;
 
-    /// Every key that ever signed passports, in the order in which they were made.
+    /// Returns all signing keys, including retired ones, in order of creation.
     ///
     /// # Errors
     ///
-    /// If the store does not answer.
+    /// Returns an error if the store is unavailable.
     async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError>;
 
-    /// Keeps a new signing key.
+    /// Adds a signing key.
     ///
     /// # Errors
     ///
-    /// It is not known to be kept then.
+    /// On error, it is unknown whether the key was stored.
     async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError>;
 
-    /// Whether an event could be appended now.
+    /// Checks whether events can be appended.
     ///
     /// # Errors
     ///
-    /// Why it could not.
+    /// Returns the reason if they cannot.
     async fn check(&self) -> Result<(), StoreError>;
 
-    /// Finishes what was begun and lets go of the data. Nothing can be appended afterwards.
+    /// Completes queued work and releases the data. Later appends fail.
     async fn close(&self);
 }
 
-/// What became of a passport.
+/// State of a passport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassportState {
-    /// It was revoked.
+    /// Whether it was revoked.
     pub revoked: bool,
-    /// A request used it.
+    /// Whether a request used it.
     pub used: bool,
 }
 
-/// What a new signing key does to the others.
+/// Effect of a new signing key on the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
-    /// It is kept only if there is no other.
+    /// Store it only if there is no other key.
     First,
-    /// It signs from now on, and the others no longer do.
+    /// Activate it and retire the others.
     Next,
 }
 
-/// An event as it is kept.
+/// An event as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its number in its chain.
+    /// Position in its chain.
     pub seq: u64,
     /// Its JSON text.
     pub text: String,

@@ -1,7 +1,8 @@
-//! Rows that grant something follow from the ledger: what a row says counts only if an event says so too.
+//! Verification of rows against the ledger: a row that grants something counts only if an event
+//! supports it.
 //!
-//! Whoever can write to the tables without being the gateway can set a row. An event can be neither changed nor taken out
-//! of its chain without that being found, so it is looked up, by indexes over the events' own text, and compared.
+//! Anyone with write access to the tables could set a row. Events cannot be changed or removed
+//! without detection, so they are looked up through indexes over their text and compared.
 
 use actpass_protocol::Json;
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::clock::{parse_millis, rfc3339};
 use crate::ledger::{self, idempotency_hash};
 use crate::tools::was_approved;
 
-/// What a row of kept answers says, and the events that it names.
+/// A stored response with the events that it refers to.
 #[derive(Clone, Debug)]
 pub(super) struct StoredResponse {
     pub(super) fingerprint: Vec<u8>,
@@ -20,15 +21,16 @@ pub(super) struct StoredResponse {
     /// In seconds since 1970.
     pub(super) expires_at: i64,
     pub(super) seq: u64,
-    /// The text of the event `seq`.
+    /// Text of the event `seq`.
     pub(super) event: Option<String>,
     pub(super) allowed_seq: Option<u64>,
-    /// The text of the event `allowed_seq`.
+    /// Text of the event `allowed_seq`.
     pub(super) allowed_event: Option<String>,
 }
 
 impl StoredResponse {
-    /// What it tells a decision. An answer that does not follow from its event is never repeated.
+    /// Returns the response as seen by a decision. A response that its event does not support is
+    /// never replayed.
     pub(super) fn earlier(&self, key_name: &str, idempotency_key: &str) -> EarlierResponse {
         let response = Json::parse(&self.response).ok();
         let says = |name| response.as_ref().and_then(|response| response.member(name)).and_then(Json::as_str);
@@ -46,10 +48,7 @@ impl StoredResponse {
         });
         let claims_allow = says("decision") == Some("allow");
         if claims_allow && event.is_some() && !follows {
-            tracing::error!(
-                key_name,
-                "an answer that is kept for an idempotency key does not follow from the ledger; it is not repeated"
-            );
+            tracing::error!(key_name, "a stored response is not supported by the ledger; it is not replayed");
         }
         let allowed = self.allowed_seq.map(|_| {
             let event = self.allowed_event.as_deref().and_then(parse);
@@ -67,14 +66,13 @@ impl StoredResponse {
     }
 }
 
-/// What a decision rests on, by its event.
+/// Returns the basis of a decision from its event.
 fn basis_of(event: &Json) -> AllowBasis {
     let owned = |name| text_of(event, name).map(str::to_owned);
     AllowBasis { approval: owned("approval_request_id"), passport: owned("passport_jti") }
 }
 
-/// Completes an approval as its row has it with what the ledger says of it: the event that decided it, and whether one
-/// spent it.
+/// Completes an approval from its row with the deciding event and whether an event spent it.
 pub(super) fn verify_against_ledger(approval: Approval, event: Option<&str>, is_spent: bool) -> Approval {
     let proven = match &approval.decided {
         None => true,
@@ -84,7 +82,7 @@ pub(super) fn verify_against_ledger(approval: Approval, event: Option<&str>, is_
         let id = &*approval.id;
         tracing::error!(
             id,
-            "what was decided about this approval does not follow from the ledger; it grants nothing"
+            "the decision on this approval is not supported by the ledger; it grants nothing"
         );
     }
     Approval { spent: approval.spent || is_spent, proven, ..approval }
@@ -97,7 +95,8 @@ fn decides(event: &Json, approval: &Approval, decided: &ApprovalDecision) -> boo
         true => ledger::APPROVAL_APPROVED,
         false => ledger::APPROVAL_REJECTED,
     };
-    // Events of older versions do not say until when; what they approved was decided before this one started.
+    // Older events have no `usable_until`; approvals from then were decided before this version
+    // started.
     let until = metadata("usable_until").is_none_or(|until| until == rfc3339(approval.usable_until(decided)));
     text("event_type") == Some(expected)
         && text("approval_request_id") == Some(&approval.id)
@@ -107,9 +106,9 @@ fn decides(event: &Json, approval: &Approval, decided: &ApprovalDecision) -> boo
         && until
 }
 
-/// What is wrong with a tenant's rows, in words: `approvals` are those that are decided, held to the ledger; `passports`
-/// are those without an event that issued them, or whose row forgot one that used or revoked them; `manifests` are the
-/// tools and the hashes in the rows, with the last event about each tool.
+/// Describes a tenant's unsupported rows: decided `approvals`, verified against the ledger;
+/// `passports` without an issuing event, or whose row misses a use or revocation; `manifests` with
+/// tool, hash and the last event about the tool.
 pub(super) fn describe_unproven(
     approvals: &[Approval],
     passports: Vec<String>,
@@ -123,11 +122,16 @@ pub(super) fn describe_unproven(
         !event.as_deref().is_some_and(|event| was_approved(event, hash))
     };
     let manifests = manifests.into_iter().filter(is_unproven);
-    let manifests = manifests.map(|(tool, ..)| format!("manifest of {tool:?}: no event approves it"));
+    let manifests = manifests.map(|(tool, ..)| {
+        format!(
+            "manifest of {tool:?}: no event records its \
+            approval"
+        )
+    });
     approvals.chain(passports).chain(manifests).collect()
 }
 
-/// When an event was recorded, in milliseconds since 1970.
+/// Returns when an event was recorded, in milliseconds since 1970.
 pub(super) fn recorded_at(event: &str) -> Option<i64> {
     text_of(&parse(event)?, "created_at").and_then(parse_millis)
 }

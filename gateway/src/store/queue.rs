@@ -1,4 +1,4 @@
-//! What waits for a store's writer: everything that waits at once is one round, and one transaction.
+//! The write queue: everything queued at once is written as one batch in one transaction.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -7,10 +7,10 @@ use super::error::StoreError;
 use super::{Rotation, SealedKey};
 use crate::ledger::Head;
 
-/// How many jobs may wait for the writer before the next is refused as [`StoreError::Busy`].
+/// Maximum number of queued jobs; further ones fail with [`StoreError::Busy`].
 const QUEUE: usize = 4096;
 
-/// How many appends share one transaction at most.
+/// Maximum number of appends per transaction.
 const BATCH: usize = 512;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -23,7 +23,7 @@ pub(super) enum Job {
     Stop,
 }
 
-/// What is to be recorded, and who waits for its outcome.
+/// A queued append and its ticket.
 #[derive(Debug)]
 pub(super) enum Append {
     Decision(Box<DecisionRecord>, Ticket<DecisionOutcome>),
@@ -32,7 +32,7 @@ pub(super) enum Append {
 }
 
 impl Append {
-    /// Tells who waits the outcome. They may be gone by now, and hear nothing; the event stays.
+    /// Sends the outcome. The receiver may be gone; the event stays recorded.
     fn reply(self) {
         match self {
             Self::Decision(_, ticket) => ticket.reply(),
@@ -42,7 +42,7 @@ impl Append {
     }
 }
 
-/// An outcome that is told after the commit. Dropped, it is [`StoreError::Unavailable`].
+/// An outcome sent after the commit. If dropped, the receiver gets [`StoreError::Unavailable`].
 #[derive(Debug)]
 pub(super) struct Ticket<T> {
     pub(super) outcome: Result<T, StoreError>,
@@ -59,12 +59,12 @@ impl<T> Ticket<T> {
     }
 }
 
-/// Tells everyone who waits for one of these appends, which are committed now.
+/// Sends the outcomes of committed appends.
 pub(super) fn reply_all(committed: Vec<Append>) {
     committed.into_iter().for_each(Append::reply);
 }
 
-/// Where jobs are put.
+/// The sender of the write queue.
 #[derive(Clone, Debug)]
 pub(super) struct Jobs(mpsc::Sender<Job>);
 
@@ -86,7 +86,7 @@ impl Jobs {
         self.submit(|reply| Job::Append(Append::Decision(Box::new(decision), Ticket::new(reply)))).await
     }
 
-    /// Puts a job there and waits for its outcome.
+    /// Queues a job and waits for its outcome.
     pub(super) async fn submit<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, replied) = oneshot::channel();
         self.0.try_send(job(reply)).map_err(|error| match error {
@@ -96,13 +96,13 @@ impl Jobs {
         replied.await.map_err(|_| StoreError::Unavailable)?
     }
 
-    /// Lets the writer finish what waits already, and nothing after it. `false` if it is gone.
+    /// Stops the writer after the queued jobs; returns `false` if it is gone.
     pub(super) async fn stop(&self) -> bool {
         self.0.send(Job::Stop).await.is_ok()
     }
 }
 
-/// What waited together.
+/// Jobs that are executed together.
 #[derive(Debug, Default)]
 pub(super) struct JobBatch {
     pub(super) keys: Vec<(SealedKey, Rotation, Reply<()>)>,
@@ -111,7 +111,7 @@ pub(super) struct JobBatch {
 }
 
 impl JobBatch {
-    /// Takes everything that waits behind `first`.
+    /// Collects all queued jobs after `first`.
     pub(super) fn collect_jobs(first: Job, queue: &mut mpsc::Receiver<Job>) -> Self {
         let mut batch = Self::default();
         let mut next = Some(first);
@@ -120,7 +120,7 @@ impl JobBatch {
                 Job::AddKey(key, rotation, reply) => batch.keys.push((*key, rotation, reply)),
                 Job::Append(append) => batch.appends.push(append),
                 Job::Check(reply) => batch.checks.push(reply),
-                // What is queued already is still done; what comes later is refused.
+                // Execute queued jobs, reject later ones.
                 Job::Stop => queue.close(),
             }
             next = if batch.appends.len() < BATCH { queue.try_recv().ok() } else { None };

@@ -1,4 +1,4 @@
-//! A gateway in this process, and a client for it.
+//! An in-process gateway and a client for it.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -22,10 +22,11 @@ use tempfile::TempDir;
 pub const PREFLIGHT: &str = "/api/v1/actions/preflight";
 pub const EVIDENCE: &str = "/api/v1/evidence/events";
 
-/// A gateway of two tenants, `one` and `two`, with the keys `apk_one`, `apk_bound`, `apdv_one` and `apk_two`.
+/// A gateway with the tenants `one` and `two` and the keys `apk_one`, `apk_bound`, `apdv_one` and
+/// `apk_two`.
 pub struct Gateway {
     pub folder: TempDir,
-    /// Where its data are.
+    /// Location of its data.
     pub data: Location,
     pub server: Option<Server>,
     pub url: String,
@@ -37,7 +38,7 @@ impl Gateway {
         Self::start_with("", |_| {}).await
     }
 
-    /// `limits` is the text of `[limits]`.
+    /// `limits` is the content of `[limits]`.
     pub async fn start_with(limits: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut settings = Settings::parse(&config(limits), folder.path()).unwrap_or_else(|p| panic!("{p}"));
@@ -52,7 +53,7 @@ impl Gateway {
         Self { folder, data, server: Some(server), url, client: client() }
     }
 
-    /// Stops it and starts it again, on the same data.
+    /// Restarts it on the same data.
     pub async fn restart(&mut self, change: impl FnOnce(&mut Settings)) {
         self.server.take().unwrap().stop().await.unwrap();
         let mut settings = Settings::parse(&config(""), self.folder.path()).unwrap();
@@ -63,7 +64,7 @@ impl Gateway {
         self.server = Some(server);
     }
 
-    /// Starts it on these data, after it was stopped.
+    /// Starts it on these data after a stop.
     pub async fn restart_on(&mut self, data: Location) {
         let mut settings = Settings::parse(&config(""), self.folder.path()).unwrap();
         settings.data = data;
@@ -83,7 +84,7 @@ impl Gateway {
         self.client.get(format!("{}{path}", self.url)).bearer_auth(key)
     }
 
-    /// The decision about a body, which must be answered with 200.
+    /// Requests a decision and expects status 200.
     pub async fn decide(&self, key: &str, body: &str) -> Json {
         let response = self.post(PREFLIGHT, key).body(body.to_owned()).send().await.unwrap();
         let (status, body) = json(response).await;
@@ -91,7 +92,7 @@ impl Gateway {
         body
     }
 
-    /// The events of a chain.
+    /// Returns the events of a chain.
     pub async fn events(&self, key: &str, chain: &str) -> Vec<Json> {
         let response = self.get(&format!("/api/v1/evidence/chains/{chain}"), key).send().await.unwrap();
         let (status, body) = json(response).await;
@@ -102,7 +103,7 @@ impl Gateway {
         }
     }
 
-    /// Everything in the folder of the data file, or in the database.
+    /// Returns all stored bytes: the data file's directory, or the database.
     pub fn everything_kept(&self) -> Vec<u8> {
         match &self.data {
             Location::File(_) => {
@@ -120,7 +121,7 @@ impl Gateway {
                 server.run(name, &format!("SET bytea_output = escape; {all}")).unwrap().into_bytes()
             }
             #[cfg(not(unix))]
-            Location::Database(_) => panic!("no tests run on a database here"),
+            Location::Database(_) => panic!("these tests do not use a database"),
         }
     }
 
@@ -129,22 +130,22 @@ impl Gateway {
     }
 }
 
-/// Whether these tests are those of `on_postgres.rs`.
+/// Whether the tests run in `on_postgres.rs`.
 fn is_on_postgres() -> bool {
     module_path!().starts_with("on_postgres::")
 }
 
-/// The URL of a new database, with its password; `None` where there is no PostgreSQL.
+/// Returns the URL of a new database with its password; `None` if PostgreSQL is not available.
 #[cfg(unix)]
 pub fn database_url() -> Option<String> {
     Some(actpass_test_postgres::server().unwrap()?.database().unwrap())
 }
 
-/// A new database. Where there is no PostgreSQL, this program of tests ends.
+/// Creates a database. Ends the test program if PostgreSQL is not available.
 #[cfg(unix)]
 fn new_database() -> Location {
     let Some(url) = database_url() else {
-        // The test runner cannot skip what it has begun; it was said that nothing here runs, and why.
+        // Tests cannot be skipped at run time; the reason was already printed.
         std::process::exit(0);
     };
     Location::Database(Database::parse(&url, TlsTrust::default()).unwrap())
@@ -156,11 +157,11 @@ pub fn client() -> Client {
 }
 
 pub fn install_provider() {
-    // It may be installed already, by another file's copy of this one.
+    // May already be installed by another test file's copy of this module.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The text of a configuration; the policy is the refund pack.
+/// Returns the settings; the policy is the refund example.
 pub fn config(limits: &str) -> String {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
     let policy = policy.display();
@@ -176,7 +177,8 @@ pub fn config(limits: &str) -> String {
     ] {
         let hash = ApiKeyHash::of(key);
         text += &format!(
-            "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \"{role}\"\n{agent}\n",
+            "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \
+            \"{role}\"\n{agent}\n",
             key.replace('_', "-")
         );
     }
@@ -191,12 +193,12 @@ pub async fn json(response: Response) -> (StatusCode, Json) {
     (status, json)
 }
 
-/// The string at a path of members.
+/// Returns the string at a path.
 pub fn text<'j>(json: &'j Json, path: &str) -> Option<&'j str> {
     path.split('.').try_fold(json, |json, name| json.member(name)).and_then(Json::as_str)
 }
 
-/// That an answer is an earlier one again, and says so.
+/// Asserts that a response is a marked replay of an earlier one.
 #[track_caller]
 pub fn assert_repeats(again: &Json, first: &Json) {
     assert_eq!(again.member("replayed"), Some(&Json::Bool(true)), "{again}");
@@ -211,7 +213,7 @@ pub fn assert_repeats(again: &Json, first: &Json) {
     assert_eq!(without(again), without(first));
 }
 
-/// A refund of this many cents.
+/// Returns a refund of this many cents.
 pub fn refund(amount: &str, more: &str) -> String {
     format!(
         r#"{{"agent_id": "sdk", "goal": "refund an order", "tool": "refunds.create", "resource": "",

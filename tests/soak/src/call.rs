@@ -1,4 +1,5 @@
-//! What a worker asks about: the same series in each language, so that the judge knows every request from its id alone.
+//! The calls of a worker. All languages use the same series, so that every request can be derived
+//! from its id.
 
 use actpass_core::{Json, hash_payload};
 use serde::{Deserialize, Serialize};
@@ -6,16 +7,17 @@ use serde_json::json;
 
 use crate::Result;
 
-/// The agent of all workers, and their goal.
+/// Agent and goal of all workers.
 pub const AGENT: &str = "soak";
-/// The tool of all workers; the refund policy decides about it by the amount.
+/// Tool of all workers; the refund policy decides by amount.
 pub const TOOL: &str = "stripe.refund.create";
-/// The key of all workers: the agent's of a gateway for tests.
+/// API key of all workers: the agent key of a dev gateway.
 pub const KEY: &str = "apk_dev";
-/// What the policy allows at most.
+/// The largest amount that the policy allows.
 pub const MOST_ALLOWED: i64 = 10_000;
 
-/// Allowed twice, then one for a person, then one that is denied. One bit makes 10000 of 90000, which is allowed.
+/// Amounts: allowed, allowed, needs approval, denied. One flipped bit turns 90000 into the allowed
+/// 10000.
 const AMOUNTS: [i64; 4] = [4900, 4900, 25_000, 90_000];
 const MODES: [Mode; 8] = [
     Mode::Enforce,
@@ -28,20 +30,20 @@ const MODES: [Mode; 8] = [
     Mode::Enforce,
 ];
 
-/// The modes that workers call in.
+/// The modes that workers use.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Runs what is allowed.
+    /// Runs if allowed.
     Enforce,
-    /// Runs always.
+    /// Always runs.
     Monitor,
-    /// Runs what is allowed, recorded and bound to the request.
+    /// Runs if allowed, recorded and bound to the request.
     Strict,
 }
 
 impl Mode {
-    /// Its name on the wire.
+    /// The word used on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -51,24 +53,25 @@ impl Mode {
     }
 }
 
-/// Call number `number` of a series.
+/// A call of a series, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// In cents.
+    /// Amount in cents.
     pub amount: i64,
-    /// The mode of the call.
+    /// Mode of the call.
     pub mode: Mode,
-    /// Whether the action ends with an error of its own, once it runs.
+    /// Whether the action fails with its own error.
     pub fails: bool,
-    /// Whether the call is made [`REPEATS`] more times over TLS: by the same client, and by one of its own.
+    /// Whether the call is repeated [`REPEATS`] times over TLS, by the same client and by a new
+    /// one.
     pub repeats: bool,
 }
 
-/// How often a call that repeats is made again.
+/// Number of repetitions of a repeated call.
 pub const REPEATS: usize = 2;
 
 impl Call {
-    /// The call of this number.
+    /// Returns the call with this number.
     pub fn numbered(number: u64) -> Self {
         let at = |length: usize, number: u64| usize::try_from(number % length as u64).unwrap_or_default();
         let mode = MODES.get(at(MODES.len(), number / 4)).copied().unwrap_or(Mode::Enforce);
@@ -80,17 +83,17 @@ impl Call {
         }
     }
 
-    /// The call that `id` names: a series, a dash and a number. `None` if it names none.
+    /// Parses an id: series, dash, number; `None` if invalid.
     pub fn named(id: &str) -> Option<(&str, Self)> {
         let (series, number) = id.rsplit_once('-')?;
         Some((series, Self::numbered(number.parse().ok()?)))
     }
 
-    /// The hash of the request that a client sends for this call under `id`.
+    /// Returns the hash of the request that a client sends for this call under `id`.
     ///
     /// # Errors
     ///
-    /// If it has none, which cannot be.
+    /// Returns an error if there is no canonical form, which is impossible here.
     pub fn request_hash(self, id: &str) -> Result<String> {
         let body = json!({
             "agent_id": AGENT,
@@ -108,7 +111,7 @@ impl Call {
     }
 }
 
-/// The resource of the call `id`.
+/// Returns the resource of the call `id`.
 pub fn resource(id: &str) -> String {
     format!("soak:{id}")
 }
@@ -117,21 +120,21 @@ pub fn resource(id: &str) -> String {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Line {
-    /// What a guard reported.
+    /// The outcome that a guard reported.
     Call(Reported),
-    /// Written by the action itself while it ran.
+    /// Written by the action while it ran.
     Ran(Ran),
 }
 
-/// The action ran.
+/// An executed action.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ran {
-    /// The call.
+    /// Id of the call.
     pub id: String,
-    /// The `evidence_event_id` of the decision that it was given.
+    /// The `evidence_event_id` passed to the action.
     pub evidence: Option<String>,
-    /// The `request_hash` of that decision.
+    /// The `request_hash` of the decision.
     pub hash: Option<String>,
 }
 
@@ -139,17 +142,17 @@ pub struct Ran {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reported {
-    /// The call.
+    /// Id of the call.
     pub id: String,
-    /// Which gateway was asked.
+    /// The gateway that was asked.
     pub gateway: String,
     /// Whether the action ran.
     pub executed: bool,
-    /// The decision's word.
+    /// The decision word.
     pub word: String,
-    /// The decision's reason.
+    /// The reason code.
     pub reason: Option<String>,
-    /// The kind of the error: `action`, or how the gate failed.
+    /// Kind of the error: `action`, or the failure of the gate.
     pub kind: Option<String>,
     /// The decision's `evidence_event_id`.
     pub evidence: Option<String>,
@@ -157,31 +160,31 @@ pub struct Reported {
     pub hash: Option<String>,
 }
 
-/// What a worker is told when it starts.
+/// Configuration of a worker.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct WorkerConfig {
-    /// The file to append to.
+    /// Journal to append to.
     pub journal: String,
-    /// The gateways to ask.
+    /// The gateways to call.
     pub gateways: Vec<Endpoint>,
-    /// How many calls at once, for each client.
+    /// Concurrent calls per client.
     pub tasks: usize,
-    /// The mean pause between two calls of a task, in milliseconds.
+    /// Mean pause between calls of a task, in milliseconds.
     pub pause_ms: u64,
-    /// The deadline of a call, in milliseconds.
+    /// Timeout of a call, in milliseconds.
     pub timeout_ms: u64,
-    /// Each so many calls one is made with a client of its own, which is closed after it.
+    /// After this many calls, one is made with a new client that is closed afterwards.
     pub fresh_client_each: u64,
 }
 
-/// A gateway as its clients see it: through the proxy.
+/// A gateway as seen by clients, through the proxy.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Its name.
     pub name: String,
-    /// Where it is.
+    /// Its URL.
     pub url: String,
-    /// The authority of its certificate, in PEM.
+    /// Its CA certificate, in PEM.
     pub ca: Option<String>,
 }
 

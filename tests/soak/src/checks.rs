@@ -1,4 +1,4 @@
-//! Holds what ran against what the ledger says.
+//! Compares executed actions with the ledgers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,7 +11,7 @@ use crate::Result;
 use crate::call::{Call, Line, MOST_ALLOWED, Mode, REPEATS, Ran, Reported, resource};
 use crate::{files, passports};
 
-/// What the journals of workers say.
+/// The content of all workers' journals.
 #[derive(Debug, Default)]
 pub struct Journals {
     reported: Vec<Reported>,
@@ -19,11 +19,11 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// Adds a worker's journal.
+    /// Reads a worker's journal.
     ///
     /// # Errors
     ///
-    /// If a line is not what a worker writes.
+    /// Returns an error for an invalid line.
     pub fn read(&mut self, path: &Path) -> Result<()> {
         for line in BufReader::new(File::open(path)?).lines() {
             let line = line?;
@@ -42,37 +42,37 @@ impl Journals {
     }
 }
 
-/// A decision as the ledger has it.
+/// An event in the ledger.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
-    /// Its id.
+    /// Event id.
     pub event_id: String,
-    /// What kind of event it is.
+    /// Event type.
     pub event_type: String,
-    /// What was to be acted on.
+    /// Affected resource.
     pub resource: Option<String>,
-    /// What was decided.
+    /// Decision.
     pub decision: Option<String>,
-    /// The hash of the request.
+    /// Hash of the request.
     pub request_hash: Option<String>,
 }
 
-/// What a gateway recorded.
+/// The events that a gateway recorded.
 #[derive(Debug)]
 pub struct Ledger {
     gateway: String,
-    /// Whether clients could see that bytes were changed on the way.
+    /// Whether clients detect changed bytes (TLS).
     sealed: bool,
     events: HashMap<String, Event>,
     by_hash: HashMap<String, Vec<String>>,
 }
 
 impl Ledger {
-    /// Reads the export of a gateway's decisions. `sealed` says whether its clients are connected by TLS.
+    /// Reads the export of a gateway's decisions. `sealed` states whether its clients use TLS.
     ///
     /// # Errors
     ///
-    /// If a line is no event.
+    /// Returns an error for an invalid event.
     pub fn read(gateway: &str, sealed: bool, export: &Path) -> Result<Self> {
         let mut events = Vec::new();
         for line in BufReader::new(File::open(export)?).lines() {
@@ -85,7 +85,7 @@ impl Ledger {
         Ok(Self::new(gateway, sealed, events))
     }
 
-    /// The ledger with these events.
+    /// Creates a ledger with these events.
     pub fn new(gateway: &str, sealed: bool, events: Vec<Event>) -> Self {
         let mut by_hash: HashMap<String, Vec<String>> = HashMap::new();
         for event in &events {
@@ -97,17 +97,17 @@ impl Ledger {
         Self { gateway: gateway.to_owned(), sealed, events, by_hash }
     }
 
-    /// The gateway that wrote it.
+    /// Name of the gateway.
     pub fn gateway(&self) -> &str {
         &self.gateway
     }
 
-    /// Whether it has the event.
+    /// Returns whether the event exists.
     pub fn has(&self, event: &str) -> bool {
         self.events.contains_key(event)
     }
 
-    /// How many events it has.
+    /// Number of events.
     pub fn length(&self) -> usize {
         self.events.len()
     }
@@ -117,35 +117,35 @@ impl Ledger {
     }
 }
 
-/// How often something came about, for a series of calls at a gateway.
+/// Counters for a series of calls at a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Calls.
     pub calls: u64,
-    /// Further calls with the key and the body of one of them.
+    /// Repetitions of a call with the same key and body.
     pub repeated: u64,
-    /// Of the further calls, those that were blocked because the answer was a repeated one.
+    /// Repetitions that were blocked as replays.
     pub replayed: u64,
-    /// In `enforce` or `strict`, the action ran.
+    /// In `enforce` or `strict`: the action ran.
     pub executed: u64,
-    /// The same, and ended with an error of its own.
+    /// Same, and it failed with its own error.
     pub failed: u64,
-    /// In `monitor`, where the action always runs.
+    /// In `monitor`, where actions always run.
     pub observed: u64,
-    /// The gateway decided that it may not run.
+    /// The gateway denied the action.
     pub by_policy: u64,
-    /// By its reason, the gate failed, so that it did not run.
+    /// The gate failed, by reason; the action did not run.
     pub by_failure: BTreeMap<String, u64>,
-    /// The word of the decision arrived as one that nobody knows.
+    /// The decision word was unknown to the client.
     pub by_unknown_word: u64,
-    /// It was allowed, in `strict`, and where it is recorded did not arrive.
+    /// Allowed in `strict`, but the evidence id was missing.
     pub by_unrecorded: u64,
 }
 
-/// What the judge found.
+/// Results of the checks.
 #[derive(Debug, Default)]
 pub struct RunSummary {
-    /// What must not be, each as a sentence.
+    /// Violations, one sentence each.
     pub violations: Vec<String>,
     /// By series and gateway.
     pub tallies: BTreeMap<(String, String), Tally>,
@@ -153,37 +153,37 @@ pub struct RunSummary {
     pub on_the_way: BTreeMap<String, NetworkChanges>,
 }
 
-/// What was changed on the way and came out.
+/// Detected consequences of changed bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkChanges {
-    /// The gateway was asked about another request than was sent, allowed it, and nothing ran by that.
+    /// The gateway allowed a changed request, and nothing ran.
     pub allowed_changed: u64,
-    /// Of these, a request that the policy does not allow as it was sent.
+    /// Of these, the original request would have been denied.
     pub allowed_denied: u64,
-    /// The gateway was asked about another request than was sent, and did not allow it.
+    /// The gateway did not allow a changed request.
     pub other_changed: u64,
-    /// An action ran that the ledger allows, under an `evidence_event_id` in which one byte is another, or without one.
+    /// An allowed action ran with a missing evidence id or one that differs in one byte.
     pub damaged_evidence: u64,
-    /// An action ran that the ledger allows, by an answer that named no request any more.
+    /// An allowed action ran with a response that had lost its request hash.
     pub unbound: u64,
 }
 
 impl RunSummary {
-    /// Judges `journals` by `ledgers`.
+    /// Checks `journals` against `ledgers`.
     ///
     /// # Errors
     ///
-    /// If a journal speaks of calls or gateways that are none.
+    /// Returns an error if a journal refers to unknown calls or gateways.
     pub fn of(journals: &Journals, ledgers: &[Ledger]) -> Result<Self> {
         let mut summary = Self::default();
-        // How many reports of a call say that it ran.
+        // Number of reports per call that claim execution.
         let mut executed: HashMap<&str, usize> = HashMap::new();
         for reported in &journals.reported {
             *executed.entry(reported.id.as_str()).or_default() += usize::from(reported.executed);
         }
-        // How many reports a call has, and how many it must have.
+        // Actual and expected number of reports per call.
         let mut reports: HashMap<&str, (usize, usize)> = HashMap::new();
-        // The request hash of each call, for the events that name it.
+        // Request hashes by call.
         let mut sent: HashMap<String, (String, Call)> = HashMap::new();
         for reported in &journals.reported {
             let id = reported.id.as_str();
@@ -196,7 +196,7 @@ impl RunSummary {
             summary.tally(series, reported, call, *count == 1);
             let hash = call.request_hash(id)?;
             let all = journals.ran.get(id).map(Vec::as_slice).unwrap_or_default();
-            // What ran belongs to the one report of a repeated call that says so.
+            // An execution belongs to the one report that claims it.
             let another = repeats && !reported.executed && executed.get(id) == Some(&1);
             let ran = if another { &[] } else { all };
             let case = Case { reported, call, hash: &hash, ran, ledger };
@@ -212,7 +212,7 @@ impl RunSummary {
             }
         }
         for id in journals.ran.keys().filter(|id| !reports.contains_key(id.as_str())) {
-            summary.violations.push(format!("{id} ran, and has no report"));
+            summary.violations.push(format!("{id} ran without a report"));
         }
         for ledger in ledgers {
             summary.find_changed(ledger, &sent);
@@ -252,7 +252,7 @@ impl RunSummary {
         }
     }
 
-    /// Counts what gateways were asked about that nobody sent so. Over TLS that cannot be.
+    /// Counts events for requests that nobody sent. Over TLS, there must be none.
     fn find_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
         let way = self.on_the_way.entry(ledger.gateway.clone()).or_default();
         for event in ledger.events.values().filter(|event| event.event_type == "decision") {
@@ -265,7 +265,7 @@ impl RunSummary {
             }
             if ledger.sealed {
                 self.violations
-                    .push(format!("{} recorded a request that nobody sent: {event:?}", ledger.gateway));
+                    .push(format!("{} recorded a request that was not sent: {event:?}", ledger.gateway));
             }
             match event.decision.as_deref() {
                 Some("allow") => {
@@ -278,7 +278,7 @@ impl RunSummary {
         }
     }
 
-    /// A run in which too little happened shows nothing.
+    /// A run with too little activity proves nothing.
     fn require_coverage(&mut self, ledgers: &[Ledger]) {
         for ((series, gateway), tally) in &self.tallies {
             let failures: u64 = tally.by_failure.values().sum();
@@ -295,25 +295,25 @@ impl RunSummary {
             for ((series, _), tally) in self.tallies.iter().filter(|((_, at), _)| *at == ledger.gateway) {
                 if tally.replayed == 0 {
                     let gateway = &ledger.gateway;
-                    self.violations.push(format!("{series} at {gateway}: no repeated answer was blocked"));
+                    self.violations.push(format!("{series} at {gateway}: no replay was blocked"));
                 }
             }
         }
         for ledger in ledgers.iter().filter(|ledger| !ledger.sealed) {
             if self.on_the_way.get(&ledger.gateway).is_none_or(|way| way.allowed_denied == 0) {
                 let gateway = &ledger.gateway;
-                self.violations.push(format!("{gateway}: no denied request was changed into an allowed one"));
+                self.violations.push(format!("{gateway}: no denied request was changed to an allowed one"));
             }
         }
     }
 }
 
-/// Whether the soak program itself asked, not a worker.
+/// Returns whether the soak program itself, not a worker, made the request.
 fn is_of_the_program(resource: &str) -> bool {
     [files::RESOURCE, passports::RESOURCE].iter().any(|prefix| resource.starts_with(prefix))
 }
 
-/// One call, and all that is known of it.
+/// A call with everything known about it.
 struct Case<'c> {
     reported: &'c Reported,
     call: Call,
@@ -332,14 +332,14 @@ impl Case<'_> {
             return Err(format!("reported as executed: {}, ran {} times", reported.executed, ran.len()));
         }
         if call.mode == Mode::Monitor && ran.is_empty() {
-            return Err("it did not run in monitor".to_owned());
+            return Err("did not run in monitor".to_owned());
         }
         let decided = ["deny", "require_approval"].contains(&reported.word.as_str());
         if ran.is_empty() && reported.kind.is_none() && !decided {
-            // Over TLS nothing arrives as something else, and what is allowed is not blocked for nothing.
+            // Over TLS, nothing arrives changed, and allowed calls are not blocked.
             let unrecorded = reported.reason.as_deref() == Some("actpass.unrecorded");
             if self.ledger.sealed || (reported.word == "allow" && !unrecorded) {
-                return Err(format!("it was blocked by {:?} {:?}", reported.word, reported.reason));
+                return Err(format!("unexpectedly blocked by {:?} {:?}", reported.word, reported.reason));
             }
         }
         match ran {
@@ -348,47 +348,47 @@ impl Case<'_> {
         }
         match reported.hash.as_deref() {
             Some(hash) if hash != self.hash => {
-                Err("a decision about another request was reported".to_owned())
+                Err("the reported decision is for another request".to_owned())
             }
             _ => Ok(()),
         }
     }
 
-    /// It ran, in a mode where it may run only if it is allowed.
+    /// It ran in a mode that requires an allow.
     fn check_run(&self, ran: &Ran, way: &mut NetworkChanges) -> std::result::Result<(), String> {
         if self.call.amount > MOST_ALLOWED {
-            return Err("it ran, and the policy does not allow it".to_owned());
+            return Err("ran although the policy does not allow it".to_owned());
         }
         if !matches!(self.reported.kind.as_deref(), None | Some("action")) {
-            return Err(format!("it ran although the gate failed: {:?}", self.reported.kind));
+            return Err(format!("ran although the gate failed: {:?}", self.reported.kind));
         }
         if (self.reported.kind.is_some()) != self.call.fails {
-            return Err("its own error is not what was reported".to_owned());
+            return Err("the action's own error was not reported".to_owned());
         }
         let mut allowed = self
             .ledger
             .about(self.hash)
             .filter(|event| event.event_type == "decision" && event.decision.as_deref() == Some("allow"));
         let (Some(event), None) = (allowed.next(), allowed.next()) else {
-            return Err("it ran, and the ledger has not one allow for it".to_owned());
+            return Err("ran without exactly one allow in the ledger".to_owned());
         };
         if ran.evidence != self.reported.evidence || ran.hash != self.reported.hash {
-            return Err("it was given another decision than was reported".to_owned());
+            return Err("ran with a different decision than reported".to_owned());
         }
         if ran.hash.is_none() {
             if self.ledger.sealed || self.call.mode == Mode::Strict {
-                return Err("it ran by an answer that names no request".to_owned());
+                return Err("ran with a response without request hash".to_owned());
             }
             way.unbound += 1;
         }
         match ran.evidence.as_deref() {
             Some(evidence) if evidence == event.event_id => Ok(()),
             _ if self.ledger.sealed => {
-                Err(format!("it ran under {:?} and not {}", ran.evidence, event.event_id))
+                Err(format!("ran with evidence {:?}, expected {}", ran.evidence, event.event_id))
             }
-            None if self.call.mode == Mode::Strict => Err("it ran unrecorded in strict".to_owned()),
+            None if self.call.mode == Mode::Strict => Err("ran without evidence in strict".to_owned()),
             Some(evidence) if !one_byte_apart(evidence, &event.event_id) => {
-                Err(format!("it ran under {evidence}, and the ledger has {}", event.event_id))
+                Err(format!("ran with evidence {evidence}, but the ledger has {}", event.event_id))
             }
             _ => {
                 way.damaged_evidence += 1;
@@ -397,25 +397,26 @@ impl Case<'_> {
         }
     }
 
-    /// An event that a client was told of is in the ledger, and about the request.
+    /// A reported event is in the ledger and refers to the request.
     fn check_evidence(&self, told: Option<&str>) -> std::result::Result<(), String> {
         let Some(told) = told else {
             return Ok(());
         };
         match self.ledger.events.get(told) {
             Some(event) if event.request_hash.as_deref() == Some(self.hash) => Ok(()),
-            Some(_) => Err(format!("{told} is the event of another request")),
+            Some(_) => Err(format!("{told} belongs to another request")),
             None if !self.ledger.sealed
                 && self.ledger.about(self.hash).any(|event| one_byte_apart(told, &event.event_id)) =>
             {
                 Ok(())
             }
-            None => Err(format!("{told} was told and is not in the ledger")),
+            None => Err(format!("{told} was returned but is not in the ledger")),
         }
     }
 }
 
-/// Whether one byte is another, as after one bit was flipped. It may be one that JSON writes longer.
+/// Returns whether the texts differ in one byte, for example after a flipped bit. JSON may encode
+/// that byte longer.
 fn one_byte_apart(one: &str, other: &str) -> bool {
     one.len() == other.len()
         && one.bytes().zip(other.bytes()).filter(|(one, other)| one != other).count() == 1
@@ -425,7 +426,8 @@ fn one_byte_apart(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
-    // Calls 0 (allowed, enforce), 2 (for a person, enforce), 3 (denied, enforce), 9 (allowed, strict), 19 (denied, monitor).
+    // Calls 0 (allowed, enforce), 2 (needs approval, enforce), 3 (denied, enforce), 9 (allowed,
+    // strict), 19 (denied, monitor).
     #[test]
     fn valid_run_has_no_violations() {
         assert_eq!(Case::new(0).allowed().judged(), [""; 0]);
@@ -443,22 +445,22 @@ mod tests {
         for (case, complaint) in [
             (allowed().ran(), "it ran 2 times"),
             (allowed().with(|case| case.ran.clear()), "reported as executed: true, ran 0 times"),
-            (allowed().with(|case| case.reported.clear()), "and has no report"),
-            (allowed().with(|case| case.events.clear()), "the ledger has not one allow for it"),
-            (allowed().with(|case| case.events.extend(case.events.clone())), "not one allow for it"),
-            (allowed().with(|case| case.events[0].decision = Some("deny".into())), "not one allow for it"),
-            (allowed().with(|case| case.events[0].request_hash = Some("0".into())), "not one allow for it"),
+            (allowed().with(|case| case.reported.clear()), "ran without a report"),
+            (allowed().with(|case| case.events.clear()), "ran without exactly one allow"),
+            (allowed().with(|case| case.events.extend(case.events.clone())), "ran without exactly one allow"),
+            (allowed().with(|case| case.events[0].decision = Some("deny".into())), "ran without exactly one allow"),
+            (allowed().with(|case| case.events[0].request_hash = Some("0".into())), "ran without exactly one allow"),
             (Case::new(3).allowed(), "the policy does not allow it"),
             (
                 allowed().with(|case| {
                     case.ran.clear();
                     case.reported[0].executed = false;
                 }),
-                "it was blocked by \"allow\"",
+                "unexpectedly blocked by \"allow\"",
             ),
             (
                 Case::new(3).denied().sealed().with(|case| case.reported[0].word = "denx".into()),
-                "it was blocked by \"denx\"",
+                "unexpectedly blocked by \"denx\"",
             ),
             (Case::new(2).allowed(), "the policy does not allow it"),
             (Case::new(3).denied().ran(), "reported as executed: false, ran 1 times"),
@@ -469,10 +471,10 @@ mod tests {
             ),
             (
                 allowed().evidence(Some("ev_of_another")),
-                "it ran under ev_of_another, and the ledger has ev_0",
+                "ran with evidence ev_of_another, but the ledger has ev_0",
             ),
             (Case::new(9).allowed().evidence(None), "unrecorded in strict"),
-            (Case::new(9).allowed().hash(None), "by an answer that names no request"),
+            (Case::new(9).allowed().hash(None), "ran with a response without request hash"),
             (Case::new(1).sealed().allowed().repeated(2).ran(), "it ran 2 times"),
             (Case::new(1).sealed().allowed().repeated(1), "has 2 reports instead of 3"),
             (Case::new(1).sealed().allowed().repeated(2).with(|case| case.ran.clear()), "ran 0 times"),
@@ -485,27 +487,27 @@ mod tests {
                     .with(|case| case.reported[2].executed = true),
                 "it ran 2 times",
             ),
-            (allowed().hash(Some("0")), "a decision about another request was reported"),
+            (allowed().hash(Some("0")), "the reported decision is for another request"),
             (
                 Case::new(3).denied().with(|case| case.events.clear()),
-                "ev_3 was told and is not in the ledger",
+                "ev_3 was returned but is not in the ledger",
             ),
             (
                 Case::new(3).denied().with(|case| case.events[0].request_hash = None),
-                "event of another request",
+                "belongs to another request",
             ),
             (
                 Case::new(19).failed().with(|case| case.reported[0].executed = false),
-                "it did not run in monitor",
+                "did not run in monitor",
             ),
-            (allowed().sealed().evidence(Some("ev_1")), "it ran under Some(\"ev_1\") and not ev_0"),
-            (allowed().sealed().hash(None), "by an answer that names no request"),
+            (allowed().sealed().evidence(Some("ev_1")), "ran with evidence Some(\"ev_1\"), expected ev_0"),
+            (allowed().sealed().hash(None), "ran with a response without request hash"),
             (
                 Case::new(0)
                     .failed()
                     .sealed()
                     .with(|case| case.events.push(event("ev_x", 0, "allow", "changed"))),
-                "recorded a request that nobody sent",
+                "recorded a request that was not sent",
             ),
         ] {
             let judged = case.judged();
@@ -537,12 +539,12 @@ mod tests {
         let expected = [
             "node at plain: nothing was blocked by policy",
             "node at plain: nothing was blocked by failure",
-            "plain: no denied request was changed into an allowed one",
+            "plain: no denied request was changed to an allowed one",
         ];
         assert_eq!(judged.violations, expected);
     }
 
-    /// A call, what was written down about it, and what the ledger has.
+    /// A call with its journal lines and events.
     struct Case {
         id: String,
         number: u64,
@@ -573,7 +575,7 @@ mod tests {
             case.with(|case| case.events.clear()).evidence(None).hash(None)
         }
 
-        /// Further calls, blocked as repeated answers.
+        /// Repetitions, blocked as replays.
         fn repeated(self, times: usize) -> Self {
             self.with(|case| {
                 let again = Reported {
@@ -636,7 +638,7 @@ mod tests {
             self.checks().0
         }
 
-        /// What is complained about, but for that too little happened.
+        /// Violations other than too little activity.
         fn checks(self) -> (Vec<String>, NetworkChanges) {
             let mut journals = Journals::default();
             self.reported.into_iter().for_each(|reported| journals.add(Line::Call(reported)));
@@ -644,7 +646,7 @@ mod tests {
             let ledger = Ledger::new("plain", self.sealed, self.events);
             let mut summary = RunSummary::of(&journals, &[ledger]).unwrap();
             summary.violations.retain(|violation| {
-                let too_little = ["nothing was", "no denied request", "no repeated answer"];
+                let too_little = ["nothing was", "no denied request", "no replay was blocked"];
                 !too_little.iter().any(|what| violation.contains(what))
             });
             (summary.violations, summary.on_the_way.remove("plain").unwrap_or_default())

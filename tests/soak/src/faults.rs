@@ -1,46 +1,46 @@
-//! What goes wrong on a connection, and when: drawn from generators with a seed.
+//! Network faults, drawn from a seeded generator.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
 
-/// One thing that goes wrong.
+/// A network fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is closed after an answer, as an idle one is.
+    /// The connection is closed after a response, like an idle one.
     CloseAfterAnswer,
-    /// Only the beginning of an answer arrives, and then the end of the stream.
+    /// Only the beginning of a response arrives, then EOF.
     CutAnswer,
-    /// Only the beginning of a request arrives, and then the end of the stream.
+    /// Only the beginning of a request arrives, then EOF.
     CutRequest,
-    /// Nothing happens for a while, and then all goes on.
+    /// A pause.
     Delay,
-    /// Bytes of an answer arrive twice.
+    /// Bytes of a response arrive twice.
     DuplicateAnswer,
     /// Bytes of a request arrive twice.
     DuplicateRequest,
-    /// The bit of a request that makes an allowed amount of a denied one is another.
+    /// A flipped bit of a request turns a denied amount into an allowed one.
     FlipAmount,
-    /// A bit of an answer is another.
+    /// A flipped bit of a response.
     FlipAnswer,
-    /// A bit of a request is another.
+    /// A flipped bit of a request.
     FlipRequest,
-    /// The connection is reset as soon as it is made.
+    /// The connection is reset when it is opened.
     Refuse,
-    /// The connection is reset after the request arrived, before the answer.
+    /// The connection is reset after the request arrived, before the response.
     ResetAfterRequest,
-    /// The connection is reset when the answer comes.
+    /// The connection is reset instead of the response.
     ResetAnswer,
-    /// The connection is reset when the request comes, which does not arrive.
+    /// The connection is reset before the request arrives.
     ResetBeforeRequest,
-    /// Nothing happens for longer than clients wait.
+    /// A pause longer than the client timeout.
     Stall,
     /// Bytes arrive one at a time.
     Trickle,
 }
 
 impl Fault {
-    /// All of them, in the order in which they are told.
+    /// All faults, in report order.
     pub const ALL: [Self; 15] = [
         Self::Refuse,
         Self::ResetBeforeRequest,
@@ -59,21 +59,21 @@ impl Fault {
         Self::DuplicateAnswer,
     ];
 
-    /// What it is called in the report.
+    /// Name in the report.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::CloseAfterAnswer => "closed after an answer",
-            Self::CutAnswer => "answer cut short",
-            Self::CutRequest => "request cut short",
+            Self::CloseAfterAnswer => "closed after a response",
+            Self::CutAnswer => "response truncated",
+            Self::CutRequest => "request truncated",
             Self::Delay => "delayed",
-            Self::DuplicateAnswer => "bytes of an answer twice",
-            Self::DuplicateRequest => "bytes of a request twice",
-            Self::FlipAmount => "denied amount made an allowed one",
-            Self::FlipAnswer => "bit of an answer flipped",
-            Self::FlipRequest => "bit of a request flipped",
-            Self::Refuse => "reset when connected",
+            Self::DuplicateAnswer => "duplicate response bytes",
+            Self::DuplicateRequest => "duplicate request bytes",
+            Self::FlipAmount => "denied amount changed to allowed",
+            Self::FlipAnswer => "bit flipped in response",
+            Self::FlipRequest => "bit flipped in request",
+            Self::Refuse => "reset on connect",
             Self::ResetAfterRequest => "reset after the request arrived",
-            Self::ResetAnswer => "reset instead of the answer",
+            Self::ResetAnswer => "reset instead of response",
             Self::ResetBeforeRequest => "reset before the request arrived",
             Self::Stall => "stalled",
             Self::Trickle => "one byte at a time",
@@ -81,7 +81,7 @@ impl Fault {
     }
 }
 
-/// When something is drawn, and how likely each fault is then, in thousandths.
+/// Probability of each fault at one event, in thousandths.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultRates(&'static [(Fault, u32)]);
 
@@ -89,7 +89,7 @@ pub struct FaultRates(&'static [(Fault, u32)]);
 pub const NEW_CONNECTION: FaultRates =
     FaultRates(&[(Fault::Refuse, 40), (Fault::Delay, 30), (Fault::Stall, 3)]);
 
-/// For each piece of what a client sends.
+/// For each chunk of client data.
 pub const REQUEST: FaultRates = FaultRates(&[
     (Fault::ResetBeforeRequest, 8),
     (Fault::ResetAfterRequest, 8),
@@ -102,7 +102,7 @@ pub const REQUEST: FaultRates = FaultRates(&[
     (Fault::DuplicateRequest, 6),
 ]);
 
-/// For each piece of what a gateway sends.
+/// For each chunk of gateway data.
 pub const ANSWER: FaultRates = FaultRates(&[
     (Fault::ResetAnswer, 8),
     (Fault::CloseAfterAnswer, 10),
@@ -115,7 +115,7 @@ pub const ANSWER: FaultRates = FaultRates(&[
 ]);
 
 impl FaultRates {
-    /// What goes wrong now; mostly nothing.
+    /// Draws a fault; usually none.
     pub fn draw(self, rng: &mut Rng) -> Option<Fault> {
         let mut drawn = rng.u32(0..1000);
         for (fault, odds) in self.0 {
@@ -128,24 +128,24 @@ impl FaultRates {
     }
 }
 
-/// How often each fault happened.
+/// Number of occurrences of each fault.
 #[derive(Debug, Default)]
 pub struct Counts([AtomicU64; Fault::ALL.len()]);
 
 impl Counts {
-    /// One more.
+    /// Counts a fault.
     pub fn add(&self, fault: Fault) {
         if let Some(count) = self.0.get(fault as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How often it happened.
+    /// Number of occurrences of a fault.
     pub fn of(&self, fault: Fault) -> u64 {
         self.0.get(fault as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
-    /// How often anything happened.
+    /// Total number of faults.
     pub fn total(&self) -> u64 {
         Fault::ALL.into_iter().map(|fault| self.of(fault)).sum()
     }

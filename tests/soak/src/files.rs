@@ -1,4 +1,5 @@
-//! Data files that are removed and replaced under a gateway that runs: it decides nothing until they are back.
+//! Removes and replaces data files of a running gateway: it must not decide until they are
+//! restored.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -11,27 +12,27 @@ use serde_json::json;
 use crate::Result;
 use crate::call::{AGENT, KEY, TOOL};
 
-/// The resources of these requests begin with it, so that the judge tells them from those of the workers.
+/// Resource prefix of these requests, which distinguishes them from the workers'.
 pub const RESOURCE: &str = "file:";
 
-/// Requests while a file is away.
+/// Requests sent while a file is missing.
 const PROBES: usize = 8;
-/// In which a gateway must decide again once its file is back.
+/// Maximum time until a gateway decides again after its file is restored.
 const RECOVERY: Duration = Duration::from_secs(30);
 
-/// What is done to the files.
+/// Damage to data files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
     /// The data file is removed.
     Removed,
-    /// Another file is in the place of the data file.
+    /// The data file is replaced by another file.
     Replaced,
     /// The write-ahead log is removed.
     LogRemoved,
 }
 
 impl Damage {
-    /// Each kind in turn.
+    /// Returns the kinds in turn.
     pub fn numbered(number: u64) -> Self {
         match number % 3 {
             0 => Self::Removed,
@@ -48,25 +49,25 @@ impl Damage {
     }
 }
 
-/// What the harm to files showed.
+/// Results of damaging files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Damaged {
-    /// How often files were harmed and put back.
+    /// Number of times that files were damaged and restored.
     pub times: u64,
-    /// Requests that were answered with 503 meanwhile.
+    /// Requests rejected with 503 in between.
     pub refused: u64,
-    /// Events that the gateway named once the file was back.
+    /// Events returned after the file was restored.
     pub events: Vec<String>,
-    /// What must not be, each as a sentence.
+    /// Violations, one sentence each.
     pub violations: Vec<String>,
 }
 
 impl Damaged {
-    /// Harms the data of the gateway at `address`, asks it, and puts the file back.
+    /// Damages the data of the gateway at `address`, sends requests, and restores the file.
     ///
     /// # Errors
     ///
-    /// If a file cannot be moved, or the gateway does not decide again.
+    /// Returns an error if a file cannot be moved, or the gateway does not recover.
     pub async fn damage(
         &mut self,
         data: &Path,
@@ -86,7 +87,7 @@ impl Damaged {
             let id = format!("{}-{number}-{probe}", address.port());
             match client.preflight(&action(&id)).await {
                 Ok(decision) => self.violations.push(format!(
-                    "{damage:?}, {}: decided without its file: {}",
+                    "{damage:?}, {}: decided while its file was missing: {}",
                     file.display(),
                     decision.as_json()
                 )),
@@ -103,7 +104,7 @@ impl Damaged {
     }
 }
 
-/// Waits until the gateway decides again, and returns the event that it names.
+/// Waits until the gateway decides again and returns the event's id.
 async fn recovered(client: &ActPass, address: SocketAddr, number: u64) -> Result<String> {
     let began = Instant::now();
     for attempt in 0_u64.. {
@@ -113,12 +114,13 @@ async fn recovered(client: &ActPass, address: SocketAddr, number: u64) -> Result
                 return Ok(decision.evidence_event_id().ok_or("a decision without an event")?.to_string());
             }
             Err(error) if began.elapsed() > RECOVERY => {
-                return Err(format!("a gateway does not decide after its file is back: {error}").into());
+                return Err(format!("the gateway did not recover after its file was restored: \
+                {error}").into());
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    Err("no attempt is left".into())
+    Err("no attempts left".into())
 }
 
 fn action(id: &str) -> Action {
@@ -127,7 +129,7 @@ fn action(id: &str) -> Action {
         .args(json!({"amount": 4900, "currency": "usd"}))
 }
 
-/// A client that asks once, without the proxy.
+/// A client without retries that bypasses the proxy.
 fn client(address: SocketAddr, ca: Option<&str>) -> Result<ActPass> {
     let scheme = if ca.is_some() { "https" } else { "http" };
     let builder = ActPass::builder().api_key(KEY).agent_id(AGENT).base_url(format!("{scheme}://{address}"));

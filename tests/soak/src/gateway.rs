@@ -1,4 +1,4 @@
-//! A gateway as a process that is killed and started again on the same data.
+//! A gateway process that is killed and restarted on the same data.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -25,13 +25,13 @@ const LONGEST_END: Duration = Duration::from_secs(30);
 pub struct GatewayConfig {
     program: PathBuf,
     arguments: Vec<OsString>,
-    /// Where its ledger is.
+    /// Its data file.
     pub data: PathBuf,
     log: PathBuf,
 }
 
 impl GatewayConfig {
-    /// The gateway for first tries, over plain http.
+    /// A dev gateway over plain HTTP.
     pub fn plain(program: &Path, folder: &Path) -> Self {
         let data = folder.join("plain.db");
         let arguments = ["dev", "--listen", "127.0.0.1:0", "--data"].map(OsString::from);
@@ -39,11 +39,11 @@ impl GatewayConfig {
         Self { program: program.to_owned(), arguments, data, log: folder.join("plain.gateway.log") }
     }
 
-    /// A gateway with a certificate, which is made for it; also the certificate, in PEM.
+    /// A gateway with a generated certificate; also returns the certificate in PEM.
     ///
     /// # Errors
     ///
-    /// If its files cannot be written.
+    /// Returns an error if its files cannot be written.
     pub fn tls(program: &Path, policy: &Path, folder: &Path) -> Result<(Self, String)> {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
         let certificate = made.cert.pem();
@@ -55,7 +55,8 @@ impl GatewayConfig {
         let policy = serde_json::to_string(&policy.canonicalize()?)?;
         let hash = actpass_core::sha256_hex(KEY.as_bytes());
         let settings = format!(
-            "listen = \"127.0.0.1:0\"\ndata = \"tls.db\"\nissuer = \"https://soak.example\"\nmaster_key_file = \"master.key\"\n\
+            "listen = \"127.0.0.1:0\"\ndata = \"tls.db\"\nissuer = \
+            \"https://soak.example\"\nmaster_key_file = \"master.key\"\n\
              [tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n\
              [[tenants]]\nid = \"dev\"\npolicy = {policy}\n\
              [[keys]]\nname = \"dev-agent\"\nhash = \"sha256:{hash}\"\ntenant = \"dev\"\nrole = \"agent\"\n"
@@ -72,11 +73,11 @@ impl GatewayConfig {
         Ok((config, certificate))
     }
 
-    /// Starts it, and waits until it can decide.
+    /// Starts it and waits until it is ready.
     ///
     /// # Errors
     ///
-    /// If it does not start.
+    /// Returns an error if it does not start.
     pub async fn start(&self) -> Result<Running> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut child = Command::new(&self.program)
@@ -99,7 +100,7 @@ impl GatewayConfig {
     ///
     /// # Errors
     ///
-    /// If it cannot be read.
+    /// Returns an error if the log cannot be read.
     pub fn read_log(&self) -> Result<Log> {
         let mut log = Log::default();
         for line in std::io::BufReader::new(File::open(&self.log)?).lines() {
@@ -108,12 +109,12 @@ impl GatewayConfig {
         Ok(log)
     }
 
-    /// Takes the chain of decisions out of its data, beside which no gateway need run, and has the gateway's own program verify
-    /// it; the export, and what the program said.
+    /// Exports the chain of decisions offline and verifies it with the gateway's program; returns
+    /// the export and the program's output.
     ///
     /// # Errors
     ///
-    /// If the chain is not whole.
+    /// Returns an error if the chain is broken.
     pub async fn export(&self, folder: &Path) -> Result<(PathBuf, String)> {
         let file = folder.join(self.data.file_stem().unwrap_or_default()).with_extension("jsonl");
         let exported = Command::new(&self.program)
@@ -127,27 +128,27 @@ impl GatewayConfig {
             .await?;
         if !exported.status.success() {
             let complaint = String::from_utf8_lossy(&exported.stderr);
-            return Err(format!("the chain in {} is not exported: {complaint}", self.data.display()).into());
+            return Err(format!("exporting the chain in {} failed: {complaint}", self.data.display()).into());
         }
         let mut verify = Command::new(&self.program);
         let verified = verify.args(["evidence", "verify"]).arg(&file).kill_on_drop(true).output().await?;
         let said = String::from_utf8_lossy(&verified.stdout).lines().next().unwrap_or_default().to_owned();
         if !verified.status.success() || !said.ends_with("whole") {
             let complaint = String::from_utf8_lossy(&verified.stderr);
-            return Err(format!("{} does not verify: {said} {complaint}", file.display()).into());
+            return Err(format!("verifying {} failed: {said} {complaint}", file.display()).into());
         }
         Ok((file, said))
     }
 }
 
-/// What a gateway wrote into its log, over all its lives.
+/// Log of a gateway over all restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// How often it answered with each status.
+    /// Number of responses by status.
     pub statuses: BTreeMap<String, u64>,
-    /// That it failed inside, a line each.
+    /// Internal errors, one line each.
     pub complaints: Vec<String>,
-    /// How often it noticed that its data file was removed or replaced.
+    /// How often it detected a removed or replaced data file.
     pub harmed: u64,
 }
 
@@ -157,10 +158,10 @@ impl Log {
         if let Some(status) = status {
             *self.statuses.entry(status.to_owned()).or_default() += 1;
         }
-        // What `files` does to it on purpose is an error that it must log.
-        let harmed = line.contains("a data file was removed, replaced or cut short");
+        // Errors caused on purpose by `files`.
+        let harmed = line.contains("a data file was removed, replaced or truncated");
         self.harmed += u64::from(harmed);
-        let follows = line.contains("the data file is no longer the one at its path");
+        let follows = line.contains("the data file at the path was replaced");
         let failed = line.contains(" ERROR ") && !harmed && !follows;
         if status == Some("500") || failed || line.contains("panicked") {
             self.complaints.push(line.to_owned());
@@ -168,48 +169,48 @@ impl Log {
     }
 }
 
-/// A gateway that runs; dropped, it is killed.
+/// A running gateway; killed on drop.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     address: SocketAddr,
-    /// Kept, as it may still print.
+    /// Kept open, because the process may still print.
     _out: BufReader<ChildStdout>,
 }
 
 impl Running {
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
-    /// Kills it with SIGKILL, and waits until it is gone.
+    /// Kills it with SIGKILL and waits for its exit.
     ///
     /// # Errors
     ///
-    /// If it ended by itself before.
+    /// Returns an error if it had already exited.
     pub async fn kill(mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            return Err(format!("a gateway ended by itself: {status}").into());
+            return Err(format!("the gateway exited unexpectedly: {status}").into());
         }
         Ok(self.child.kill().await?)
     }
 
-    /// Has it end as it should.
+    /// Shuts it down cleanly.
     ///
     /// # Errors
     ///
-    /// If it does not end, or not with code 0.
+    /// Returns an error if it does not exit with code 0.
     pub async fn end(mut self) -> Result<()> {
         Command::new("kill").arg("-TERM").arg(self.process().to_string()).status().await?;
         match timeout(LONGEST_END, self.child.wait()).await?? {
             status if status.success() => Ok(()),
-            status => Err(format!("a gateway ended with {status}").into()),
+            status => Err(format!("the gateway exited with {status}").into()),
         }
     }
 }
@@ -223,7 +224,8 @@ mod tests {
         let mut log = Log::default();
         let line = |level: &str, status: u16| {
             format!(
-                "2026-01-01T00:00:00Z {level} request{{}}: actpass_gateway::http: answered status={status} micros=9"
+                "2026-01-01T00:00:00Z {level} request{{}}: actpass_gateway::http: answered status={status} \
+                micros=9"
             )
         };
         [line(" INFO", 200), line(" INFO", 200), line(" INFO", 400)].iter().for_each(|line| log.add(line));
@@ -233,8 +235,9 @@ mod tests {
             .iter()
             .for_each(|line| log.add(line));
         assert_eq!(log.complaints.len(), 3);
-        let harmed = "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back";
-        let follows = "the ledger could not be written error=the data file is no longer the one at its path";
+        let harmed = "a data file was removed, replaced or truncated while in use: no decisions \
+        until it is back";
+        let follows = "writing to the ledger failed error=the data file at the path was replaced";
         [harmed, follows]
             .iter()
             .for_each(|what| log.add(&format!("2026-01-01T00:00:00Z ERROR store: {what}")));

@@ -1,9 +1,9 @@
-//! The soak test: real clients in several languages ask real gateways for a long time, over a network that refuses, resets,
-//! delays, stalls, cuts, repeats and corrupts, while the gateways are killed and started again, their files are taken away, keys are repeated and passports are
-//! revoked. At the end a judge holds
-//! what ran against what the ledgers say.
+//! The soak test: clients in several languages call gateways for a long time over a network that
+//! refuses, resets, delays, stalls, truncates, duplicates and corrupts, while gateways are killed
+//! and restarted, data files are removed, keys are repeated and passports are revoked. At the end,
+//! executed actions are checked against the ledgers.
 //!
-//! `docs/soak.md` says what is asked for, how it is made sure of, and what a long run found.
+//! See `docs/soak.md` for the method and the results of a long run.
 
 #![forbid(unsafe_code)]
 
@@ -20,5 +20,5 @@ pub mod worker;
 
 use std::error::Error;
 
-/// What anything here ends with.
+/// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;

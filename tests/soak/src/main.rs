@@ -1,4 +1,5 @@
-//! Runs the soak test: starts gateways, the network before them and the workers; kills gateways; and judges at the end.
+//! Runs the soak test: starts gateways, proxies and workers, kills gateways, and checks the
+//! results.
 
 #![forbid(unsafe_code)]
 
@@ -23,39 +24,40 @@ use fastrand::Rng;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-/// How many readers the store of a gateway has at most.
+/// Maximum number of read connections of a gateway's store.
 const READERS: u64 = 4;
 
-/// Calls under way at once, for each client.
+/// Concurrent calls per client.
 const TASKS: usize = 4;
-/// By how many KiB the memory of a gateway, and of this program, may seem to grow.
+/// Permitted memory growth of a gateway and of this program, in KiB.
 const ALLOWANCE: u64 = 8 * 1024;
-/// By how many KiB more a gateway's memory may grow from the rest before the load to the rest after it: the page caches of its
-/// connections, 2 MiB each, and what they know of their statements, fill with the first quarter of the load.
+/// Additional permitted memory growth of a gateway between the idle measurements before and after
+/// the load, in KiB: the page caches of its connections (2 MiB each) and prepared statements fill
+/// during the first quarter.
 const CACHES: u64 = 16 * 1024;
-/// The network and the gateways settle before anything is measured at rest.
+/// Settling time before idle measurements.
 const SETTLE: Duration = Duration::from_secs(4);
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(500);
 
-/// Real clients and real gateways for a long time over a bad network.
+/// Runs real clients and gateways for a long time over a bad network
 #[derive(Debug, Parser)]
 struct Soak {
-    /// For how many seconds, warming up included
+    /// Duration in seconds, including warm-up
     #[arg(long, default_value_t = 1800)]
     seconds: u64,
-    /// What goes wrong is drawn from this; a random one if there is none
+    /// Seed of the faults; random if omitted
     #[arg(long)]
     seed: Option<u64>,
-    /// The program actpass-gateway
+    /// Path of actpass-gateway
     #[arg(long)]
     gateway: PathBuf,
-    /// The policy of the gateways: that of refunds
+    /// Policy of the gateways: the refund example
     #[arg(long)]
     policy: PathBuf,
-    /// A worker: its name, = and its command, of words without blanks
+    /// Worker as NAME=COMMAND; the command is split at spaces
     #[arg(long = "worker", value_name = "NAME=COMMAND", required = true)]
     workers: Vec<String>,
-    /// Where data and journals are left if something is wrong; a folder that is not there yet
+    /// Directory for data and journals, kept on failure; must not exist
     #[arg(long)]
     keep: PathBuf,
 }
@@ -88,7 +90,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// When this program is told to end; what it started ends with it.
+/// Completes on SIGINT or SIGTERM; child processes are killed on drop.
 async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -121,7 +123,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
         workers.push(Worker::start(name, &command, &endpoints, TASKS, &soak.keep).await?);
     }
 
-    // What is made once, and kept, is made before anything is measured.
+    // Everything that is created once is created before measurements begin.
     let warm_up = Duration::from_secs((soak.seconds / 8).clamp(10, 90));
     let load = Duration::from_secs(soak.seconds).saturating_sub(warm_up);
     let mut before = LoadMonitor::new(&workers);
@@ -135,7 +137,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
 
     let mut violations = revocations.violations.clone();
     if revocations.used == 0 || revocations.denied == 0 {
-        violations.push(format!("too little was revoked: {revocations:?}"));
+        violations.push(format!("too few revocations: {revocations:?}"));
     }
     let mut processes = Vec::new();
     let rests = rest_before.workers.iter().zip(&rest_after.workers);
@@ -150,7 +152,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     }
     let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
     for ((deployment, (before, after)), load) in deployments.iter().zip(rests).zip(during.gateways) {
-        let name = format!("gateway {}, since it was killed last", deployment.name);
+        let name = format!("gateway {}, since its last restart", deployment.name);
         violations.extend(leaked(&name, before, after, ALLOWANCE + CACHES, READERS));
         violations.extend(grew(&name, &load, ALLOWANCE));
         processes.push(report::Process { name, load, rest: Some((*before, *after)) });
@@ -197,14 +199,14 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     );
     for gateway in &gateways {
         if gateway.kills == 0 || gateway.proxy.faults().total() == 0 {
-            violations.push(format!("{}: nothing went wrong", gateway.name));
+            violations.push(format!("{}: no faults occurred", gateway.name));
         }
     }
     violations.extend(summary.violations);
     Ok(violations)
 }
 
-/// A gateway, the network before it, and who kills it.
+/// A gateway with its proxy and the task that kills it.
 struct Deployment {
     name: &'static str,
     ca: Option<String>,
@@ -215,7 +217,7 @@ struct Deployment {
     harmed: Damaged,
 }
 
-/// A task that revokes passports over TLS, where bytes are not changed unnoticed.
+/// A task that revokes passports over TLS, where corruption is detected.
 struct Revoking {
     ended: Arc<AtomicBool>,
     task: JoinHandle<Result<Revocations>>,
@@ -250,13 +252,14 @@ impl Deployment {
         Endpoint { name: self.name.to_owned(), url, ca: self.ca.clone() }
     }
 
-    /// Kills the gateway now and then until `until`, and starts it again each time. In every second life its files are harmed.
+    /// Kills and restarts the gateway at intervals until `until`; damages its files in every second
+    /// run.
     fn kill_until(
         &mut self,
         until: Instant,
         rng: &mut Rng,
     ) -> Result<JoinHandle<Result<(Running, Damaged)>>> {
-        let mut running = self.running.take().ok_or("the gateway is being killed already")?;
+        let mut running = self.running.take().ok_or("the gateway is not running")?;
         let (config, proxy, kills) = (self.config.clone(), Arc::clone(&self.proxy), Arc::clone(&self.kills));
         let (mut harmed, ca) = (std::mem::take(&mut self.harmed), self.ca.clone());
         let mut rng = rng.fork();
@@ -286,7 +289,7 @@ impl Deployment {
         let Self { name, harmed, .. } = self;
         let lost = harmed.events.iter().filter(|event| !ledger.has(event));
         let mut violations: Vec<_> =
-            lost.map(|event| format!("{name}: {event} was told and is not in the ledger")).collect();
+            lost.map(|event| format!("{name}: {event} was returned but is not in the ledger")).collect();
         violations.extend(harmed.violations.iter().map(|violation| format!("{name}: {violation}")));
         if harmed.times == 0 || log.harmed == 0 {
             violations.push(format!("{name}: {} harms to files, {} logged", harmed.times, log.harmed));
@@ -295,13 +298,13 @@ impl Deployment {
     }
 
     async fn close(&mut self, folder: &Path) -> Result<(Ledger, String)> {
-        self.running.take().ok_or("no gateway runs")?.end().await?;
+        self.running.take().ok_or("the gateway is not running")?.end().await?;
         let (export, said) = self.config.export(folder).await?;
         Ok((Ledger::read(self.name, self.ca.is_some(), &export)?, said))
     }
 }
 
-/// What processes hold under a load.
+/// Samples of all processes under load.
 struct LoadMonitor {
     workers: Vec<Series>,
     gateways: Vec<Series>,
@@ -330,7 +333,8 @@ impl LoadMonitor {
     }
 }
 
-/// Has all work for `time`. For the first two thirds of it gateways are killed; then they live on, so that what they leak shows.
+/// Runs all workers for `time`. Gateways are killed during the first two thirds; afterwards they
+/// run on, so that leaks become visible.
 async fn under_load(
     phase: &str,
     workers: &mut [Worker],
@@ -394,23 +398,23 @@ fn minute_line(
     Ok(line)
 }
 
-/// What processes hold at rest.
+/// Samples of all processes at idle.
 struct IdleSamples {
     workers: Vec<Sample>,
     gateways: Vec<Sample>,
 }
 
-/// Ends the load, and says what is held with all clients still open and one connection each.
+/// Stops the load and samples with all clients open and one connection each.
 async fn at_rest(workers: &mut [Worker], deployments: &mut [Deployment]) -> Result<IdleSamples> {
     for deployment in deployments.iter() {
         deployment.proxy.set_calm(true);
     }
-    // So that no circuit is open any more.
+    // Let open circuits close.
     tokio::time::sleep(SETTLE).await;
     for worker in workers.iter_mut() {
         worker.stop_load().await?;
     }
-    // A client that nobody calls need not notice that its connections are gone; so it is called.
+    // Idle clients may not notice closed connections, so each makes a call.
     for deployment in deployments.iter() {
         deployment.proxy.close_all();
     }

@@ -1,18 +1,18 @@
-//! What processes hold: memory, descriptors, sockets and threads, as Linux tells it.
+//! Resource usage of processes: memory, descriptors, sockets and threads, from Linux's /proc.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a process held at a time.
+/// A sample of a process's resources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Since the beginning of the load.
+    /// Time since the start of the load.
     pub at: Duration,
     /// Resident memory, in KiB.
     pub memory: u64,
-    /// Open descriptors, sockets included.
+    /// Open descriptors, including sockets.
     pub descriptors: u64,
     /// Open sockets.
     pub sockets: u64,
@@ -21,11 +21,11 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// What the process `process` holds.
+    /// Samples the process `process`.
     ///
     /// # Errors
     ///
-    /// If there is no such process.
+    /// Returns an error if the process does not exist.
     pub fn take(process: u32, at: Duration) -> io::Result<Self> {
         let folder = PathBuf::from(format!("/proc/{process}"));
         let status = fs::read_to_string(folder.join("status"))?;
@@ -41,7 +41,7 @@ impl Sample {
         };
         for descriptor in fs::read_dir(folder.join("fd"))? {
             sample.descriptors += 1;
-            // It may be closed by now.
+            // It may have been closed in the meantime.
             let leads_to = descriptor.and_then(|descriptor| fs::read_link(descriptor.path()));
             if leads_to.is_ok_and(|to| to.to_string_lossy().starts_with("socket:")) {
                 sample.sockets += 1;
@@ -51,22 +51,23 @@ impl Sample {
     }
 }
 
-/// What a process held at many times, in order.
+/// Samples of a process in order of time.
 #[derive(Clone, Debug, Default)]
 pub struct Series(Vec<Sample>);
 
 impl Series {
-    /// One more.
+    /// Adds a sample.
     pub fn push(&mut self, sample: Sample) {
         self.0.push(sample);
     }
 
-    /// The last.
+    /// Returns the last sample.
     pub fn last(&self) -> Option<Sample> {
         self.0.last().copied()
     }
 
-    /// The median of a figure in the quarter `quarter` of the samples, counted from 0; `None` if it has none.
+    /// Returns the median of a value in the quarter `quarter` of the samples, counted from 0;
+    /// `None` if there are no samples.
     pub fn median(&self, quarter: usize, figure: impl Fn(&Sample) -> u64) -> Option<u64> {
         let bound = |quarter: usize| self.0.len() * quarter / 4;
         let mut figures: Vec<_> =
@@ -75,16 +76,16 @@ impl Series {
         figures.get(figures.len() / 2).copied()
     }
 
-    /// The greatest of a figure.
+    /// Returns the maximum of a value.
     pub fn most(&self, figure: impl Fn(&Sample) -> u64) -> u64 {
         self.0.iter().map(figure).max().unwrap_or_default()
     }
 }
 
-/// What is leaked, between two times at which a process should hold the same, but for `memory` KiB and for the `readers` of a
-/// store, each of which is a thread with three files and stays for a while: each as a sentence.
+/// Compares two idle samples and describes leaks beyond `memory` KiB and the `readers` of a store,
+/// each of which may keep a thread and three files for a while.
 ///
-/// A program that leaks one descriptor, socket or thread for some hundred calls is far beyond the allowances.
+/// One leaked descriptor, socket or thread per hundred calls would exceed the allowances by far.
 pub fn leaked(name: &str, before: &Sample, after: &Sample, memory: u64, readers: u64) -> Vec<String> {
     [
         ("KiB", before.memory, after.memory, memory),
@@ -94,17 +95,17 @@ pub fn leaked(name: &str, before: &Sample, after: &Sample, memory: u64, readers:
     ]
     .into_iter()
     .filter(|(_, before, after, allowance)| *after > before + allowance)
-    .map(|(what, before, after, _)| format!("{name} holds {after} {what} at rest, {before} before the load"))
+    .map(|(what, before, after, _)| format!("{name}: {after} {what} when idle, {before} before the load"))
     .collect()
 }
 
-/// How far memory grew under the load, from the median of the second quarter to that of the last, if that is more than
-/// `allowance` KiB.
+/// Describes memory growth under load if it exceeds `allowance` KiB between the medians of the
+/// second and last quarter.
 pub fn grew(name: &str, series: &Series, allowance: u64) -> Option<String> {
     let (before, after) =
         (series.median(1, |sample| sample.memory)?, series.median(3, |sample| sample.memory)?);
     (after > before + allowance).then(|| {
-        format!("{name} grew from {before} to {after} KiB under the load, {allowance} KiB more are allowed")
+        format!("{name} grew from {before} to {after} KiB under load, limit {allowance} KiB more")
     })
 }
 

@@ -1,4 +1,4 @@
-//! Passports that are revoked while they are in use: none of them allows anything after the revocation was answered.
+//! Revokes passports in use: none may allow anything after its revocation was acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,25 +10,25 @@ use serde_json::json;
 use crate::Result;
 use crate::call::{AGENT, Endpoint, KEY, TOOL};
 
-/// The resources of these requests begin with it, so that the judge tells them from those of the workers.
+/// Resource prefix of these requests, which distinguishes them from the workers'.
 pub const RESOURCE: &str = "passport:";
 
 const AUDIENCE: &str = "mcp://soak";
-/// How often a revocation is asked for until it is answered.
+/// Maximum number of attempts to revoke a passport.
 const ATTEMPTS: u32 = 40;
 
-/// What the revocations of a run showed.
+/// Results of the revocations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations {
-    /// Passports whose revocation was answered.
+    /// Passports whose revocation was acknowledged.
     pub revoked: u64,
-    /// Of these, passports that were used once before.
+    /// Of these, passports that had been used.
     pub used: u64,
-    /// Requests after that answer that were decided: none of them allowed.
+    /// Requests decided afterwards; none allowed.
     pub denied: u64,
-    /// Requests after that answer that were answered with no decision.
+    /// Requests that failed afterwards.
     pub failed: u64,
-    /// Allowed requests after that answer, each as a sentence.
+    /// Requests allowed afterwards: violations.
     pub violations: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ pub struct Revocations {
 ///
 /// # Errors
 ///
-/// If no client can be made, or a task ends early.
+/// Returns an error if a client cannot be created or a task ends early.
 pub async fn revoke_until(gateway: Endpoint, ended: Arc<AtomicBool>) -> Result<Revocations> {
     let (client, other) = (client(&gateway)?, client(&gateway)?);
     let mut found = Revocations::default();
@@ -67,7 +67,7 @@ pub async fn revoke_until(gateway: Endpoint, ended: Arc<AtomicBool>) -> Result<R
             continue;
         }
         found.revoked += 1;
-        // The same request once more, by the same and by another client, and a new one.
+        // The same request again by the same and another client, and a new request.
         let mut later = vec![];
         for (who, key) in [(&client, "first"), (&other, "first"), (&other, "second")] {
             later.push(who.preflight(&action(key)).await);
@@ -76,7 +76,7 @@ pub async fn revoke_until(gateway: Endpoint, ended: Arc<AtomicBool>) -> Result<R
         for response in later {
             match response {
                 Ok(decision) if decision.word().as_str() == "allow" => found.violations.push(format!(
-                    "passport {jti}: allowed after its revocation was answered: {}",
+                    "passport {jti}: allowed after its revocation was acknowledged: {}",
                     decision.as_json()
                 )),
                 Ok(_) => found.denied += 1,

@@ -1,4 +1,4 @@
-//! A TCP proxy between clients and a gateway, that does to connections what a bad network does.
+//! A TCP proxy that simulates a bad network.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,14 +15,14 @@ use crate::Result;
 use crate::call::MOST_ALLOWED;
 use crate::faults::{ANSWER, Counts, Fault, FaultRates, NEW_CONNECTION, REQUEST};
 
-/// Longer than any client waits.
+/// Longer than any client timeout.
 const STALL: Duration = Duration::from_secs(5);
 const LONGEST_DELAY_MS: u64 = 300;
-/// Of a longer piece only the beginning trickles.
+/// Maximum number of bytes that trickle.
 const LONGEST_TRICKLE: usize = 2048;
 const DENIED_AMOUNT: &[u8] = b"90000";
 
-/// A proxy that listens, until it is dropped.
+/// A running proxy; it stops on drop.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -43,12 +43,11 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Begins to listen on a free port of this machine. What goes wrong is drawn from `seed` and the number of the
-    /// connection.
+    /// Listens on a free local port. Faults are drawn from `seed` and the connection's number.
     ///
     /// # Errors
     ///
-    /// If it cannot listen.
+    /// Returns an error if it cannot listen.
     pub async fn start(seed: u64) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -65,17 +64,17 @@ impl Proxy {
         Ok(Self { address, shared, accepting })
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it leads from now on; `None` where there is nothing at present.
+    /// Sets the target of new connections; `None` if there is no gateway.
     pub fn set_target(&self, upstream: Option<SocketAddr>) {
         *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
-    /// Whether nothing goes wrong for the time being.
+    /// Suspends or resumes faults.
     pub fn set_calm(&self, calm: bool) {
         self.shared.calm.store(calm, Ordering::Relaxed);
     }
@@ -85,22 +84,22 @@ impl Proxy {
         self.shared.closing.send_replace(());
     }
 
-    /// What went wrong so far.
+    /// Returns the fault counters.
     pub fn faults(&self) -> &Counts {
         &self.shared.faults
     }
 
-    /// How many connections were made so far.
+    /// Number of connections so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// How many of them found no gateway.
+    /// Number of connections without a reachable gateway.
     pub fn unreachable(&self) -> u64 {
         self.shared.unreachable.load(Ordering::Relaxed)
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub fn open(&self) -> u64 {
         self.shared.open.load(Ordering::Relaxed)
     }
@@ -139,7 +138,7 @@ async fn connection(shared: Arc<Shared>, mut client: TcpStream, mut rng: Rng) {
         _ = closing.changed() => End::Closed,
     };
     if end == End::Reset {
-        // A socket that may not linger is reset when it is closed.
+        // With zero linger, closing a socket resets the connection.
         let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
     }
     drop(client);
@@ -181,7 +180,7 @@ async fn converse(shared: &Shared, client: &mut TcpStream, rng: &mut Rng) -> End
 
 impl Shared {
     fn draw(&self, odds: FaultRates, rng: &mut Rng) -> Option<Fault> {
-        // Drawn in any case, so that what is drawn next does not depend on when it was calm.
+        // Drawn even if suspended, so that the sequence does not depend on timing.
         odds.draw(rng).filter(|_| !self.calm.load(Ordering::Relaxed))
     }
 }
@@ -197,11 +196,11 @@ async fn stall(shared: &Shared) -> End {
     End::Reset
 }
 
-/// What goes one way on a connection.
+/// State of one direction of a connection.
 struct Direction<'c> {
     shared: &'c Shared,
     odds: FaultRates,
-    /// Bytes are changed once on a connection at most, so that the judge can tell what one change does.
+    /// At most one change per connection, so that its effect can be determined.
     corrupted: &'c AtomicBool,
     rng: Rng,
 }
@@ -224,7 +223,7 @@ impl Direction<'_> {
         }
     }
 
-    /// Passes a piece on, or what is left of it; says how the connection ends, if it does.
+    /// Forwards a chunk, possibly with a fault; returns how the connection ends, if it does.
     async fn pass<W: AsyncWrite + Unpin>(&mut self, mut piece: Vec<u8>, to: &mut W) -> Option<End> {
         let mut end = None;
         match self.shared.draw(self.odds, &mut self.rng) {
@@ -298,14 +297,14 @@ impl Direction<'_> {
     }
 }
 
-/// One bit makes an allowed amount of the denied one.
+/// One flipped bit turns the denied amount into an allowed one.
 const _: () = assert!(MOST_ALLOWED == 10_000 && (b'9' ^ b'1').is_power_of_two());
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Plays the same piece on many connections; what arrived and how it ended.
+    /// Sends the same chunk on many connections; returns what arrived and how each ended.
     async fn play(odds: FaultRates, times: u64, piece: &[u8]) -> (Vec<(Vec<u8>, bool)>, Proxy) {
         let proxy = Proxy::start(1).await.unwrap();
         proxy.set_calm(false);

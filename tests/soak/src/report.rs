@@ -1,4 +1,4 @@
-//! The tables that a run prints at its end, in Markdown.
+//! Markdown tables of the report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,9 @@ use crate::proxy::Proxy;
 pub struct Process {
     /// Its name.
     pub name: String,
-    /// Under the load.
+    /// Samples under load.
     pub load: Series,
-    /// At rest before and after the load; `None` for what is not brought to rest.
+    /// Idle samples before and after the load; `None` if not measured.
     pub rest: Option<(Sample, Sample)>,
 }
 
@@ -26,19 +26,19 @@ pub struct Process {
 pub struct Gateway<'r> {
     /// Its name.
     pub name: &'r str,
-    /// The network before it.
+    /// Its proxy.
     pub proxy: &'r Proxy,
-    /// How often it was killed.
+    /// Number of kills.
     pub kills: u64,
-    /// What it logged.
+    /// Its log.
     pub log: &'r Log,
-    /// How many events its ledger has.
+    /// Number of events in its ledger.
     pub events: usize,
-    /// What its program says about the ledger.
+    /// Output of the verification.
     pub verified: &'r str,
 }
 
-/// What the calls came to.
+/// Outcomes of the calls.
 pub fn calls(judgement: &RunSummary) -> String {
     let mut rows = vec![
         [
@@ -80,7 +80,7 @@ pub fn calls(judgement: &RunSummary) -> String {
     table(&rows)
 }
 
-/// Why actions did not run where the gateway did not decide so, by client.
+/// Reasons for actions that did not run because of gate failures, by client.
 pub fn reasons(judgement: &RunSummary) -> String {
     let mut by_series: BTreeMap<&str, Tally> = BTreeMap::new();
     for ((series, _), tally) in &judgement.tallies {
@@ -95,31 +95,31 @@ pub fn reasons(judgement: &RunSummary) -> String {
     for reason in reasons {
         row(format!("`{reason}`"), &|tally| tally.by_failure.get(reason).copied().unwrap_or_default());
     }
-    row("a word that nobody knows".to_owned(), &|tally| tally.by_unknown_word);
+    row("unknown decision word".to_owned(), &|tally| tally.by_unknown_word);
     row("`actpass.unrecorded`".to_owned(), &|tally| tally.by_unrecorded);
     table(&rows)
 }
 
-/// What revoked passports and harmed files came to.
+/// Results of revocations and file damage.
 pub fn safeguards(revocations: &Revocations, deployments: &[(&str, &Damaged)]) -> String {
     let Revocations { revoked, used, denied, failed, violations } = revocations;
     let mut rows = vec![
         vec!["passports".to_owned(), String::new()],
         vec!["revoked".to_owned(), number(*revoked)],
         vec!["of these, used before".to_owned(), number(*used)],
-        vec!["denied after the revocation was answered".to_owned(), number(*denied)],
-        vec!["failed after the revocation was answered".to_owned(), number(*failed)],
-        vec!["allowed after the revocation was answered".to_owned(), number(violations.len() as u64)],
+        vec!["denied after the revocation was acknowledged".to_owned(), number(*denied)],
+        vec!["failed after the revocation was acknowledged".to_owned(), number(*failed)],
+        vec!["allowed after the revocation was acknowledged".to_owned(), number(violations.len() as u64)],
     ];
     for (name, harmed) in deployments {
         rows.push(vec![format!("files of {name} removed or replaced"), number(harmed.times)]);
-        rows.push(vec!["requests answered with 503 meanwhile".to_owned(), number(harmed.refused)]);
-        rows.push(vec!["decided meanwhile".to_owned(), number(harmed.violations.len() as u64)]);
+        rows.push(vec!["requests rejected with 503 while damaged".to_owned(), number(harmed.refused)]);
+        rows.push(vec!["decided while damaged".to_owned(), number(harmed.violations.len() as u64)]);
     }
     table(&rows)
 }
 
-/// What the network did, what it came to, and what the ledgers say.
+/// Network faults, their consequences, and the ledgers.
 pub fn network(gateways: &[Gateway<'_>], judgement: &RunSummary) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, figure: &dyn Fn(&Gateway<'_>) -> String| {
@@ -127,7 +127,7 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &RunSummary) -> String {
     };
     row("", &|gateway| gateway.name.to_owned());
     row("connections", &|gateway| number(gateway.proxy.connections()));
-    row("no gateway there", &|gateway| number(gateway.proxy.unreachable()));
+    row("gateway unreachable", &|gateway| number(gateway.proxy.unreachable()));
     for fault in Fault::ALL {
         row(fault.name(), &|gateway| number(gateway.proxy.faults().of(fault)));
     }
@@ -138,21 +138,22 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &RunSummary) -> String {
         row(&format!("answered {status}"), &|gateway| number(count(gateway)));
     }
     let way = |gateway: &Gateway<'_>| judgement.on_the_way.get(gateway.name).cloned().unwrap_or_default();
-    row("another request than was sent allowed, run by nobody", &|gateway| {
+    row("changed request allowed, not executed", &|gateway| {
         number(way(gateway).allowed_changed)
     });
-    row("of these, denied as it was sent", &|gateway| number(way(gateway).allowed_denied));
-    row("another request than was sent not allowed", &|gateway| number(way(gateway).other_changed));
-    row("ran as recorded, its evidence id damaged on the way", &|gateway| {
+    row("of these, original request denied", &|gateway| number(way(gateway).allowed_denied));
+    row("changed request not allowed", &|gateway| number(way(gateway).other_changed));
+    row("executed as recorded, evidence id corrupted", &|gateway| {
         number(way(gateway).damaged_evidence)
     });
-    row("ran as recorded, its request hash lost on the way", &|gateway| number(way(gateway).unbound));
+    row("executed as recorded, request hash lost", &|gateway| number(way(gateway).unbound));
     row("events in the ledger", &|gateway| number(gateway.events as u64));
     row("`evidence verify`", &|gateway| gateway.verified.to_owned());
     table(&rows)
 }
 
-/// What the processes held: at rest, under the load, at rest again. Of memory, which matters as it grows, two medians of the load.
+/// Resource usage of processes: idle, under load, idle again. Memory under load is given as two
+/// medians.
 pub fn processes(processes: &[Process]) -> String {
     let columns = ["process", "memory, KiB", "descriptors", "sockets", "threads"];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
@@ -201,7 +202,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// In groups of three digits.
+/// Formats with groups of three digits.
 fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

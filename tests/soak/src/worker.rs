@@ -1,9 +1,10 @@
-//! A worker: a program in some language that makes guarded calls.
+//! A worker: a program in one of the languages that makes guarded calls.
 //!
-//! It is started with the path of its [`WorkerConfig`], says `ready`, and obeys lines on its standard input. `start_load` starts the load. `stop_load` ends it;
-//! when nothing is under way any more, the worker says `resting`. `call` has each client make two calls, one after the other, so that
-//! connections that were closed are noticed; then the worker says `called`. `end` closes the clients, and the worker exits with
-//! code 0. At the end of the input it exits with another.
+//! It is started with the path of its [`WorkerConfig`], prints `ready`, and obeys commands on
+//! standard input. `go` starts the load. `rest` stops it; when no call is in flight, the worker
+//! prints `resting`. `call` makes two calls per client in sequence, so that closed connections are
+//! noticed, and prints `called`. `end` closes the clients and exits with code 0. At end of input,
+//! the worker exits with another code.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A worker's process; dropped, it is killed.
+/// A worker process; killed on drop.
 #[derive(Debug)]
 pub struct Worker {
     name: String,
@@ -32,11 +33,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker `name`, whose `command` takes its orders as one more argument.
+    /// Starts the worker `name`; `command` gets the path of its configuration as an additional
+    /// argument.
     ///
     /// # Errors
     ///
-    /// If it does not start.
+    /// Returns an error if it does not start.
     pub async fn start(
         name: &str,
         command: &[String],
@@ -67,7 +69,7 @@ impl Worker {
             .map_err(|error| format!("{name}: {program}: {error}"))?;
         let commands = child.stdin.take().ok_or("no standard input")?;
         let replies = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        // Node's collector takes its time, and pages that it gave back are counted until the system needs them.
+        // Node's garbage collector is lazy, and freed pages count until the system needs them.
         let allowance = if name == "node" { 16 * 1024 } else { 4 * 1024 };
         let mut worker = Self { name: name.to_owned(), journal, child, commands, replies, allowance };
         worker.expect_line("ready", START_TIMEOUT).await?;
@@ -79,17 +81,17 @@ impl Worker {
         &self.name
     }
 
-    /// What it wrote down.
+    /// Path of its journal.
     pub fn journal(&self) -> &Path {
         &self.journal
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
-    /// By how many KiB its memory may seem to grow.
+    /// Permitted memory growth, in KiB.
     pub fn allowance(&self) -> u64 {
         self.allowance
     }
@@ -98,57 +100,57 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// If it ended.
+    /// Returns an error if it has exited.
     pub async fn start_load(&mut self) -> Result<()> {
         self.send_command("go").await
     }
 
-    /// Ends the load, and waits until nothing is under way.
+    /// Stops the load and waits for calls in flight.
     ///
     /// # Errors
     ///
-    /// If it ended, or does not come to rest.
+    /// Returns an error if it has exited or does not stop.
     pub async fn stop_load(&mut self) -> Result<()> {
         self.send_command("rest").await?;
         self.expect_line("resting", IDLE_TIMEOUT).await
     }
 
-    /// Has each of its clients make two calls.
+    /// Makes two calls with each client.
     ///
     /// # Errors
     ///
-    /// If it ended, or does not end these calls.
+    /// Returns an error if it has exited or does not finish.
     pub async fn call(&mut self) -> Result<()> {
         self.send_command("call").await?;
         self.expect_line("called", IDLE_TIMEOUT).await
     }
 
-    /// Has it close its clients and end.
+    /// Closes its clients and waits for its exit.
     ///
     /// # Errors
     ///
-    /// If it does not, or not with code 0.
+    /// Returns an error if it does not exit with code 0.
     pub async fn end(mut self) -> Result<PathBuf> {
         self.send_command("end").await?;
         match timeout(EXIT_TIMEOUT, self.child.wait()).await {
             Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(self.journal),
-            Ok(status) => Err(format!("{} ended with {}", self.name, status?).into()),
-            Err(_) => Err(format!("{} does not end", self.name).into()),
+            Ok(status) => Err(format!("{} exited with {}", self.name, status?).into()),
+            Err(_) => Err(format!("{} did not exit", self.name).into()),
         }
     }
 
     async fn send_command(&mut self, word: &str) -> Result<()> {
         let said = self.commands.write_all(format!("{word}\n").as_bytes()).await;
-        said.map_err(|error| format!("{} does not listen: {error}", self.name).into())
+        said.map_err(|error| format!("{}: writing a command failed: {error}", self.name).into())
     }
 
     async fn expect_line(&mut self, word: &str, longest: Duration) -> Result<()> {
         let mut line = String::new();
         match timeout(longest, self.replies.read_line(&mut line)).await {
-            Err(_) => Err(format!("{} does not say {word}", self.name).into()),
+            Err(_) => Err(format!("{} did not print {word}", self.name).into()),
             Ok(read) => match read.map(|_| line.trim_end() == word) {
                 Ok(true) => Ok(()),
-                _ => Err(format!("{} said {line:?} and not {word}", self.name).into()),
+                _ => Err(format!("{} printed {line:?}, expected {word}", self.name).into()),
             },
         }
     }

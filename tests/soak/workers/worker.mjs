@@ -60,7 +60,7 @@ class Worker {
       await this.#call(one);
       await this.#call(one);
     }
-    // Clients of their own are closed when they are collected, after which what they held is let go.
+    // New clients are closed on garbage collection, which releases their resources.
     for (let round = 0; round < 3; round += 1) {
       globalThis.gc();
       await sleep(50);
@@ -137,14 +137,14 @@ async function main(folder, path) {
       await worker.callWithEach();
       console.log('called');
     } else if (order === 'end') {
-      // What is left then keeps no process alive.
+      // Remaining handles do not keep the process alive.
       process.stdin.destroy();
       return;
     } else {
       throw new Error(`unknown order ${order}`);
     }
   }
-  throw new Error('the orders ended');
+  throw new Error('standard input ended');
 }
 
 const [folder, path] = process.argv.slice(2);

@@ -1,6 +1,6 @@
-"""The worker in Python: half of its calls by threads, half by tasks of one event loop.
+"""The Python worker: half of its calls from threads, half from tasks of one event loop.
 
-Usage: worker.py ORDERS. What it is told and what it answers is said in ``tests/soak/src/worker.rs``.
+Usage: worker.py CONFIG. See ``tests/soak/src/worker.rs`` for the protocol.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ MODES = ("enforce", "enforce", "strict", "enforce", "monitor", "strict", "enforc
 
 
 class ActionError(Exception):
-    """What some actions end with."""
+    """Error of failing actions."""
 
 
 class Calls:
-    """A numbered series of calls, and the journal that they are written to."""
+    """A numbered series of calls and its journal."""
 
     def __init__(self, series: str, orders: dict[str, Any], journal: int) -> None:
-        """Begin with number 0."""
+        """Start at number 0."""
         self._series = series
         self._journal = journal
         self._numbers = itertools.count()
         self._fresh_each = orders["fresh_client_each"]
 
     def draw(self) -> tuple[str, bool, bool, dict[str, Any]]:
-        """Return the next call's id, whether it gets a client of its own and repeats, and what the guard is given."""
+        """Return the next call's id, whether it uses a new client and repeats, and the guard's arguments."""
         number = next(self._numbers)
         call_id = f"{self._series}-{number}"
         amount = AMOUNTS[number % len(AMOUNTS)]
@@ -64,7 +64,7 @@ class Calls:
         return call_id, number % self._fresh_each == 0, repeats, asked
 
     def report(self, call_id: str, gateway: dict[str, Any], out: GuardOutcome[None]) -> None:
-        """Write down what the guard reported."""
+        """Append the guard's outcome to the journal."""
         decision, error = out["decision"], out.get("error")
         kind = "action" if isinstance(error, ActionError) else None
         if isinstance(error, ActPassError):
@@ -91,10 +91,10 @@ class Calls:
 
 
 class Threads:
-    """Calls that block, made by threads."""
+    """Blocking calls from threads."""
 
     def __init__(self, orders: dict[str, Any], journal: int) -> None:
-        """Make one client for each gateway."""
+        """Create one client per gateway."""
         self._orders = orders
         self._calls = Calls("python-sync", orders, journal)
         self._clients = [(gateway, self._new(gateway)) for gateway in orders["gateways"]]
@@ -157,10 +157,10 @@ class Threads:
 
 
 class Tasks:
-    """Calls that are awaited, made by tasks."""
+    """Asynchronous calls from tasks."""
 
     def __init__(self, orders: dict[str, Any], journal: int) -> None:
-        """Make one client for each gateway."""
+        """Create one client per gateway."""
         self._orders = orders
         self._calls = Calls("python-async", orders, journal)
         self._clients = [(gateway, self._new(gateway)) for gateway in orders["gateways"]]
@@ -213,7 +213,7 @@ class Tasks:
 
 
 def settings(gateway: dict[str, Any], orders: dict[str, Any]) -> dict[str, Any]:
-    """Return what a client of ``gateway`` is made with."""
+    """Return the client options for ``gateway``."""
     return {
         "api_key": KEY,
         "agent_id": AGENT,
@@ -224,12 +224,12 @@ def settings(gateway: dict[str, Any], orders: dict[str, Any]) -> dict[str, Any]:
 
 
 def pause(orders: dict[str, Any]) -> float:
-    """Return how long to pause before a call, in seconds."""
+    """Return the pause before a call, in seconds."""
     return random.uniform(0, 2 * orders["pause_ms"] / 1000)
 
 
 async def main(path: str) -> None:
-    """Obey the lines of the standard input."""
+    """Execute the commands from standard input."""
     with open(path, "rb") as file:
         orders = json.load(file)
     journal = os.open(orders["journal"], os.O_WRONLY | os.O_APPEND)

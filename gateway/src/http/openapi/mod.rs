@@ -1,8 +1,8 @@
-//! The description of the interface, OpenAPI 3.1, made of the routes and of the types below.
+//! The OpenAPI 3.1 description, generated from the routes and the types below.
 //!
-//! A route cannot be served without being described: the router is made of the described handlers. What a body must be
-//! is derived from the types in [`requests`], what an answer is from those in [`responses`], and what every route has in
-//! common is added once, below. The tests hold all of it against what the gateway does.
+//! The router is built from described handlers, so every served route is described. Request bodies
+//! are derived from [`requests`], response bodies from [`responses`]; common parts are added below.
+//! Tests compare the description with the gateway's behaviour.
 
 pub(super) mod requests;
 pub(super) mod responses;
@@ -20,10 +20,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::error::json;
 
-/// What the gateway serves, as JSON text for people to read too.
+/// The served document, formatted for readers.
 pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let (_, api) = super::routes().split_for_parts();
-    // Nothing in it can fail to be JSON.
+    // Serialization cannot fail.
     let mut text = complete(api).to_pretty_json().unwrap_or_default();
     text.push('\n');
     Bytes::from(text)
@@ -33,20 +33,21 @@ pub(super) async fn openapi() -> Response {
     json(StatusCode::OK, DOCUMENT.clone())
 }
 
-/// Adds what all routes have in common.
+/// Adds the parts common to all routes.
 fn complete(mut api: OpenApi) -> OpenApi {
     api.info = InfoBuilder::new()
         .title("ActPass gateway")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Decides whether an agent may act, and answers after the decision was recorded. A member that is null is \
-             the same as one that is left out; members that are not described are allowed in requests, and clients \
-             must allow them in answers. A key given twice is refused. Not described: the pages for people, at /.",
+            "Decides whether an agent may act, and responds after the decision is recorded. A null member \
+            is equivalent to an absent one. Unknown members are allowed in requests unless stated \
+            otherwise, and clients must accept unknown members in responses. Duplicate keys are rejected. \
+            The approvals page at / is not described.",
         ))
         .build();
     let components = api.components.get_or_insert_with(Components::new);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "An API key of the gateway's settings. It decides the tenant, and what may be asked.",
+        "An API key from the gateway's settings. It determines the tenant and the permissions.",
     ));
     components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
@@ -59,7 +60,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     api
 }
 
-/// Adds the errors that follow from what a route takes, and gives each error its form.
+/// Adds the error responses that follow from a route's inputs, and their schema.
 fn add_failures(operation: &mut Operation) {
     let mut add = |status: &str, description: &str| {
         let described = &mut operation.responses.responses;
@@ -79,30 +80,28 @@ fn add_failures(operation: &mut Operation) {
     if operation.request_body.is_some() {
         add(
             "400",
-            "The body is not JSON, has a key twice, is nested past 128 levels, or broke off; or the path is not percent-encoded UTF-8; or the Host header is wrong",
+            "The body is not JSON, has a duplicate key, is nested deeper than 128 levels, or ended \
+            unexpectedly; the path is not percent-encoded UTF-8; or the Host header is invalid",
         );
-        add("408", "The body did not arrive in time");
-        add("413", "The body is larger than the gateway takes");
-        add("415", "The body is not application/json, or is compressed");
-        add("422", "A member is missing, of the wrong type, too long or reserved; the message names it");
+        add("408", "The body was not received in time");
+        add("413", "The body exceeds the size limit");
+        add("415", "The content type is not application/json, or the body is compressed");
+        add("422", "A member is missing, has the wrong type, is too long or reserved; the message names it");
     }
     if path || query {
-        add("400", "The path or the query is not percent-encoded UTF-8, or the Host header is wrong");
+        add("400", "The path or query is not percent-encoded UTF-8, or the Host header is invalid");
     }
     if query {
-        add("422", "A parameter of the query is not what it must be; the message names it");
+        add("422", "A query parameter is invalid; the message names it");
     }
     if operation.security.is_some() {
-        add("401", "No API key, two, or an unknown one");
-        add(
-            "429",
-            "This key calls more often than it may, or too many requests without a key came from this address",
-        );
+        add("401", "The API key is missing, duplicate or unknown");
+        add("429", "The rate limit of the key is exceeded, or too many invalid keys came from this address");
     }
-    add("400", "There is no Host header, there are two, or it is another than that of the request's target");
-    add("421", "The gateway does not answer under this host");
-    add("500", "A defect; the gateway's log has the request id");
-    add("503", "The gateway cannot do it now; nothing is known to be recorded");
+    add("400", "The Host header is missing, duplicate, or does not match the request target");
+    add("421", "The gateway does not serve this host");
+    add("500", "Internal error; search the gateway's log for the request id");
+    add("503", "The gateway is temporarily unavailable; it is unknown whether anything was recorded");
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         if status.starts_with('2') {
@@ -112,10 +111,8 @@ fn add_failures(operation: &mut Operation) {
         response.content.insert("application/json".to_owned(), content.into());
         let header = match status.as_str() {
             "401" => ("WWW-Authenticate", "Bearer", Type::String),
-            "429" => ("Retry-After", "After how many seconds to try again", Type::Integer),
-            "503" => {
-                ("Retry-After", "After how many seconds to try again, if the gateway is busy", Type::Integer)
-            }
+            "429" => ("Retry-After", "Seconds to wait before a retry", Type::Integer),
+            "503" => ("Retry-After", "Seconds to wait before a retry, if the gateway is busy", Type::Integer),
             _ => continue,
         };
         let (name, description, kind) = header;
@@ -125,28 +122,28 @@ fn add_failures(operation: &mut Operation) {
     }
 }
 
-/// What went wrong.
+/// An error response.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "described, and never made")]
+#[expect(dead_code, reason = "used for the OpenAPI description only")]
 struct Error {
     error: ErrorBody,
 }
 
-/// What went wrong, for programs and for people.
+/// Details of an error.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "described, and never made")]
+#[expect(dead_code, reason = "used for the OpenAPI description only")]
 struct ErrorBody {
-    /// Stable.
+    /// Stable error code.
     #[schema(pattern = "^[a-z_]+$")]
     code: String,
-    /// Begins with the member's name, if it is about one.
+    /// Description for people. Starts with the member's name if a member is invalid.
     message: String,
 }
 
-/// How risky an action is.
+/// Risk of an action.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "described, and never made")]
+#[expect(dead_code, reason = "used for the OpenAPI description only")]
 enum RiskWord {
     Low,
     Medium,
@@ -166,7 +163,7 @@ mod tests {
 
     type Read = fn(&Json) -> Result<(), InvalidMember>;
 
-    /// Every type of a request, with what reads it.
+    /// Every request type with its parser.
     const REQUESTS: [(&str, Read); 7] = [
         ("Evidence", |body| Evidence::read(body.clone()).map(|_| ())),
         ("Issue", |body| Issue::read(body.clone()).map(|_| ())),
@@ -182,7 +179,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 8, "approve and reject take the same");
+        assert_eq!(described.matches("\"requestBody\"").count(), 8, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
@@ -211,7 +208,7 @@ mod tests {
             assert_eq!(
                 is_open,
                 !["DecisionNote", "ToolApproval"].contains(&name),
-                "what an operator decides is exact"
+                "operator requests reject unknown members"
             );
             takes("described nowhere", Some(Json::Null), is_open);
             takes("described nowhere", Some(Json::Bool(false)), is_open);
@@ -256,7 +253,7 @@ mod tests {
                         {
                             takes(member, Some(number(value)), is_taken);
                         }
-                        // By its value, in whatever way it is written.
+                        // An integer by value, in any notation.
                         for (text, is_taken) in [
                             ("2.0", true),
                             ("2e0", true),
@@ -301,7 +298,7 @@ mod tests {
         }
     }
 
-    /// The schema that is meant: behind a reference, and without the alternative of null.
+    /// Resolves references and strips the alternative of null.
     fn resolve<'j>(schemas: &'j Json, schema: &'j Json) -> &'j Json {
         let schema = items(schema.member("oneOf")).next().unwrap_or(schema);
         match schema.member("$ref").and_then(Json::as_str) {

@@ -1,5 +1,5 @@
-//! What the bodies of requests must be, as [`request`](crate::request) reads them; a test compares.
-#![expect(dead_code, reason = "described, and never made")]
+//! Schemas of request bodies, as [`request`](crate::request) parses them; a test compares both.
+#![expect(dead_code, reason = "used for the OpenAPI description only")]
 
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type};
@@ -9,68 +9,68 @@ use crate::request::LIST_ITEMS;
 
 /// A request for a decision.
 ///
-/// Members of it that this version does not know are allowed; the request's hash covers them.
+/// Unknown members are allowed; the request's hash covers them.
 #[derive(ToSchema)]
 pub(in crate::http) struct Preflight {
-    /// The agent, as the client names it.
+    /// The agent's id, as claimed by the client.
     #[schema(max_length = 256)]
     agent_id: Option<String>,
-    /// The approval that the action uses.
+    /// The approval to use for the action.
     #[schema(max_length = 256)]
     approval_request_id: Option<String>,
-    /// Whom the passport is shown to.
+    /// The audience that the passport must name.
     #[schema(max_length = 2048)]
     audience: Option<String>,
-    /// The arguments of the action, an object.
+    /// The arguments of the action.
     #[schema(value_type = Object)]
     args: Object,
-    /// What the agent is trying to achieve.
+    /// The goal of the agent.
     #[schema(min_length = 1, max_length = 4096)]
     goal: String,
-    /// What makes a repetition of this request get the first answer again.
+    /// Requests with the same key are executed once; a repetition replays an `allow`.
     #[schema(min_length = 1, max_length = 256)]
     idempotency_key: Option<String>,
-    /// How the answer is meant.
+    /// How decisions are enforced.
     #[schema(required = false)]
     mode: Option<ModeWord>,
-    /// The passport that is shown; a secret.
+    /// A passport; secret.
     passport: Option<String>,
-    /// The hash of the tool's manifest as the agent sees it.
+    /// Hash of the tool's manifest as seen by the agent.
     #[schema(max_length = 128)]
     tool_manifest_hash: Option<String>,
-    /// What the action is done to.
+    /// The resource that the action affects.
     #[schema(max_length = 2048)]
     resource: Option<String>,
-    /// The tool that would be called.
+    /// The tool to call.
     #[schema(min_length = 1, max_length = 256)]
     tool: String,
-    /// Whom the agent acts for.
+    /// The user on whose behalf the agent acts.
     #[schema(max_length = 256)]
     user_id: Option<String>,
 }
 
-/// An event that a client wants recorded.
+/// An event to record for a client.
 #[derive(ToSchema)]
 pub(in crate::http) struct Evidence {
-    /// Which chain it goes to.
+    /// The chain to append to.
     #[schema(min_length = 1, max_length = 256)]
     chain_id: String,
-    /// What was decided, as the client says.
+    /// The decision, as reported by the client.
     #[schema(max_length = 128)]
     decision: Option<String>,
-    /// What happened.
+    /// The type of the event.
     #[schema(min_length = 1, max_length = 128)]
     event_type: String,
-    /// What the client adds, an object that has a canonical form (RFC 8785): integers within ±(2^53 - 1).
+    /// Additional data, an object with a canonical form (RFC 8785): integers within ±(2^53 - 1).
     #[schema(value_type = Option<Object>)]
     metadata: Option<Object>,
-    /// Why, as the client says.
+    /// The reason code, as reported by the client.
     #[schema(max_length = 128)]
     reason_code: Option<String>,
-    /// The hash of what was asked.
+    /// Hash of the request.
     #[schema(max_length = 128)]
     request_hash: Option<String>,
-    /// The hash of what came of it.
+    /// Hash of the result.
     #[schema(max_length = 128)]
     response_hash: Option<String>,
     /// The tool.
@@ -78,14 +78,14 @@ pub(in crate::http) struct Evidence {
     tool_id: Option<String>,
 }
 
-/// A tool that an operator approves.
+/// A tool manifest to approve.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ToolApproval {
-    /// What the tool is called in requests.
+    /// The tool's name in requests.
     #[schema(min_length = 1, max_length = 256)]
     tool_id: String,
-    /// What the server says of it, an object that has a canonical form (RFC 8785); kept by its hash.
+    /// The tool's manifest, an object with a canonical form (RFC 8785); stored as a hash.
     #[schema(value_type = Object)]
     manifest: Object,
 }
@@ -93,82 +93,82 @@ pub(in crate::http) struct ToolApproval {
 /// A request for a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct Issue {
-    /// The agent, as the client names it.
+    /// The agent's id, as claimed by the client.
     #[schema(max_length = 256)]
     agent_id: Option<String>,
-    /// The approval that it stands for.
+    /// The approval that the passport carries.
     #[schema(max_length = 256)]
     approval_request_id: Option<String>,
-    /// The resources that it permits; `None` for any.
+    /// Permitted resources; null permits any.
     #[schema(schema_with = texts_or_null::<2048>, required = false)]
     allowed_resources: Option<Vec<String>>,
-    /// The tools that it permits.
+    /// Permitted tools.
     #[schema(schema_with = texts::<256>)]
     allowed_tools: Vec<String>,
-    /// Whom it will be shown to.
+    /// The audience of the passport.
     #[schema(min_length = 1, max_length = 2048)]
     audience: String,
-    /// What the agent is to achieve.
+    /// The goal that the passport permits.
     #[schema(min_length = 1, max_length = 4096)]
     goal: String,
-    /// The values that bound the arguments, an object; those whose names begin with `max_` or `min_` are numbers.
+    /// Constraints on arguments. A name with the prefix `max_` or `min_` takes a number.
     #[schema(value_type = Option<Object>)]
     resource_constraints: Option<Object>,
-    /// How risky its use is.
+    /// Risk tier of the passport.
     #[schema(required = false)]
     risk_tier: Option<RiskWord>,
-    /// For how many seconds it holds.
+    /// Lifetime in seconds.
     #[schema(minimum = 1, maximum = 3600, required = false)]
     ttl_seconds: Option<i64>,
-    /// Who delegates.
+    /// The delegating user.
     #[schema(max_length = 256)]
     user_id: Option<String>,
 }
 
-/// A request to look at a passport.
+/// A request to verify a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct VerifyPassport {
-    /// The agent that it must be made out to.
+    /// Expected agent.
     #[schema(max_length = 256)]
     agent_id: Option<String>,
-    /// Whom it is shown to.
+    /// Expected audience.
     #[schema(min_length = 1, max_length = 2048)]
     audience: String,
-    /// The hash of the policy that must be in force.
+    /// Expected hash of the policy.
     #[schema(max_length = 128)]
     policy_hash: Option<String>,
-    /// The passport; a secret.
+    /// The passport; secret.
     #[schema(min_length = 1)]
     token: String,
-    /// A tool's manifest that must be one that was approved, by its hash.
+    /// Hash of a tool manifest that must be approved.
     #[schema(max_length = 128)]
     current_tool_manifest_hash: Option<String>,
-    /// Who must have delegated.
+    /// Expected delegating user.
     #[schema(max_length = 256)]
     user_id: Option<String>,
 }
 
-/// What a person says about an approval.
+/// Optional note of the person who decides.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct DecisionNote {
-    /// What the person notes.
+    /// The note.
     #[schema(max_length = 2000)]
     note: Option<String>,
 }
 
-/// A request to end a passport.
+/// A request to revoke a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct Revoke {
     /// The passport's id.
     #[schema(min_length = 1, max_length = 256)]
     jti: String,
-    /// Why, for the ledger.
+    /// The reason, recorded in the ledger.
     #[schema(max_length = 2000)]
     reason: Option<String>,
 }
 
-/// The request's mode.
+/// Mode of a request.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum ModeWord {
@@ -178,12 +178,12 @@ pub(in crate::http) enum ModeWord {
     Monitor,
 }
 
-/// A list of strings, each of at most `CHARACTERS` characters, or null.
+/// A list of strings of at most `CHARACTERS` characters each, or null.
 fn texts_or_null<const CHARACTERS: usize>() -> Schema {
     list::<CHARACTERS>().schema_type(SchemaType::from_iter([Type::Array, Type::Null])).into()
 }
 
-/// A list of strings, each of at most `CHARACTERS` characters.
+/// A list of strings of at most `CHARACTERS` characters each.
 fn texts<const CHARACTERS: usize>() -> Schema {
     list::<CHARACTERS>().into()
 }

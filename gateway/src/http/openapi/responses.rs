@@ -1,12 +1,12 @@
-//! What the answers are. The handlers write them member by member; a test compares.
-#![expect(dead_code, reason = "described, and never made")]
+//! Schemas of response bodies. The handlers write them member by member; a test compares both.
+#![expect(dead_code, reason = "used for the OpenAPI description only")]
 
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Object;
 
 use super::RiskWord;
 
-/// What is decided.
+/// A decision.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum DecisionWord {
@@ -14,66 +14,67 @@ pub(in crate::http) enum DecisionWord {
     Deny,
     RequireApproval,
     RequireToolReapproval,
-    /// In answer to the mode warn alone.
+    /// Only in the mode warn.
     Warn,
 }
 
-/// Why it was decided so, for people.
+/// Explanation for people.
 #[derive(ToSchema)]
 pub(in crate::http) struct Explain {
     /// One sentence.
     summary: String,
-    /// The names of the rules that decided.
+    /// Names of the rules that decided.
     matched_rules: Vec<String>,
-    /// What could be done, a sentence each.
+    /// Possible next steps, one sentence each.
     next_steps: Vec<String>,
 }
 
-/// A secret that the tool needs.
+/// A tool's credential.
 #[derive(ToSchema)]
 pub(in crate::http) struct Credential {
     /// The secret.
     token: String,
-    /// Until when it holds.
+    /// Expiry.
     #[schema(required = true, format = DateTime)]
     expires_at: Option<String>,
 }
 
-/// A decision, recorded.
+/// A recorded decision.
 #[derive(ToSchema)]
 pub(in crate::http) struct Decision {
     decision: DecisionWord,
-    /// Why: stable and dotted.
+    /// Stable, dotted reason code.
     reason_code: String,
     risk_tier: RiskWord,
     explain: Explain,
-    /// The ledger's event of this decision.
+    /// Id of the ledger event with this decision.
     #[schema(pattern = "^ev_[0-9a-f]{32}$")]
     evidence_event_id: String,
-    /// The chain that it is in.
+    /// Chain of that event.
     evidence_chain_id: String,
-    /// The approval to wait for; with `require_approval` in the modes enforce and strict.
+    /// The pending approval; with `require_approval` in the modes enforce and strict.
     #[schema(nullable = false, pattern = "^apr_[0-9a-f]{32}$")]
     approval_request_id: Option<String>,
-    /// `hash_payload` of the request's body; left out if the body has no canonical form.
+    /// `hash_payload` of the request body; absent if the body has no canonical form.
     #[schema(nullable = false, pattern = "^[0-9a-f]{64}$")]
     request_hash: Option<String>,
     /// `hash_payload` of the policy that decided.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     policy_hash: String,
-    /// Which credential of the vault it carries.
+    /// Id of the vault credential in this response.
     #[schema(nullable = false, pattern = "^cr_[0-9a-f]{32}$")]
     credential_id: Option<String>,
-    /// The tool's credential; on an `allow` alone.
+    /// The tool's credential; only with `allow`.
     #[schema(nullable = false)]
     credential: Option<Credential>,
-    /// What enforce would decide; with `warn`.
+    /// The decision of the mode enforce; with `warn`.
     #[schema(nullable = false)]
     would_be: Option<DecisionWord>,
-    /// `true` on an `allow` whose idempotency key was answered `allow` before: it gives no new leave to act.
+    /// `true` on an `allow` whose idempotency key already received an `allow`. It does not permit
+    /// another execution.
     #[schema(nullable = false)]
     replayed: Option<bool>,
-    /// How long ago the first `allow` under the idempotency key was recorded, in milliseconds, by the gateway's clock;
+    /// Age of the first `allow` under the idempotency key, in milliseconds of the gateway's clock;
     /// with `replayed`.
     #[schema(nullable = false, minimum = 0)]
     replay_age_ms: Option<i64>,
@@ -82,43 +83,43 @@ pub(in crate::http) struct Decision {
 /// A passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct Issued {
-    /// A compact JWS; a secret.
+    /// A compact JWS; secret.
     token: String,
-    /// Where the keys are to verify it with.
+    /// URL of the public keys that verify it.
     jwks_uri: String,
-    /// Its id.
+    /// The passport's id.
     #[schema(pattern = "^ap_[0-9a-f]{32}$")]
     jti: String,
-    /// Until when it holds.
+    /// Expiry.
     #[schema(format = DateTime)]
     expires_at: String,
 }
 
-/// Whether a passport holds.
+/// Result of verifying a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct Verified {
     valid: bool,
-    /// The codes of all that is wrong with it.
+    /// Codes of all problems.
     errors: Vec<String>,
-    /// What it claims, if it is valid.
+    /// The claims, if the passport is valid.
     #[schema(nullable = false, value_type = Option<Object>)]
     claims: Option<Object>,
 }
 
-/// Whether the passport is revoked now.
+/// Result of a revocation.
 #[derive(ToSchema)]
 pub(in crate::http) struct Revoked {
-    /// False if no such passport is known.
+    /// False if the passport is unknown.
     revoked: bool,
 }
 
-/// The public keys that passports are signed with, a JWK Set (RFC 8037).
+/// Public keys of the passport signers, a JWK Set (RFC 8037).
 #[derive(ToSchema)]
 pub(in crate::http) struct JwkSet {
     keys: Vec<Jwk>,
-    /// The `iss` of the passports that these keys sign.
+    /// The `iss` claim of the passports.
     issuer: String,
-    /// The tenant of the API key that the request names; its passports have this `tenant_id`.
+    /// The tenant of the request's API key, which is the `tenant_id` claim of its passports.
     tenant_id: Option<String>,
 }
 
@@ -133,7 +134,7 @@ pub(in crate::http) struct Jwk {
     r#use: String,
 }
 
-/// Where an approval stands.
+/// Status of an approval.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum Status {
@@ -143,7 +144,7 @@ pub(in crate::http) enum Status {
     Expired,
 }
 
-/// Which approvals are listed.
+/// Filter for approvals.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum Listed {
@@ -160,14 +161,14 @@ pub(in crate::http) struct Approval {
     #[schema(pattern = "^apr_[0-9a-f]{32}$")]
     id: String,
     status: Status,
-    /// `hash_payload` of the action that it is bound to.
+    /// `hash_payload` of the approved action.
     action_hash: String,
-    /// The name of the key that decided.
+    /// Name of the API key that decided.
     #[schema(required = true)]
     decided_by: Option<String>,
     #[schema(required = true, format = DateTime)]
     decided_at: Option<String>,
-    /// Until when it may be decided.
+    /// Deadline for the decision.
     #[schema(format = DateTime)]
     deadline: String,
 }
@@ -175,13 +176,13 @@ pub(in crate::http) struct Approval {
 /// A page of approvals.
 #[derive(ToSchema)]
 pub(in crate::http) struct Approvals {
-    /// The nearest deadline first.
+    /// Ordered by deadline, nearest first.
     approvals: Vec<PendingApproval>,
-    /// What `after` must be for the next page; left out if this is the last one.
+    /// The value of `after` for the next page; absent on the last page.
     next: Option<String>,
 }
 
-/// An approval, with what a person must see to decide.
+/// An approval with everything needed to decide.
 #[derive(ToSchema)]
 pub(in crate::http) struct PendingApproval {
     id: String,
@@ -204,7 +205,7 @@ pub(in crate::http) struct PendingApproval {
     deadline: String,
 }
 
-/// An event that was recorded.
+/// A recorded event.
 #[derive(ToSchema)]
 pub(in crate::http) struct Recorded {
     #[schema(pattern = "^ev_[0-9a-f]{32}$")]
@@ -220,12 +221,12 @@ pub(in crate::http) struct Chain {
     events: Vec<Event>,
 }
 
-/// An event of the ledger. A member without a value is left out.
+/// An event of the ledger. Members without a value are absent.
 #[derive(ToSchema)]
 pub(in crate::http) struct Event {
     event_id: String,
     chain_id: String,
-    /// Counts from 1 without a gap.
+    /// Position in the chain, starting at 1 without gaps.
     #[schema(minimum = 1)]
     seq: u64,
     event_type: String,
@@ -245,7 +246,8 @@ pub(in crate::http) struct Event {
     resource: Option<String>,
     #[schema(nullable = false)]
     goal: Option<String>,
-    /// SHA-256 of the body's fingerprint and the idempotency key; on decisions with one.
+    /// SHA-256 of the body's fingerprint and the idempotency key; on decisions with an idempotency
+    /// key.
     #[schema(nullable = false, pattern = "^[0-9a-f]{64}$")]
     idempotency_hash: Option<String>,
     #[schema(nullable = false)]
@@ -281,24 +283,24 @@ pub(in crate::http) struct Event {
     current_event_hash: String,
 }
 
-/// Whether a chain is whole.
+/// Result of verifying a chain.
 #[derive(ToSchema)]
 pub(in crate::http) struct ChainVerified {
     valid: bool,
-    /// How many events it should have.
+    /// Expected number of events.
     length: u64,
-    /// The hash of its last event.
+    /// Expected hash of the last event.
     head: String,
-    /// The first event that is not what was recorded, or is gone.
+    /// The first broken or missing event.
     #[schema(required = true)]
     first_broken: Option<u64>,
-    /// On the chain of decisions: the approvals, passports and manifests in the data store that do not follow from the
-    /// ledger, in words; left out if there are none.
+    /// On the chain of decisions: descriptions of approvals, passports and manifests that no ledger
+    /// event supports; absent if there are none.
     #[schema(nullable = false)]
     unproven: Option<Vec<String>>,
 }
 
-/// A tool's manifest, approved.
+/// An approved tool manifest.
 #[derive(ToSchema)]
 pub(in crate::http) struct ToolApproved {
     /// `hash_payload` of the manifest.
@@ -307,7 +309,7 @@ pub(in crate::http) struct ToolApproved {
     approved: bool,
 }
 
-/// That the gateway can decide.
+/// The gateway is healthy.
 #[derive(ToSchema)]
 pub(in crate::http) struct Health {
     status: String,

@@ -1,4 +1,5 @@
-//! The style, the script and the icon, in the program itself, each at a path that names its content.
+//! Embedded assets: style sheet, script and icon, each served at a path that contains a hash of its
+//! content.
 
 use std::sync::LazyLock;
 
@@ -24,7 +25,7 @@ pub(super) struct Assets {
 }
 
 pub(super) struct Asset {
-    /// As `page-0123456789abcdef.css`.
+    /// For example `page-0123456789abcdef.css`.
     name: String,
     content_type: &'static str,
     content: &'static str,
@@ -49,7 +50,7 @@ pub(super) async fn serve(name: Result<Path<String>, PathRejection>) -> Result<R
     let asset = asset.ok_or(ServiceError::NotFound("path"))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
-        // Other content has another path.
+        // Changed content gets a new path.
         (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
     ];
     Ok((headers, asset.content).into_response())

@@ -1,4 +1,4 @@
-//! What a browser may do here: where a form may come from, what it must carry, and what each answer says of itself.
+//! Browser protections: form origin and CSRF checks, and security headers.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -11,17 +11,17 @@ use super::super::error::ApiError;
 use super::super::receive::{drain, read};
 use super::PageError;
 
-/// The largest form: a note of 2000 characters, percent-encoded, and what goes with it.
+/// Maximum form size: a percent-encoded note of 2000 characters plus the other fields.
 const FORM_BYTES: usize = 32 * 1024;
 
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
-         require-trusted-types-for 'script'; trusted-types 'none'",
+        form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
+        require-trusted-types-for 'script'; trusted-types 'none'",
     ),
-    // Not no-referrer: a browser then says `Origin: null` with the page's own forms.
+    // With no-referrer, browsers send `Origin: null` for the page's own forms.
     (header::REFERRER_POLICY, "same-origin"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -33,7 +33,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (HeaderName::from_static("x-robots-tag"), "noindex"),
 ];
 
-/// Gives every answer of the page the headers that it must have.
+/// Adds the security headers to every response of the page.
 pub(super) async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in HEADERS {
@@ -42,10 +42,11 @@ pub(super) async fn security_headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the form was sent over https, if it was sent by this gateway's own page.
+/// Returns whether a form was sent over https, provided that it comes from this gateway's own page.
 ///
-/// A browser says of each form where its page is from, and no page can change that. What the form must be from is what it
-/// was sent to: the `Host`. A proxy that ends TLS makes the gateway see http where the browser has https.
+/// Browsers report the origin of a form in headers that pages cannot change. It must match the
+/// request's `Host`. A proxy that terminates TLS makes the gateway see http where the browser uses
+/// https.
 pub(super) fn same_origin(headers: &HeaderMap, uri: &Uri, tls: bool) -> Result<bool, PageError> {
     let detail = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
@@ -67,7 +68,7 @@ pub(super) fn same_origin(headers: &HeaderMap, uri: &Uri, tls: bool) -> Result<b
     }
 }
 
-/// The fields of a form: each of `names` once, and no other.
+/// The fields of a form: each of `names` exactly once, and no others.
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {

@@ -1,8 +1,8 @@
-//! The page for the people who approve: `GET /`.
+//! The approvals page at `GET /`.
 //!
-//! It is HTML that works without a script; the script only keeps it up to date. Who is logged in is in [`session`], what
-//! a form must carry and what each answer says of itself in [`guard`], how text of unknown origin is shown in [`show`].
-//! What a decision does is not here: the page settles an approval as the API does.
+//! The page is HTML that works without scripts; the script only refreshes it. [`session`] manages
+//! logins, [`guard`] checks forms and adds security headers, [`show`] renders untrusted text.
+//! Decisions use the same use case as the API.
 
 mod assets;
 mod guard;
@@ -36,21 +36,22 @@ use crate::request::DecisionNote;
 use crate::service::{OperatorKey, ServiceError, VerifyScope};
 use crate::store::Listing;
 
-/// How long an answer to a wrong key takes, so that trying keys is slow.
+/// Delay of the response to a wrong key, which slows down guessing.
 const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
 
-/// How many answers to wrong keys may be due at once. Beyond that, wrong keys are turned away; a right one never is.
+/// Maximum number of delayed responses. Beyond it, wrong keys are rejected immediately; a valid key
+/// is always accepted.
 const MAX_DELAYED_LOGINS: usize = 16;
 
-/// What the page keeps.
+/// State of the page.
 #[derive(Debug)]
 pub(crate) struct Page {
     sessions: Sessions,
     attempts: Arc<Semaphore>,
-    /// Whether the gateway itself ends TLS.
+    /// Whether the gateway itself terminates TLS.
     tls: bool,
     cookies: Cookies,
-    /// The path below which the page is, without a slash at its end.
+    /// Path of the page, without a trailing slash.
     base: Arc<str>,
 }
 
@@ -66,12 +67,12 @@ impl Page {
         }
     }
 
-    /// Whether the gateway itself ends TLS.
+    /// Returns whether the gateway itself terminates TLS.
     pub(super) fn has_tls(&self) -> bool {
         self.tls
     }
 
-    /// Whether the request is of somebody who is logged in.
+    /// Returns whether the request belongs to a session.
     pub(super) fn is_logged_in(&self, app: &App, headers: &HeaderMap) -> bool {
         headers.contains_key(header::COOKIE)
             && self
@@ -80,7 +81,7 @@ impl Page {
                 .is_some()
     }
 
-    /// A redirect to a path of the page.
+    /// Redirects to a path of the page.
     fn redirect(&self, path: &str) -> Response {
         Redirect::to(&format!("{}{path}", self.base)).into_response()
     }
@@ -101,11 +102,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .layer(middleware::from_fn(guard::security_headers))
 }
 
-/// Why a request of a browser is not done.
+/// Error of a browser request.
 #[derive(Debug)]
 enum PageError {
     Api(ApiError),
-    /// This request cannot be decided by this form, and why.
+    /// The form cannot decide this approval; with the reason.
     Conflict(Box<(Operator, Approval, String)>),
     Form,
     LoggedOut,
@@ -147,7 +148,7 @@ async fn index(
     finish(&app, &headers, response).await
 }
 
-/// What refreshes the page: the same, but not a sign that anybody is there.
+/// Returns the page for automatic refresh, which does not count as activity.
 async fn live(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -194,7 +195,7 @@ async fn overview(
     Ok(app.service.run(bytes, move || overview.render()).await?)
 }
 
-/// Everything about one request.
+/// Shows one approval.
 async fn detail(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -251,17 +252,17 @@ async fn decide(
         let (operator, form) = read_form(&app, request, &["action_hash", "note", "token"]).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
-        // What is approved is what was seen: the hash of what the record shows, and not the one that it claims.
+        // Approve what was displayed: compare the hash of the stored action, not the stored hash.
         if !session::constant_time_eq(
             form.field("action_hash"),
             approval.recompute_hash().as_deref().unwrap_or_default(),
         ) {
-            let problem = "This form was about another action than this request, so nothing was decided. \
-                           Below is what is asked for.";
+            let problem = "This form was for a different action. Nothing was decided. The current request \
+            is shown below.";
             return Err(PageError::Conflict(Box::new((operator, approval, problem.to_owned()))));
         }
         if approved && let Some(withheld) = view::withheld(&approval)? {
-            let problem = format!("{} So it cannot be approved here, and nothing was decided.", withheld.why);
+            let problem = format!("{} It cannot be approved here. Nothing was decided.", withheld.why);
             return Err(PageError::Conflict(Box::new((operator, approval, problem))));
         }
         let note = read_note(form.field("note"))?;
@@ -278,7 +279,7 @@ async fn decide(
     finish(&app, &headers, response).await
 }
 
-/// The note of a form, by the rules of the API. A browser sends its lines with other ends than they were typed with.
+/// Reads the note with the API's limits. Browsers send CRLF line ends.
 fn read_note(text: &str) -> Result<Option<String>, ApiError> {
     let text = text.replace("\r\n", "\n");
     let text = text.trim();
@@ -318,12 +319,13 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         }
         let presented = Secret::new(form.field("key").trim());
         let key = app.keyring.find(presented.expose()).filter(|key| key.role == Role::Operator);
-        // A right key is never turned away, however many wrong ones come at the same time.
+        // A valid key is always accepted, regardless of concurrent wrong keys.
         let Some(key) = key else {
             app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;
             let attempts = Arc::clone(&app.page.attempts);
             let attempt = attempts.try_acquire_owned().map_err(|_| PageError::TooManyAttempts)?;
-            // It goes on if the caller goes away: who does not wait for the answer tries no faster.
+            // Runs to completion even if the client disconnects, so disconnecting does not speed up
+            // guessing.
             let slowly = tokio::spawn(async move {
                 tokio::time::sleep(WRONG_KEY_DELAY).await;
                 drop(attempt);
@@ -367,7 +369,7 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     finish(&app, &headers, response).await
 }
 
-/// Whose session it is.
+/// Returns the operator of the request's session.
 fn operator(app: &App, headers: &HeaderMap, counts: Activity) -> Option<Operator> {
     let now = app.service.clock.seconds();
     let operator = app.page.sessions.find(headers, &app.keyring, app.page.tls, now, counts)?;
@@ -376,7 +378,7 @@ fn operator(app: &App, headers: &HeaderMap, counts: Activity) -> Option<Operator
     Some(operator)
 }
 
-/// A form with these fields, of somebody who is logged in, from their own page.
+/// Reads a form of a logged-in operator from the operator's own page.
 async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Operator, Form), PageError> {
     let (parts, body) = request.into_parts();
     let sender = || {
@@ -399,13 +401,13 @@ async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Oper
     }
 }
 
-/// The login form's token, as the browser has it.
+/// Returns the login form's token from the cookie.
 fn login_token<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h str> {
     app.page.cookies.read(Cookie::Login, headers, app.page.tls)
 }
 
 fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Option<&str>) -> Response {
-    // A form that is open in another tab stays good.
+    // Reuse the token, so that a login form in another tab stays valid.
     let known = login_token(app, headers).map(|token| Ok(Secret::new(token)));
     let response: Result<_, ApiError> =
         known.unwrap_or_else(session::random).map_err(|_| ServiceError::Internal.into()).and_then(|token| {
@@ -429,7 +431,7 @@ async fn finish(
     }
 }
 
-/// The answer to a request that is not done.
+/// Renders an error.
 async fn render_error(app: &App, headers: &HeaderMap, refusal: PageError) -> Response {
     let failed = |status, code, message: &str| {
         let mut response =
@@ -446,7 +448,7 @@ async fn render_error(app: &App, headers: &HeaderMap, refusal: PageError) -> Res
         PageError::Api(error) => {
             let (status, code) = error.status_and_code();
             let mut response = failed(status, code, &error.message());
-            // What the API says of when to try again, the page says too.
+            // Same Retry-After as in the API.
             if let Some(after) = error.into_response().headers().get(header::RETRY_AFTER) {
                 response.headers_mut().insert(header::RETRY_AFTER, after.clone());
             }
@@ -463,39 +465,35 @@ async fn render_error(app: &App, headers: &HeaderMap, refusal: PageError) -> Res
             }
             response
         }
-        PageError::Form => failed(StatusCode::BAD_REQUEST, "page_form", "This is not a form of this page."),
-        PageError::LoggedOut => form(
-            StatusCode::FORBIDDEN,
-            "page_logged_out",
-            "You are not logged in, or no longer. Nothing was decided.",
-        ),
+        PageError::Form => failed(StatusCode::BAD_REQUEST, "page_form", "Invalid form."),
+        PageError::LoggedOut => {
+            form(StatusCode::FORBIDDEN, "page_logged_out", "Your session has expired. Nothing was decided.")
+        }
         PageError::LoginForm => form(
             StatusCode::FORBIDDEN,
             "page_login_form",
-            "This form was too old, or the browser keeps no cookies. Try again.",
+            "The form has expired, or cookies are disabled. Try again.",
         ),
         PageError::Origin => failed(
             StatusCode::FORBIDDEN,
             "page_origin",
-            "This form was not sent by this gateway's own page, so nothing was done. If it was, a proxy in between \
-             changes the Host header: it must pass on the one that the browser sent.",
+            "The form did not come from this gateway's page. Nothing was done. If it did, check that the \
+            proxy forwards the browser's Host header unchanged.",
         ),
         PageError::Token => failed(
             StatusCode::FORBIDDEN,
             "page_token",
-            "This form is not of this session, so nothing was done. Go back to the page and try again.",
+            "The form belongs to another session. Nothing was done. Reload the page and try again.",
         ),
         PageError::TooManyAttempts => {
             let mut response = form(
                 StatusCode::TOO_MANY_REQUESTS,
                 "page_attempts",
-                "Too many wrong keys are being tried. Try again in a few seconds.",
+                "Too many failed logins. Try again in a few seconds.",
             );
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             response
         }
-        PageError::WrongKey => {
-            form(StatusCode::FORBIDDEN, "page_wrong_key", "This is not an operator's key of this gateway.")
-        }
+        PageError::WrongKey => form(StatusCode::FORBIDDEN, "page_wrong_key", "Invalid operator key."),
     }
 }

@@ -1,4 +1,4 @@
-//! Who is logged in: sessions in memory, and the cookies that name them.
+//! Sessions in memory, and their cookies.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,23 +13,23 @@ use subtle::ConstantTimeEq;
 
 use crate::auth::{ApiKey, ApiKeyHash, Keyring, Role};
 
-/// How long a session lasts at most, in seconds.
+/// Maximum session lifetime, in seconds.
 pub(super) const MAX_SESSION_SECONDS: i64 = 8 * 60 * 60;
 
-/// How long a session lasts in which nothing is done, in seconds. That a page refreshes itself is nothing done.
+/// Maximum idle time, in seconds. Automatic refreshes do not count as activity.
 pub(super) const MAX_IDLE_SECONDS: i64 = 30 * 60;
 
-/// How many sessions a key has at most; one more ends the one that was used longest ago.
+/// Maximum number of sessions per key. Another login ends the least recently used session.
 const MAX_SESSIONS_PER_KEY: usize = 32;
 
-/// Everybody who is logged in to this process.
+/// The sessions of this process.
 #[derive(Default)]
 pub(super) struct Sessions {
     cookies: Cookies,
     open: Mutex<HashMap<SessionHash, Session>>,
 }
 
-/// The SHA-256 of a session's id: what finding it tells by its time is about the hash of what the caller sent.
+/// The SHA-256 of a session id. The lookup time reveals only the hash of what the caller sent.
 type SessionHash = [u8; 32];
 
 struct Session {
@@ -40,16 +40,16 @@ struct Session {
     used: i64,
 }
 
-/// Somebody who is logged in.
+/// A logged-in operator.
 #[derive(Clone, Debug)]
 pub(super) struct Operator {
     pub(super) key: Arc<ApiKey>,
-    /// What a form must carry to be this session's.
+    /// CSRF token of the session's forms.
     pub(super) token: Arc<Secret>,
     name: SessionHash,
 }
 
-/// Whether looking for a session counts as using it.
+/// Whether a lookup counts as activity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
     Counts,
@@ -61,7 +61,7 @@ impl Sessions {
         Self { cookies, open: Mutex::default() }
     }
 
-    /// Logs the holder of a key in: the session's id, which nothing here keeps.
+    /// Starts a session and returns its id, which is not stored.
     pub(super) fn open(&self, key: ApiKeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
         let (id, token) = (random()?, random()?);
         let mut sessions = self.lock();
@@ -76,7 +76,8 @@ impl Sessions {
         Ok(id)
     }
 
-    /// Whose session the request's cookie names. Without its key among the operators' keys there is no session.
+    /// Finds the session of the request's cookie. The session ends if its key is no longer an
+    /// operator key.
     pub(super) fn find(
         &self,
         headers: &HeaderMap,
@@ -109,7 +110,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionHash, Session>> {
-        // Nothing is left half done where this could panic.
+        // No code that holds the lock leaves a partial update on panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,19 +128,19 @@ impl Session {
     }
 }
 
-/// The page's cookies.
+/// Cookies of the page.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cookie {
-    /// What the login form must carry, so that nobody is logged in by a form of somebody else's.
+    /// Token of the login form, which prevents cross-site logins.
     Login,
-    /// A session's id.
+    /// Session id.
     Session,
 }
 
-/// How the page's cookies are read and written.
+/// Reads and writes the page's cookies.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cookies {
-    /// The path below which the page is, without a slash at its end.
+    /// Path of the page, without a trailing slash.
     base_path: Arc<str>,
 }
 
@@ -148,8 +149,9 @@ impl Cookies {
         Self { base_path }
     }
 
-    /// A browser takes and sends a cookie named `__Secure-…` over https only, and one named `__Host-…` to this host alone
-    /// too. That one must be for all paths, and below a base path there are others' pages beside.
+    /// Browsers accept and send `__Secure-…` cookies over https only, and `__Host-…` cookies to
+    /// this host only. `__Host-` requires the path `/`, which is not usable with a base path shared
+    /// with other pages.
     fn name(&self, cookie: Cookie, secure: bool) -> &'static str {
         match (cookie, secure, self.base_path.is_empty()) {
             (Cookie::Login, true, true) => "__Host-actpass-login",
@@ -161,12 +163,12 @@ impl Cookies {
         }
     }
 
-    /// Its value, if it is one of ours, once.
+    /// Returns the cookie's value if it is present once and well-formed.
     pub(super) fn read<'h>(&self, cookie: Cookie, headers: &'h HeaderMap, secure: bool) -> Option<&'h str> {
         find_cookie(headers, self.name(cookie, secure))
     }
 
-    /// The header that sets it.
+    /// Returns the header that sets the cookie.
     pub(super) fn set(&self, cookie: Cookie, value: &Secret, secure: bool) -> Option<HeaderValue> {
         let age = match cookie {
             Cookie::Login => None,
@@ -175,7 +177,7 @@ impl Cookies {
         self.header(cookie, value.expose(), age, secure)
     }
 
-    /// The header that takes it away.
+    /// Returns the header that deletes the cookie.
     pub(super) fn unset(&self, cookie: Cookie, secure: bool) -> Option<HeaderValue> {
         self.header(cookie, "", Some(Duration::ZERO), secure)
     }
@@ -200,7 +202,7 @@ impl Cookies {
     }
 }
 
-/// The cookie `name`, if there is one and no other of that name, and it has the form of an id.
+/// Returns the cookie `name` if it occurs exactly once and has the form of an id.
 fn find_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -210,14 +212,14 @@ fn find_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     value.filter(|_| values.next().is_none())
 }
 
-/// 32 bytes of the operating system's randomness, in hex.
+/// Returns 32 random bytes in hex.
 pub(super) fn random() -> Result<Secret, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
     Ok(Secret::new(hex::encode(bytes)))
 }
 
-/// Whether both are the same, in constant time.
+/// Compares in constant time.
 pub(super) fn constant_time_eq(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
@@ -267,7 +269,7 @@ mod tests {
             assert!(found(&sessions, &id, now), "{now}");
         }
         assert!(!found(&sessions, &id, MAX_SESSION_SECONDS));
-        assert!(!found(&sessions, &id, 0), "what ended stays ended");
+        assert!(!found(&sessions, &id, 0), "an expired session stays expired");
 
         let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
         assert!(found(&sessions, &id, MAX_IDLE_SECONDS - 1));
@@ -294,7 +296,7 @@ mod tests {
                 sessions.find(&headers, &keyring(&keys), false, 1, Activity::Counts).is_none(),
                 "{keys:?}"
             );
-            assert!(!found(&sessions, &id, 2), "it does not come back with the key");
+            assert!(!found(&sessions, &id, 2), "the session does not return with the key");
         }
     }
 
@@ -310,13 +312,13 @@ mod tests {
         assert_eq!(find(&with("__Host-actpass", &open(true)), true).as_deref(), Some(KEY));
         assert_eq!(find(&with("__Host-actpass", &open(true)), false).as_deref(), Some(KEY), "behind a proxy");
         assert_eq!(find(&with("actpass", &open(false)), true), None, "plain, over TLS");
-        assert_eq!(find(&with("actpass", &open(true)), false), None, "a secure one, sent as a plain one");
+        assert_eq!(find(&with("actpass", &open(true)), false), None, "secure cookie over http");
         assert_eq!(find(&with("actpass", &random().unwrap()), false), None);
 
         let id = open(false);
         let mut twice = with("actpass", &id);
         twice.append(header::COOKIE, HeaderValue::from_str(&format!("actpass={}", "0".repeat(64))).unwrap());
-        assert_eq!(find(&twice, false), None, "two of the same name: one of them was put there by another");
+        assert_eq!(find(&twice, false), None, "duplicate cookies");
         assert_eq!(find(&with("actpass", &id), false).as_deref(), Some(KEY));
     }
 
@@ -348,7 +350,7 @@ mod tests {
         for now in 0..MAX_SESSIONS_PER_KEY - 1 {
             sessions.open(ApiKeyHash::of(KEY), false, 4 + i64::try_from(now).unwrap()).unwrap();
         }
-        assert!(!found(&sessions, &second, 100), "used longest ago");
+        assert!(!found(&sessions, &second, 100), "least recently used");
         assert!(found(&sessions, &first, 100));
         assert!(found(&sessions, &bob, 100));
         assert_eq!(format!("{sessions:?}"), format!("Sessions({})", MAX_SESSIONS_PER_KEY + 1));

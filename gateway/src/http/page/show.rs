@@ -1,50 +1,51 @@
-//! Text of unknown origin, made so that what is seen is what is there.
+//! Rendering of untrusted text, so that what the reader sees is what is there.
 //!
-//! Nothing here is HTML: a text becomes segments, and the template escapes each.
+//! A text becomes a list of segments; the template escapes each into HTML.
 
 use std::collections::HashMap;
 
 use actpass_protocol::Json;
 use unicode_security::skeleton;
 
-/// A string of more characters than this is folded.
+/// Longer strings are folded.
 const FOLD_CHARACTERS: usize = 400;
 
-/// How much of a folded string is seen, in characters.
+/// Characters shown of a folded string.
 const PREVIEW_CHARACTERS: usize = 120;
 
-/// How many marks may stand on one letter. More of them reach into the lines above and below.
+/// Maximum number of combining marks per letter; more would overlap adjacent lines.
 const MAX_MARKS: usize = 3;
 
-/// A piece of a text, as the template shows it.
+/// A segment of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// Stands apart: letters that are written from right to left move nothing outside of it.
+    /// Starts bidirectional isolation: right-to-left letters do not reorder text outside.
     Isolate,
-    /// The end of [`Segment::Isolate`].
+    /// Ends [`Segment::Isolate`].
     EndIsolate,
-    /// The next two texts apart are a part of a string, and the whole of it, of so many characters.
+    /// Starts a folded string of this many characters: the next two isolates are its preview and
+    /// its full text.
     Fold(usize),
-    /// Where the part ends and the whole begins.
+    /// Separates the preview from the full text.
     Full,
-    /// The end of [`Segment::Fold`].
+    /// Ends [`Segment::Fold`].
     EndFold,
-    /// As it is.
+    /// Plain text.
     Plain(String),
-    /// What could not be seen, or would change how the rest is seen: as JSON escapes it.
+    /// Invisible or deceptive characters, in JSON escape notation.
     Invisible(String),
 }
 
-/// A text in segments.
+/// A text as segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DisplayText {
     segments: Vec<Segment>,
-    /// Where the lines after the first begin.
+    /// Indexes of line starts after the first line.
     lines: Vec<usize>,
     long: Folding,
 }
 
-/// What is folded of a JSON text.
+/// What to fold in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Folding {
     /// Long strings.
@@ -54,35 +55,35 @@ pub(super) enum Folding {
 }
 
 impl DisplayText {
-    /// A name: a single line.
+    /// Creates a single-line name.
     pub(super) fn name(text: &str) -> Self {
         let mut shown = Self::default();
         shown.isolated(text, Escape::Invisible, Kind::Name);
         shown
     }
 
-    /// What a person or an agent wrote, with its lines.
+    /// Creates multi-line text written by a person or an agent.
     pub(super) fn prose(text: &str) -> Self {
         let mut shown = Self::default();
         shown.isolated(text, Escape::InvisibleButLines, Kind::Prose);
         shown
     }
 
-    /// JSON, a member a line, each number as it came. With what is folded unfolded, it is the same JSON.
+    /// Creates indented JSON with number literals unchanged. Unfolded, it parses to the same value.
     pub(super) fn json(value: &Json, folds: Folding) -> Self {
         let mut shown = Self { long: folds, ..Self::default() };
         shown.value(value, 0);
         shown
     }
 
-    /// Whether a part of it is folded.
+    /// Returns whether any part is folded.
     pub(super) fn folds(&self) -> bool {
         self.segments.iter().any(|piece| matches!(piece, Segment::Fold(_)))
     }
 
-    /// The first `lines` lines, the others, and how many these are.
+    /// Returns the first `lines` lines, the remaining lines, and their number.
     pub(super) fn split(&self, lines: usize) -> (&[Segment], &[Segment], usize) {
-        // A fold of one or two lines would hide more than it saves.
+        // Do not fold one or two lines.
         let at = lines.checked_sub(1).and_then(|line| self.lines.get(line));
         match at {
             Some(at) if self.lines.len() > lines + 2 => {
@@ -93,17 +94,17 @@ impl DisplayText {
         }
     }
 
-    /// All of it.
+    /// Returns all segments.
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Whether it has characters that are not seen.
+    /// Returns whether any character was escaped.
     pub(super) fn hides(&self) -> bool {
         self.segments.iter().any(|piece| matches!(piece, Segment::Invisible(_)))
     }
 
-    /// The text alone, for where no piece can be marked.
+    /// Returns plain text for places without markup.
     pub(super) fn plain_text(&self) -> String {
         let texts = self.segments.iter().filter_map(|piece| match piece {
             Segment::Plain(text) | Segment::Invisible(text) => Some(text.as_str()),
@@ -153,7 +154,7 @@ impl DisplayText {
         self.line(depth);
     }
 
-    /// A new line. What is deeper than a screen is wide is not moved any further.
+    /// Starts a line. Indentation is limited.
     fn line(&mut self, depth: usize) {
         self.plain("\n");
         self.lines.push(self.segments.len());
@@ -180,7 +181,7 @@ impl DisplayText {
     }
 
     fn isolated(&mut self, text: &str, escape: Escape, kind: Kind) {
-        // What is ASCII has no direction of its own.
+        // ASCII needs no isolation.
         let isolated = !text.is_ascii();
         if isolated {
             self.segments.push(Segment::Isolate);
@@ -224,15 +225,15 @@ impl DisplayText {
     }
 }
 
-/// What a text is: in a name, every character tells it apart from another.
+/// Kind of text. In names, every character matters for identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Name,
     Prose,
 }
 
-/// Which characters look like ASCII ones and are others, where a reader would take them for those: in a word that has
-/// ASCII letters or digits beside them; in a name, also in a word that can be read as ASCII as a whole, and outside of words.
+/// Marks non-ASCII characters that a reader would mistake for ASCII: in words that also have ASCII
+/// letters or digits; in names also in words that look entirely ASCII, and outside words.
 fn look_alikes(text: &str, kind: Kind) -> Vec<bool> {
     let characters: Vec<char> = text.chars().collect();
     let mut alike = vec![false; characters.len()];
@@ -260,12 +261,12 @@ fn look_alikes(text: &str, kind: Kind) -> Vec<bool> {
     alike
 }
 
-/// Whether a character is no ASCII one and looks like one or more of them.
+/// Returns whether a non-ASCII character looks like ASCII.
 fn is_look_alike(character: char) -> bool {
     !character.is_ascii() && skeleton(character.encode_utf8(&mut [0; 4])).all(|seen| seen.is_ascii())
 }
 
-/// Two names of one object, somewhere in the value, that look alike and are different.
+/// Finds two distinct but confusable member names of one object, at any depth.
 pub(super) fn confusable_names(value: &Json) -> Option<(String, String)> {
     match value {
         Json::Array(items) => items.iter().find_map(confusable_names),
@@ -287,14 +288,14 @@ pub(super) fn confusable_names(value: &Json) -> Option<(String, String)> {
     }
 }
 
-/// What is shown as something else than itself.
+/// What to escape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Escape {
-    /// What JSON escapes, and what is not seen.
+    /// JSON escapes and invisible characters.
     Json,
-    /// What is not seen.
+    /// Invisible characters.
     Invisible,
-    /// What is not seen, but for the ends of lines.
+    /// Invisible characters except line ends.
     InvisibleButLines,
 }
 
@@ -318,12 +319,12 @@ impl Escape {
     }
 }
 
-/// Whether a reader sees that this character is there, and it changes nothing but its own place.
+/// Returns whether the character is visible and does not affect others.
 fn is_visible(character: char) -> bool {
     match character {
         ' '..='~' => true,
-        // Those that the standard library takes to be printable, and that are blank all the same or choose how
-        // another looks: joiners, fillers, variation selectors.
+        // Characters that the standard library considers printable but that are blank or change the
+        // look of others: joiners, fillers, variation selectors.
         '\u{034f}'
         | '\u{115f}'..='\u{1160}'
         | '\u{17b4}'..='\u{17b5}'
@@ -333,13 +334,13 @@ fn is_visible(character: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}'
         | '\u{ffa0}'
         | '\u{e0100}'..='\u{e01ef}' => false,
-        // Controls, formats, spaces other than the space, what is private or not assigned: all that is not printable.
-        // Behind a letter, because a mark alone is escaped too.
+        // Non-printable characters: controls, formats, spaces, private use, unassigned. Tested
+        // after a letter, because a mark alone is escaped as well.
         _ => String::from_iter(['x', character]).escape_debug().count() == 2,
     }
 }
 
-/// Whether the character stands on the one before it.
+/// Returns whether the character combines with the previous one.
 fn is_mark(character: char) -> bool {
     !character.is_ascii() && is_visible(character) && character.escape_debug().count() > 1
 }
@@ -348,7 +349,7 @@ fn is_mark(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// What a reader sees, everything unfolded; what is unseen in brackets.
+    /// Returns what a reader sees with everything unfolded; escaped characters in brackets.
     fn seen(shown: &DisplayText) -> String {
         read(shown, "[", "]")
     }
@@ -380,7 +381,7 @@ mod tests {
     fn json_keeps_number_literals() {
         let text = r#"{"amount": 1.50, "big": 9007199254740993, "tiny": 1e-9, "none": [], "of": {}, "list": [true, null, {"a": -0}]}"#;
         let expected = "{\n  \"amount\": 1.50,\n  \"big\": 9007199254740993,\n  \"tiny\": 1e-9,\n  \"none\": [],\n  \"of\": {},\n  \
-                        \"list\": [\n    true,\n    null,\n    {\n      \"a\": -0\n    }\n  ]\n}";
+        \"list\": [\n    true,\n    null,\n    {\n      \"a\": -0\n    }\n  ]\n}";
         assert_eq!(seen(&json(text)), expected);
     }
 
@@ -451,7 +452,7 @@ mod tests {
         ] {
             assert_eq!(seen(&DisplayText::name(text)), expected, "{text}");
         }
-        // In prose a whole word of another script is a word of another language, and a dash is a dash.
+        // In prose, a word in another script belongs to another language, and a dash is a dash.
         for text in ["\u{441}\u{43e}\u{440}\u{443}", "1990\u{2013}2000", "it\u{2019}s"] {
             assert_eq!(seen(&DisplayText::prose(text)), text);
             assert!(!DisplayText::json(&Json::from(text), Folding::Nothing).hides());

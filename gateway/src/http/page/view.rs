@@ -1,4 +1,4 @@
-//! What is on the page, for the templates.
+//! View models of the templates.
 
 use std::sync::Arc;
 
@@ -15,22 +15,21 @@ use crate::approvals::{Approval, Status};
 use crate::clock::rfc3339;
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
-/// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
-/// is on the page.
+/// Requests with larger arguments are shown and decided on their detail page only.
 const MAX_CARD_BYTES: usize = 16 * 1024;
 
-/// The same for the arguments of all requests together.
+/// The same limit for the arguments of all requests together.
 const MAX_LIST_BYTES: usize = 256 * 1024;
 
-/// Arguments of more bytes than this are nowhere on the page: nobody reads them all.
+/// Larger arguments are not shown at all.
 const MAX_DETAIL_BYTES: usize = 256 * 1024;
 
-/// How many lines of arguments are seen among other requests before they are folded.
+/// Lines of arguments shown in the list before folding.
 const CARD_LINES: usize = 30;
 
 fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
     let text = template.render().map_err(|error| {
-        tracing::error!(%error, "the page could not be made");
+        tracing::error!(%error, "the page could not be rendered");
         ServiceError::Internal
     })?;
     let mut response = Response::new(text.into());
@@ -48,7 +47,7 @@ struct Failure<'a> {
     message: &'a str,
 }
 
-/// A page that says only what is wrong.
+/// Renders an error page.
 pub(super) fn failure(base: &str, status: StatusCode, message: &str) -> Result<Response, ApiError> {
     page(status, &Failure { base, assets: &ASSETS, message })
 }
@@ -62,7 +61,7 @@ struct Login<'a> {
     token: &'a str,
 }
 
-/// The login form.
+/// Renders the login form.
 pub(super) fn login(
     base: &str,
     status: StatusCode,
@@ -72,16 +71,16 @@ pub(super) fn login(
     page(status, &Login { base, assets: &ASSETS, problem, token: token.expose() })
 }
 
-/// All that waits, and the state of the ledger.
+/// The overview: pending approvals and the ledger's state.
 pub(super) struct Overview {
     pub(super) base: Arc<str>,
     pub(super) operator: Operator,
     pub(super) now: i64,
     pub(super) pending: Vec<Approval>,
-    /// After which one the next page begins, if there is one.
+    /// Start of the next page, if any.
     pub(super) next: Option<String>,
     pub(super) filter: Filter,
-    /// What was decided by the form that led here.
+    /// The approval decided by the form that redirected here.
     pub(super) done: Option<Approval>,
     pub(super) chain: ChainStatus,
     pub(super) last: Vec<LastDecision>,
@@ -92,7 +91,7 @@ pub(super) struct Overview {
 struct OverviewPage<'a> {
     base: &'a str,
     filter: &'a Filter,
-    /// The query of the next page.
+    /// Query of the next page.
     next: Option<String>,
     assets: &'a Assets,
     who: SignedIn<'a>,
@@ -134,7 +133,7 @@ impl Overview {
     }
 }
 
-/// Which requests are shown; empty for all.
+/// Filter of the list; empty members match all.
 pub(super) struct Filter {
     pub(super) agent: String,
     pub(super) tool: String,
@@ -145,7 +144,7 @@ impl Filter {
         !self.agent.is_empty() || !self.tool.is_empty()
     }
 
-    /// The query of what comes after the approval `after`.
+    /// Returns the query of the page after the approval `after`.
     fn query(&self, after: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (name, value) in [("agent", &*self.agent), ("tool", &*self.tool), ("after", after)] {
@@ -157,7 +156,7 @@ impl Filter {
     }
 }
 
-/// Everything about one request.
+/// The detail page of an approval.
 pub(super) struct ApprovalDetail {
     pub(super) base: Arc<str>,
     pub(super) operator: Operator,
@@ -201,35 +200,34 @@ impl ApprovalDetail {
     }
 }
 
-/// Why a request cannot be approved on the page.
+/// Why an approval cannot be approved on the page.
 pub(super) struct Withheld {
     pub(super) why: String,
-    /// The record is not what was asked for: nobody can decide about it.
+    /// The record was changed, so nobody can decide it.
     altered: bool,
 }
 
-/// Why a request cannot be approved on its own page; `None` if it can.
+/// Returns why an approval cannot be approved on its detail page; `None` if it can.
 pub(super) fn withheld(approval: &Approval) -> Result<Option<Withheld>, ApiError> {
     let shown = approval.args.len() <= MAX_DETAIL_BYTES;
     Ok(Card::of(approval, approval.created_at, shown, Folding::Nothing)?.withheld)
 }
 
-/// Why a form came too late.
+/// Explains why a decision came too late.
 pub(super) fn too_late(approval: &Approval, now: i64) -> String {
     match (&approval.decided, approval.status(now)) {
         (Some(decided), _) => {
             let word = if decided.approved { "approved" } else { "rejected" };
             let by = DisplayText::name(&decided.by).plain_text();
-            format!("Too late: {by} {word} this at {}. Your decision was not recorded.", utc(decided.at))
+            format!("{by} already {word} this at {}. Your decision was not recorded.", utc(decided.at))
         }
-        (None, _) => format!(
-            "Too late: the time to decide ended at {}, and nobody had. Your decision was not recorded.",
-            utc(approval.deadline)
-        ),
+        (None, _) => {
+            format!("The deadline passed at {}. Your decision was not recorded.", utc(approval.deadline))
+        }
     }
 }
 
-/// Who is logged in.
+/// The logged-in operator.
 struct SignedIn<'a> {
     name: DisplayText,
     tenant: DisplayText,
@@ -246,7 +244,7 @@ impl<'a> SignedIn<'a> {
     }
 }
 
-/// A request.
+/// An approval in the list.
 struct Card<'a> {
     id: &'a str,
     action_hash: &'a str,
@@ -259,11 +257,11 @@ struct Card<'a> {
     created: Timestamp,
     deadline: Timestamp,
     age: String,
-    /// What is left until the deadline.
+    /// Time left until the deadline.
     left: String,
     hurry: bool,
     bytes: usize,
-    /// Where they are shown.
+    /// The arguments, if shown.
     arguments: Option<DisplayText>,
     /// Why it cannot be approved here.
     withheld: Option<Withheld>,
@@ -301,26 +299,23 @@ impl<'a> Card<'a> {
         Ok(card)
     }
 
-    /// Only what is seen whole, and as it is, can be approved where it is seen.
+    /// Only content that is shown completely and unambiguously can be approved.
     fn why_withheld(&self, approval: &Approval, arguments: Option<&Json>) -> Option<Withheld> {
         let because = |why: String| Some(Withheld { why, altered: false });
         if approval.recompute_hash().as_ref() != Some(&approval.action_hash) {
-            let why =
-                "This is not what the agent asked for: the record was changed after the request was made.";
+            let why = "The record was changed after the agent asked: it does not match its action hash.";
             return Some(Withheld { why: why.to_owned(), altered: true });
         }
         let Some(arguments) = arguments else {
-            return because(format!("Its {} bytes of arguments are too many to be shown.", self.bytes));
+            return because(format!("The arguments are too large to display: {} bytes.", self.bytes));
         };
         if let Some((detail, other)) = confusable_names(arguments) {
             let (detail, other) =
                 (DisplayText::name(&detail).plain_text(), DisplayText::name(&other).plain_text());
-            return because(format!(
-                "Two of its arguments have names that look alike: {detail} and {other}."
-            ));
+            return because(format!("Two arguments have confusable names: {detail} and {other}."));
         }
         if self.hides() {
-            let why = "It has characters that cannot be seen, that change how others are seen, or that look like others.";
+            let why = "It contains invisible or look-alike characters.";
             return because(why.to_owned());
         }
         None
@@ -330,30 +325,30 @@ impl<'a> Card<'a> {
         self.withheld.as_ref().is_some_and(|withheld| withheld.altered)
     }
 
-    /// Whether a part of it is seen only after a click.
+    /// Returns whether parts are visible only after a click.
     fn is_folded(&self) -> bool {
         self.folded().2 > 0 || self.arguments.as_ref().is_some_and(DisplayText::folds)
     }
 
-    /// Whether anything in it is marked.
+    /// Returns whether any text has marked characters.
     fn hides(&self) -> bool {
         let texts = [&self.resource, &self.agent, &self.user, &self.arguments].into_iter().flatten();
         texts.chain([&self.tool, &self.goal, &self.reason]).any(DisplayText::hides)
     }
 
-    /// The arguments as they stand among other requests.
+    /// Returns the arguments as shown in the list.
     fn folded(&self) -> (&[Segment], &[Segment], usize) {
         self.arguments.as_ref().map_or((&[], &[], 0), |arguments| arguments.split(CARD_LINES))
     }
 }
 
-/// What came of a request.
+/// The outcome of an approval.
 struct Outcome {
     word: &'static str,
     by: Option<DisplayText>,
     at: Timestamp,
     note: Option<DisplayText>,
-    /// What else there is to know.
+    /// Additional information.
     more: &'static str,
 }
 
@@ -365,14 +360,14 @@ impl Outcome {
                 by: None,
                 at: Timestamp::of(approval.deadline),
                 note: None,
-                more: "Nobody decided in time. The agent can ask again.",
+                more: "The deadline passed without a decision. The agent can ask again.",
             };
             return (status == Status::Expired).then_some(expired);
         };
         let more = match (status, approval.spent) {
-            (_, true) => "It was used.",
-            (Status::Approved, false) => "It was not used yet.",
-            (Status::Expired, false) => "It was not used in time, and can no longer be.",
+            (_, true) => "Used.",
+            (Status::Approved, false) => "Not used yet.",
+            (Status::Expired, false) => "Not used in time; it can no longer be used.",
             (Status::Pending | Status::Rejected, false) => "",
         };
         Some(Self {
@@ -385,7 +380,7 @@ impl Outcome {
     }
 }
 
-/// What the form that led here did.
+/// Notice about the decision just made.
 struct DecisionNotice {
     id: String,
     tool: DisplayText,
@@ -399,7 +394,7 @@ impl DecisionNotice {
     }
 }
 
-/// The state of the chain of decisions.
+/// Summary of the chain of decisions.
 struct ChainSummary {
     length: String,
     head: String,
@@ -414,29 +409,29 @@ impl ChainSummary {
             ChainState::Broken(first) => (
                 "broken",
                 format!(
-                    "Event {} is not what was recorded, or is gone. What follows it proves nothing.",
+                    "Event {} was changed or is missing. Later events cannot be trusted.",
                     grouped(first)
                 ),
             ),
-            ChainState::Busy => ("busy", "It is being verified now.".to_owned()),
-            ChainState::Empty => ("whole", "Nothing was decided yet.".to_owned()),
-            ChainState::PartlyVerified(whole) => {
-                ("partly", format!("The first {} events are verified, the others not yet.", grouped(whole)))
-            }
-            ChainState::Complete(since) => (
-                "whole",
-                format!("All events are verified: the first at {}, each later one as it came.", utc(since)),
+            ChainState::Busy => ("busy", "Verification in progress.".to_owned()),
+            ChainState::Empty => ("whole", "No decisions yet.".to_owned()),
+            ChainState::PartlyVerified(whole) => (
+                "partly",
+                format!("The first {} events are verified; verification continues.", grouped(whole)),
             ),
+            ChainState::Complete(since) => {
+                ("whole", format!("All events are verified. Verification started at {}.", utc(since)))
+            }
         };
         Self { length, head: chain.head.hash.clone(), state, words }
     }
 }
 
-/// One of the last decisions.
+/// A row of the recent decisions.
 struct Row<'a> {
     at: &'a str,
     decision: DisplayText,
-    /// For the style: one of a few words.
+    /// Style of the decision word.
     kind: &'static str,
     tool: Option<DisplayText>,
     reason: Option<DisplayText>,
@@ -474,7 +469,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A point in time, for a machine and for a person.
+/// A time in machine-readable and display form.
 struct Timestamp {
     machine: String,
     person: String,
@@ -486,12 +481,12 @@ impl Timestamp {
     }
 }
 
-/// As `2026-01-02 03:04:05 UTC`.
+/// Formats as `2026-01-02 03:04:05 UTC`.
 fn utc(seconds: i64) -> String {
     rfc3339(seconds).replace('T', " ").replace('Z', " UTC")
 }
 
-/// A length of time in its two largest units.
+/// Formats a duration with its two largest units.
 fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
@@ -503,7 +498,7 @@ fn span(seconds: i64) -> String {
     }
 }
 
-/// With a thin space between thousands.
+/// Formats with thin spaces between thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

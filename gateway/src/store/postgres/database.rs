@@ -1,4 +1,4 @@
-//! Which database, and how it is reached.
+//! Configuration of and connections to the database.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,31 +14,31 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::super::error::DatabaseError;
 use super::describe;
 
-/// How long connecting may take, with TLS and the password.
+/// Connection timeout, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the kernel may try to get something to a server that does not acknowledge it.
+/// TCP user timeout: how long data may stay unacknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection is silent before the kernel asks whether the server is there.
+/// Idle time before the first TCP keep-alive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
-/// How long the silence is that `tokio_postgres` asks after if a URL says nothing.
+/// Default keep-alive idle time of `tokio_postgres`.
 const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_hours(2);
 
-/// Parameters of the URL that other clients know and this one does not, and what to use in their place.
+/// Unsupported URL parameters of other clients, with alternatives.
 const UNSUPPORTED_PARAMETERS: [(&str, &str); 6] = [
     ("passfile", "the password is part of the URL"),
     ("service", "the URL says it all"),
-    ("sslcert", "the gateway proves itself by its password"),
-    ("sslkey", "the gateway proves itself by its password"),
-    ("sslpassword", "the gateway proves itself by its password"),
-    ("sslrootcert", "use the member database_ca"),
+    ("sslcert", "client certificates are not supported; use a password"),
+    ("sslkey", "client certificates are not supported; use a password"),
+    ("sslpassword", "client certificates are not supported; use a password"),
+    ("sslrootcert", "use the setting database_ca"),
 ];
 
-/// A PostgreSQL database, and how it is reached: over verified TLS, but to this machine.
+/// A PostgreSQL database. Remote connections use verified TLS.
 ///
-/// `Debug` and `Display` show where it is, and never the password.
+/// `Debug` and `Display` show the location, never the password.
 #[derive(Clone)]
 pub struct Database {
     config: Arc<Config>,
@@ -46,26 +46,26 @@ pub struct Database {
     place: Arc<str>,
 }
 
-/// What a connection to another machine needs.
+/// TLS requirements for connections to other machines.
 #[derive(Debug, Default)]
 pub struct TlsTrust {
-    /// The only authorities whose certificates are trusted; those of the operating system if `None`.
+    /// Trusted certificate authorities; `None` uses those of the operating system.
     pub authorities: Option<Vec<CertificateDer<'static>>>,
-    /// Leaves `sslmode=disable` to the URL, also to another machine: password and data travel in the clear.
+    /// Permits `sslmode=disable` for other machines, which sends the password and data unencrypted.
     pub danger_allow_plain: bool,
 }
 
 impl Database {
-    /// Reads `postgresql://user:password@host:port/database`. Parameters may follow it: `sslmode`, and those that
-    /// [`Config`] knows.
+    /// Parses `postgresql://user:password@host:port/database` with the optional parameter `sslmode`
+    /// and those known to [`Config`].
     ///
-    /// TLS is used to every host that is not on this machine, and with `sslmode=require` (`verify-ca` and `verify-full`
-    /// mean the same) also to those that are; it always verifies the certificate and its name. `sslmode=disable` does
-    /// without, on this machine or with [`TlsTrust::danger_allow_plain`].
+    /// TLS is used for all remote hosts, and with `sslmode=require` (or `verify-ca`, `verify-full`)
+    /// also for local ones; it always verifies the certificate and host name. `sslmode=disable`
+    /// disables TLS for local hosts, or with [`TlsTrust::danger_allow_plain`].
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without any part of it that could be secret.
+    /// Returns the problem without any part of the URL that may be secret.
     pub fn parse(url: &str, trust: TlsTrust) -> Result<Self, String> {
         let (url, mode) = take_mode(url)?;
         let mut config: Config = url.parse().map_err(|_| malformed())?;
@@ -74,8 +74,8 @@ impl Database {
         let tls = match mode {
             Some(Mode::Plain) if !is_here && !trust.danger_allow_plain => {
                 return Err(
-                    "sslmode=disable would send the password and the ledger to another machine in the clear \
-                            (danger_allow_plain_database = true allows it)"
+                    "sslmode=disable would send the password and the ledger unencrypted to another machine \
+                    (danger_allow_plain_database = true permits this)"
                         .to_owned(),
                 );
             }
@@ -85,7 +85,7 @@ impl Database {
         };
         config
             .ssl_mode(if tls { SslMode::Require } else { SslMode::Disable })
-            // A standby that was promoted or a primary that was not: only one of them can record.
+            // Exclude standbys, also after a failover: only a primary can record.
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -103,18 +103,18 @@ impl Database {
         Ok(Self { config: Arc::new(config), tls, place: place.into() })
     }
 
-    /// A new connection, as the server makes it.
+    /// Opens a new connection.
     pub(super) async fn connect(&self) -> Result<Client, DatabaseError> {
         let failed = |problem| DatabaseError::Unreachable(self.to_string(), problem);
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone()));
         let (client, connection) = match connecting.await {
             Ok(connected) => connected.map_err(|error| failed(describe(&error)))?,
-            Err(_) => return Err(failed("no connection in time".to_owned())),
+            Err(_) => return Err(failed("connection timed out".to_owned())),
         };
-        // It ends when the client is dropped, or when the server is gone; whoever asks next learns of that.
+        // Ends when the client is dropped or the server is lost; the next request notices.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::warn!(error = describe(&error), "a connection to the database was lost");
+                tracing::warn!(error = describe(&error), "database connection lost");
             }
         });
         Ok(client)
@@ -139,16 +139,16 @@ enum Mode {
 }
 
 fn malformed() -> String {
-    "expected postgresql://user:password@host:port/database; what is special in a URL must be percent-encoded in it"
+    "expected postgresql://user:password@host:port/database with special characters percent-encoded"
         .to_owned()
 }
 
-/// Takes `sslmode` out of the URL: its values mean something else here than where they come from.
+/// Removes `sslmode` from the URL, because its semantics differ from libpq's.
 fn take_mode(url: &str) -> Result<(String, Option<Mode>), String> {
     if !url.starts_with("postgresql://") && !url.starts_with("postgres://") {
         return Err(malformed());
     }
-    // A password may have a question mark in it.
+    // A password may contain a question mark.
     let (credentials, rest) = match url.split_once('@') {
         Some((credentials, rest)) => (format!("{credentials}@"), rest),
         None => (String::new(), url),
@@ -165,13 +165,13 @@ fn take_mode(url: &str) -> Result<(String, Option<Mode>), String> {
             return Err(format!("the parameter {name} is not supported: {instead}"));
         }
         match (name, value) {
-            ("sslmode", _) if mode.is_some() => return Err("sslmode is given twice".to_owned()),
+            ("sslmode", _) if mode.is_some() => return Err("duplicate parameter sslmode".to_owned()),
             ("sslmode", "disable") => mode = Some(Mode::Plain),
             ("sslmode", "require" | "verify-ca" | "verify-full") => mode = Some(Mode::Verified),
             ("sslmode", _) => {
                 return Err(
-                    "sslmode: expected disable, require, verify-ca or verify-full: with any other, whether \
-                            there is TLS would be the network's choice"
+                    "sslmode: expected disable, require, verify-ca or verify-full; other modes let the \
+                    network disable TLS"
                         .to_owned(),
                 );
             }
@@ -182,7 +182,7 @@ fn take_mode(url: &str) -> Result<(String, Option<Mode>), String> {
     Ok((url, mode))
 }
 
-/// `host:port/database`; `None` without a host, or with more names than places.
+/// Returns `host:port/database`; `None` without a host, or with more host names than addresses.
 fn place_of(config: &Config) -> Option<String> {
     let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
     if hosts.is_empty() || (!addresses.is_empty() && addresses.len() != hosts.len()) {
@@ -216,21 +216,23 @@ fn is_on_this_machine(config: &Config) -> bool {
     config.get_hosts().iter().all(is_here) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
-/// What makes TLS connections, and with `None` nothing that would trust anybody.
+/// Creates the TLS connector; with `None`, one that trusts no certificate.
 fn connector(authorities: Option<Option<Vec<CertificateDer<'static>>>>) -> Result<MakeRustlsConnect, String> {
     let mut roots = RootCertStore::empty();
     match authorities {
         None => {}
         Some(Some(given)) => {
             for authority in given {
-                roots.add(authority).map_err(|error| format!("an authority cannot be used: {error}"))?;
+                roots.add(authority).map_err(|error| format!("invalid certificate authority: {error}"))?;
             }
         }
         Some(None) => {
-            // Some of a system's certificates may be unreadable; the rest do.
+            // Unreadable system certificates are skipped.
             let native = rustls_native_certs::load_native_certs();
             if roots.add_parsable_certificates(native.certs).0 == 0 {
-                return Err("this system trusts no authority; use the member database_ca".to_owned());
+                return Err("the operating system has no trusted certificates; use the setting \
+                database_ca"
+                    .to_owned());
             }
         }
     }
@@ -286,10 +288,10 @@ mod tests {
             ("postgresql://u:secret@h/l?hostaddr=1.2.3.4,1.2.3.5", "expected postgresql://"),
             ("postgresql://u:secret@h/l?sslmode=prefer", "sslmode: expected disable"),
             ("postgresql://u:secret@h/l?sslmode=secret", "sslmode: expected disable"),
-            ("postgresql://u:secret@h/l?sslmode=require&sslmode=disable", "twice"),
+            ("postgresql://u:secret@h/l?sslmode=require&sslmode=disable", "duplicate"),
             ("postgresql://u:secret@h/l?sslmode=disable", "danger_allow_plain_database"),
             ("postgresql://u:secret@localhost/l?hostaddr=1.2.3.4&sslmode=disable", "danger_allow_plain"),
-            ("postgresql://u:secret@h/l?sslrootcert=secret", "use the member database_ca"),
+            ("postgresql://u:secret@h/l?sslrootcert=secret", "use the setting database_ca"),
         ] {
             let error = parse(url).unwrap_err();
             assert!(error.contains(problem), "{url}: {error}");

@@ -1,9 +1,9 @@
-//! The ledger in a PostgreSQL database, which several gateways may share.
+//! The store in a PostgreSQL database, which several gateways may share.
 //!
-//! Each gateway has one task that writes. It takes everything that waits, runs it as one transaction, and answers only
-//! after the commit. A transaction locks the tenants that it is about, so that gateways take turns with each of
-//! them; then what is there is read, and it is decided in memory what each append comes to, as over every store; then all of it
-//! is written. That is three exchanges with the server, however many appends share them.
+//! Each gateway has one writer task. It takes all queued appends, runs them as one transaction, and
+//! responds after the commit. A transaction locks its tenants, so that gateways take turns per
+//! tenant; reads the affected rows; computes all outcomes in memory with the code shared by all
+//! stores; and writes the results. It needs three round trips, regardless of the number of appends.
 
 mod database;
 mod lookup;
@@ -43,14 +43,14 @@ use crate::approvals::{Approval, Status};
 use crate::clock::{Clock, parse_millis};
 use crate::ledger::{DECISIONS, Head, TOOLS};
 
-/// How long a batch may take, with all that is tried again. Less than a request waits.
+/// Deadline of a batch including retries; shorter than the request timeout.
 const BATCH_DEADLINE: Duration = Duration::from_secs(12);
 
-/// How long to wait before connecting is tried again, at first and at most.
+/// Initial and maximum reconnect delay.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// What a connection is told before anything else. What waits for a lock that another gateway holds gives up before its
-/// batch has to; and who holds locks and falls silent loses them.
+/// Session settings of a connection. A statement that waits for another gateway's lock times out
+/// before its batch does; a silent connection loses its locks.
 const SESSION_SETTINGS: &str = "
 SET client_min_messages = warning;
 SET statement_timeout = '10s';
@@ -60,8 +60,8 @@ SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
 ";
 
-/// Statements look up a few rows in tables that grow fast, by their keys. A plan that was made while a table was small
-/// must not read all of it later.
+/// Forces plans that use indexes. A plan made for a small table must not scan it after it has
+/// grown.
 const PLANNER_SETTINGS: &str = "
 SET plan_cache_mode = force_generic_plan;
 SET enable_hashjoin = off;
@@ -69,7 +69,7 @@ SET enable_mergejoin = off;
 SET enable_seqscan = off;
 ";
 
-/// The ledger in a PostgreSQL database; see [`PostgresStore::open`].
+/// The store in a PostgreSQL database; see [`PostgresStore::open`].
 #[derive(Debug)]
 pub struct PostgresStore {
     jobs: Jobs,
@@ -78,20 +78,22 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to the database and makes its tables, in the schema `actpass`, or brings them forward.
+    /// Connects to the database and creates or migrates its tables in the schema `actpass`.
     ///
     /// # Errors
     ///
-    /// If it cannot be reached or used, or a newer version made its tables.
+    /// Returns an error if the database is unreachable or unusable, or a newer version created its
+    /// tables.
     pub async fn open(database: Database) -> Result<Self, DatabaseError> {
         Self::open_with(database, Clock::default()).await
     }
 
-    /// As [`PostgresStore::open`]; events get the time of `clock`, or the server's if that is later.
+    /// Same as [`PostgresStore::open`]. Events get the time of `clock` or of the server, whichever
+    /// is later.
     ///
     /// # Errors
     ///
-    /// As [`PostgresStore::open`].
+    /// Same as [`PostgresStore::open`].
     pub async fn open_with(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let mut client = database.connect().await?;
         warn_of_risks(&client).await;
@@ -99,11 +101,11 @@ impl PostgresStore {
         Self::start(database, clock).await
     }
 
-    /// Connects to a database whose tables are there. For what an operator does from the command line.
+    /// Connects to an initialized database, for use by commands.
     ///
     /// # Errors
     ///
-    /// As [`PostgresStore::open`]; if its tables are those of another version.
+    /// Same as [`PostgresStore::open`]; also if the tables have another schema version.
     pub async fn open_existing(database: Database) -> Result<Self, DatabaseError> {
         Self::start(database, Clock::default()).await
     }
@@ -117,11 +119,11 @@ impl PostgresStore {
     }
 }
 
-/// What a server is set to loses what it said was committed: an operator should know.
+/// Warns if the server may lose committed data.
 async fn warn_of_risks(client: &Client) {
     let fsync = client.query_one("SELECT current_setting('fsync')", &[]).await;
     if fsync.and_then(|row| row.try_get::<_, String>(0)).is_ok_and(|fsync| fsync != "on") {
-        tracing::warn!("the database server has fsync off: what it recorded may not survive a crash");
+        tracing::warn!("the database server has fsync off: committed records may be lost in a crash");
     }
 }
 
@@ -187,7 +189,7 @@ impl Store for PostgresStore {
         chain_id: &str,
         tool_id: &str,
     ) -> Result<Option<String>, StoreError> {
-        // As it is between the quotes of the event's JSON.
+        // As in the event's JSON, between the quotes.
         let tool_id = canonical_json(&Json::from(tool_id)).map_err(|_| StoreError::NotCanonical)?;
         let tool_id = String::from_utf8_lossy(&tool_id);
         let tool_id = tool_id.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
@@ -234,7 +236,7 @@ impl Store for PostgresStore {
         let texts = [agent, tool, after];
         let [agent, tool, after] = texts.each_ref().map(|text| text.as_deref().map(Text));
         let limit = i64::from(limit);
-        // A closure would have to be of each status; a function pointer captures nothing.
+        // A function pointer instead of a closure, because it captures nothing.
         let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match status {
             None => |reader| &reader.listed[0],
             Some(Status::Approved) => |reader| &reader.listed[1],
@@ -315,14 +317,14 @@ impl Store for PostgresStore {
         }
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            // A writer that panicked was reported by the panic itself; there is nothing left to finish.
+            // A panic in the writer was already reported.
             let _ = writer.await;
         }
         self.readers.release();
     }
 }
 
-/// The server, and whether it is worth trying to connect to it.
+/// The server and its reconnect state.
 #[derive(Debug)]
 struct Server {
     database: Database,
@@ -337,8 +339,8 @@ struct ReconnectBackoff {
 }
 
 impl Server {
-    /// A connection that is ready for this version's statements. After a failure the next ones fail at once for a while:
-    /// what nobody can record is refused sooner than it is waited for.
+    /// Returns a connection ready for this version's statements. After a failure, calls fail
+    /// immediately for a while, so that requests fail fast.
     async fn connect(&self) -> Result<Client, DatabaseError> {
         if let Some(backoff) = &*self.backoff()
             && Instant::now() < backoff.until
@@ -366,7 +368,7 @@ impl Server {
             "UTF8" => {}
             other => return Err(DatabaseError::Encoding(self.database.to_string(), other.to_owned())),
         }
-        // A newer gateway may have brought the tables forward since the last connection.
+        // A newer gateway may have migrated the tables since the last connection.
         schema::check(&client, &self.database).await?;
         Ok(client)
     }
@@ -380,7 +382,8 @@ impl Server {
     }
 }
 
-/// What went wrong, for the log: the server's message without its details, which can hold what clients sent.
+/// Describes an error for the log: the server's message without details, which may contain client
+/// data.
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(said) => format!("{}: {} ({})", said.severity(), said.message(), said.code().code()),
@@ -391,7 +394,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// PostgreSQL's integers are signed; no chain comes near their end.
+/// PostgreSQL's integers are signed; chain lengths stay far below the limit.
 fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

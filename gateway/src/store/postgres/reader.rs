@@ -1,4 +1,4 @@
-//! The connections that read.
+//! Read connections.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,14 +16,14 @@ use super::{BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_s
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
 
-/// How many connections read at once at most.
+/// Maximum number of concurrent read connections.
 const READERS: usize = 4;
 
-/// How many events, and how many bytes of them, [`Store::events`] hands out at once.
+/// Maximum number and bytes of events per page of [`Store::events`].
 pub(super) const PAGE_EVENTS: i64 = 512;
 pub(super) const PAGE_BYTES: i64 = 1 << 20;
 
-/// The chain of decisions of the tenant of a row.
+/// The chain of decisions of a row's tenant.
 macro_rules! decisions_of {
     ($row:literal) => {
         concat!(
@@ -34,11 +34,12 @@ macro_rules! decisions_of {
     };
 }
 
-/// The columns that [`approval_of`] reads, of rows called `approvals`.
+/// The columns for [`approval_of`], from rows named `approvals`.
 macro_rules! approval_columns {
     () => {
         concat!(
-            "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
+            "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, \
+            created_at,
             deadline, approved, decided_by, decided_at, note, spent, asker,
             (SELECT event FROM actpass.events WHERE chain = ",
             decisions_of!("approvals"),
@@ -63,10 +64,10 @@ macro_rules! approval_columns {
     };
 }
 
-/// The statement with which [`approval_of`] reads.
+/// The statement for [`approval_of`].
 const APPROVAL: &str = concat!(approval_columns!(), " FROM actpass.approvals WHERE tenant_id = $1");
 
-/// What became of a passport, by its row and by the ledger; of rows called `passports`.
+/// State of a passport by its row and the ledger, from rows named `passports`.
 macro_rules! passport_standing {
     () => {
         concat!(
@@ -91,11 +92,11 @@ macro_rules! passport_standing {
 }
 pub(super) use {approval_columns, decisions_of, passport_standing};
 
-/// The columns that [`credential_of`] reads.
+/// The columns for [`credential_of`].
 const CREDENTIAL: &str =
     "SELECT id, tool_id, sealed, set_at, expires_at FROM actpass.credentials WHERE tenant_id = $1";
 
-/// A few connections that only read.
+/// A pool of read-only connections.
 #[derive(Debug)]
 pub(super) struct Readers {
     server: Arc<Server>,
@@ -108,7 +109,7 @@ impl Readers {
         Self { server, idle: Mutex::default(), permits: Semaphore::new(READERS) }
     }
 
-    /// Lets go of the connections that nobody uses.
+    /// Closes idle connections.
     pub(super) fn release(&self) {
         self.idle().clear();
     }
@@ -126,7 +127,7 @@ impl Readers {
                 let reader = match idle {
                     Some(reader) => reader,
                     None => ReadConnection::open(&self.server).await.map_err(|error| {
-                        tracing::error!(%error, "the ledger could not be read");
+                        tracing::error!(%error, "reading the ledger failed");
                         StoreError::Unavailable
                     })?,
                 };
@@ -135,17 +136,17 @@ impl Readers {
                         self.idle().push(reader);
                         return Ok(rows);
                     }
-                    // It was lost while nobody used it, and so may be the other idle ones.
+                    // The connection was lost while idle; other idle ones may be lost too.
                     Err(_) if was_idle && reader.client.is_closed() => {}
                     Err(error) => {
-                        tracing::error!(error = describe(&error), "the ledger could not be read");
+                        tracing::error!(error = describe(&error), "reading the ledger failed");
                         return Err(StoreError::Unavailable);
                     }
                 }
             }
         };
         tokio::time::timeout(BATCH_DEADLINE, reading).await.unwrap_or_else(|_| {
-            tracing::error!("the database did not answer in time");
+            tracing::error!("database operation timed out");
             Err(StoreError::Unavailable)
         })
     }
@@ -155,7 +156,7 @@ impl Readers {
     }
 }
 
-/// A connection that reads.
+/// A read connection with prepared statements.
 #[derive(Debug)]
 pub(super) struct ReadConnection {
     client: Client,
@@ -207,7 +208,7 @@ impl ReadConnection {
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
             credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,
-            // As many as fit a page: those before which there is less than a page.
+            // Events until the preceding ones fill a page.
             events: client
                 .prepare(
                     "SELECT seq, event FROM (
@@ -291,7 +292,7 @@ impl ReadConnection {
     }
 }
 
-/// As [`super::super::read_chain`], from a database.
+/// Same as [`super::super::read_chain`], for a database.
 pub(in super::super) async fn read_chain<E: From<OpenError>>(
     database: &Database,
     tenant_id: &str,
@@ -322,7 +323,7 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
     }
 }
 
-/// As [`super::super::read_keys`], from a database.
+/// Same as [`super::super::read_keys`], for a database.
 pub(in super::super) async fn read_keys(database: &Database) -> Result<Vec<SealedKey>, OpenError> {
     let server = Server { database: database.clone(), backoff: Mutex::default() };
     let reader = ReadConnection::open(&server).await?;
@@ -355,7 +356,7 @@ pub(super) fn all<T>(
 }
 
 fn unreadable(error: &tokio_postgres::Error) -> StoreError {
-    tracing::error!(error = describe(error), "the ledger holds what no gateway wrote");
+    tracing::error!(error = describe(error), "the ledger contains invalid rows");
     StoreError::Unavailable
 }
 

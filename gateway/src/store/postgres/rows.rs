@@ -1,5 +1,5 @@
-//! A batch in memory: what it reads is loaded before it, what it writes is written after it, in few statements however
-//! many appends there are.
+//! A batch in memory: its rows are loaded before, and its changes are written after it, in few
+//! statements regardless of the number of appends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use super::super::{
 use crate::approvals::Approval;
 use crate::ledger::{Draft, Head, Sealed};
 
-/// A name of a tenant's.
+/// A name within a tenant.
 pub(super) type TenantKey = (Arc<str>, String);
 
 /// An idempotency key of a tenant's API key.
 pub(super) type IdempotencyScope = (Arc<str>, Arc<str>, String);
 
-/// What a batch will read.
+/// The keys of all rows that a batch reads.
 #[derive(Debug, Default)]
 pub(super) struct BatchKeys {
-    /// Tenant, hash of the action and asker of requests that may be open.
+    /// Tenant, action hash and asker of possible live approvals.
     pub(super) actions: HashSet<(Arc<str>, String, String)>,
-    /// Tools whose manifest it is about.
+    /// Tools whose manifest is needed.
     pub(super) manifests: HashSet<TenantKey>,
     pub(super) chains: HashSet<TenantKey>,
     pub(super) responses: HashSet<IdempotencyScope>,
     pub(super) approvals: HashSet<TenantKey>,
-    /// Tools whose credential it is about.
+    /// Tools whose credential is needed.
     pub(super) credentials: HashSet<TenantKey>,
     pub(super) passports: HashSet<TenantKey>,
     pub(super) tenants: HashSet<Arc<str>>,
@@ -104,27 +104,27 @@ impl BatchKeys {
     }
 }
 
-/// What a batch read, and what it has to write.
+/// The rows and pending changes of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) responses: HashMap<IdempotencyScope, StoredResponse>,
     pub(super) approvals: HashMap<TenantKey, LoadedApproval>,
     pub(super) chains: HashMap<TenantKey, (i64, Head)>,
-    /// The id of the credential that a tool has.
+    /// Credential ids by tool.
     pub(super) credentials: HashMap<TenantKey, String>,
-    /// The manifests that were approved last.
+    /// Approved manifests.
     pub(super) approved: HashMap<TenantKey, String>,
     pub(super) passports: HashMap<TenantKey, LoadedPassport>,
 
-    /// The credentials of tools that have other ones now, or none.
+    /// New credentials of tools; `None` if removed.
     pub(super) changed: HashMap<TenantKey, Option<SealedCredential>>,
-    /// Chain, number and text.
+    /// Chain row id, position and text.
     pub(super) events: Vec<(i64, i64, String)>,
     pub(super) heads: Vec<(i64, Head)>,
-    /// Which of the answers are new.
+    /// New responses.
     pub(super) kept: HashSet<IdempotencyScope>,
     pub(super) manifests: HashMap<TenantKey, String>,
-    /// Until when a signing key is needed.
+    /// Times until which signing keys are needed.
     pub(super) needed: HashMap<String, i64>,
     pub(super) opened: Vec<(Arc<str>, Approval)>,
 }
@@ -138,14 +138,14 @@ pub(super) struct LoadedApproval {
 #[derive(Debug)]
 pub(super) struct LoadedPassport {
     pub(super) standing: PassportState,
-    /// When it expires, if it was issued in this batch.
+    /// Expiry, if issued in this batch.
     pub(super) issued: Option<i64>,
     pub(super) is_changed: bool,
 }
 
-/// A batch reads what [`BatchKeys`] does not know of. Nothing of the batch is recorded then.
+/// A batch read a row not in [`BatchKeys`]. Nothing is recorded.
 #[derive(Debug, thiserror::Error)]
-#[error("a batch needs what was not loaded")]
+#[error("a batch read a row that was not loaded")]
 pub(super) struct NotLoaded;
 
 impl Rows for Loaded {
@@ -253,7 +253,7 @@ impl Rows for Loaded {
             Change::DecideApproval { id, decided } => {
                 let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
                 approval.approval.decided = Some(decided.clone());
-                // Its event is part of the same transaction.
+                // The event is part of the same transaction.
                 approval.approval.proven = true;
                 approval.is_changed = true;
             }

@@ -1,4 +1,4 @@
-//! The tables, and how older ones are brought forward.
+//! Tables and migrations.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -6,18 +6,19 @@ use tokio_postgres::error::SqlState;
 use super::super::error::DatabaseError;
 use super::{Database, describe, lookup};
 
-/// The form of the data that this version reads and writes.
+/// Current schema version.
 pub(super) const SCHEMA_VERSION: i32 = 2;
 
-/// What leads to each version from the one before; the first from nothing.
+/// Migrations to each version from the previous one.
 const MIGRATIONS: [&str; 2] = [INITIAL, PROOFS];
 
-/// What holds off whoever else would bring the same tables forward.
+/// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
 
-/// Keys compare by their bytes: a new version of the system's collations must not break their indexes.
+/// Keys use bytewise collation, so that upgrades of the system's collations cannot corrupt their
+/// indexes.
 ///
-/// A chain's row changes with every batch, so its page has room for the next version beside the last.
+/// A chain's row is updated with every batch; its page has free space for new row versions.
 const INITIAL: &str = r#"
 CREATE TABLE actpass.chains (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -114,7 +115,7 @@ ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_changed;
 ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_removed;
 "#;
 
-/// An event that used up what it names, as text: an `allow` in a mode that spends.
+/// Text condition for events that consume grants: an `allow` in an enforcing mode.
 macro_rules! spends {
     () => {
         r#"(strpos(event, '"event_type":"decision"') > 0 AND strpos(event, '"decision":"allow"') > 0
@@ -122,8 +123,8 @@ macro_rules! spends {
     };
 }
 
-/// The events that decide or spend an approval. A quote within a string is escaped in JSON, so a client's text is no
-/// match.
+/// Events that decide or spend an approval. JSON escapes quotes within strings, so client text
+/// cannot match.
 macro_rules! of_approval {
     () => {
         concat!(
@@ -135,7 +136,7 @@ macro_rules! of_approval {
     };
 }
 
-/// The events that issue, revoke or spend a passport.
+/// Events that issue, revoke or spend a passport.
 macro_rules! of_passport {
     () => {
         concat!(
@@ -147,14 +148,14 @@ macro_rules! of_passport {
     };
 }
 
-/// The events that approve a manifest, or set or remove a credential.
+/// Events that approve a manifest, or set or remove a credential.
 macro_rules! of_tool {
     () => {
         r#"(strpos(event, '"event_type":"tool.approved"') > 0 OR strpos(event, '"event_type":"credential.') > 0)"#
     };
 }
 
-/// A member of an event that is a string, as its JSON has it between the quotes.
+/// A string member of an event, as in its JSON between the quotes.
 macro_rules! member {
     ($name:literal) => {
         concat!(r#"substring(event from '""#, $name, r#"":"((?:[^"\\]|\\.)*)"')"#)
@@ -162,8 +163,8 @@ macro_rules! member {
 }
 pub(super) use {member, of_approval, of_passport, of_tool, spends};
 
-/// Answers that end, approvals that are found by their action, indexes by which rows are held to the ledger, and triggers
-/// against every statement that would change what is only added to.
+/// Expiry of responses, reuse of approvals by action, indexes to verify rows against the ledger,
+/// and triggers that reject changes of append-only data.
 const PROOFS: &str = concat!(
     r#"
 ALTER TABLE actpass.answers ADD COLUMN expires_at bigint NOT NULL DEFAULT 0;
@@ -274,10 +275,9 @@ ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_chan
 "#
 );
 
-/// Makes the tables of a new database, or brings those of an older version forward: whole or not at all, by one gateway
-/// while others wait.
+/// Creates or migrates the tables atomically; other gateways wait.
 pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {
-    // Whoever runs the gateway day by day need not be allowed to make tables.
+    // The role that runs the gateway need not have the right to create tables.
     if version(client, database).await? != SCHEMA_VERSION {
         match migrate(client).await {
             Ok(found) if found > SCHEMA_VERSION => {
@@ -291,17 +291,16 @@ pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> R
     Ok(())
 }
 
-/// Makes the indexes that are missing. They change no answer, only how long it takes; so a role that may not make them
-/// does without.
+/// Creates missing indexes. They affect performance only, so a role without the right does without.
 async fn index(client: &Client) {
     if let Err(error) = client.batch_execute(lookup::INDEXES).await
         && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     {
-        tracing::warn!(error = describe(&error), "the indexes of the ledger could not be made");
+        tracing::warn!(error = describe(&error), "creating the ledger's indexes failed");
     }
 }
 
-/// That the database has the form that this version knows, and a gateway made it.
+/// Checks that the schema has the current version.
 pub(super) async fn check(client: &Client, database: &Database) -> Result<(), DatabaseError> {
     match version(client, database).await? {
         SCHEMA_VERSION => Ok(()),
@@ -309,7 +308,7 @@ pub(super) async fn check(client: &Client, database: &Database) -> Result<(), Da
     }
 }
 
-/// Which version the database has, 0 if it has none; an error if it is newer than this one knows.
+/// Returns the schema version, 0 if there is none; an error if it is newer than supported.
 async fn version(client: &Client, database: &Database) -> Result<i32, DatabaseError> {
     match client.query_one("SELECT coalesce(max(version), 0) FROM actpass.migrations", &[]).await {
         Ok(row) => match row.get(0) {
@@ -327,12 +326,12 @@ async fn version(client: &Client, database: &Database) -> Result<i32, DatabaseEr
     }
 }
 
-/// The version that it found.
+/// Migrates and returns the previous version.
 async fn migrate(client: &mut Client) -> Result<i32, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0").await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
-    // A schema that is there needs no leave to make one.
+    // Creating an existing schema would require a privilege.
     let has_schema: bool =
         transaction.query_one("SELECT to_regnamespace('actpass') IS NOT NULL", &[]).await?.try_get(0)?;
     if !has_schema {

@@ -1,13 +1,13 @@
-//! Texts as PostgreSQL can keep them.
+//! Text encoding for PostgreSQL.
 
 use std::error::Error;
 
 use bytes::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-/// Text as it is kept: PostgreSQL has no U+0000 in its texts, and clients may send it.
+/// Text to store. PostgreSQL text cannot contain U+0000, but client data may.
 ///
-/// A backslash and a zero stand for it, and two backslashes for one.
+/// U+0000 is stored as a backslash and a zero, a backslash as two backslashes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text<'a>(pub(super) &'a str);
 
@@ -26,7 +26,7 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
-/// What [`Text`] kept.
+/// Text stored by [`Text`].
 pub(super) struct StoredText(pub(super) String);
 
 impl<'a> FromSql<'a> for StoredText {
@@ -42,7 +42,7 @@ impl<'a> FromSql<'a> for StoredText {
                 '\\' => match characters.next() {
                     Some('0') => '\0',
                     Some('\\') => '\\',
-                    Some(_) | None => return Err("a backslash stands alone".into()),
+                    Some(_) | None => return Err("incomplete escape sequence".into()),
                 },
                 other => other,
             });

@@ -1,4 +1,4 @@
-//! The connection that writes.
+//! The write connection.
 
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
@@ -27,53 +27,53 @@ use crate::approvals::Approval;
 use crate::clock::{Clock, parse_millis};
 use crate::ledger::{GENESIS, Head};
 
-/// How often a batch that certainly left nothing behind is tried.
+/// Maximum number of attempts of a batch that certainly left nothing behind.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// How long to wait before a batch is tried again, at first; twice as long each time.
+/// Initial retry delay; doubles with each attempt.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// How many bytes of events go to the server in one statement.
+/// Maximum bytes of events per statement.
 const INSERT_BYTES: usize = 4 << 20;
 
-/// How many answers that are kept no longer are removed after a batch, beside as many as the batch adds.
+/// Expired responses removed after a batch, in addition to as many as it added.
 const MIN_PRUNED: usize = 64;
 
-/// How many bytes a check writes: more than an ordinary decision.
+/// Bytes written by a health check: more than a typical decision.
 const PROBE_BYTES: usize = 96 * 1024;
 
-/// What writes: one task, which does one thing after the other.
+/// The writer task; it executes one batch at a time.
 pub(super) struct Writer {
     server: Arc<Server>,
     connection: Option<WriteConnection>,
     clock: Clock,
-    /// Whether it was said that answers cannot be removed.
+    /// Whether the missing DELETE privilege was logged.
     cannot_prune: bool,
-    /// Whether it was said that the probe cannot be written.
+    /// Whether the missing UPDATE privilege was logged.
     cannot_probe: bool,
 }
 
-/// Why nothing may be answered.
+/// Failure of a batch.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// A row is not as it was read, although it is locked.
-    #[error("{0} rows were changed where {1} had to be")]
+    /// A locked row changed unexpectedly.
+    #[error("{0} rows were changed, expected {1}")]
     Changed(u64, usize),
     #[error(transparent)]
     Connect(#[from] DatabaseError),
-    /// Working in memory failed.
-    #[error("a batch could not be made: {0}")]
+    /// Computing the batch failed.
+    #[error("computing a batch failed: {0}")]
     Made(String),
-    /// The transaction did not take place.
+    /// The transaction was rolled back.
     #[error("{}", describe(.0))]
     Undone(#[from] tokio_postgres::Error),
-    /// The transaction may have taken place.
-    #[error("it is not known whether a batch was recorded, and none of it was answered: {}", describe(.0))]
+    /// The transaction may have been committed.
+    #[error("the outcome of a commit is unknown, no response was sent: {}", describe(.0))]
     Unknown(tokio_postgres::Error),
 }
 
 impl Failure {
-    /// Whether it certainly left nothing behind and may go well the next time.
+    /// Returns whether the batch certainly left nothing behind and a retry may succeed.
     fn is_transient(&self) -> bool {
         let Self::Undone(error) = self else {
             return false;
@@ -81,10 +81,10 @@ impl Failure {
         match error.code() {
             None => error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>()),
             Some(code) => [
-                // The server was restarted, or an administrator ended the connection.
+                // The server was restarted, or an administrator closed the connection.
                 SqlState::ADMIN_SHUTDOWN,
                 SqlState::CRASH_SHUTDOWN,
-                // Another gateway was first.
+                // Conflict with another gateway.
                 SqlState::T_R_DEADLOCK_DETECTED,
                 SqlState::T_R_SERIALIZATION_FAILURE,
                 SqlState::UNIQUE_VIOLATION,
@@ -95,13 +95,13 @@ impl Failure {
 }
 
 impl Writer {
-    /// A writer that is connected.
+    /// Connects a writer.
     pub(super) async fn open(server: Arc<Server>, clock: Clock) -> Result<Self, DatabaseError> {
         let connection = Some(WriteConnection::open(&server).await?);
         Ok(Self { server, connection, clock, cannot_prune: false, cannot_probe: false })
     }
 
-    /// Works until told to stop, or until nobody is left to ask for anything.
+    /// Runs until stopped or until all senders are gone.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.recv().await {
             let JobBatch { keys, appends, checks } = JobBatch::collect_jobs(first, &mut queue);
@@ -127,12 +127,12 @@ impl Writer {
         }
     }
 
-    /// What comes of `job`. A connection that it left in the middle of something is not used again.
+    /// Runs `job` with the batch deadline. A connection left in an unknown state is discarded.
     async fn with_timeout<T>(&mut self, job: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>) -> Option<T> {
         match tokio::time::timeout(BATCH_DEADLINE, job(self)).await {
             Ok(Ok(done)) => return Some(done),
-            Ok(Err(error)) => tracing::error!(%error, "the ledger could not be written"),
-            Err(_) => tracing::error!("the database did not answer in time"),
+            Ok(Err(error)) => tracing::error!(%error, "writing to the ledger failed"),
+            Err(_) => tracing::error!("database operation timed out"),
         }
         self.connection = None;
         None
@@ -147,8 +147,8 @@ impl Writer {
         Ok(self.connection.insert(connection))
     }
 
-    /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it. They have
-    /// their outcomes then.
+    /// Runs `appends` in one transaction, with retries if another gateway or a lost connection
+    /// rolled it back. Sets their outcomes.
     async fn transact(&mut self, mut appends: Vec<Append>) -> Result<Vec<Append>, Failure> {
         let clock = self.clock.clone();
         let mut attempt = 1;
@@ -158,12 +158,12 @@ impl Writer {
                 Ok(()) => return Ok(appends),
                 Err(failure) => failure,
             };
-            // What the connection was in the middle of ends with it.
+            // Closing the connection ends its transaction.
             self.connection = None;
             if attempt == MAX_ATTEMPTS || !failure.is_transient() {
                 return Err(failure);
             }
-            tracing::warn!(error = %failure, attempt, "a batch is tried again");
+            tracing::warn!(error = %failure, attempt, "retrying a batch");
             tokio::time::sleep(RETRY_DELAY * 2_u32.pow(attempt)).await;
             attempt += 1;
         }
@@ -171,7 +171,7 @@ impl Writer {
 
     async fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), Failure> {
         let transaction = self.connected().await?.client.transaction().await?;
-        // Two gateways that start at once on a new database make one key.
+        // Two gateways that start concurrently on a new database create one key.
         transaction.batch_execute("LOCK TABLE actpass.signing_keys IN SHARE ROW EXCLUSIVE MODE").await?;
         let others: i64 =
             transaction.query_one("SELECT count(*) FROM actpass.signing_keys", &[]).await?.try_get(0)?;
@@ -188,18 +188,18 @@ impl Writer {
         Ok(transaction.commit().await?)
     }
 
-    /// Only a write can tell whether writing works: as much as a decision writes.
+    /// Checks writability by writing as much as a decision.
     async fn check(&mut self) -> Result<(), Failure> {
         if !self.cannot_probe {
             let mut data = vec![0; PROBE_BYTES];
-            // Bytes that do not compress; where there is no randomness, zeros do.
+            // Incompressible bytes; zeros if there is no randomness.
             let _ = getrandom::fill(&mut data);
             let connection = self.connected().await?;
             match connection.client.execute(&connection.probe, &[&data]).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                     tracing::warn!(
-                        "no right to UPDATE actpass.probe: health checks write less than decisions do"
+                        "missing privilege UPDATE on actpass.probe: health checks write less than decisions"
                     );
                     self.cannot_probe = true;
                 }
@@ -211,7 +211,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes some of the answers that are kept no longer; nothing waits for it.
+    /// Removes some expired responses in the background.
     async fn prune(&mut self, added: usize) {
         if self.cannot_prune {
             return;
@@ -225,17 +225,17 @@ impl Writer {
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 tracing::warn!(
-                    "no right to DELETE from actpass.answers: answers that are kept no longer stay there"
+                    "missing privilege DELETE on actpass.answers: expired responses are not removed"
                 );
                 self.cannot_prune = true;
             }
-            Ok(Err(error)) => tracing::warn!(error = describe(&error), "old answers could not be removed"),
+            Ok(Err(error)) => tracing::warn!(error = describe(&error), "removing expired responses failed"),
             Err(_) => self.connection = None,
         }
     }
 }
 
-/// The connection that writes.
+/// The write connection with prepared statements.
 #[derive(Debug)]
 struct WriteConnection {
     client: Client,
@@ -276,7 +276,8 @@ impl WriteConnection {
         Ok(Self {
             responses: client
                 .prepare(concat!(
-                    "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
+                    "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, \
+                    seq,
                          allowed_seq,
                          (SELECT event FROM actpass.events WHERE chain = ",
                     decisions_of!("answers"),
@@ -376,7 +377,8 @@ impl WriteConnection {
                      ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = excluded.manifest_hash",
                 )
                 .await?,
-            lock: client.prepare("SELECT pg_advisory_xact_lock(tenant) FROM unnest($1::bigint[]) AS tenant").await?,
+            lock: client.prepare("SELECT pg_advisory_xact_lock(tenant) FROM unnest($1::bigint[]) AS \
+            tenant").await?,
             make_chains: client
                 .prepare(
                     "INSERT INTO actpass.chains (tenant_id, chain_id, length, head)
@@ -462,17 +464,17 @@ impl WriteConnection {
 
     async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<(), Failure> {
         let (latest, loaded) = Box::pin(self.load(&BatchKeys::of(appends))).await?;
-        // The server's clock, or what another gateway recorded, may be later than this one's clock shows.
+        // The server's clock or another gateway's events may be ahead of this clock.
         clock.advance_to(latest);
         let now = clock.millis();
         let mut batched = std::mem::take(appends);
-        // Hashing a large batch takes long enough to hold up connections.
+        // Hashing a large batch would block the runtime.
         let making = tokio::task::spawn_blocking(move || {
             let mut batch = Batch::new(loaded, now);
             let appended = batched.iter_mut().try_for_each(|append| batch.append(append));
             (batched, appended.and_then(|()| batch.finish()))
         });
-        // After a panic there is nothing to try again.
+        // A panic is not retried.
         let (batched, made) = making.await.map_err(|error| Failure::Made(error.to_string()))?;
         *appends = batched;
         let loaded = made.map_err(|error| Failure::Made(error.to_string()))?;
@@ -480,10 +482,11 @@ impl WriteConnection {
         self.commit().await
     }
 
-    /// Begins the transaction, locks and reads: one exchange, in which the server takes one statement after the other,
-    /// and each sees what was committed before it.
+    /// Begins the transaction, locks and reads in one round trip. The server executes the
+    /// statements in order; each sees earlier commits.
     ///
-    /// The time is the later one of the server's clock and the last events of the chains, in milliseconds since 1970.
+    /// Returns the later of the server's clock and the chains' last events, in milliseconds since
+    /// 1970.
     async fn load(&self, keys: &BatchKeys) -> Result<(i64, Loaded), tokio_postgres::Error> {
         let tenants = lock_numbers(&keys.tenants);
         let chains = columns_of(&keys.chains);
@@ -525,7 +528,7 @@ impl WriteConnection {
             query_unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
             query_unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
             query_unless(asked.0.is_empty(), client.query(&self.responses, &asked_columns)),
-            // The server's clock, so that a chain that many gateways write to has one.
+            // Use the server's clock, so that all gateways on a chain share one.
             client.query_one(&self.clock, &[]),
         )?;
         let mut loaded = Loaded::default();
@@ -746,14 +749,14 @@ impl WriteConnection {
         }
         let columns: [&(dyn ToSql + Sync); 6] = [&set.0, &set.1, &set.2, &set.3, &set.4, &set.5];
         self.change(&self.set_credentials, set.0.len(), &columns).await?;
-        // One that was set and removed in this batch was never there.
+        // Set and removed within this batch.
         if !removed.0.is_empty() {
             self.client.execute(&self.remove_credentials, &[&removed.0, &removed.1]).await?;
         }
         Ok(())
     }
 
-    /// Runs a statement that must touch `rows` rows, unless there are none.
+    /// Runs a statement that must affect `rows` rows; skipped for zero rows.
     async fn change(
         &self,
         statement: &Statement,
@@ -770,10 +773,10 @@ impl WriteConnection {
         }
     }
 
-    /// Only an error that the server itself reports, and after which it goes on, says that nothing was recorded.
+    /// Only an error reported by the server on a live connection proves that nothing was recorded.
     ///
-    /// A server that waits for its standbys must not be cut short by the statement's timeout: it would say that the
-    /// transaction is committed, on itself alone.
+    /// A server that waits for its standbys must not be interrupted by the statement timeout: it
+    /// would report a commit that is only local.
     async fn commit(&self) -> Result<(), Failure> {
         let committed = self.client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT").await;
         committed.map_err(|error| {
@@ -786,7 +789,7 @@ impl WriteConnection {
     }
 }
 
-/// What `query` finds, or nothing without asking.
+/// Runs `query` unless `skip` is set.
 async fn query_unless(
     nothing: bool,
     query: impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>,
@@ -799,18 +802,18 @@ fn millis_since(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The tenant and the name in a row's first columns.
+/// Reads the tenant and name from a row's first columns.
 fn name_of(row: &Row) -> Result<rows::TenantKey, tokio_postgres::Error> {
     Ok((row.try_get::<_, StoredText>(0)?.0.into(), row.try_get::<_, StoredText>(1)?.0))
 }
 
-/// The names in columns: the tenants, and what is theirs.
+/// Splits names into a column of tenants and a column of names.
 fn columns_of(names: &HashSet<rows::TenantKey>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
     names.iter().map(|(tenant_id, name)| (Text(tenant_id), Text(name))).unzip()
 }
 
-/// The numbers that stand for tenants among the database's locks, in the order in which every gateway takes them. Should
-/// two tenants have one number, they take turns with each other.
+/// Returns the advisory lock ids of tenants, in the same order on every gateway. A collision only
+/// serializes two tenants.
 fn lock_numbers(tenants: &HashSet<Arc<str>>) -> Vec<i64> {
     let number = |tenant_id: &Arc<str>| {
         let hash = Sha256::digest(format!("actpass tenant\0{tenant_id}"));

@@ -1,4 +1,4 @@
-//! A copy of a data file while a gateway has it: of one moment, whole, and checked before it has its name.
+//! Backup of a data file in use: a consistent copy that is verified before it gets its final name.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,35 +11,35 @@ use super::reader::read_page;
 use crate::ledger::{Head, Verifier};
 use crate::store::error::OpenError;
 
-/// What a backup holds.
+/// Content of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupSummary {
-    /// How many chains of the ledger.
+    /// Number of chains.
     pub chains: u64,
-    /// How many events.
+    /// Number of events.
     pub events: u64,
 }
 
-/// Why there is no backup.
+/// Error of a backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// A chain in the data file is not as it was recorded.
+    /// A chain in the data file is broken.
     #[error(
-        "the chain {chain_id:?} of the tenant {tenant_id:?} is broken at event {first_broken}: nothing was kept"
+        "chain {chain_id:?} of tenant {tenant_id:?} is broken at event {first_broken}; no backup was written"
     )]
     Broken {
         /// The tenant.
         tenant_id: String,
         /// The chain.
         chain_id: String,
-        /// The first event that is not what was recorded.
+        /// The first broken or missing event.
         first_broken: u64,
     },
-    /// SQLite finds damage in the copy.
-    #[error("the copy is damaged, and nothing was kept: {0}")]
+    /// The copy is damaged.
+    #[error("the copy is damaged; no backup was written: {0}")]
     Damaged(String),
-    /// There is something at the backup's path.
-    #[error("{0}: exists; expected a name that no file has yet")]
+    /// The target exists.
+    #[error("{0}: already exists; expected a new file name")]
     Exists(PathBuf),
     /// The copy cannot be written.
     #[error("{0}: {1}")]
@@ -49,13 +49,14 @@ pub enum BackupError {
     Open(#[from] OpenError),
 }
 
-/// Copies the data file `data` to the new file `to`, readable by its owner alone, also while a gateway has it. The copy is
-/// of one moment, is checked event by event, and is on the disk before it gets its name.
+/// Copies the data file `data` to the new file `to`, accessible to its owner only, also while a
+/// gateway runs. The copy is a consistent snapshot, verified event by event, and synced to disk
+/// before it gets its name.
 ///
 /// # Errors
 ///
-/// If there is something at `to`, the data file cannot be read, the copy not written, or a chain is broken. Nothing is
-/// left at `to` then.
+/// Returns an error if `to` exists, the data cannot be read, the copy cannot be written, or a chain
+/// is broken. Then nothing is left at `to`.
 pub fn backup(data: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
     check_name(to)?;
     let source = existing(data)?;
@@ -70,12 +71,12 @@ pub fn backup(data: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
     let folder = fs::canonicalize(folder).map_err(failed)?;
     let name = to.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     let (partial, whole) = (folder.join(partial_name(name)), folder.join(name));
-    // Removed again however this ends.
+    // Removed on drop in any case.
     let made = Partial(partial);
     private_file().create_new(true).open(&made.0).map_err(failed)?;
     let copied = copy(&source, &made.0)?;
     File::open(&made.0).and_then(|file| file.sync_all()).map_err(failed)?;
-    // A link fails where there is something by now, and a rename would replace it.
+    // Unlike a rename, a link fails if the target exists.
     fs::hard_link(&made.0, &whole).map_err(|error| match error.kind() == io::ErrorKind::AlreadyExists {
         true => BackupError::Exists(to.to_owned()),
         false => failed(error),
@@ -86,7 +87,7 @@ pub fn backup(data: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
     Ok(copied)
 }
 
-/// A file that is removed when it is dropped.
+/// A file that is removed on drop.
 struct Partial(PathBuf);
 
 impl Drop for Partial {
@@ -120,13 +121,13 @@ fn copy(source: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
         return Err(BackupError::Damaged(found));
     }
     let copied = verify(&copy)?;
-    // No gateway has the copy, and nothing of it is elsewhere.
+    // The copy is not in use and has no write-ahead log.
     copy.query_one("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(failed)?;
     copy.execute("UPDATE state SET is_open = 0", []).map_err(failed)?;
     Ok(copied)
 }
 
-/// Looks at every event of every chain.
+/// Verifies all events of all chains.
 fn verify(copy: &Connection) -> Result<BackupSummary, BackupError> {
     let failed = |error: rusqlite::Error| BackupError::Damaged(error.to_string());
     let mut statement =

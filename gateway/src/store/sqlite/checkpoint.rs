@@ -1,4 +1,4 @@
-//! Folds SQLite's write-ahead log into the data file beside the writer, so that no answer waits for it.
+//! Checkpoints the write-ahead log in the background, so that no response waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,26 +7,26 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
-/// How many bytes are recorded between two rounds.
+/// Bytes recorded between two checkpoints.
 const CHECKPOINT_BYTES: usize = 1 << 20;
 
-/// How many pages the log may have before the writer itself folds what is left of it. Only while nothing is written can
-/// the log begin anew; without a bound it would grow for as long as there is something to do.
+/// Maximum pages of the log before the writer itself completes the checkpoint. The log restarts
+/// only while nothing is written; without this limit, it would grow under sustained load.
 const MAX_PAGES: u64 = 8192;
 
-/// What folds the log, on a thread and a connection of its own.
+/// Checkpoints the log on its own thread and connection.
 #[derive(Debug)]
 pub(super) struct Checkpointer {
     requests: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
-    /// How many pages the log had after the last round.
+    /// Pages in the log after the last checkpoint.
     pages: Arc<AtomicU64>,
-    /// How many bytes were recorded since the last round was asked for.
+    /// Bytes recorded since the last requested checkpoint.
     bytes: usize,
 }
 
 impl Checkpointer {
-    /// `connection` is to the same file as the writer's. It must not outlive the writer's.
+    /// `connection` refers to the same file as the writer's connection and must not outlive it.
     pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
         let (requests, asked) = sync_channel(1);
         let pages = Arc::new(AtomicU64::new(0));
@@ -37,7 +37,8 @@ impl Checkpointer {
         Ok(Self { requests: Some(requests), thread: Some(thread), pages, bytes: 0 })
     }
 
-    /// That so much was recorded on `writing`, in no transaction now, and everything that waited for it was answered.
+    /// Notes that `bytes` were recorded and acknowledged on `writing`, which has no open
+    /// transaction.
     pub(super) fn recorded(&mut self, bytes: usize, writing: &Connection) {
         self.bytes += bytes;
         if self.bytes < CHECKPOINT_BYTES {
@@ -48,13 +49,13 @@ impl Checkpointer {
             checkpoint(writing, &self.pages);
             self.pages.store(0, Ordering::Relaxed);
         } else if let Some(requests) = &self.requests {
-            // One that is asked for already will do.
+            // A pending request suffices.
             let _ = requests.try_send(());
         }
     }
 }
 
-/// Waits for the round that is under way.
+/// Waits for the running checkpoint.
 impl Drop for Checkpointer {
     fn drop(&mut self) {
         self.requests = None;
@@ -70,17 +71,17 @@ fn run(connection: &Connection, asked: &Receiver<()>, pages: &AtomicU64) {
     }
 }
 
-/// Folds what can be folded without waiting for anybody.
+/// Checkpoints as much as possible without waiting.
 fn checkpoint(connection: &Connection, pages: &AtomicU64) {
     let folded = connection.query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
     match folded {
-        // -1 while the other connection is at it.
+        // -1 while another connection checkpoints.
         Ok(found) => {
             if let Ok(found) = u64::try_from(found) {
                 pages.store(found, Ordering::Relaxed);
             }
         }
-        // Everything is durable in the log; it is only longer than it need be.
-        Err(error) => tracing::warn!(%error, "the write-ahead log could not be folded into the data file"),
+        // All data is durable in the log; the log is only longer than necessary.
+        Err(error) => tracing::warn!(%error, "checkpointing the write-ahead log failed"),
     }
 }

@@ -1,5 +1,4 @@
-//! Which data file, and how it is reached: that it is an ordinary, private file, that one gateway alone has it, and that it is still
-//! the one at its path.
+//! Access to the data file: validation, permissions, exclusive lock, and detection of replacement.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -12,27 +11,27 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::store::error::OpenError;
 
-/// The files that SQLite keeps beside a data file, by what is added to its name.
+/// Suffixes of SQLite's companion files.
 const SIDECAR_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
 
-/// How long a statement waits for another program that holds the file.
+/// Maximum time that a statement waits for another program's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many statements a connection keeps prepared; there are fewer.
+/// Prepared statements cached per connection; more than there are.
 const STATEMENT_CACHE: usize = 64;
 
-/// How much of the file the writer keeps in memory: -1 is 1 KiB. Idempotency keys come in no order, so each is
-/// looked for on another page of their index.
+/// Page cache of the writer in KiB, negative per SQLite's convention. Random idempotency keys touch
+/// random index pages.
 const CACHE_KIB: i64 = -16 * 1024;
 
-/// A data file that is open.
+/// An open data file.
 #[derive(Debug)]
 pub(super) struct DataFile {
-    /// As the settings name it.
+    /// Path as in the settings.
     named: PathBuf,
-    /// Without links; what SQLite opens.
+    /// Path without links, as opened by SQLite.
     path: PathBuf,
-    /// The files that must stay in place, and which they are.
+    /// Files that must stay in place.
     watched: Vec<WatchedFile>,
     is_lost: AtomicBool,
 }
@@ -42,13 +41,13 @@ pub(super) struct DataFile {
 struct WatchedFile {
     path: PathBuf,
     identity: Identity,
-    /// How long it is at least: while the gateway runs, SQLite makes none of them shorter.
+    /// Minimum length; SQLite does not shrink these files while the gateway runs.
     length: AtomicU64,
 }
 
 impl WatchedFile {
     fn is_in_place(&self) -> bool {
-        // Before the look, which another thread may overtake.
+        // Read before checking, because another thread may update it.
         let known = self.length.load(Ordering::Relaxed);
         let Ok(metadata) = fs::metadata(&self.path) else { return false };
         self.length.fetch_max(metadata.len(), Ordering::Relaxed);
@@ -56,7 +55,7 @@ impl WatchedFile {
     }
 }
 
-/// Which file is at a path, whatever it is called.
+/// Identity of a file, independent of its path.
 #[cfg(unix)]
 type Identity = (u64, u64);
 #[cfg(not(unix))]
@@ -69,21 +68,21 @@ fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// An open file cannot be removed there.
+/// An open file cannot be removed on this platform.
 #[cfg(not(unix))]
 fn identity(_: &Metadata) -> Identity {}
 
 impl DataFile {
-    /// Makes the file if it is not there, makes it and its companions private, and locks it for one gateway: until the
-    /// handle is dropped, which must outlive every connection to the file. Closing any handle of a file gives up the
-    /// locks that SQLite holds on it in this process.
+    /// Creates the file if missing, makes it and its companions private, and locks it exclusively.
+    /// The returned handle must outlive all connections to the file, because closing any handle
+    /// releases SQLite's locks of this process.
     pub(super) fn open(named: &Path) -> Result<(Self, Lock), OpenError> {
         let failed = |error| OpenError::Io(named.to_owned(), error);
         check_name(named)?;
         if check_kind(named)?.is_none() {
             match private_file().create_new(true).open(named) {
                 Ok(_) => {}
-                // Another process was first, or a link leads to where there is no file yet.
+                // Another process created it first, or a link points to a missing file.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     private_file().create(true).truncate(false).open(named).map(drop).map_err(failed)?;
                 }
@@ -97,7 +96,7 @@ impl DataFile {
         Ok((Self::at(named, path), lock))
     }
 
-    /// A file that is there, which a gateway may have.
+    /// Opens an existing file, which a gateway may be using.
     pub(super) fn existing_file(named: &Path) -> Result<Self, OpenError> {
         let path = existing(named)?;
         Ok(Self::at(named, path))
@@ -111,13 +110,13 @@ impl DataFile {
         &self.path
     }
 
-    /// Whether there is anything in a write-ahead log. While a gateway has the file there always is, and who only looks
-    /// at a file without one leaves an empty one behind.
+    /// Returns whether there is a non-empty write-ahead log. While a gateway uses the file, there
+    /// always is. Read-only access to a file without one leaves an empty one.
     pub(super) fn has_wal(&self) -> bool {
         fs::metadata(sidecar(&self.path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
     }
 
-    /// Takes note of which files must stay in place. They must all be there.
+    /// Registers the files that must stay in place. All must exist.
     pub(super) fn watch_files(&mut self) -> Result<(), OpenError> {
         let companions = SIDECAR_SUFFIXES.map(|suffix| sidecar(&self.path, suffix));
         for path in [self.named.clone(), self.path.clone()].into_iter().chain(companions) {
@@ -128,15 +127,15 @@ impl DataFile {
         Ok(())
     }
 
-    /// Whether what is written to the open file can be found at its path. Logs once when it no longer can.
+    /// Returns whether the open files are still at their paths. Logs once when they are not.
     pub(super) fn is_in_place(&self) -> bool {
         let gone = self.watched.iter().find(|part| !part.is_in_place());
         let was_lost = self.is_lost.swap(gone.is_some(), Ordering::Relaxed);
         match gone {
             Some(WatchedFile { path, .. }) if !was_lost => tracing::error!(
                 file = %path.display(),
-                "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back; to start \
-                 with what is there now, restart the gateway"
+                "a data file was removed, replaced or truncated while in use: no decisions until it is \
+                restored; restart the gateway to use the current files"
             ),
             None if was_lost => tracing::info!("the data files are back in place"),
             Some(_) | None => {}
@@ -145,7 +144,7 @@ impl DataFile {
     }
 }
 
-/// The path, without links, of a data file that is there.
+/// Returns the path without links of an existing data file.
 pub(super) fn existing(named: &Path) -> Result<PathBuf, OpenError> {
     check_name(named)?;
     match check_kind(named)? {
@@ -154,7 +153,7 @@ pub(super) fn existing(named: &Path) -> Result<PathBuf, OpenError> {
     }
 }
 
-/// Refuses names that SQLite reads as something else than a file of that name.
+/// Rejects names that SQLite interprets as something other than a file.
 pub(super) fn check_name(named: &Path) -> Result<(), OpenError> {
     let text = named.to_string_lossy();
     let last = named.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -164,7 +163,7 @@ pub(super) fn check_name(named: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// That an ordinary file is at the path; `None` if nothing is.
+/// Checks that the path has a regular file; `None` if there is nothing.
 fn check_kind(named: &Path) -> Result<Option<Metadata>, OpenError> {
     let metadata = match fs::metadata(named) {
         Ok(metadata) => metadata,
@@ -193,21 +192,21 @@ fn kind_of(metadata: &Metadata) -> &'static str {
             }
         }
     }
-    if metadata.is_dir() { "a directory" } else { "no ordinary file" }
+    if metadata.is_dir() { "a directory" } else { "not a regular file" }
 }
 
-/// Holds the lock that keeps a second gateway away, until it is dropped.
+/// Acquires the lock that excludes other gateways until dropped.
 ///
-/// It is on the file itself, so by whatever name a second gateway finds the file, it finds the lock. Here it does not
-/// touch the locks that SQLite takes, which are of another kind.
+/// The lock is on the file itself, so it is found under any name of the file. On Linux it does not
+/// conflict with SQLite's locks, which are of a different kind.
 #[cfg(target_os = "linux")]
 fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     take(named, file.map_err(|error| OpenError::Io(named.to_owned(), error))?)
 }
 
-/// As on Linux, but on a file beside the data file: where both kinds of locks are one, SQLite could not lock its own.
-/// Another hard link to the data file is not seen.
+/// Same, but with a separate lock file, because both kinds of locks would conflict on this
+/// platform. Hard links to the data file are not detected.
 #[cfg(not(target_os = "linux"))]
 fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
     let existing_file = sidecar(path, ".lock");
@@ -215,13 +214,13 @@ fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
     take(named, file.map_err(|error| OpenError::Io(existing_file, error))?)
 }
 
-/// The lock that keeps a second gateway away, until it is dropped.
+/// The lock that excludes other gateways until dropped.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // To close the file alone is not enough: a process that is just being started holds a copy of the handle.
+        // Closing is not enough: a process being spawned may hold a copy of the handle.
         let _ = self.0.unlock();
     }
 }
@@ -234,7 +233,8 @@ fn take(named: &Path, file: File) -> Result<Lock, OpenError> {
     }
 }
 
-/// Corrects the permissions of the file and of what is beside it already. SQLite gives new companions the file's.
+/// Restricts permissions of the file and its companions. SQLite gives new companions the
+/// permissions of the file.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     for file in [path.to_owned()].into_iter().chain(SIDECAR_SUFFIXES.map(|suffix| sidecar(path, suffix))) {
@@ -253,7 +253,7 @@ fn sidecar(path: &Path, suffix: &str) -> PathBuf {
     existing_file.into()
 }
 
-/// How a file is opened that its owner alone may read.
+/// Options to open a file accessible to its owner only.
 pub(super) fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -262,10 +262,10 @@ pub(super) fn private_file() -> OpenOptions {
     options
 }
 
-/// Why nothing was recorded.
+/// Reason why nothing was recorded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    #[error("the data file is no longer the one at its path")]
+    #[error("the data file at the path was replaced")]
     NotInPlace,
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
@@ -279,23 +279,23 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A connection that writes. The path is absolute, and so is taken as it is.
+/// Opens a write connection. The path is absolute and used literally.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    // A write-ahead log that is gone means that something was lost: see `was_left_open`.
+    // A missing write-ahead log must mean data loss: see `was_left_open`.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 
-/// What every connection that writes is told.
+/// Configures a write connection.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
-    // A commit must not wait for it: see `Checkpointer`.
+    // Checkpoints must not delay commits: see `Checkpointer`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(())

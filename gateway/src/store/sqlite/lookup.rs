@@ -1,10 +1,10 @@
-//! The statements that look for events and approvals in a data file.
+//! SQL for lookups of events and approvals.
 
 use crate::approvals::Status;
 use crate::store::lookup::{Subject, condition};
 
-/// The indexes that [`Subject`]s are found by. They repeat what is in the events, so that a gateway that
-/// does not know them keeps them all the same.
+/// Indexes for [`Subject`]s. They are derived from the events, so gateways that do not know them
+/// maintain them as well.
 pub(super) const INDEXES: &str = "
 CREATE INDEX IF NOT EXISTS events_decided ON events (chain,
     CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END)
@@ -17,7 +17,7 @@ CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
     WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
 ";
 
-/// Events about ?3 that hold ?4 or ?5, of the tenant ?1's chain ?2: one at most.
+/// Finds an event about ?3 that contains ?4 or ?5 on the chain ?2 of the tenant ?1.
 pub(super) fn caused(subject: Subject) -> String {
     format!(
         "SELECT seq, event FROM events
@@ -30,7 +30,8 @@ pub(super) fn caused(subject: Subject) -> String {
     )
 }
 
-/// What follows the columns: ?2 is the time, ?3 the agent, ?4 the tool, ?5 the last id before, ?6 how many.
+/// SQL after the columns; parameters: ?2 time, ?3 agent, ?4 tool, ?5 last id of the previous page,
+/// ?6 limit.
 pub(super) fn listed(status: Option<Status>) -> String {
     format!(
         "AND {} AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR tool = ?4)
@@ -40,8 +41,8 @@ pub(super) fn listed(status: Option<Status>) -> String {
     )
 }
 
-/// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4: for the
-/// agent ?5, and in all.
+/// Counts pending approvals of the tenant ?1 at the time ?3 that decisions on the chain ?2
+/// containing ?4 opened: for the agent ?5, and in total.
 pub(super) const COUNT_PENDING: &str = "
 SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
 WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (

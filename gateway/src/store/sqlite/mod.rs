@@ -1,8 +1,8 @@
-//! The ledger in a SQLite file.
+//! The store in a SQLite file.
 //!
-//! One thread writes. It takes everything that waits, runs it as one transaction, and answers only after the commit
-//! reached the disk; so the more there is to do, the more events share one write to the disk. Readers have their own
-//! connections, which the write-ahead log lets read while the writer writes.
+//! One thread writes. It takes all queued appends, runs them as one transaction, and responds after
+//! the commit is synced to disk; under load, more appends share one sync. Readers use their own
+//! connections, which the write-ahead log lets run concurrently.
 
 mod backup;
 mod checkpoint;
@@ -43,7 +43,7 @@ use crate::approvals::Approval;
 use crate::clock::Clock;
 use crate::ledger::{DECISIONS, Head};
 
-/// The ledger in a SQLite file; see [`SqliteStore::open`].
+/// The store in a SQLite file; see [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
     jobs: Jobs,
@@ -52,21 +52,22 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the data file `path`, or makes it, readable by its owner alone, and locks it against other gateways.
+    /// Opens or creates the data file `path`, accessible to its owner only, and locks it against
+    /// other gateways.
     ///
     /// # Errors
     ///
-    /// If it cannot be made or read, is no ordinary file, lacks its write-ahead log, another gateway has it, or a newer
-    /// version made it.
+    /// Returns an error if the file cannot be created or read, is not a regular file, lacks its
+    /// write-ahead log, is in use by another gateway, or was created by a newer version.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, Clock::default())
     }
 
-    /// As [`SqliteStore::open`]; events get the time of `clock`.
+    /// Same as [`SqliteStore::open`]. Events get the time of `clock`.
     ///
     /// # Errors
     ///
-    /// As [`SqliteStore::open`].
+    /// Same as [`SqliteStore::open`].
     pub fn open_with(path: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (file, lock) = DataFile::open(path)?;
         if !file.has_wal() && was_left_open(file.path())? {
@@ -75,12 +76,13 @@ impl SqliteStore {
         Self::start(path, file, clock, Some(lock))
     }
 
-    /// Opens a data file that is there, also while a gateway has it: each change is one transaction, and the gateway
-    /// sees it. For what an operator does from the command line.
+    /// Opens an existing data file for a command, also while a gateway uses it. Each change is one
+    /// transaction and visible to the gateway.
     ///
     /// # Errors
     ///
-    /// As [`SqliteStore::open`]; if there is no such file; if its gateway is of another version.
+    /// Same as [`SqliteStore::open`]; also if the file does not exist or its gateway has another
+    /// version.
     pub fn open_existing(path: &Path) -> Result<Self, OpenError> {
         let file = DataFile::existing_file(path)?;
         let version = connect_reader(file.path())
@@ -95,7 +97,7 @@ impl SqliteStore {
         }
     }
 
-    /// A gateway has the lock.
+    /// A gateway passes the lock.
     fn start(path: &Path, mut file: DataFile, clock: Clock, lock: Option<Lock>) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let mut connection = connect(file.path()).map_err(sqlite)?;
@@ -124,16 +126,18 @@ impl SqliteStore {
     }
 }
 
-/// Says that the data file `path` lacks nothing, though its write-ahead log is missing: another program folded it.
+/// Declares that the data file `path` is complete although its write-ahead log is missing, because
+/// another program checkpointed it.
 ///
 /// # Errors
 ///
-/// If there is no such file, or it cannot be written.
+/// Returns an error if the file does not exist or cannot be written.
 pub fn accept_missing_wal(path: &Path) -> Result<(), OpenError> {
     let (file, _lock) = DataFile::open(path)?;
     let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
     if !file.has_wal() && was_left_open(file.path())? {
-        tracing::warn!(file = %path.display(), "starting without the write-ahead log: decisions may be missing");
+        tracing::warn!(file = %path.display(), "starting without the write-ahead log: recorded decisions \
+        may be missing");
         let connection = connect(file.path()).map_err(sqlite)?;
         connection.execute("UPDATE state SET is_open = 0", []).map_err(sqlite)?;
     }
@@ -301,20 +305,20 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        // The last connection to close tidies up, and that is the writer's.
+        // The last connection to close cleans up, which must be the writer's.
         self.readers.release();
         if !self.jobs.stop().await {
             return;
         }
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A writer that panicked was reported by the panic itself; there is nothing left to finish.
+            // A panic in the writer was already reported.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 }
 
-/// SQLite's integers are signed; no chain comes near their end.
+/// SQLite's integers are signed; chain lengths stay far below the limit.
 fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The connections that read.
+//! Read connections.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,20 +15,21 @@ use crate::store::error::{OpenError, StoreError};
 use crate::store::proof::{describe_unproven, recorded_at, verify_against_ledger};
 use crate::store::{PassportState, SealedCredential, SealedKey, StoredEvent};
 
-/// How many connections read at once at most.
+/// Maximum number of concurrent read connections.
 const READERS: usize = 4;
 
-/// How many events, and how many bytes of them, [`Store::events`](crate::store::Store::events) hands out at once.
+/// Maximum number and bytes of events per page of [`Store::events`](crate::store::Store::events).
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The columns that [`credential_of`] reads.
+/// The columns for [`credential_of`].
 pub(super) const CREDENTIAL: &str =
     "SELECT id, tool_id, sealed, set_at, expires_at FROM credentials WHERE tenant_id = ?1";
 
-/// The columns that [`approval_of`] reads.
+/// The columns for [`approval_of`].
 ///
-/// `+` takes a column's affinity away, here and below: SQLite uses no index of an expression, which has none, for what has one.
+/// `+` removes a column's affinity, here and below: SQLite does not use an expression index, which
+/// has no affinity, to compare with a column that has one.
 pub(super) const APPROVAL: &str = concat!(
     "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
     deadline, approved, decided_by, decided_at, note, spent, asker,
@@ -52,7 +53,7 @@ pub(super) const APPROVAL: &str = concat!(
     ") FROM approvals WHERE tenant_id = ?1"
 );
 
-/// What became of a passport, by its row and by the ledger.
+/// State of a passport by its row and the ledger.
 const PASSPORT: &str = concat!(
     "SELECT revoked OR EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = ",
     decisions!(),
@@ -72,9 +73,10 @@ const PASSPORT: &str = concat!(
     ") FROM passports WHERE tenant_id = ?1 AND jti = ?2"
 );
 
-/// The passports whose rows and events differ.
+/// Passports whose rows and events differ.
 const UNPROVEN_PASSPORTS: &str = concat!(
-    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
+    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY \
+    events_by_passport
     WHERE chain = ",
     decisions!(),
     " AND ",
@@ -110,7 +112,7 @@ pub(super) const TOOL_EVENT: &str = concat!(
     " AND seq <= (SELECT length FROM chains WHERE tenant_id = ?1 AND chain_id = ?2) ORDER BY seq DESC LIMIT 1"
 );
 
-/// A few connections that only read, on threads that may wait.
+/// A pool of read-only connections, used on blocking threads.
 #[derive(Debug)]
 pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
@@ -123,7 +125,7 @@ impl Readers {
         Self { idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS)), file }
     }
 
-    /// Lets go of the connections that nobody uses.
+    /// Closes idle connections.
     pub(super) fn release(&self) {
         self.idle().clear();
     }
@@ -135,7 +137,8 @@ impl Readers {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| StoreError::Unavailable)?;
         let readers = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
-            // Until the read ends: its request may end sooner, and there are as many connections as permits.
+            // Held until the read ends, even if the request ends earlier: each permit stands for a
+            // connection.
             let _permit = permit;
             if !readers.file.is_in_place() {
                 return Err(FileError::NotInPlace);
@@ -149,7 +152,7 @@ impl Readers {
         match done.await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                tracing::error!(%error, "the ledger could not be read");
+                tracing::error!(%error, "reading the ledger failed");
                 Err(StoreError::Unavailable)
             }
             Err(_) => Err(StoreError::Unavailable),
@@ -161,7 +164,7 @@ impl Readers {
     }
 }
 
-/// As [`super::super::read_chain`], from a data file.
+/// Same as [`super::super::read_chain`], for a data file.
 pub(in super::super) fn read_chain<E: From<OpenError>>(
     path: &Path,
     tenant_id: &str,
@@ -190,12 +193,12 @@ pub(in super::super) fn read_chain<E: From<OpenError>>(
     }
 }
 
-/// Reads the signing keys from the data file `path`, as [`read_chain`] reads a chain; none if the file is older than
-/// passports are.
+/// Reads the signing keys from the data file `path`, like [`read_chain`]; empty if the file
+/// predates passports.
 ///
 /// # Errors
 ///
-/// If the file cannot be read or is a newer version's.
+/// Returns an error if the file cannot be read or has a newer schema.
 pub(in super::super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
     let failed = |error| OpenError::Sqlite(path.to_owned(), error);
     let connection = connect_reader(&existing(path)?).map_err(failed)?;
@@ -207,7 +210,7 @@ pub(in super::super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenErr
     }
 }
 
-/// When the last event was recorded, in milliseconds since 1970.
+/// Returns when the last event was recorded, in milliseconds since 1970.
 pub(super) fn last_recorded(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     let event: Option<String> = connection
         .prepare_cached("SELECT event FROM events ORDER BY id DESC LIMIT 1")?
@@ -253,7 +256,7 @@ pub(super) fn find_approval(
         .optional()
 }
 
-/// Those that are not spent, the oldest first.
+/// Unspent approvals, oldest first.
 pub(super) fn find_approvals_for(
     connection: &Connection,
     tenant_id: &str,
@@ -357,7 +360,7 @@ pub(super) fn read_signing_keys(connection: &Connection) -> rusqlite::Result<Vec
     keys.collect()
 }
 
-/// The events of a chain after `after`, as [`Store::events`](crate::store::Store::events) hands them out.
+/// Returns a page of events after `after`; see [`Store::events`](crate::store::Store::events).
 pub(super) fn read_page(
     connection: &Connection,
     tenant_id: &str,
@@ -392,7 +395,7 @@ mod tests {
     use super::*;
     use crate::store::lookup::Subject;
 
-    /// A lookup by the chain alone reads as many events as the chain has.
+    /// A lookup by chain alone would read all events of the chain.
     #[test]
     fn event_lookups_use_indexes() {
         let folder = TempDir::new().unwrap();

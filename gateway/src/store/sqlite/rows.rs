@@ -1,4 +1,4 @@
-//! A transaction of many appends: what it reads and writes, row by row.
+//! The transaction of a batch: reads and writes row by row.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::store::batch::Rows;
 use crate::store::proof::StoredResponse;
 use crate::store::{Change, Mutation, PassportState, SingleUse};
 
-/// An answer, with the events that it names.
+/// A stored response with the events that it refers to.
 const ANSWER: &str = concat!(
     "SELECT fingerprint, answer, expires_at, seq, allowed_seq,
     (SELECT event FROM events WHERE chain = ",
@@ -25,10 +25,10 @@ const ANSWER: &str = concat!(
     FROM answers WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3"
 );
 
-/// A transaction of many appends.
+/// The transaction of a batch.
 pub(super) struct BatchTransaction<'t, 'c> {
     pub(super) transaction: &'t Transaction<'c>,
-    /// How many bytes of events and answers it records.
+    /// Bytes of recorded events and responses.
     pub(super) bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The tables of a data file, and the versions that led to them.
+//! Tables and migrations of the data file.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use crate::store::error::OpenError;
 
-/// The form of the data that this version reads and writes.
+/// Current schema version.
 pub(super) const SCHEMA_VERSION: i64 = 6;
 
-/// What leads to each version from the one before; the first from nothing.
+/// Migrations to each version from the previous one.
 const MIGRATIONS: [&str; 6] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS];
 
 const LEDGER: &str = "
@@ -112,7 +112,7 @@ CREATE TABLE credentials (
 ) STRICT;
 ";
 
-/// An event that used up what it names, as text: an `allow` in a mode that spends.
+/// Text condition for events that consume grants: an `allow` in an enforcing mode.
 macro_rules! spends {
     () => {
         r#"(instr(event, '"event_type":"decision"') > 0 AND instr(event, '"decision":"allow"') > 0
@@ -120,8 +120,8 @@ macro_rules! spends {
     };
 }
 
-/// The events that [`events_by_approval`](PROOFS) holds: those that decide or spend an approval. A quote within a string
-/// is escaped in JSON, so a client's text is no match.
+/// Events in the index [`events_by_approval`](PROOFS): those that decide or spend an approval. JSON
+/// escapes quotes within strings, so client text cannot match.
 macro_rules! of_approval {
     () => {
         concat!(
@@ -133,7 +133,8 @@ macro_rules! of_approval {
     };
 }
 
-/// The events that [`events_by_passport`](PROOFS) holds: those that issue, revoke or spend a passport.
+/// Events in the index [`events_by_passport`](PROOFS): those that issue, revoke or spend a
+/// passport.
 macro_rules! of_passport {
     () => {
         concat!(
@@ -144,7 +145,8 @@ macro_rules! of_passport {
     };
 }
 
-/// The events that [`events_by_tool`](PROOFS) holds: those that approve a manifest, or set or remove a credential.
+/// Events in the index [`events_by_tool`](PROOFS): those that approve a manifest, or set or remove
+/// a credential.
 macro_rules! of_tool {
     () => {
         r#"(instr(event, '"event_type":"tool.approved"') > 0 OR instr(event, '"event_type":"credential.') > 0)"#
@@ -165,9 +167,9 @@ macro_rules! decisions {
     };
 }
 
-/// Answers that end, approvals that are found by their action, indexes by which rows are held to the ledger, and triggers
-/// against every statement that would change what is only added to. `INSERT OR REPLACE` removes rows without any trigger
-/// for removal, so it is refused before.
+/// Expiry of responses, reuse of approvals by action, indexes to verify rows against the ledger,
+/// and triggers that reject changes of append-only data. `INSERT OR REPLACE` deletes rows without
+/// firing delete triggers, so it is rejected beforehand.
 const PROOFS: &str = concat!(
     r#"
 ALTER TABLE answers ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
@@ -264,7 +266,8 @@ BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
 );
 pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};
 
-/// Sets the connection up and makes the tables of a new file. The schema version it found.
+/// Configures the connection, creates or migrates the tables, and returns the previous schema
+/// version.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
@@ -284,8 +287,8 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     Ok(version)
 }
 
-/// Whether a gateway had the file when it was copied, or did not end in order. What it recorded last is in the write-ahead
-/// log then.
+/// Returns whether the file was copied in use or its gateway was not shut down cleanly. Then its
+/// last records are in the write-ahead log.
 pub(super) fn was_left_open(path: &Path) -> Result<bool, OpenError> {
     let read = |connection: Connection| {
         let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
@@ -297,10 +300,10 @@ pub(super) fn was_left_open(path: &Path) -> Result<bool, OpenError> {
     connect_reader(path).and_then(read).map_err(|error| OpenError::Sqlite(path.to_owned(), error))
 }
 
-/// Notes in the data file itself, not in its log alone, whether a gateway has it.
+/// Records in the data file itself, not only in its log, whether a gateway uses it.
 pub(super) fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
     connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
-    // While it is open, the log is never empty: see `DataFile::has_wal`.
+    // While it is in use, the log is never empty: see `DataFile::has_wal`.
     let checkpoint = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
     connection.query_one(checkpoint, [], |_| Ok(()))
 }

@@ -1,4 +1,4 @@
-//! The connection that writes.
+//! The write connection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::store::error::{OpenError, StoreError};
 use crate::store::queue::{self, Append, Job, JobBatch};
 use crate::store::{Rotation, SealedKey};
 
-/// How many answers that are kept no longer are removed with a batch, beside as many as the batch adds.
+/// Expired responses removed with a batch, in addition to as many as it adds.
 const MIN_PRUNED: usize = 64;
 
-/// How many bytes a check writes: more than an ordinary decision.
+/// Bytes written by a health check: more than a typical decision.
 const PROBE_BYTES: usize = 96 * 1024;
 
-/// What writes: one thread, which does one thing after the other.
+/// The writer thread; it executes one batch at a time.
 pub(super) struct Writer {
-    /// Until the writer ends.
+    /// Present until the writer ends.
     checkpointer: Option<Checkpointer>,
     connection: Connection,
     clock: Clock,
     file: Arc<DataFile>,
-    /// A gateway's. Dropped after the connections.
+    /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
 }
 
 impl Writer {
-    /// A writer on `connection`, which is to the file of this `path`. A gateway's has the `lock`.
+    /// Creates a writer on `connection` to the file `path`. A gateway passes the `lock`.
     pub(super) fn new(
         path: &Path,
         connection: Connection,
@@ -52,7 +52,7 @@ impl Writer {
         Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, lock })
     }
 
-    /// Works until told to stop, or until nobody is left to ask for anything.
+    /// Runs until stopped or until all senders are gone.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
             let JobBatch { keys, mut appends, checks } = JobBatch::collect_jobs(first, &mut queue);
@@ -68,7 +68,7 @@ impl Writer {
                         }
                     }
                     Err(error) => {
-                        tracing::error!(%error, events = appends.len(), "the ledger could not be written");
+                        tracing::error!(%error, events = appends.len(), "writing to the ledger failed");
                     }
                 }
             }
@@ -78,20 +78,21 @@ impl Writer {
         if !self.file.is_in_place() {
             return;
         }
-        // Everything is durable already; this only leaves one tidy file behind.
+        // All data is durable; this only leaves a single file behind.
         let tidied = match self.lock.is_some() {
-            // What is folded whole needs no log.
+            // A completely checkpointed file needs no log.
             true => set_open(&self.connection, false).and_then(|()| {
                 self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
             }),
             false => self.connection.query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())),
         };
         if let Err(error) = tidied {
-            tracing::warn!(%error, "the write-ahead log could not be folded into the data file");
+            tracing::warn!(%error, "checkpointing the write-ahead log failed");
         }
     }
 
-    /// Does `job` only while the open file is the one at its path. What was written to another one is not recorded.
+    /// Runs `job` only while the open file is the one at its path; otherwise nothing counts as
+    /// recorded.
     fn while_in_place<T>(
         &mut self,
         job: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
@@ -106,15 +107,15 @@ impl Writer {
     fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), StoreError> {
         let added = self.while_in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
         added.map_err(|error| {
-            tracing::error!(%error, "a signing key could not be kept");
+            tracing::error!(%error, "storing a signing key failed");
             StoreError::Unavailable
         })
     }
 
-    /// Runs all of `appends` in one transaction: how many bytes were recorded.
+    /// Runs `appends` in one transaction and returns the recorded bytes.
     fn transact(&mut self, appends: &mut [Append]) -> rusqlite::Result<usize> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Another process may have recorded something later than this one's clock shows.
+        // Another process may have recorded an event ahead of this clock.
         if let Some(last) = last_recorded(&transaction)? {
             self.clock.advance_to(last);
         }
@@ -128,14 +129,14 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Only a write can tell whether writing works.
+    /// Checks writability by writing.
     fn reply_checks(&mut self, checks: Vec<queue::Reply<()>>) {
         if checks.is_empty() {
             return;
         }
         let probed = self.while_in_place(|writer| probe(&writer.connection));
         let works = probed.map_err(|error| {
-            tracing::error!(%error, "the ledger could not be written");
+            tracing::error!(%error, "writing to the ledger failed");
             StoreError::Unavailable
         });
         if let (Ok(()), Some(checkpointer)) = (works, &mut self.checkpointer) {
@@ -147,14 +148,14 @@ impl Writer {
     }
 }
 
-/// Writes and commits as much as a decision does.
+/// Writes and commits as much as a decision.
 pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection
         .execute("UPDATE state SET probe = randomblob(?1)", [i64::try_from(PROBE_BYTES).unwrap_or(0)])?;
     Ok(())
 }
 
-/// Removes some of the answers that are kept no longer at `now`, in seconds since 1970.
+/// Removes some responses that have expired at `now`, in seconds since 1970.
 fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(

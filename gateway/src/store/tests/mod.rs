@@ -1,4 +1,4 @@
-//! What every store must do, on each of them; and in the files below, what is one store's own.
+//! Tests of the store contract, run on every store; the submodules test one store each.
 
 #[cfg(unix)]
 mod postgres;
@@ -22,7 +22,7 @@ use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
 use crate::object_writer::object;
 
-/// Where a test has its data.
+/// The data of a test.
 enum Backend {
     Sqlite(TempDir),
     /// The database's URL.
@@ -34,7 +34,7 @@ impl Backend {
         Self::Sqlite(TempDir::new().unwrap())
     }
 
-    /// `None` where there is no PostgreSQL.
+    /// `None` if PostgreSQL is not available.
     #[cfg(unix)]
     fn postgres() -> Option<Self> {
         let server = actpass_test_postgres::server().unwrap()?;
@@ -76,7 +76,7 @@ async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
-/// Another program with the same data.
+/// Direct access to the same data by another program.
 enum RawConnection {
     Sqlite(Connection),
     Postgres(tokio_postgres::Client),
@@ -90,7 +90,7 @@ impl RawConnection {
         }
     }
 
-    /// Runs what each store understands.
+    /// Runs the statement of the respective store.
     async fn run(&self, sqlite: &str, postgres: &str) {
         let sql = match self {
             Self::Sqlite(_) => sqlite,
@@ -99,7 +99,7 @@ impl RawConnection {
         self.try_run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Nothing can be written until the release.
+    /// Blocks writes until released.
     async fn hold(&self) {
         self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE chains IN EXCLUSIVE MODE").await;
     }
@@ -183,10 +183,10 @@ fn revoke(chain: &str, jti: &str) -> Transition {
     Transition { event, change: Change::RevokePassport { jti: jti.to_owned() } }
 }
 
-/// Later than any clock shows while these tests are run, in seconds since 1970.
+/// After any time that a clock shows during these tests, in seconds since 1970.
 const FAR_FUTURE: i64 = 4_000_000_000;
 
-/// What a person decides about an approval, with its event.
+/// A person's decision on an approval, with its event.
 fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Transition {
     let Record { mut event, .. } = event(tenant, "decisions", 2);
     let kind = if decided.approved { "approval.approved" } else { "approval.rejected" };
@@ -215,7 +215,7 @@ fn once(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static st
     append
 }
 
-/// Whether an append was told that this was answered under its key before.
+/// Returns whether the outcome is an earlier response with this body.
 fn was_answered(outcome: &DecisionOutcome, response: &str) -> bool {
     matches!(outcome, DecisionOutcome::EarlierResponse(earlier) if earlier.response == response)
 }
@@ -240,7 +240,7 @@ async fn first_broken(store: &dyn Store, tenant: &str, chain: &str) -> Option<u6
 
 async fn concurrent_events_form_one_chain(backend: &Backend) {
     let store = backend.open().await;
-    // More than a page and a batch hold.
+    // More than one page and one batch.
     let recorded = join_all((0..1500).map(|number| store.record(event("t", "c", number)))).await;
 
     let mut lengths: Vec<_> = recorded.into_iter().map(|recorded| recorded.unwrap().length).collect();
@@ -255,11 +255,11 @@ async fn queued_appends_share_one_commit(backend: &Backend) {
     let other = backend.outside().await;
     let appends = join_all((0..400).map(|number| store.record(event("t", "c", number))));
     tokio::pin!(appends);
-    // Held back, so that all but the first few wait for it together.
+    // Blocked, so that all but the first few appends queue up together.
     other.hold().await;
     let results = tokio::select! {
         biased;
-        _ = &mut appends => panic!("answered while nothing could be written"),
+        _ = &mut appends => panic!("responded while writes were blocked"),
         () = tokio::task::yield_now() => {
             other.release().await;
             appends.await
@@ -267,7 +267,7 @@ async fn queued_appends_share_one_commit(backend: &Backend) {
     };
     assert!(results.iter().all(Result::is_ok));
 
-    // Events of one transaction have one time: 400 appends were two transactions at most.
+    // Events of one transaction share a timestamp: 400 appends take at most two transactions.
     let times: std::collections::BTreeSet<_> = texts(&*store, "t", "c")
         .await
         .iter()
@@ -293,13 +293,13 @@ async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
 
     let mut poison = event("t", "c", 2);
     poison.event.event_id = "ev_poison".to_owned();
-    // Held back, so that they are of one batch, or the poison is alone in the first.
+    // Blocked, so that both are in one batch, or the invalid one is alone in the first.
     other.hold().await;
     let both = async { tokio::join!(store.record(poison), store.record(event("t", "c", 3))) };
     tokio::pin!(both);
     let (poisoned, beside) = tokio::select! {
         biased;
-        _ = &mut both => panic!("answered while nothing could be written"),
+        _ = &mut both => panic!("responded while writes were blocked"),
         () = tokio::task::yield_now() => {
             other.release().await;
             both.await
@@ -312,7 +312,7 @@ async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
         Err(_) => assert_eq!(recorded.len(), 1),
     }
 
-    // And it goes on where the last recorded event was.
+    // The chain continues after the last recorded event.
     store.record(event("t", "c", 4)).await.unwrap();
     store.check().await.unwrap();
     assert_eq!(first_broken(&*store, "t", "c").await, None);
@@ -321,7 +321,7 @@ async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
 async fn no_response_before_commit(backend: &Backend) {
     let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
-    // Every statement of an append succeeds, and then its commit fails.
+    // Every statement of an append succeeds, but its commit fails.
     let other = backend.outside().await;
     other
         .run(
@@ -402,7 +402,7 @@ async fn events_survive_restart(backend: &Backend) {
     store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
     store.close().await;
     if let Backend::Sqlite(folder) = backend {
-        assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
+        assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was not removed");
     }
     assert_eq!(store.record(event("t", "c", 2)).await, Err(StoreError::Unavailable));
     assert_eq!(store.check().await, Err(StoreError::Unavailable));
@@ -418,7 +418,7 @@ async fn events_survive_restart(backend: &Backend) {
 async fn close_drains_queue(backend: &Backend) {
     let store = backend.open().await;
     let appends = join_all((0..300).map(|number| store.record(event("t", "c", number))));
-    // Polled in this order: everything is queued before the store is told to close.
+    // Polled in this order: everything is queued before the store closes.
     let (results, ()) = tokio::join!(biased; appends, store.close());
     assert!(results.iter().all(Result::is_ok));
     assert_eq!(backend.open().await.head("t", "c").await.unwrap().unwrap().length, 300);
@@ -452,7 +452,8 @@ async fn detects_edited_data(backend: &Backend) {
         }
         other
             .run(
-                "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_only_grow",
+                "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER \
+                chains_only_grow",
                 "DROP TRIGGER events_are_not_changed ON events; DROP TRIGGER events_are_not_removed ON events;
                  DROP TRIGGER chains_only_grow ON chains",
             )
@@ -513,16 +514,16 @@ async fn credential_changes_with_its_event(backend: &Backend) {
     }
     assert_eq!(store.credential("t", "Pay").await, Ok(None));
     assert_eq!(store.credentials("t").await, Ok(vec![credential("mail", "cr_2"), credential("pay", "cr_4")]));
-    // An event that cannot be recorded changes nothing.
+    // A rejected event changes nothing.
     let mut wrong = set("t", "pay", "cr_5");
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
     assert_eq!(store.record(wrong).await, Err(StoreError::NotCanonical));
-    // Neither one that was replaced nor one that is another tenant's is removed.
+    // A replaced credential or another tenant's is not removed.
     for (tenant, tool, id) in [("t", "pay", "cr_1"), ("u", "mail", "cr_2"), ("t", "other", "cr_4")] {
         assert_eq!(store.change(remove(tenant, tool, id)).await, Ok(TransitionOutcome::Stale));
     }
     assert_eq!(store.credential("t", "pay").await, Ok(Some(credential("pay", "cr_4"))));
-    // What depends on a credential is recorded while it is the tool's, and not otherwise.
+    // A decision that pins a credential is recorded only while it is the tool's.
     for (tool, id, is_so) in [
         ("pay", Some("cr_4"), true),
         ("pay", Some("cr_1"), false),
@@ -560,7 +561,7 @@ async fn single_use_and_record_are_atomic(backend: &Backend) {
     let refused = |response| Ok(DecisionOutcome::Refused(Bytes::from_static(response)));
     assert_eq!(store.decide(claim("t")).await, refused(b"200"));
     store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 2) }).await.unwrap();
-    // An event that cannot be recorded takes nothing.
+    // A rejected event consumes nothing.
     let mut wrong = claim("t");
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
     assert_eq!(store.decide(wrong).await, Err(StoreError::NotCanonical));
@@ -626,7 +627,7 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
         })
     };
     let refused = Ok(DecisionOutcome::Refused(Bytes::from_static(b"spent")));
-    assert_eq!(spend(3).await, refused, "nobody approved it yet");
+    assert_eq!(spend(3).await, refused, "not approved yet");
     assert_eq!(decide("t", "apr_1", said(true, FAR_FUTURE + 99)).await, Ok(TransitionOutcome::Recorded));
     assert_eq!(decide("t", "apr_1", said(false, FAR_FUTURE + 99)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(spend(4).await, Ok(DecisionOutcome::Recorded));
@@ -638,7 +639,7 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
     assert_eq!(store.head("u", "c").await, Ok(None));
 }
 
-/// An approval that was asked for by `key:key` and may be decided for a long time.
+/// A pending approval opened by `key:key` with a distant deadline.
 fn asked(id: &str) -> Approval {
     Approval {
         id: id.to_owned(),
@@ -664,7 +665,7 @@ fn opening(id: &str, exclusive: bool) -> DecisionRecord {
     DecisionRecord { opens, ..deciding("t", "decisions", 1) }
 }
 
-/// A decision that spends an approval and a passport, where they are named.
+/// A decision that spends the named approval and passport.
 fn spending(approval: Option<&str>, passport: Option<&str>) -> DecisionRecord {
     let mut append = deciding("t", "decisions", 3);
     append.event.event_type = "decision".to_owned();
@@ -706,10 +707,10 @@ async fn row_without_event_grants_nothing(backend: &Backend) {
     assert_eq!((found.proven, found.is_approved(), found.is_usable(FAR_FUTURE + 2)), (false, false, false));
     assert_eq!(found.status(FAR_FUTURE + 2), Status::Expired);
     assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
-    // Nor is one found by its action, and it keeps nobody from asking anew.
+    // It is not found by its action either, and does not block a new approval.
     assert_eq!(store.live_approval("t", "h", "key:key", FAR_FUTURE + 2).await.unwrap().unwrap().id, "apr_2");
 
-    // What was decided stays; and without the triggers, what is changed no longer follows from its event.
+    // Decisions are immutable; without the triggers, changed ones no longer match their event.
     let drop_triggers = "DROP TRIGGER approvals_are_decided_once";
     other.run(drop_triggers, &format!("{drop_triggers} ON approvals")).await;
     let was = store.approval("t", "apr_2").await.unwrap().unwrap();
@@ -731,12 +732,12 @@ async fn row_without_event_grants_nothing(backend: &Backend) {
     }
     other.run(&forge("approved = true", "apr_3"), &forge("approved = true", "apr_3")).await;
     assert_eq!(store.decide(spending(Some("apr_3"), None)).await, refused());
-    // An event that is not part of the chain stands for nothing.
+    // An event beyond the chain's head supports nothing.
     let beyond = r#"INSERT INTO events (chain, seq, event) SELECT id, 1000000, '{"event_type":"approval.approved","approval_request_id":"apr_1","tool_id":"pay","metadata":{"action_hash":"h","decided_by":"alice"}}' FROM chains WHERE tenant_id = 't' AND chain_id = 'decisions'"#;
     other.run(beyond, beyond).await;
     assert!(!store.approval("t", "apr_1").await.unwrap().unwrap().proven);
     assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
-    // Another tenant's event stands for nothing here.
+    // Another tenant's event supports nothing here.
     let moved = "UPDATE approvals SET tenant_id = 'u' WHERE id = 'apr_2'";
     other.run(moved, moved).await;
     assert!(!store.approval("u", "apr_2").await.unwrap().unwrap().proven);
@@ -781,10 +782,12 @@ async fn audit_finds_rows_without_events(backend: &Backend) {
     let drop_trigger = "DROP TRIGGER passports_stay_used";
     other.run(drop_trigger, &format!("{drop_trigger} ON passports")).await;
     for forged in [
-        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = 'apr_2'",
+        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = \
+        'apr_2'",
         "UPDATE passports SET used = false WHERE jti = 'ap_1'",
         "UPDATE passports SET revoked = false WHERE jti = 'ap_2'",
-        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, false)",
+        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, \
+        false)",
         "UPDATE manifests SET manifest_hash = 'aa' WHERE manifest_hash = 'bb'",
         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES ('t', 'new', 'dd')",
     ] {
@@ -914,7 +917,7 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
         Ok(DecisionOutcome::Stale) => false,
         other => panic!("{other:?}"),
     };
-    // That both are spent does not matter: this answer spent them.
+    // Both are spent, but by this very response.
     assert!(holds(repeat(None, None)).await);
     assert!(holds(repeat(Some("apr_1"), Some("ap_1"))).await);
     for (approval, passport) in
@@ -931,7 +934,7 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
     assert!(holds(DecisionRecord { holds_until: Some(FAR_FUTURE), ..repeat(None, None) }).await);
     store.change(revoke("decisions", "ap_1")).await.unwrap();
     assert!(!holds(repeat(None, Some("ap_1"))).await);
-    // What was answered since comes before a repetition.
+    // A later response takes precedence.
     let mut anew = once("t", "key", "i", 1, "third");
     anew.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: None });
     assert_eq!(store.decide(anew).await, Ok(DecisionOutcome::Recorded));
@@ -940,7 +943,7 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
 
 async fn one_open_approval_per_action(backend: &Backend) {
     let (one, other) = match backend {
-        // One gateway has a data file.
+        // A data file has one gateway.
         Backend::Sqlite(_) => {
             let store = backend.open().await;
             (Arc::clone(&store), store)
@@ -963,7 +966,7 @@ async fn one_open_approval_per_action(backend: &Backend) {
     assert_eq!(
         stores[1].decide(opening("apr_a", true)).await,
         Ok(DecisionOutcome::Stale),
-        "it waits to be spent"
+        "approved but not spent"
     );
     stores[1].decide(spending(Some(&live.id), None)).await.unwrap();
     assert_eq!(stores[0].decide(opening("apr_b", true)).await, Ok(DecisionOutcome::Recorded));
@@ -1006,19 +1009,26 @@ async fn append_only_tables_reject_changes(backend: &Backend) {
         "UPDATE signing_keys SET kid = 'mine'",
     ];
     let sqlite = [
-        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, seq, '{}' FROM events WHERE seq = 1",
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, seq, '{}' FROM events \
+        WHERE seq = 1",
         "REPLACE INTO events (chain, seq, event) SELECT chain, seq, '{}' FROM events WHERE seq = 2",
-        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, 99, '{}' FROM events WHERE seq = 1",
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, 99, '{}' FROM events WHERE \
+        seq = 1",
         "UPDATE OR REPLACE events SET seq = 1 WHERE seq = 2",
         "UPDATE OR IGNORE events SET seq = 98 WHERE seq = 2",
-        "INSERT OR REPLACE INTO chains (id, tenant_id, chain_id, length, head) SELECT id, tenant_id, chain_id, 0, '' FROM chains",
-        "REPLACE INTO chains (tenant_id, chain_id, length, head) SELECT tenant_id, chain_id, 0, '' FROM chains",
+        "INSERT OR REPLACE INTO chains (id, tenant_id, chain_id, length, head) SELECT id, tenant_id, \
+        chain_id, 0, '' FROM chains",
+        "REPLACE INTO chains (tenant_id, chain_id, length, head) SELECT tenant_id, chain_id, 0, '' FROM \
+        chains",
         "INSERT OR REPLACE INTO approvals SELECT * FROM approvals",
-        "INSERT OR REPLACE INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports",
-        "INSERT INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports WHERE true
+        "INSERT OR REPLACE INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at \
+        FROM passports",
+        "INSERT INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM \
+        passports WHERE true
          ON CONFLICT (tenant_id, jti) DO UPDATE SET used = 0",
         "UPDATE OR REPLACE approvals SET spent = 0",
-        "REPLACE INTO signing_keys (kid, sealed, active, needed_until) SELECT kid, x'00', 1, 0 FROM signing_keys",
+        "REPLACE INTO signing_keys (kid, sealed, active, needed_until) SELECT kid, x'00', 1, 0 FROM \
+        signing_keys",
     ];
     let postgres = [
         "TRUNCATE events",

@@ -1,4 +1,4 @@
-//! What is PostgreSQL's own: gateways that share it, connections that are lost, what the server is and who may do what.
+//! PostgreSQL only: shared databases, lost connections, server settings and privileges.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::{DatabaseError, Rotation, SealedKey};
 use super::*;
 
-/// The server and a new database, or the end of a test that cannot run.
+/// Returns the server and a new database, or ends the test if PostgreSQL is not available.
 macro_rules! database_or_return {
     () => {
         match server().unwrap() {
@@ -33,7 +33,7 @@ fn name_of(url: &str) -> &str {
     url.rsplit_once('/').unwrap().1
 }
 
-/// What a query prints, without its last line's end.
+/// Returns a query's output without the trailing line break.
 fn submit(server: &Server, url: &str, sql: &str) -> String {
     server.run(name_of(url), sql).unwrap().trim_end().to_owned()
 }
@@ -64,7 +64,8 @@ fn set_credential(id: &str) -> Record {
     Record { mutation: Some(Mutation::SetCredential(Box::new(credential))), ..event("t", "vault", 1) }
 }
 
-/// What was found absent must stay so until the record of it is there, on whatever chain the other is.
+/// A credential that was absent must stay absent until the decision is recorded, even on another
+/// chain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credential_set_by_another_gateway_serializes_with_decisions() {
     for _ in 0..10 {
@@ -101,9 +102,9 @@ async fn gateways_share_one_chain_and_single_uses() {
         let store = &stores[number / 3 % 3];
         match number % 3 {
             0 => store.decide(claim(number)).await,
-            // The same key at every gateway, at about the same time.
+            // The same key at every gateway at about the same time.
             1 => store.decide(once("t", "k", &(number / 30).to_string(), 1, "first")).await,
-            // Chains of two tenants, in every order.
+            // Chains of two tenants, in any order.
             _ => {
                 let tenant = if number % 2 == 0 { "t" } else { "u" };
                 let recorded = store.record(event(tenant, &(number % 7).to_string(), number)).await;
@@ -164,7 +165,7 @@ async fn concurrent_starts_create_one_schema_and_key() {
         let (jti, kid) = (format!("ap_{expires_at}"), "9".to_owned());
         Record { mutation: Some(Mutation::IssuePassport { jti, kid, expires_at }), ..event("t", "c", 1) }
     };
-    // The later one is not taken back by the earlier one.
+    // An earlier expiry does not replace a later one.
     for expires_at in [70, 50] {
         stores[3].record(issue(expires_at)).await.unwrap();
     }
@@ -253,7 +254,8 @@ async fn texts_round_trip() {
     assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
 }
 
-/// Makes every event's insertion run `body`, with the sequence `tried` to count in: it is not undone with a transaction.
+/// Makes every event insertion run `body`, with the sequence `tried` as a counter that survives
+/// rollbacks.
 fn on_insert(server: &Server, url: &str, when: &str, body: &str) {
     let timing = match when {
         "commit" => "CREATE CONSTRAINT TRIGGER hook AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED",
@@ -279,7 +281,8 @@ async fn aborted_batch_is_retried_a_bounded_number_of_times() {
         let (server, url) = database_or_return!();
         let store = open(&url).await;
         let body = format!(
-            "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;"
+            "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; \
+            END IF;"
         );
         on_insert(server, &url, "insert", &body);
         let response = store.record(event("t", "c", 1)).await;
@@ -333,7 +336,7 @@ async fn commit_with_unknown_outcome_is_not_retried() {
     assert_eq!(first_broken(&store, "t", "c").await, None);
 }
 
-/// Passes bytes on to the server, and while told to, ends a connection when the server says that it committed.
+/// A proxy to the server that, while enabled, closes a connection when the server reports a commit.
 async fn between(url: &str, cut: Arc<AtomicBool>, cuts: Arc<AtomicUsize>) -> String {
     let at = url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -378,7 +381,7 @@ async fn lost_commit_response_fails_without_retry() {
     let lost = store.decide(once("t", "k", "1", 1, "first")).await;
     assert_eq!((lost, cuts.load(Ordering::SeqCst)), (Err(StoreError::Unavailable), 1));
     cut.store(false, Ordering::SeqCst);
-    // It was recorded, once; and who asks again, at whichever gateway, learns what came of it.
+    // It was recorded once; a retry at any gateway returns its result.
     assert_eq!(other.head("t", "decisions").await.unwrap().unwrap().length, 2);
     for store in [&store, &other] {
         let again = store.decide(once("t", "k", "1", 1, "second")).await;
@@ -392,13 +395,13 @@ async fn reconnects_after_server_outage() {
     let (server, url) = database_or_return!();
     let store = open(&url).await;
     let database = name_of(&url);
-    // Nobody gets in, and whoever is in is out.
+    // Terminate all connections and reject new ones.
     server.run("postgres", &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false")).unwrap();
     let end_all =
         format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
     server.run("postgres", &end_all).unwrap();
     assert_eq!(store.record(event("t", "c", 1)).await, Err(StoreError::Unavailable));
-    // And for a while at once, without a try.
+    // Further calls fail immediately without a connection attempt.
     let started = Instant::now();
     let mut failed = 0;
     while started.elapsed() < Duration::from_millis(200) {
@@ -406,7 +409,7 @@ async fn reconnects_after_server_outage() {
         assert_eq!(store.check().await, Err(StoreError::Unavailable));
         failed += 1;
     }
-    assert!(failed > 50, "{failed}: each of them waited for a connection");
+    assert!(failed > 50, "{failed}: each attempt waited for a connection");
 
     server.run("postgres", &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true")).unwrap();
     let found = async {
@@ -436,7 +439,7 @@ async fn commit_is_synchronous_regardless_of_server_settings() {
              VALUES (current_setting('synchronous_commit'), current_setting('statement_timeout'));",
         );
         store.record(event("t", "c", 1)).await.unwrap();
-        // And nothing cuts the wait for a standby short.
+        // Nothing interrupts the wait for a standby.
         assert_eq!(submit(server, &url, "SELECT * FROM actpass.seen"), format!("{found}|0"), "{set}");
     }
 }
@@ -445,9 +448,9 @@ async fn commit_is_synchronous_regardless_of_server_settings() {
 async fn least_privilege_role_suffices_and_cannot_change_events() {
     let (server, url) = database_or_return!();
     open(&url).await.close().await;
-    // As the documentation says.
-    let readme = include_str!("../../../README.md");
-    let (grants, _) = readme.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
+    // The privileges in the documentation.
+    let page = include_str!("../../../../docs/gateway/operations.md");
+    let (grants, _) = page.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
     submit(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
     let url = url.replace("postgres:pg", "gateway:pg");
     let store = open(&url).await;
@@ -509,7 +512,7 @@ async fn database_tls_certificate_is_verified() {
 #[tokio::test]
 async fn lookups_use_indexes_not_table_scans() {
     let (server, url) = database_or_return!();
-    // What a session read is known when it has ended.
+    // Statistics of a session are visible after it ends.
     let ended = async |store: PostgresStore| {
         store.close().await;
         drop(store);
@@ -519,7 +522,7 @@ async fn lookups_use_indexes_not_table_scans() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // Making the tables reads them.
+    // Migrations read the tables.
     ended(open(&url).await).await;
     submit(server, &url, "SELECT pg_stat_reset()");
     let store = open(&url).await;

@@ -1,4 +1,4 @@
-//! What is SQLite's own.
+//! SQLite only.
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ async fn older_schema_is_migrated() {
     store.record(event("t", "c", 1)).await.unwrap();
     store.close().await;
     drop(store);
-    // As the first version left it.
+    // As created by the first version.
     Connection::open(&path)
         .unwrap()
         .execute_batch(

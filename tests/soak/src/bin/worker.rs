@@ -1,4 +1,4 @@
-//! The worker in Rust.
+//! The Rust worker.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
             other => return Err(format!("unknown order {other:?}").into()),
         }
     }
-    Err("the orders ended".into())
+    Err("standard input ended".into())
 }
 
 struct Worker {
@@ -98,7 +98,7 @@ impl Worker {
 
     async fn call(&self, at: usize) -> Result<()> {
         let (Some(shared), Some(gateway)) = (self.clients.get(at), self.orders.gateways.get(at)) else {
-            return Err("no such gateway".into());
+            return Err("unknown gateway".into());
         };
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let fresh = number.is_multiple_of(self.orders.fresh_client_each);

@@ -1,14 +1,14 @@
-// Keeps the page up to date. Everything works without it.
+// Refreshes the page. The page works without this script.
 //
-// What somebody is about to click never moves: a request that no longer waits stays where it is, and a new one comes last.
-// No text becomes HTML here: the browser hands over a document.
+// Content does not move under the pointer: a request that is no longer pending keeps its place, and
+// new requests are appended. The script never parses text as HTML; the browser parses the response.
 "use strict";
 (() => {
   const EVERY = 4000;
   const HIDDEN = 15000;
   const TIMEOUT = 20000;
 
-  // Beside this script's folder, whatever path a proxy shows the page below; and with the filter of this page.
+  // Relative to the script, so that it works under any base path; with the page's filter.
   const live = new URL("../live", document.currentScript.src);
   const query = new URLSearchParams(location.search);
   query.delete("decided");
@@ -18,14 +18,14 @@
   const stale = document.getElementById("stale");
   let timer;
 
-  // Whether somebody writes, selects or stands in it.
+  // Returns whether the user edits, selects or focuses the element.
   function inUse(element) {
     const selection = getSelection();
     return element.contains(document.activeElement)
       || (!selection.isCollapsed && selection.containsNode(element, true));
   }
 
-  // It goes away where nobody sees it go.
+  // Removes the card while the page is hidden, otherwise marks it.
   function end(card) {
     const note = card.querySelector("textarea");
     if (document.hidden && !inUse(card) && (note === null || note.value === "")) {
@@ -54,7 +54,7 @@
       const here = document.getElementById(id);
       if (!inUse(here)) here.replaceWith(document.adoptNode(next.getElementById(id)));
     }
-    // Told to those who do not see it only when it is another.
+    // Announce to screen readers only if it changed.
     const waiting = document.getElementById("waiting");
     const now = next.getElementById("waiting").textContent;
     if (waiting.textContent !== now) waiting.textContent = now;
@@ -81,16 +81,16 @@
         show(request.response);
         warn("");
       } else if (request.status === 403) {
-        warn("Your session has ended. Refresh the page to log in again.");
+        warn("Your session has ended. Reload the page to log in again.");
       } else {
-        warn("The gateway does not answer as it should, so this is not up to date.");
+        warn("The gateway does not respond. This page may be out of date.");
       }
       later();
     };
     request.send();
   }
 
-  // A second click must not send a form again.
+  // Prevents double submission.
   addEventListener("submit", (event) => {
     const buttons = event.target.querySelectorAll("button");
     setTimeout(() => { for (const button of buttons) button.disabled = true; });
