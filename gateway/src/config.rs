@@ -157,8 +157,7 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
             _ => "",
         };
         format!(
-            "expected an address and a port such as \"127.0.0.1:8787\" or \"localhost:8787\", found \
-            {text:?}{hint}"
+            "expected an address and a port such as \"127.0.0.1:8787\" or \"localhost:8787\", found {text:?}{hint}"
         )
     })
 }

@@ -184,12 +184,12 @@ fn signed_head(chain: Chain<'_>, head: &Head, now: i64) -> Json {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// An event follows the last signed one.
-    #[error("line {line}: event {seq}{name}: added after signing; {length} events are signed", line = .seq)]
+    #[error("line {line}: event {seq}{event_label}: added after signing; {length} events are signed", line = .seq)]
     Added {
         /// Position of the event in the chain.
         seq: u64,
         /// The event's own id in parentheses, if it is the last event.
-        name: String,
+        event_label: String,
         /// Number of signed events.
         length: u64,
     },
@@ -197,12 +197,12 @@ pub enum VerifyError {
     #[error("line {0}: unexpected data after the signature")]
     AfterSignature(u64),
     /// An event is broken.
-    #[error("line {line}: event {seq}{name}: {defect}", line = .seq)]
+    #[error("line {line}: event {seq}{event_label}: {defect}", line = .seq)]
     Broken {
         /// Position in the chain, which is also the line number.
         seq: u64,
         /// The event's own id in parentheses.
-        name: String,
+        event_label: String,
         /// The defect.
         defect: Defect,
     },
@@ -240,13 +240,13 @@ pub enum VerifyError {
     #[error("the export could not be read: {0}")]
     Read(#[from] io::Error),
     /// The chain is consistent, but its last event is not the signed one.
-    #[error("line {line}: event {seq}{name}: differs from the signed event; it or an earlier event was \
+    #[error("line {line}: event {seq}{event_label}: differs from the signed event; it or an earlier event was \
     rewritten", line = .seq)]
     Rewritten {
         /// The last event.
         seq: u64,
         /// The event's own id in parentheses.
-        name: String,
+        event_label: String,
     },
     /// No given key verifies the signature.
     #[error("line {line}: the signature {refusal}")]
@@ -342,7 +342,11 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
             continue;
         }
         let seq = verifier.head().length.saturating_add(1);
-        verifier.examine(&text).map_err(|defect| VerifyError::Broken { seq, name: name(&text), defect })?;
+        verifier.examine(&text).map_err(|defect| VerifyError::Broken {
+            seq,
+            event_label: event_label(&text),
+            defect,
+        })?;
         kept.compare(verifier.head());
         if let (Some(keys), true) = (expected.keys, is_signed_checkpoint(&text)) {
             Checkpoint::read(&text, keys).map_err(|error| VerifyError::Checkpoint(seq, error))?;
@@ -425,18 +429,18 @@ fn check_signature(
         std::cmp::Ordering::Less => Err(VerifyError::Missing { seq: found.length.saturating_add(1), length }),
         std::cmp::Ordering::Greater => {
             let seq = length.saturating_add(1);
-            let name = if seq == found.length { name(last) } else { String::new() };
-            Err(VerifyError::Added { seq, name, length })
+            let event_label = if seq == found.length { event_label(last) } else { String::new() };
+            Err(VerifyError::Added { seq, event_label, length })
         }
         std::cmp::Ordering::Equal if found.hash != signed.hash => {
-            Err(VerifyError::Rewritten { seq: length, name: name(last) })
+            Err(VerifyError::Rewritten { seq: length, event_label: event_label(last) })
         }
         std::cmp::Ordering::Equal if keys.is_none() => Ok(Signature::Unchecked),
         std::cmp::Ordering::Equal => Ok(Signature::Good { kid, claims }),
     }
 }
 
-fn name(text: &str) -> String {
+fn event_label(text: &str) -> String {
     let event = Json::parse(text.as_bytes()).ok();
     let id = event.as_ref().and_then(|event| event.member("event_id")).and_then(Json::as_str);
     id.map(|id| format!(" ({})", id.escape_debug())).unwrap_or_default()

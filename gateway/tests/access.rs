@@ -601,8 +601,7 @@ async fn client_that_stops_reading_is_disconnected() {
     }
     let address = gateway.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = "GET /api/v1/evidence/chains/long HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
-    apk_one\r\n\r\n";
+    let request = "GET /api/v1/evidence/chains/long HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     // Reads nothing until the gateway has given up; the 20 MB never arrive completely, regardless
     // of timing.

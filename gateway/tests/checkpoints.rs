@@ -44,8 +44,7 @@ fn is_signed(output: &Output) -> bool {
 fn rewrite(path: &Path) {
     let file = rusqlite::Connection::open(path).unwrap();
     file.execute_batch(
-        "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER \
-        chains_are_not_removed",
+        "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_are_not_removed",
     )
     .unwrap();
     let chain: i64 = file
@@ -173,8 +172,7 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     // Without the checkpoints in the data, the externally kept one detects it.
     let file = rusqlite::Connection::open(folder.join("data.db")).unwrap();
     file.execute_batch(
-        "DELETE FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = \
-        'checkpoints');
+        "DELETE FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints');
          DELETE FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints'",
     )
     .unwrap();

@@ -405,8 +405,7 @@ fn validates_certificates_and_keys() {
         );
     }
     let pkcs_8 = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let pkcs_1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: \
-    AES-256-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n";
+    let pkcs_1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n";
     for encrypted in [pkcs_8, pkcs_1] {
         let problems = tls(good.as_bytes(), encrypted.as_bytes()).unwrap_err();
         assert!(

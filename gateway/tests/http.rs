@@ -331,8 +331,7 @@ async fn authentication_precedes_validation() {
 #[tokio::test]
 async fn unknown_key_is_rejected_before_body() {
     let gateway = Gateway::start().await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
-    apk_unknown\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_unknown\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
     let response = raw(&gateway, head).await;
     assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
@@ -514,11 +513,7 @@ async fn changed_tool_requires_reapproval() {
     );
     let decisions = gateway.events("apk_one", "decisions").await;
     assert_eq!(text(&decisions[0], "decision"), Some("require_tool_reapproval"));
-    assert_eq!(
-        text(&decisions[3], "decision"),
-        Some("require_tool_reapproval"),
-        "also in mode warn"
-    );
+    assert_eq!(text(&decisions[3], "decision"), Some("require_tool_reapproval"), "also in mode warn");
 
     for (body, expected) in [
         ("{}", "tool_id: missing"),
@@ -723,8 +718,7 @@ async fn slow_headers_and_bodies_time_out() {
         settings.timeouts.headers = Duration::from_millis(200);
     })
     .await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
-    apk_one\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
     let response = raw(&gateway, head).await;
     assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("body_timeout"), "{response}");
@@ -832,7 +826,7 @@ impl Store for Broken {
     async fn count_pending(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingCounts, StoreError> {
         self.fail().await
     }
-    async fn caused(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {
+    async fn has_event(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {
         self.fail().await
     }
     async fn live_approval(&self, _: &str, _: &str, _: &str, _: i64) -> Result<Option<Approval>, StoreError> {

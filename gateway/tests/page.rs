@@ -463,8 +463,7 @@ async fn concurrent_decisions_record_one() {
 async fn arguments_are_rendered_as_text() {
     let (gateway, _) = start().await;
     let args = r#"{"amount": 12345.50, "currency": "usd", "big": 12345678901234567.25, "memo":
-        "<script>alert(1)</script><img src=x \
-        onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
+        "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
         "</textarea><svg onload=alert(3)>": [[], {}, null, true, -0, 1e-7]}"#;
     let id = ask_with(&gateway, "apk_one", args).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -815,7 +814,10 @@ async fn https_cookies_are_secure() {
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=28800"), "{cookie}");
     assert!(alice.get("/").await.1.contains("No pending requests"));
     alice.cookies.iter_mut().for_each(|(name, _)| *name = name.replace("__Host-", ""));
-    assert!(alice.get("/").await.1.contains("type=\"password\""), "a non-secure cookie is ignored over https");
+    assert!(
+        alice.get("/").await.1.contains("type=\"password\""),
+        "a non-secure cookie is ignored over https"
+    );
     server.stop().await.unwrap();
 
     // TLS by a proxy: the browser uses https, the gateway sees http.
@@ -835,14 +837,14 @@ async fn deceptive_text_cannot_be_approved() {
     let (gateway, _) = start().await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     for (more, why) in [
-        (r#""memo": "invoice\u202egpj.exe""#, "cannot be seen"),
-        (r#""memo": "a\u200bb""#, "cannot be seen"),
-        (r#""memo": "\u0007""#, "cannot be seen"),
-        (r#""to": "p\u0430ypal""#, "look like others"),
-        (r#""\u0430mount": 1"#, "look alike"),
-        (r#""Amount": 1"#, "look alike"),
-        (r#""amount ": 1"#, "look alike"),
-        (r#""nested": [{"total": 1, "tota1": 2}]"#, "look alike"),
+        (r#""memo": "invoice\u202egpj.exe""#, "invisible or look-alike"),
+        (r#""memo": "a\u200bb""#, "invisible or look-alike"),
+        (r#""memo": "\u0007""#, "invisible or look-alike"),
+        (r#""to": "p\u0430ypal""#, "invisible or look-alike"),
+        (r#""\u0430mount": 1"#, "confusable names"),
+        (r#""Amount": 1"#, "confusable names"),
+        (r#""amount ": 1"#, "confusable names"),
+        (r#""nested": [{"total": 1, "tota1": 2}]"#, "confusable names"),
     ] {
         let id = ask_with(&gateway, "apk_one", &format!(r#"{{"amount": 25000, "currency": "usd", {more}}}"#))
             .await;
@@ -883,7 +885,7 @@ async fn pending_requests_are_paginated_and_filtered() {
     let other = ask(&gateway).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get("/").await;
-    assert_eq!(heading(&page), "100+ waiting");
+    assert_eq!(heading(&page), "100+ pending");
     assert!(!page.contains(&format!("id=\"{other}\"")));
     let more =
         page.split_once("<p class=\"more\"><a href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();

@@ -224,7 +224,10 @@ async fn passport_bounds_action_and_is_single_use() {
     let last = &events[events.len() - 2];
     assert_eq!(text(last, "reason_code"), Some("passport.replayed"));
     assert!(text(last, "passport_jti").unwrap().starts_with("ap_"));
-    assert!(!format!("{events:?}").contains(token.rsplit('.').next().unwrap()), "the token must not be in the ledger");
+    assert!(
+        !format!("{events:?}").contains(token.rsplit('.').next().unwrap()),
+        "the token must not be in the ledger"
+    );
     gateway.stop().await;
 }
 
@@ -448,11 +451,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
         ("kid missing", with_header(r#"{"alg":"EdDSA"}"#), shop("passport.malformed")),
         ("kid empty", with_header(r#"{"alg":"EdDSA","kid":""}"#), shop("passport.malformed")),
         ("unknown kid", with_header(r#"{"alg":"EdDSA","kid":"k"}"#), shop("passport.unknown_key")),
-        (
-            "embedded JWK",
-            with_header(r#"{"alg":"EdDSA","kid":"KID","jwk":{}}"#),
-            shop("passport.malformed"),
-        ),
+        ("embedded JWK", with_header(r#"{"alg":"EdDSA","kid":"KID","jwk":{}}"#), shop("passport.malformed")),
         (
             "a key elsewhere",
             with_header(r#"{"alg":"EdDSA","kid":"KID","jku":"https://x"}"#),

@@ -16,7 +16,7 @@ use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
 
 /// The ruling and its effects.
-pub(super) struct Judgement<'a> {
+pub(super) struct Evaluation<'a> {
     pub(super) ruling: Ruling<'a>,
     pub(super) uses: Vec<SingleUse>,
     pub(super) opens: Option<ApprovalOpening>,
@@ -24,7 +24,7 @@ pub(super) struct Judgement<'a> {
     pub(super) holds_until: Option<i64>,
 }
 
-impl<'a> From<Ruling<'a>> for Judgement<'a> {
+impl<'a> From<Ruling<'a>> for Evaluation<'a> {
     fn from(ruling: Ruling<'a>) -> Self {
         Self { ruling, uses: Vec::new(), opens: None, holds_until: None }
     }
@@ -53,7 +53,7 @@ impl<'a> Case<'a> {
         Self { key, request, agent, context, is_replay: false }
     }
 
-    pub(super) fn judge(&self) -> Judgement<'a> {
+    pub(super) fn evaluate(&self) -> Evaluation<'a> {
         if let Some(grant) = self.missing_grant() {
             return Ruling::NotGranted(grant).into();
         }
@@ -62,7 +62,7 @@ impl<'a> Case<'a> {
             ManifestState::Changed => return Ruling::ManifestChanged.into(),
             ManifestState::Unknown => return Ruling::ManifestUnknown.into(),
         }
-        let presented = match self.presented() {
+        let presented = match self.checked_passport() {
             Ok(presented) => presented,
             Err(refusal) => return Ruling::Passport(refusal).into(),
         };
@@ -70,32 +70,32 @@ impl<'a> Case<'a> {
         let Some(rule) = self.key.tenant.policy.first_match(&input) else {
             return Ruling::NoMatch.into();
         };
-        let mut judgement = match rule.decision() {
+        let mut evaluation = match rule.decision() {
             policy::Decision::RequireApproval => self.require_approval(rule),
             policy::Decision::Allow | policy::Decision::Deny => Ruling::ByRule(rule).into(),
         };
-        if !judgement.ruling.allows() {
-            return judgement;
+        if !evaluation.ruling.allows() {
+            return evaluation;
         }
         let credential = self.context.credential.as_ref();
         // Check before anything is consumed.
         if credential.is_some_and(|credential| credential.expired) {
-            return Ruling::CredentialExpired(Box::new(judgement.ruling)).into();
+            return Ruling::CredentialExpired(Box::new(evaluation.ruling)).into();
         }
         let of_passport = presented.and_then(|presented| expiry_of(&presented.claims));
         let of_credential = credential.and_then(|credential| credential.expires_at);
-        judgement.holds_until = earliest(judgement.holds_until, earliest(of_passport, of_credential));
+        evaluation.holds_until = earliest(evaluation.holds_until, earliest(of_passport, of_credential));
         if let Some(presented) = presented
             && self.consumes()
             && !self.is_replay
         {
-            judgement.uses.push(SingleUse::Passport {
+            evaluation.uses.push(SingleUse::Passport {
                 jti: presented.claims.jti().to_owned(),
                 replayed: Box::new(self.record(&Ruling::Passport(PassportError::Replayed))),
                 revoked: Box::new(self.record(&Ruling::Passport(PassportError::Revoked))),
             });
         }
-        judgement
+        evaluation
     }
 
     /// Returns the grant that the key lacks for this request.
@@ -112,7 +112,7 @@ impl<'a> Case<'a> {
     }
 
     /// Handles a rule that requires an approval.
-    fn require_approval(&self, rule: &'a Rule) -> Judgement<'a> {
+    fn require_approval(&self, rule: &'a Rule) -> Evaluation<'a> {
         let unapproved = |problem| Ruling::Unapproved { rule, approval: None, problem };
         let Some(action_hash) = self.request.action_hash(self.agent_id()) else {
             return unapproved(Unapproved::NotHashable).into();
@@ -126,7 +126,7 @@ impl<'a> Case<'a> {
     }
 
     /// Uses the approval named in the request: it is spent if it is approved for this action.
-    fn use_named_approval(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Judgement<'a> {
+    fn use_named_approval(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Evaluation<'a> {
         let id = || approval.id.clone();
         let unapproved = |problem| Ruling::Unapproved { rule, approval: Some(id()), problem };
         if approval.action_hash != action_hash || !self.is_asker(approval) {
@@ -160,18 +160,18 @@ impl<'a> Case<'a> {
         rule: &'a Rule,
         approval: &Approval,
         spent: impl FnOnce() -> Option<Box<Fallback>>,
-    ) -> Judgement<'a> {
+    ) -> Evaluation<'a> {
         let uses = match self.consumes() && !self.is_replay {
             true => vec![SingleUse::Approval { id: approval.id.clone(), spent: spent() }],
             false => Vec::new(),
         };
         let holds_until = approval.decided.as_ref().map(|decided| approval.usable_until(decided));
-        Judgement { uses, holds_until, ..Ruling::Approved { rule, approval: approval.id.clone() }.into() }
+        Evaluation { uses, holds_until, ..Ruling::Approved { rule, approval: approval.id.clone() }.into() }
     }
 
     /// Uses the live approval for the same action: spends it if it is approved, otherwise waits for
     /// it.
-    fn use_live_approval(&self, rule: &'a Rule, live: &Approval) -> Judgement<'a> {
+    fn use_live_approval(&self, rule: &'a Rule, live: &Approval) -> Evaluation<'a> {
         match live.status(self.context.now) {
             Status::Approved => self.spend_approval(rule, live, || None),
             Status::Expired | Status::Pending | Status::Rejected => {
@@ -181,7 +181,7 @@ impl<'a> Case<'a> {
     }
 
     /// Opens an approval if the mode enforces the decision.
-    fn open_approval(&self, rule: &'a Rule, action_hash: String) -> Judgement<'a> {
+    fn open_approval(&self, rule: &'a Rule, action_hash: String) -> Evaluation<'a> {
         if !self.consumes() {
             return Ruling::ByRule(rule).into();
         }
@@ -210,7 +210,7 @@ impl<'a> Case<'a> {
         let ruling = Ruling::ApprovalRequested { rule, approval: approval.id.clone() };
         let opens =
             Some(ApprovalOpening { approval: Box::new(approval), exclusive: self.context.reuse_approvals });
-        Judgement { opens, ..ruling.into() }
+        Evaluation { opens, ..ruling.into() }
     }
 
     /// Returns whether the caller is the agent that asked; unbound keys are not checked.
@@ -224,7 +224,7 @@ impl<'a> Case<'a> {
         if !earlier.is_allow {
             return None;
         }
-        let replayed = Case { is_replay: true, ..*self }.judge();
+        let replayed = Case { is_replay: true, ..*self }.evaluate();
         let approval = match &replayed.ruling {
             Ruling::Approved { approval, .. } => Some(approval.clone()),
             Ruling::ByRule(_) => None,
@@ -259,7 +259,7 @@ impl<'a> Case<'a> {
     }
 
     /// Returns the passport after checking it against the request.
-    fn presented(&self) -> Result<Option<&'a PresentedPassport>, PassportError> {
+    fn checked_passport(&self) -> Result<Option<&'a PresentedPassport>, PassportError> {
         let presented = match &self.context.passport {
             None => return Ok(None),
             Some(Err(refusal)) => return Err(*refusal),

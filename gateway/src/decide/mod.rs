@@ -44,15 +44,15 @@ impl DecisionResult {
 /// Decides `request` in the given context.
 pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> DecisionResult {
     let case = Case::new(key, request, context);
-    let judgement = case.judge();
+    let evaluation = case.evaluate();
     let replay_basis = context.earlier.as_ref().and_then(|earlier| case.replay_basis(earlier));
     let holds_until = match &replay_basis {
         Some((_, holds_until)) => *holds_until,
-        None => judgement.holds_until,
+        None => evaluation.holds_until,
     };
-    let allows = judgement.ruling.allows();
-    let returns_credential = case.returns_credential(&judgement.ruling);
-    let Fallback { event, response } = case.record(&judgement.ruling);
+    let allows = evaluation.ruling.allows();
+    let returns_credential = case.returns_credential(&evaluation.ruling);
+    let Fallback { event, response } = case.record(&evaluation.ruling);
     let idempotency = request.idempotency.as_ref().map(|key| Idempotency {
         key: key.name.clone(),
         fingerprint: key.fingerprint,
@@ -69,7 +69,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         tool_id: request.tool.as_str().to_owned(),
         credential_id: context.credential.as_ref().map(|credential| credential.id.clone()),
     });
-    let (uses, opens, manifest) = (judgement.uses, judgement.opens, context.manifest_pin.clone());
+    let (uses, opens, manifest) = (evaluation.uses, evaluation.opens, context.manifest_pin.clone());
     let record = DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens };
     DecisionResult { response, allows, returns_credential, record }
 }

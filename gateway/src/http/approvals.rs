@@ -61,7 +61,7 @@ pub(super) async fn read(
     path = "/api/v1/approvals",
     operation_id = "list_approvals",
     tag = "approvals",
-    params(("status" = inline(Option<responses::Listed>), Query, description = "Filter by status; default pending"),
+    params(("status" = inline(Option<responses::StatusFilter>), Query, description = "Filter by status; default pending"),
         ("agent" = Option<String>, Query, description = "Filter by agent"),
         ("tool" = Option<String>, Query, description = "Filter by tool"),
         ("after" = Option<String>, Query, pattern = "^apr_[0-9a-f]{32}$", description = "Continue after this approval: the `next` of the previous page"),

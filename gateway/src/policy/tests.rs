@@ -313,9 +313,15 @@ fn reports_all_policy_problems_at_once() {
         {"name": "a", "when": [{"path": "x", "operator": "?", "value": 1}], "decision": "no", "reason": ""},
         {"name": "a", "when": 1, "decision": "allow", "reason": "x"}]}"#;
     let problems = Policy::parse(text.as_bytes()).unwrap_err();
-    for expected in
-        ["id:", "when[0].path", "when[0].operator", "decision:", "reason:", "name: duplicate", "when: expected"]
-    {
+    for expected in [
+        "id:",
+        "when[0].path",
+        "when[0].operator",
+        "decision:",
+        "reason:",
+        "name: duplicate",
+        "when: expected",
+    ] {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected} not in\n{problems}");
     }
     assert_eq!(problems.len(), 7, "{problems}");

@@ -49,7 +49,7 @@ impl BodyMembers {
 
     /// Rejects other members. What an operator decides must not differ from what the body seems to
     /// say.
-    pub(super) fn only(body: Json, known: &[&str]) -> Result<Self, InvalidMember> {
+    pub(super) fn with_known_members(body: Json, known: &[&str]) -> Result<Self, InvalidMember> {
         let members = Self::of(body)?;
         match members.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(members),
@@ -66,7 +66,7 @@ impl BodyMembers {
     }
 
     /// Removes and returns a member; `null` is equivalent to absence.
-    fn given(&mut self, name: &str) -> Option<Json> {
+    fn take_non_null(&mut self, name: &str) -> Option<Json> {
         self.take(name).filter(|value| *value != Json::Null)
     }
 
@@ -76,7 +76,7 @@ impl BodyMembers {
         limit: usize,
     ) -> Result<Option<String>, InvalidMember> {
         let expected = format_args!("expected a string of at most {limit} characters");
-        match self.given(name) {
+        match self.take_non_null(name) {
             None => Ok(None),
             // A character has at least one byte, so most texts need not be counted.
             Some(Json::String(text)) if text.len() <= limit || text.chars().count() <= limit => {
@@ -114,7 +114,7 @@ impl BodyMembers {
     }
 
     fn optional_object(&mut self, name: &str) -> Result<Option<Json>, InvalidMember> {
-        match self.given(name) {
+        match self.take_non_null(name) {
             None => Ok(None),
             Some(object @ Json::Object(_)) => Ok(Some(object)),
             Some(other) => {
@@ -132,7 +132,7 @@ impl BodyMembers {
     }
 
     pub(super) fn mode(&mut self) -> Result<Mode, InvalidMember> {
-        let Some(value) = self.given("mode") else {
+        let Some(value) = self.take_non_null("mode") else {
             return Ok(Mode::Enforce);
         };
         let word = value.as_str().ok_or_else(|| {
@@ -147,8 +147,7 @@ impl BodyMembers {
             InvalidMember::new(
                 name,
                 format_args!(
-                    "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found \
-                    {found}"
+                    "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found {found}"
                 ),
             )
         };
@@ -161,7 +160,7 @@ impl BodyMembers {
             | Json::Object(_)
             | Json::String(_) => None,
         };
-        match self.given(name) {
+        match self.take_non_null(name) {
             None => Ok(None),
             Some(Json::Array(items)) if items.len() <= LIST_ITEMS => {
                 let texts: Option<Vec<String>> = items.into_iter().map(text).collect();
@@ -194,7 +193,7 @@ impl BodyMembers {
     }
 
     pub(super) fn risk_tier(&mut self) -> Result<RiskTier, InvalidMember> {
-        let Some(value) = self.given("risk_tier") else {
+        let Some(value) = self.take_non_null("risk_tier") else {
             return Ok(RiskTier::Medium);
         };
         value
@@ -204,7 +203,7 @@ impl BodyMembers {
     }
 
     pub(super) fn ttl(&mut self) -> Result<Option<i64>, InvalidMember> {
-        let Some(value) = self.given("ttl_seconds") else {
+        let Some(value) = self.take_non_null("ttl_seconds") else {
             return Ok(None);
         };
         let seconds = match &value {

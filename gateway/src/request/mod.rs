@@ -103,7 +103,7 @@ impl ToolApproval {
     ///
     /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = BodyMembers::only(body, &["tool_id", "manifest"])?;
+        let mut members = BodyMembers::with_known_members(body, &["tool_id", "manifest"])?;
         let tool_id = members.text("tool_id", 256)?;
         let manifest = members.object("manifest")?;
         let manifest_hash =
@@ -211,7 +211,7 @@ impl DecisionNote {
     ///
     /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        Ok(Self { note: BodyMembers::only(body, &["note"])?.optional_text("note", 2000)? })
+        Ok(Self { note: BodyMembers::with_known_members(body, &["note"])?.optional_text("note", 2000)? })
     }
 }
 

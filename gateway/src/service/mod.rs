@@ -141,7 +141,7 @@ impl Service {
     /// Returns whether the key, or its bound agent, caused the event about `id`.
     async fn is_own(&self, key: &ApiKey, subject: Subject, id: &str) -> Result<bool, ServiceError> {
         let author = Author { key_name: &key.name, agent: key.bound_agent() };
-        self.with_timeout(self.store.caused(&key.tenant.id, subject, id, author)).await
+        self.with_timeout(self.store.has_event(&key.tenant.id, subject, id, author)).await
     }
 }
 

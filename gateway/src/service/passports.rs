@@ -165,7 +165,7 @@ impl Passports<'_> {
     pub(crate) async fn jwks(&self) -> Result<Json, ServiceError> {
         let service = self.service;
         let jwks = self.keys.jwks(&*service.store, service.clock.seconds());
-        Ok(service.with_timeout(async { on_store(jwks.await) }).await??)
+        Ok(service.with_timeout(async { split_store_error(jwks.await) }).await??)
     }
 
     /// Verifies a token's signature and returns its claims.
@@ -179,7 +179,7 @@ impl Passports<'_> {
 
     async fn read(&self) -> Result<Arc<SigningKeys>, ServiceError> {
         let service = self.service;
-        Ok(service.with_timeout(async { on_store(self.keys.read(&*service.store).await) }).await??)
+        Ok(service.with_timeout(async { split_store_error(self.keys.read(&*service.store).await) }).await??)
     }
 
     /// Returns the tenant's approval if it is usable now. It is checked again on use.
@@ -254,7 +254,7 @@ fn ttl_within_grants(key: &ApiKey, request: &Issue) -> Result<i64, ServiceError>
 }
 
 /// Separates store errors from key errors.
-fn on_store<T>(found: Result<T, SigningKeyError>) -> Result<Result<T, SigningKeyError>, StoreError> {
+fn split_store_error<T>(found: Result<T, SigningKeyError>) -> Result<Result<T, SigningKeyError>, StoreError> {
     match found {
         Err(SigningKeyError::Store(error)) => Err(error),
         found => Ok(found),

@@ -79,7 +79,7 @@ pub(super) trait Rows {
 }
 
 /// Returns the approval that may be spent at `now`, otherwise one that is pending.
-pub(super) fn live(approvals: Vec<Approval>, now: i64) -> Option<Approval> {
+pub(super) fn find_live(approvals: Vec<Approval>, now: i64) -> Option<Approval> {
     let mut found: Option<Approval> = None;
     for approval in approvals.into_iter().filter(|approval| !approval.spent) {
         match approval.status(now) {
@@ -184,7 +184,7 @@ impl<R: Rows> Batch<R> {
         }
         if let Some(ApprovalOpening { approval, exclusive: true }) = opens {
             let open = self.rows.approvals_for(tenant_id, &approval.action_hash, &approval.asker)?;
-            if live(open, self.seconds()).is_some() {
+            if find_live(open, self.seconds()).is_some() {
                 return Ok(Ok(DecisionOutcome::Stale));
             }
         }
@@ -221,7 +221,9 @@ impl<R: Rows> Batch<R> {
             Ok(sealed) => sealed,
             Err(error) => return Ok(Err(error)),
         };
-        let keep = idempotency.as_ref().map(|idempotency| self.keep(idempotency, kept, refused, &sealed));
+        let stored = idempotency
+            .as_ref()
+            .map(|idempotency| self.build_stored_response(idempotency, kept, refused, &sealed));
         self.rows.insert_event(chain, sealed)?;
         if refused.is_none() {
             for single_use in uses {
@@ -231,7 +233,7 @@ impl<R: Rows> Batch<R> {
                 self.rows.open(tenant_id, approval)?;
             }
         }
-        if let (Some(idempotency), Some(kept)) = (idempotency, keep) {
+        if let (Some(idempotency), Some(kept)) = (idempotency, stored) {
             self.rows.store_response(tenant_id, key_name, &idempotency.key, kept)?;
         }
         Ok(Ok(match refused {
@@ -258,7 +260,7 @@ impl<R: Rows> Batch<R> {
     }
 
     /// Builds the stored response for the event `sealed`.
-    fn keep(
+    fn build_stored_response(
         &self,
         idempotency: &Idempotency,
         earlier: Option<StoredResponse>,

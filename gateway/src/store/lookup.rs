@@ -50,7 +50,7 @@ impl Subject {
     }
 
     /// Returns whether `author` caused the event and it is about `id`.
-    pub(super) fn is_of(self, event: &StoredEvent, id: &str, author: &Author<'_>) -> bool {
+    pub(super) fn matches_event(self, event: &StoredEvent, id: &str, author: &Author<'_>) -> bool {
         let Ok(event) = Json::parse(event.text.as_bytes()) else {
             return false;
         };
@@ -114,8 +114,7 @@ pub(super) fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) 
         None => format!("{now} IS NOT NULL"),
         Some(Status::Approved) => format!("approved = {yes} AND (spent = {yes} OR {closes} > {now})"),
         Some(Status::Expired) => format!(
-            "(approved IS NULL AND deadline <= {now} OR approved = {yes} AND spent = {no} AND {closes} <= \
-            {now})"
+            "(approved IS NULL AND deadline <= {now} OR approved = {yes} AND spent = {no} AND {closes} <= {now})"
         ),
         Some(Status::Pending) => format!("approved IS NULL AND deadline > {now}"),
         Some(Status::Rejected) => format!("approved = {no} AND {now} IS NOT NULL"),

@@ -262,7 +262,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// Returns an error if the store is unavailable.
-    async fn caused(
+    async fn has_event(
         &self,
         tenant_id: &str,
         subject: Subject,

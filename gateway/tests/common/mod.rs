@@ -177,8 +177,7 @@ pub fn config(limits: &str) -> String {
     ] {
         let hash = ApiKeyHash::of(key);
         text += &format!(
-            "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \
-            \"{role}\"\n{agent}\n",
+            "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \"{role}\"\n{agent}\n",
             key.replace('_', "-")
         );
     }

@@ -347,9 +347,7 @@ impl Case<'_> {
             _ => self.check_evidence(reported.evidence.as_deref())?,
         }
         match reported.hash.as_deref() {
-            Some(hash) if hash != self.hash => {
-                Err("the reported decision is for another request".to_owned())
-            }
+            Some(hash) if hash != self.hash => Err("the reported decision is for another request".to_owned()),
             _ => Ok(()),
         }
     }
@@ -448,8 +446,14 @@ mod tests {
             (allowed().with(|case| case.reported.clear()), "ran without a report"),
             (allowed().with(|case| case.events.clear()), "ran without exactly one allow"),
             (allowed().with(|case| case.events.extend(case.events.clone())), "ran without exactly one allow"),
-            (allowed().with(|case| case.events[0].decision = Some("deny".into())), "ran without exactly one allow"),
-            (allowed().with(|case| case.events[0].request_hash = Some("0".into())), "ran without exactly one allow"),
+            (
+                allowed().with(|case| case.events[0].decision = Some("deny".into())),
+                "ran without exactly one allow",
+            ),
+            (
+                allowed().with(|case| case.events[0].request_hash = Some("0".into())),
+                "ran without exactly one allow",
+            ),
             (Case::new(3).allowed(), "the policy does not allow it"),
             (
                 allowed().with(|case| {
@@ -496,10 +500,7 @@ mod tests {
                 Case::new(3).denied().with(|case| case.events[0].request_hash = None),
                 "belongs to another request",
             ),
-            (
-                Case::new(19).failed().with(|case| case.reported[0].executed = false),
-                "did not run in monitor",
-            ),
+            (Case::new(19).failed().with(|case| case.reported[0].executed = false), "did not run in monitor"),
             (allowed().sealed().evidence(Some("ev_1")), "ran with evidence Some(\"ev_1\"), expected ev_0"),
             (allowed().sealed().hash(None), "ran with a response without request hash"),
             (

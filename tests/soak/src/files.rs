@@ -114,8 +114,11 @@ async fn recovered(client: &ActPass, address: SocketAddr, number: u64) -> Result
                 return Ok(decision.evidence_event_id().ok_or("a decision without an event")?.to_string());
             }
             Err(error) if began.elapsed() > RECOVERY => {
-                return Err(format!("the gateway did not recover after its file was restored: \
-                {error}").into());
+                return Err(format!(
+                    "the gateway did not recover after its file was restored: \
+                {error}"
+                )
+                .into());
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }

@@ -55,8 +55,7 @@ impl GatewayConfig {
         let policy = serde_json::to_string(&policy.canonicalize()?)?;
         let hash = actpass_core::sha256_hex(KEY.as_bytes());
         let settings = format!(
-            "listen = \"127.0.0.1:0\"\ndata = \"tls.db\"\nissuer = \
-            \"https://soak.example\"\nmaster_key_file = \"master.key\"\n\
+            "listen = \"127.0.0.1:0\"\ndata = \"tls.db\"\nissuer = \"https://soak.example\"\nmaster_key_file = \"master.key\"\n\
              [tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n\
              [[tenants]]\nid = \"dev\"\npolicy = {policy}\n\
              [[keys]]\nname = \"dev-agent\"\nhash = \"sha256:{hash}\"\ntenant = \"dev\"\nrole = \"agent\"\n"
@@ -224,8 +223,7 @@ mod tests {
         let mut log = Log::default();
         let line = |level: &str, status: u16| {
             format!(
-                "2026-01-01T00:00:00Z {level} request{{}}: actpass_gateway::http: answered status={status} \
-                micros=9"
+                "2026-01-01T00:00:00Z {level} request{{}}: actpass_gateway::http: answered status={status} micros=9"
             )
         };
         [line(" INFO", 200), line(" INFO", 200), line(" INFO", 400)].iter().for_each(|line| log.add(line));
@@ -236,7 +234,7 @@ mod tests {
             .for_each(|line| log.add(line));
         assert_eq!(log.complaints.len(), 3);
         let harmed = "a data file was removed, replaced or truncated while in use: no decisions \
-        until it is back";
+        until it is restored";
         let follows = "writing to the ledger failed error=the data file at the path was replaced";
         [harmed, follows]
             .iter()

@@ -104,9 +104,8 @@ pub fn leaked(name: &str, before: &Sample, after: &Sample, memory: u64, readers:
 pub fn grew(name: &str, series: &Series, allowance: u64) -> Option<String> {
     let (before, after) =
         (series.median(1, |sample| sample.memory)?, series.median(3, |sample| sample.memory)?);
-    (after > before + allowance).then(|| {
-        format!("{name} grew from {before} to {after} KiB under load, limit {allowance} KiB more")
-    })
+    (after > before + allowance)
+        .then(|| format!("{name} grew from {before} to {after} KiB under load, limit {allowance} KiB more"))
 }
 
 #[cfg(test)]

@@ -138,14 +138,10 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &RunSummary) -> String {
         row(&format!("answered {status}"), &|gateway| number(count(gateway)));
     }
     let way = |gateway: &Gateway<'_>| judgement.on_the_way.get(gateway.name).cloned().unwrap_or_default();
-    row("changed request allowed, not executed", &|gateway| {
-        number(way(gateway).allowed_changed)
-    });
+    row("changed request allowed, not executed", &|gateway| number(way(gateway).allowed_changed));
     row("of these, original request denied", &|gateway| number(way(gateway).allowed_denied));
     row("changed request not allowed", &|gateway| number(way(gateway).other_changed));
-    row("executed as recorded, evidence id corrupted", &|gateway| {
-        number(way(gateway).damaged_evidence)
-    });
+    row("executed as recorded, evidence id corrupted", &|gateway| number(way(gateway).damaged_evidence));
     row("executed as recorded, request hash lost", &|gateway| number(way(gateway).unbound));
     row("events in the ledger", &|gateway| number(gateway.events as u64));
     row("`evidence verify`", &|gateway| gateway.verified.to_owned());

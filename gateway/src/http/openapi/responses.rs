@@ -147,7 +147,7 @@ pub(in crate::http) enum Status {
 /// Filter for approvals.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-pub(in crate::http) enum Listed {
+pub(in crate::http) enum StatusFilter {
     Pending,
     Approved,
     Rejected,

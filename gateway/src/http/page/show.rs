@@ -100,7 +100,7 @@ impl DisplayText {
     }
 
     /// Returns whether any character was escaped.
-    pub(super) fn hides(&self) -> bool {
+    pub(super) fn has_marks(&self) -> bool {
         self.segments.iter().any(|piece| matches!(piece, Segment::Invisible(_)))
     }
 
@@ -455,10 +455,10 @@ mod tests {
         // In prose, a word in another script belongs to another language, and a dash is a dash.
         for text in ["\u{441}\u{43e}\u{440}\u{443}", "1990\u{2013}2000", "it\u{2019}s"] {
             assert_eq!(seen(&DisplayText::prose(text)), text);
-            assert!(!DisplayText::json(&Json::from(text), Folding::Nothing).hides());
+            assert!(!DisplayText::json(&Json::from(text), Folding::Nothing).has_marks());
         }
-        assert!(DisplayText::prose("send to p\u{430}ypal").hides());
-        assert!(json("{\"\u{430}mount\": 1}").hides());
+        assert!(DisplayText::prose("send to p\u{430}ypal").has_marks());
+        assert!(json("{\"\u{430}mount\": 1}").has_marks());
     }
 
     #[test]

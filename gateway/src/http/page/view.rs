@@ -122,7 +122,7 @@ impl Overview {
                 next: self.next.as_ref().map(|next| self.filter.query(next)),
                 assets: &ASSETS,
                 who: SignedIn::of(&self.operator),
-                as_of: utc(self.now),
+                as_of: format_utc(self.now),
                 waiting: format!("{}{more}", cards.len()),
                 cards,
                 done: self.done.as_ref().and_then(|approval| DecisionNotice::of(approval, self.now)),
@@ -219,10 +219,13 @@ pub(super) fn too_late(approval: &Approval, now: i64) -> String {
         (Some(decided), _) => {
             let word = if decided.approved { "approved" } else { "rejected" };
             let by = DisplayText::name(&decided.by).plain_text();
-            format!("{by} already {word} this at {}. Your decision was not recorded.", utc(decided.at))
+            format!("{by} already {word} this at {}. Your decision was not recorded.", format_utc(decided.at))
         }
         (None, _) => {
-            format!("The deadline passed at {}. Your decision was not recorded.", utc(approval.deadline))
+            format!(
+                "The deadline passed at {}. Your decision was not recorded.",
+                format_utc(approval.deadline)
+            )
         }
     }
 }
@@ -288,8 +291,8 @@ impl<'a> Card<'a> {
             reason: DisplayText::name(&approval.reason_code),
             created: Timestamp::of(approval.created_at),
             deadline: Timestamp::of(approval.deadline),
-            age: span(now.saturating_sub(approval.created_at)),
-            left: span(left),
+            age: format_duration(now.saturating_sub(approval.created_at)),
+            left: format_duration(left),
             hurry: left < 120,
             bytes: approval.args.len(),
             arguments,
@@ -314,8 +317,8 @@ impl<'a> Card<'a> {
                 (DisplayText::name(&detail).plain_text(), DisplayText::name(&other).plain_text());
             return because(format!("Two arguments have confusable names: {detail} and {other}."));
         }
-        if self.hides() {
-            let why = "It contains invisible or look-alike characters.";
+        if self.has_marks() {
+            let why = "The request contains invisible or look-alike characters.";
             return because(why.to_owned());
         }
         None
@@ -331,9 +334,9 @@ impl<'a> Card<'a> {
     }
 
     /// Returns whether any text has marked characters.
-    fn hides(&self) -> bool {
+    fn has_marks(&self) -> bool {
         let texts = [&self.resource, &self.agent, &self.user, &self.arguments].into_iter().flatten();
-        texts.chain([&self.tool, &self.goal, &self.reason]).any(DisplayText::hides)
+        texts.chain([&self.tool, &self.goal, &self.reason]).any(DisplayText::has_marks)
     }
 
     /// Returns the arguments as shown in the list.
@@ -404,23 +407,23 @@ struct ChainSummary {
 
 impl ChainSummary {
     fn of(chain: &ChainStatus) -> Self {
-        let length = grouped(chain.head.length);
+        let length = group_thousands(chain.head.length);
         let (state, words) = match chain.state {
             ChainState::Broken(first) => (
                 "broken",
                 format!(
                     "Event {} was changed or is missing. Later events cannot be trusted.",
-                    grouped(first)
+                    group_thousands(first)
                 ),
             ),
             ChainState::Busy => ("busy", "Verification in progress.".to_owned()),
             ChainState::Empty => ("whole", "No decisions yet.".to_owned()),
             ChainState::PartlyVerified(whole) => (
                 "partly",
-                format!("The first {} events are verified; verification continues.", grouped(whole)),
+                format!("The first {} events are verified; verification continues.", group_thousands(whole)),
             ),
             ChainState::Complete(since) => {
-                ("whole", format!("All events are verified. Verification started at {}.", utc(since)))
+                ("whole", format!("All events are verified. Verification started at {}.", format_utc(since)))
             }
         };
         Self { length, head: chain.head.hash.clone(), state, words }
@@ -477,17 +480,17 @@ struct Timestamp {
 
 impl Timestamp {
     fn of(seconds: i64) -> Self {
-        Self { machine: rfc3339(seconds), person: utc(seconds) }
+        Self { machine: rfc3339(seconds), person: format_utc(seconds) }
     }
 }
 
 /// Formats as `2026-01-02 03:04:05 UTC`.
-fn utc(seconds: i64) -> String {
+fn format_utc(seconds: i64) -> String {
     rfc3339(seconds).replace('T', " ").replace('Z', " UTC")
 }
 
 /// Formats a duration with its two largest units.
-fn span(seconds: i64) -> String {
+fn format_duration(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),
@@ -499,7 +502,7 @@ fn span(seconds: i64) -> String {
 }
 
 /// Formats with thin spaces between thousands.
-fn grouped(number: u64) -> String {
+fn group_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -526,7 +529,7 @@ mod tests {
             (3661, "1 h 1 min"),
             (90_000, "1 d 1 h"),
         ] {
-            assert_eq!(span(seconds), text);
+            assert_eq!(format_duration(seconds), text);
         }
     }
 
@@ -535,7 +538,7 @@ mod tests {
         for (number, text) in
             [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")]
         {
-            assert_eq!(grouped(number), text);
+            assert_eq!(group_thousands(number), text);
         }
     }
 }

@@ -30,7 +30,7 @@ use self::reader::{
 pub(super) use self::reader::{read_chain, read_keys};
 use self::text::{StoredText, Text};
 use self::writer::Writer;
-use super::batch::live;
+use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
 use super::lookup::{Author, Listing, PendingCounts, Subject};
 use super::proof::describe_unproven;
@@ -180,7 +180,7 @@ impl Store for PostgresStore {
             .readers
             .read(|reader| &reader.live_approval, &[&Text(tenant_id), &action_hash, &Text(asker)])
             .await?;
-        Ok(live(all(&rows, approval_of)?, now))
+        Ok(find_live(all(&rows, approval_of)?, now))
     }
 
     async fn last_tool_event(
@@ -238,11 +238,11 @@ impl Store for PostgresStore {
         let limit = i64::from(limit);
         // A function pointer instead of a closure, because it captures nothing.
         let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match status {
-            None => |reader| &reader.listed[0],
-            Some(Status::Approved) => |reader| &reader.listed[1],
-            Some(Status::Expired) => |reader| &reader.listed[2],
-            Some(Status::Pending) => |reader| &reader.listed[3],
-            Some(Status::Rejected) => |reader| &reader.listed[4],
+            None => |reader| &reader.list_approvals[0],
+            Some(Status::Approved) => |reader| &reader.list_approvals[1],
+            Some(Status::Expired) => |reader| &reader.list_approvals[2],
+            Some(Status::Pending) => |reader| &reader.list_approvals[3],
+            Some(Status::Rejected) => |reader| &reader.list_approvals[4],
         };
         let rows =
             self.readers.read(statement, &[&Text(tenant_id), &now, &agent, &tool, &after, &limit]).await?;
@@ -265,7 +265,7 @@ impl Store for PostgresStore {
         Ok(first(&rows, counted)?.unwrap_or_default())
     }
 
-    async fn caused(
+    async fn has_event(
         &self,
         tenant_id: &str,
         subject: Subject,
@@ -274,12 +274,12 @@ impl Store for PostgresStore {
     ) -> Result<bool, StoreError> {
         let [key, agent] = author.event_markers();
         let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match subject {
-            Subject::Approval => |reader| &reader.caused[0],
-            Subject::Decision => |reader| &reader.caused[1],
-            Subject::Passport => |reader| &reader.caused[2],
+            Subject::Approval => |reader| &reader.has_event[0],
+            Subject::Decision => |reader| &reader.has_event[1],
+            Subject::Passport => |reader| &reader.has_event[2],
         };
         let rows = self.readers.read(statement, &[&Text(tenant_id), &DECISIONS, &id, &key, &agent]).await?;
-        Ok(first(&rows, event_of)?.is_some_and(|event| subject.is_of(&event, id, &author)))
+        Ok(first(&rows, event_of)?.is_some_and(|event| subject.matches_event(&event, id, &author)))
     }
 
     async fn credential(

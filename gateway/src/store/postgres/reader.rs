@@ -38,8 +38,7 @@ macro_rules! decisions_of {
 macro_rules! approval_columns {
     () => {
         concat!(
-            "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, \
-            created_at,
+            "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
             deadline, approved, decided_by, decided_at, note, spent, asker,
             (SELECT event FROM actpass.events WHERE chain = ",
             decisions_of!("approvals"),
@@ -172,9 +171,9 @@ pub(super) struct ReadConnection {
     pub(super) passport: Statement,
     pub(super) count_pending: Statement,
     /// In the order of [`STATUSES`].
-    pub(super) listed: [Statement; 5],
+    pub(super) list_approvals: [Statement; 5],
     /// In the order of [`Subject::ALL`].
-    pub(super) caused: [Statement; 3],
+    pub(super) has_event: [Statement; 3],
     pub(super) signing_keys: Statement,
     pub(super) tool_event: Statement,
     pub(super) decided: Statement,
@@ -191,19 +190,19 @@ impl ReadConnection {
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(PLANNER_SETTINGS).await?;
         client.batch_execute("SET default_transaction_read_only = on").await?;
-        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", lookup::listed(status)));
-        let listed = [
+        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", lookup::list_approvals(status)));
+        let list_approvals = [
             client.prepare(&a).await?,
             client.prepare(&b).await?,
             client.prepare(&c).await?,
             client.prepare(&d).await?,
             client.prepare(&e).await?,
         ];
-        let [a, b, c] = Subject::ALL.map(lookup::caused);
-        let caused = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
+        let [a, b, c] = Subject::ALL.map(lookup::has_event);
+        let has_event = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
         Ok(Self {
-            listed,
-            caused,
+            list_approvals,
+            has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,

@@ -276,8 +276,7 @@ impl WriteConnection {
         Ok(Self {
             responses: client
                 .prepare(concat!(
-                    "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, \
-                    seq,
+                    "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
                          allowed_seq,
                          (SELECT event FROM actpass.events WHERE chain = ",
                     decisions_of!("answers"),
@@ -377,8 +376,7 @@ impl WriteConnection {
                      ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = excluded.manifest_hash",
                 )
                 .await?,
-            lock: client.prepare("SELECT pg_advisory_xact_lock(tenant) FROM unnest($1::bigint[]) AS \
-            tenant").await?,
+            lock: client.prepare("SELECT pg_advisory_xact_lock(tenant) FROM unnest($1::bigint[]) AS tenant").await?,
             make_chains: client
                 .prepare(
                     "INSERT INTO actpass.chains (tenant_id, chain_id, length, head)
@@ -500,11 +498,11 @@ impl WriteConnection {
             actions.1.push(action_hash.as_str());
             actions.2.push(Text(asker));
         }
-        let mut asked = (Vec::new(), Vec::new(), Vec::new());
+        let mut scopes = (Vec::new(), Vec::new(), Vec::new());
         for (tenant_id, key_name, key) in &keys.responses {
-            asked.0.push(Text(tenant_id));
-            asked.1.push(Text(key_name));
-            asked.2.push(Text(key));
+            scopes.0.push(Text(tenant_id));
+            scopes.1.push(Text(key_name));
+            scopes.2.push(Text(key));
         }
         type Columns<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
         let tenant_columns: Columns<'_, 1> = [&tenants];
@@ -514,7 +512,7 @@ impl WriteConnection {
         let credential_columns: Columns<'_, 2> = [&credentials.0, &credentials.1];
         let manifest_columns: Columns<'_, 2> = [&manifests.0, &manifests.1];
         let action_columns: Columns<'_, 3> = [&actions.0, &actions.1, &actions.2];
-        let asked_columns: Columns<'_, 3> = [&asked.0, &asked.1, &asked.2];
+        let key_columns: Columns<'_, 3> = [&scopes.0, &scopes.1, &scopes.2];
         let client = &self.client;
         let (_, _, _, chains, passports, approvals, open, credentials, manifests, responses, now) = tokio::try_join!(
             biased;
@@ -527,7 +525,7 @@ impl WriteConnection {
             query_unless(actions.0.is_empty(), client.query(&self.approvals_for, &action_columns)),
             query_unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
             query_unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
-            query_unless(asked.0.is_empty(), client.query(&self.responses, &asked_columns)),
+            query_unless(scopes.0.is_empty(), client.query(&self.responses, &key_columns)),
             // Use the server's clock, so that all gateways on a chain share one.
             client.query_one(&self.clock, &[]),
         )?;

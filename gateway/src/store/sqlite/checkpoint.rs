@@ -28,12 +28,12 @@ pub(super) struct Checkpointer {
 impl Checkpointer {
     /// `connection` refers to the same file as the writer's connection and must not outlive it.
     pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
-        let (requests, asked) = sync_channel(1);
+        let (requests, requested) = sync_channel(1);
         let pages = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&pages);
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn(move || run(&connection, &asked, &counted))?;
+            .spawn(move || run(&connection, &requested, &counted))?;
         Ok(Self { requests: Some(requests), thread: Some(thread), pages, bytes: 0 })
     }
 
@@ -65,8 +65,8 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(connection: &Connection, asked: &Receiver<()>, pages: &AtomicU64) {
-    while asked.recv().is_ok() {
+fn run(connection: &Connection, requested: &Receiver<()>, pages: &AtomicU64) {
+    while requested.recv().is_ok() {
         checkpoint(connection, pages);
     }
 }

@@ -18,7 +18,7 @@ CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
 ";
 
 /// Finds an event about ?3 that contains ?4 or ?5 on the chain ?2 of the tenant ?1.
-pub(super) fn caused(subject: Subject) -> String {
+pub(super) fn has_event(subject: Subject) -> String {
     format!(
         "SELECT seq, event FROM events
          WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
@@ -32,7 +32,7 @@ pub(super) fn caused(subject: Subject) -> String {
 
 /// SQL after the columns; parameters: ?2 time, ?3 agent, ?4 tool, ?5 last id of the previous page,
 /// ?6 limit.
-pub(super) fn listed(status: Option<Status>) -> String {
+pub(super) fn list_approvals(status: Option<Status>) -> String {
     format!(
         "AND {} AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR tool = ?4)
          AND (?5 IS NULL OR (deadline, id) > (SELECT deadline, id FROM approvals WHERE tenant_id = ?1 AND id = ?5))

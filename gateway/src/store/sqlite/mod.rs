@@ -31,7 +31,7 @@ use self::reader::{
 pub(super) use self::reader::{read_chain, read_keys};
 use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
 use self::writer::{Writer, probe};
-use super::batch::live;
+use super::batch::find_live;
 use super::error::{OpenError, StoreError};
 use super::lookup::{Author, Listing, PendingCounts, Subject};
 use super::queue::{Job, Jobs};
@@ -190,7 +190,7 @@ impl Store for SqliteStore {
         let (tenant_id, action_hash, asker) =
             (tenant_id.to_owned(), action_hash.to_owned(), asker.to_owned());
         let read = move |connection: &Connection| {
-            Ok(live(find_approvals_for(connection, &tenant_id, &action_hash, &asker)?, now))
+            Ok(find_live(find_approvals_for(connection, &tenant_id, &action_hash, &asker)?, now))
         };
         self.readers.read(read).await
     }
@@ -231,7 +231,7 @@ impl Store for SqliteStore {
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         let read = move |connection: &Connection| {
-            let query = format!("{APPROVAL} {}", lookup::listed(listing.status));
+            let query = format!("{APPROVAL} {}", lookup::list_approvals(listing.status));
             let mut statement = connection.prepare_cached(&query)?;
             let Listing { now, agent, tool, after, limit, .. } = listing;
             statement.query_map(params![tenant_id, now, agent, tool, after, limit], approval_of)?.collect()
@@ -256,7 +256,7 @@ impl Store for SqliteStore {
         self.readers.read(read).await
     }
 
-    async fn caused(
+    async fn has_event(
         &self,
         tenant_id: &str,
         subject: Subject,
@@ -265,12 +265,12 @@ impl Store for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (tenant_id, wanted, [key, agent]) = (tenant_id.to_owned(), id.to_owned(), author.event_markers());
         let read = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(&lookup::caused(subject))?;
+            let mut statement = connection.prepare_cached(&lookup::has_event(subject))?;
             let event = |row: &Row<'_>| Ok(StoredEvent { seq: from_sql(row.get(0)?), text: row.get(1)? });
             statement.query_row(params![tenant_id, DECISIONS, wanted, key, agent], event).optional()
         };
         let found = self.readers.read(read).await?;
-        Ok(found.is_some_and(|event| subject.is_of(&event, id, &author)))
+        Ok(found.is_some_and(|event| subject.matches_event(&event, id, &author)))
     }
 
     async fn credential(

@@ -75,8 +75,7 @@ const PASSPORT: &str = concat!(
 
 /// Passports whose rows and events differ.
 const UNPROVEN_PASSPORTS: &str = concat!(
-    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY \
-    events_by_passport
+    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
     WHERE chain = ",
     decisions!(),
     " AND ",
@@ -402,7 +401,7 @@ mod tests {
         let path = folder.path().join("data.db");
         drop(SqliteStore::open(&path).unwrap());
         let connection = connect_reader(&path).unwrap();
-        let subjects = Subject::ALL.map(lookup::caused);
+        let subjects = Subject::ALL.map(lookup::has_event);
         let queries = [APPROVAL, PASSPORT, UNPROVEN_PASSPORTS, TOOL_EVENT, lookup::COUNT_PENDING];
         let mut lookups = 0;
         for query in queries.into_iter().chain(subjects.iter().map(String::as_str)) {

@@ -100,7 +100,7 @@ impl RawConnection {
     }
 
     /// Blocks writes until released.
-    async fn hold(&self) {
+    async fn block_writes(&self) {
         self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE chains IN EXCLUSIVE MODE").await;
     }
 
@@ -201,7 +201,7 @@ fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Tra
     Transition { event, change: Change::DecideApproval { id: approval.id.clone(), decided } }
 }
 
-fn once(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static str) -> DecisionRecord {
+fn idempotent(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static str) -> DecisionRecord {
     let mut append = deciding(tenant, "decisions", usize::from(body));
     append.event.key_name = key_name.into();
     append.idempotency = Some(Idempotency {
@@ -256,7 +256,7 @@ async fn queued_appends_share_one_commit(backend: &Backend) {
     let appends = join_all((0..400).map(|number| store.record(event("t", "c", number))));
     tokio::pin!(appends);
     // Blocked, so that all but the first few appends queue up together.
-    other.hold().await;
+    other.block_writes().await;
     let results = tokio::select! {
         biased;
         _ = &mut appends => panic!("responded while writes were blocked"),
@@ -294,10 +294,10 @@ async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
     let mut poison = event("t", "c", 2);
     poison.event.event_id = "ev_poison".to_owned();
     // Blocked, so that both are in one batch, or the invalid one is alone in the first.
-    other.hold().await;
+    other.block_writes().await;
     let both = async { tokio::join!(store.record(poison), store.record(event("t", "c", 3))) };
     tokio::pin!(both);
-    let (poisoned, beside) = tokio::select! {
+    let (poisoned, second) = tokio::select! {
         biased;
         _ = &mut both => panic!("responded while writes were blocked"),
         () = tokio::task::yield_now() => {
@@ -307,7 +307,7 @@ async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
     };
     assert_eq!(poisoned, Err(StoreError::Unavailable));
     let recorded = texts(&*store, "t", "c").await;
-    match beside {
+    match second {
         Ok(_) => assert!(recorded.len() == 2 && recorded[1].contains("ev_3")),
         Err(_) => assert_eq!(recorded.len(), 1),
     }
@@ -346,21 +346,21 @@ async fn no_response_before_commit(backend: &Backend) {
 
 async fn replay_returns_first_response_without_event(backend: &Backend) {
     let store = backend.open().await;
-    assert_eq!(store.decide(once("t", "k", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
-    let again = store.decide(once("t", "k", "i", 1, "second")).await;
+    assert_eq!(store.decide(idempotent("t", "k", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
+    let again = store.decide(idempotent("t", "k", "i", 1, "second")).await;
     assert!(was_answered(&again.unwrap(), "first"));
-    assert_eq!(store.decide(once("t", "k", "i", 2, "third")).await, Ok(DecisionOutcome::Conflict));
+    assert_eq!(store.decide(idempotent("t", "k", "i", 2, "third")).await, Ok(DecisionOutcome::Conflict));
     assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
 
     for (tenant, key) in [("u", "k"), ("t", "l")] {
-        let other = store.decide(once(tenant, key, "i", 2, "other")).await;
+        let other = store.decide(idempotent(tenant, key, "i", 2, "other")).await;
         assert_eq!(other, Ok(DecisionOutcome::Recorded), "{tenant} {key}");
     }
 }
 
 async fn concurrent_replays_record_one_event(backend: &Backend) {
     let store = backend.open().await;
-    let responses = join_all((0..50).map(|_| store.decide(once("t", "k", "i", 1, "first")))).await;
+    let responses = join_all((0..50).map(|_| store.decide(idempotent("t", "k", "i", 1, "first")))).await;
     let recorded = responses.iter().filter(|response| **response == Ok(DecisionOutcome::Recorded)).count();
     let is_repeated =
         |response: &&Result<_, _>| matches!(response, Ok(found) if was_answered(found, "first"));
@@ -399,7 +399,7 @@ async fn event_pages_are_bounded(backend: &Backend) {
 async fn events_survive_restart(backend: &Backend) {
     let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
-    store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
+    store.decide(idempotent("t", "k", "i", 1, "first")).await.unwrap();
     store.close().await;
     if let Backend::Sqlite(folder) = backend {
         assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was not removed");
@@ -411,7 +411,7 @@ async fn events_survive_restart(backend: &Backend) {
     store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
     assert_eq!(first_broken(&*store, "t", "c").await, None);
-    let again = store.decide(once("t", "k", "i", 1, "second")).await;
+    let again = store.decide(idempotent("t", "k", "i", 1, "second")).await;
     assert!(was_answered(&again.unwrap(), "first"));
 }
 
@@ -452,8 +452,7 @@ async fn detects_edited_data(backend: &Backend) {
         }
         other
             .run(
-                "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER \
-                chains_only_grow",
+                "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_only_grow",
                 "DROP TRIGGER events_are_not_changed ON events; DROP TRIGGER events_are_not_removed ON events;
                  DROP TRIGGER chains_only_grow ON chains",
             )
@@ -640,7 +639,7 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
 }
 
 /// A pending approval opened by `key:key` with a distant deadline.
-fn asked(id: &str) -> Approval {
+fn pending_approval(id: &str) -> Approval {
     Approval {
         id: id.to_owned(),
         action_hash: "h".to_owned(),
@@ -661,7 +660,7 @@ fn asked(id: &str) -> Approval {
 }
 
 fn opening(id: &str, exclusive: bool) -> DecisionRecord {
-    let opens = Some(ApprovalOpening { approval: Box::new(asked(id)), exclusive });
+    let opens = Some(ApprovalOpening { approval: Box::new(pending_approval(id)), exclusive });
     DecisionRecord { opens, ..deciding("t", "decisions", 1) }
 }
 
@@ -696,9 +695,9 @@ async fn row_without_event_grants_nothing(backend: &Backend) {
         store.decide(opening(id, false)).await.unwrap();
     }
     let yes = || ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &asked("apr_2"), yes())).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_2"), yes())).await.unwrap();
     let no = ApprovalDecision { approved: false, ..yes() };
-    store.change(decision("t", &asked("apr_3"), no)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_3"), no)).await.unwrap();
     let other = backend.outside().await;
     let forge = |set: &str, id: &str| format!("UPDATE approvals SET {set} WHERE id = '{id}'");
     let forged = forge("approved = true, decided_by = 'alice', decided_at = 4000000001", "apr_1");
@@ -766,7 +765,7 @@ async fn audit_finds_rows_without_events(backend: &Backend) {
     for id in ["apr_1", "apr_2", "apr_3"] {
         store.decide(opening(id, false)).await.unwrap();
     }
-    store.change(decision("t", &asked("apr_1"), yes())).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), yes())).await.unwrap();
     for jti in ["ap_1", "ap_2", "ap_3"] {
         store.record(issue(jti)).await.unwrap();
     }
@@ -782,12 +781,10 @@ async fn audit_finds_rows_without_events(backend: &Backend) {
     let drop_trigger = "DROP TRIGGER passports_stay_used";
     other.run(drop_trigger, &format!("{drop_trigger} ON passports")).await;
     for forged in [
-        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = \
-        'apr_2'",
+        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = 'apr_2'",
         "UPDATE passports SET used = false WHERE jti = 'ap_1'",
         "UPDATE passports SET revoked = false WHERE jti = 'ap_2'",
-        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, \
-        false)",
+        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, false)",
         "UPDATE manifests SET manifest_hash = 'aa' WHERE manifest_hash = 'bb'",
         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES ('t', 'new', 'dd')",
     ] {
@@ -806,7 +803,7 @@ async fn cleared_spent_flag_is_restored_from_ledger(backend: &Backend) {
     let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
     for jti in ["ap_1", "ap_2"] {
         store
             .record(Record { mutation: issue(jti, FAR_FUTURE), ..event("t", "decisions", 1) })
@@ -900,13 +897,13 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
         store.decide(opening(id, false)).await.unwrap();
     }
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
     store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
-    assert_eq!(store.decide(once("t", "key", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
+    assert_eq!(store.decide(idempotent("t", "key", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
     let seq = store.head("t", "decisions").await.unwrap().unwrap().length;
     let repeat = |approval: Option<&str>, passport: Option<&str>| {
-        let mut append = once("t", "key", "i", 1, "second");
+        let mut append = idempotent("t", "key", "i", 1, "second");
         let basis =
             AllowBasis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
         append.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: Some(basis) });
@@ -935,9 +932,9 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
     store.change(revoke("decisions", "ap_1")).await.unwrap();
     assert!(!holds(repeat(None, Some("ap_1"))).await);
     // A later response takes precedence.
-    let mut anew = once("t", "key", "i", 1, "third");
-    anew.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: None });
-    assert_eq!(store.decide(anew).await, Ok(DecisionOutcome::Recorded));
+    let mut newer = idempotent("t", "key", "i", 1, "third");
+    newer.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: None });
+    assert_eq!(store.decide(newer).await, Ok(DecisionOutcome::Recorded));
     assert!(was_answered(&store.decide(repeat(None, None)).await.unwrap(), "third"));
 }
 
@@ -957,18 +954,18 @@ async fn one_open_approval_per_action(backend: &Backend) {
             .await;
     let count = |wanted: DecisionOutcome| opened.iter().filter(|found| **found == Ok(wanted.clone())).count();
     assert_eq!((count(DecisionOutcome::Recorded), count(DecisionOutcome::Stale)), (1, 39));
-    let live = stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 1).await.unwrap().unwrap();
+    let approval = stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 1).await.unwrap().unwrap();
     assert_eq!(stores[1].live_approval("t", "h", "key:other", FAR_FUTURE + 1).await, Ok(None));
     assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR_FUTURE + 1).await, Ok(None));
     assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 100).await, Ok(None));
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    stores[0].change(decision("t", &live, yes)).await.unwrap();
+    stores[0].change(decision("t", &approval, yes)).await.unwrap();
     assert_eq!(
         stores[1].decide(opening("apr_a", true)).await,
         Ok(DecisionOutcome::Stale),
         "approved but not spent"
     );
-    stores[1].decide(spending(Some(&live.id), None)).await.unwrap();
+    stores[1].decide(spending(Some(&approval.id), None)).await.unwrap();
     assert_eq!(stores[0].decide(opening("apr_b", true)).await, Ok(DecisionOutcome::Recorded));
 }
 
@@ -976,7 +973,7 @@ async fn append_only_tables_reject_changes(backend: &Backend) {
     let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
     store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
@@ -1009,26 +1006,19 @@ async fn append_only_tables_reject_changes(backend: &Backend) {
         "UPDATE signing_keys SET kid = 'mine'",
     ];
     let sqlite = [
-        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, seq, '{}' FROM events \
-        WHERE seq = 1",
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, seq, '{}' FROM events WHERE seq = 1",
         "REPLACE INTO events (chain, seq, event) SELECT chain, seq, '{}' FROM events WHERE seq = 2",
-        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, 99, '{}' FROM events WHERE \
-        seq = 1",
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, 99, '{}' FROM events WHERE seq = 1",
         "UPDATE OR REPLACE events SET seq = 1 WHERE seq = 2",
         "UPDATE OR IGNORE events SET seq = 98 WHERE seq = 2",
-        "INSERT OR REPLACE INTO chains (id, tenant_id, chain_id, length, head) SELECT id, tenant_id, \
-        chain_id, 0, '' FROM chains",
-        "REPLACE INTO chains (tenant_id, chain_id, length, head) SELECT tenant_id, chain_id, 0, '' FROM \
-        chains",
+        "INSERT OR REPLACE INTO chains (id, tenant_id, chain_id, length, head) SELECT id, tenant_id, chain_id, 0, '' FROM chains",
+        "REPLACE INTO chains (tenant_id, chain_id, length, head) SELECT tenant_id, chain_id, 0, '' FROM chains",
         "INSERT OR REPLACE INTO approvals SELECT * FROM approvals",
-        "INSERT OR REPLACE INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at \
-        FROM passports",
-        "INSERT INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM \
-        passports WHERE true
+        "INSERT OR REPLACE INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports",
+        "INSERT INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports WHERE true
          ON CONFLICT (tenant_id, jti) DO UPDATE SET used = 0",
         "UPDATE OR REPLACE approvals SET spent = 0",
-        "REPLACE INTO signing_keys (kid, sealed, active, needed_until) SELECT kid, x'00', 1, 0 FROM \
-        signing_keys",
+        "REPLACE INTO signing_keys (kid, sealed, active, needed_until) SELECT kid, x'00', 1, 0 FROM signing_keys",
     ];
     let postgres = [
         "TRUNCATE events",

@@ -103,7 +103,7 @@ async fn gateways_share_one_chain_and_single_uses() {
         match number % 3 {
             0 => store.decide(claim(number)).await,
             // The same key at every gateway at about the same time.
-            1 => store.decide(once("t", "k", &(number / 30).to_string(), 1, "first")).await,
+            1 => store.decide(idempotent("t", "k", &(number / 30).to_string(), 1, "first")).await,
             // Chains of two tenants, in any order.
             _ => {
                 let tenant = if number % 2 == 0 { "t" } else { "u" };
@@ -181,8 +181,8 @@ async fn unusable_database_error_names_cause() {
     submit(server, &url, "INSERT INTO actpass.migrations VALUES (99)");
     let newer = PostgresStore::open(database(&url)).await.unwrap_err();
     assert!(matches!(newer, DatabaseError::Newer(_, 99, _)), "{newer}");
-    let beside = PostgresStore::open_existing(database(&url)).await.unwrap_err();
-    assert!(matches!(beside, DatabaseError::Newer(_, 99, _)), "{beside}");
+    let second = PostgresStore::open_existing(database(&url)).await.unwrap_err();
+    assert!(matches!(second, DatabaseError::Newer(_, 99, _)), "{second}");
 
     server
         .run("postgres", "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
@@ -208,7 +208,7 @@ async fn texts_round_trip() {
     let (_, url) = database_or_return!();
     let store = open(&url).await;
     let odd = "a\0b\\0c\\\u{1F512}\u{FFFF}";
-    let mut append = once("t", odd, odd, 1, "first");
+    let mut append = idempotent("t", odd, odd, 1, "first");
     append.event.chain_id = odd.to_owned();
     append.event.goal = Some(odd.to_owned());
     append.event.tenant_id = odd.into();
@@ -230,9 +230,9 @@ async fn texts_round_trip() {
         proven: true,
     };
     append.opens = Some(ApprovalOpening { approval: Box::new(approval.clone()), exclusive: true });
-    let beside = store.record(event("t", "c", 1));
-    let (odd_one, beside) = tokio::join!(store.decide(append.clone()), beside);
-    assert_eq!((odd_one, beside.is_ok()), (Ok(DecisionOutcome::Recorded), true));
+    let second = store.record(event("t", "c", 1));
+    let (odd_one, second) = tokio::join!(store.decide(append.clone()), second);
+    assert_eq!((odd_one, second.is_ok()), (Ok(DecisionOutcome::Recorded), true));
     assert!(was_answered(&store.decide(append.clone()).await.unwrap(), "first"));
     assert_eq!(store.approval(odd, odd).await, Ok(Some(approval)));
     assert_eq!(first_broken(&store, odd, odd).await, None);
@@ -281,8 +281,7 @@ async fn aborted_batch_is_retried_a_bounded_number_of_times() {
         let (server, url) = database_or_return!();
         let store = open(&url).await;
         let body = format!(
-            "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; \
-            END IF;"
+            "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;"
         );
         on_insert(server, &url, "insert", &body);
         let response = store.record(event("t", "c", 1)).await;
@@ -375,16 +374,16 @@ async fn lost_commit_response_fails_without_retry() {
     let (cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let store = open(&between(&url, Arc::clone(&cut), Arc::clone(&cuts)).await).await;
     let other = open(&url).await;
-    assert_eq!(store.decide(once("t", "k", "0", 1, "first")).await, Ok(DecisionOutcome::Recorded));
+    assert_eq!(store.decide(idempotent("t", "k", "0", 1, "first")).await, Ok(DecisionOutcome::Recorded));
 
     cut.store(true, Ordering::SeqCst);
-    let lost = store.decide(once("t", "k", "1", 1, "first")).await;
+    let lost = store.decide(idempotent("t", "k", "1", 1, "first")).await;
     assert_eq!((lost, cuts.load(Ordering::SeqCst)), (Err(StoreError::Unavailable), 1));
     cut.store(false, Ordering::SeqCst);
     // It was recorded once; a retry at any gateway returns its result.
     assert_eq!(other.head("t", "decisions").await.unwrap().unwrap().length, 2);
     for store in [&store, &other] {
-        let again = store.decide(once("t", "k", "1", 1, "second")).await;
+        let again = store.decide(idempotent("t", "k", "1", 1, "second")).await;
         assert!(was_answered(&again.unwrap(), "first"));
     }
     assert_eq!(first_broken(&store, "t", "decisions").await, None);
@@ -456,7 +455,7 @@ async fn least_privilege_role_suffices_and_cannot_change_events() {
     let store = open(&url).await;
     store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 1) }).await.unwrap();
     assert_eq!(store.decide(claim(2)).await, Ok(DecisionOutcome::Recorded));
-    store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
+    store.decide(idempotent("t", "k", "i", 1, "first")).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, Rotation::First).await.unwrap();
     for id in ["cr_1", "cr_2"] {
@@ -532,7 +531,7 @@ async fn lookups_use_indexes_not_table_scans() {
         SingleUse::Approval { id: "apr_1".to_owned(), spent: Some(spent) }
     };
     for number in 0..20 {
-        let mut append = once("t", "k", &number.to_string(), 1, "first");
+        let mut append = idempotent("t", "k", &number.to_string(), 1, "first");
         append.uses = claim(number).uses;
         append.uses.push(spent(number));
         store.decide(append).await.unwrap();
