@@ -43,7 +43,9 @@ TREE: dict[type[ActPassError], tuple[str, str, tuple[type[BaseException], ...]]]
     actpass.ActPassStatusError: ("status", "actpass.gateway_error", ()),
     actpass.ActPassTimeoutError: ("timeout", "actpass.timeout", ()),
 }
-CLASSES = [getattr(actpass, name) for name in actpass.__all__ if name.endswith("Error") and name != "ActionBlockedError"]
+CLASSES = [
+    getattr(actpass, name) for name in actpass.__all__ if name.endswith("Error") and name != "ActionBlockedError"
+]
 
 
 def test_the_tree() -> None:

@@ -1,4 +1,4 @@
-"""What the package says where its native half cannot be loaded."""
+"""What the package says where its native module cannot be loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE = Path(actpass.__file__).parent
 
 
 def sources(folder: Path) -> Path:
-    """Copy the package without its native half."""
+    """Copy the package without its native module."""
     to = folder / "actpass"
     shutil.copytree(SOURCE, to, ignore=shutil.ignore_patterns("_native.*.so", "_native*.pyd", "__pycache__"))
     return to
@@ -40,7 +40,7 @@ def test_an_archive_is_refused(tmp_path: Path) -> None:
         for path in package.glob("*.py"):
             packed.write(path, f"actpass/{path.name}")
     said = refusal(archive)
-    assert said.startswith(f"ImportError: cannot load the native half of actpass: {archive} is an archive"), said
+    assert said.startswith(f"ImportError: cannot load the native module of actpass: {archive} is an archive"), said
     assert "shiv or pex" in said
 
 
@@ -61,7 +61,7 @@ def test_a_native_half_of_another_platform_is_refused(tmp_path: Path, name: str)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what the linker of Linux says")
 def test_a_damaged_native_half_is_named_by_the_linker(tmp_path: Path) -> None:
     (sources(tmp_path) / "_native.abi3.so").write_bytes(b"\x7fELF")
-    assert "cannot load the native half of actpass: " in refusal(tmp_path)
+    assert "cannot load the native module of actpass: " in refusal(tmp_path)
     assert "file too short" in refusal(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_a_glibc_that_is_too_old_is_named(quotes: str) -> None:
 
 def test_another_reason_is_kept() -> None:
     said = _load.explain(ImportError("libgcc_s.so.1: cannot open shared object file"))
-    assert str(said) == "cannot load the native half of actpass: libgcc_s.so.1: cannot open shared object file"
+    assert str(said) == "cannot load the native module of actpass: libgcc_s.so.1: cannot open shared object file"
 
 
 def test_bundlers_find_what_only_the_native_half_imports() -> None:
@@ -84,5 +84,5 @@ def test_bundlers_find_what_only_the_native_half_imports() -> None:
     rust = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "src").glob("*.rs"))
     imported = set(re.findall(r'"(actpass\.[a-z_]+)"', rust))
     assert imported
-    # The event loops' module is imported with the first call, by a function that the native half calls.
+    # The event loops' module is imported with the first call, by a function that the native module calls.
     assert (imported | {"actpass._loop"}) - finder.modules.keys() == set()

@@ -27,9 +27,9 @@ def run(environment: dict[str, str], *options: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("step", "code", "said"),
     [
-        (VALID, 0, "the gateway answers and accepts the key"),
-        (answer({}, status=401), 3, "the gateway refuses the key: verify_passport: the gateway answered 401"),
-        (answer({}, status=403), 3, "the gateway refuses the key: verify_passport: the gateway answered 403"),
+        (VALID, 0, "the gateway accepts the key"),
+        (answer({}, status=401), 3, "the gateway rejects the key: verify_passport: the gateway answered 401"),
+        (answer({}, status=403), 3, "the gateway rejects the key: verify_passport: the gateway answered 403"),
         (answer({}, status=500), 2, "actpass.gateway_error: verify_passport"),
         (answer([]), 2, "actpass.invalid_response: verify_passport"),
         ({"do": "reset", "at": "request"}, 2, "actpass.unreachable: verify_passport"),

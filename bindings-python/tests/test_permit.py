@@ -169,7 +169,7 @@ def test_a_permit_cannot_be_made_nor_doubled(allowing: Played) -> None:
     with new_client(allowing.base_url) as client:
         permit = client.authorize(**ACTION)
         for double in (pickle.dumps, copy.copy, copy.deepcopy):
-            with pytest.raises(ActPassArgumentError, match="permit: expected something that can be pickled or copied"):
+            with pytest.raises(ActPassArgumentError, match="permit: expected a value that can be pickled or copied"):
                 double(permit)
 
 

@@ -248,7 +248,7 @@ def test_resources(gateway: Played, client: ActPassClient, resource: Any, expect
         ({"resource": "{amount.real}"}, "resource: expected names of arguments in braces"),
         ({"resource": "{}"}, "resource: expected names of arguments in braces"),
         ({"resource": "{amount"}, "resource: expected a template"),
-        ({"resource": lambda a, b: ""}, "resource: expected parameters that are the function's, found a, b"),
+        ({"resource": lambda a, b: ""}, "resource: expected parameters of the decorated function, found a, b"),
         ({"resource": 7}, "resource: expected a template or a function, found int"),
     ],
 )

@@ -146,7 +146,7 @@ def test_it_counts_anew(actpass_gateway):
     actpass_gateway.assert_not_executed()
     agent.refund(1)
     actpass_gateway.assert_executed(times=1)
-    with pytest.raises(TypeError, match="which begins anew"):
+    with pytest.raises(TypeError, match="which resets it"):
         actpass_gateway.executed = ["t"]
 
 

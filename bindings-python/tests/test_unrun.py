@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import operator
+import re
 import sys
 import types
 import unittest.mock
@@ -332,7 +333,7 @@ def test_a_body_that_has_not_run_is_no_result(gateway: CapturingServer, what: st
     out = guard(gateway, HIDDEN[what], record_outcome=True)
     error = out["error"]
     assert isinstance(error, ActPassArgumentError)
-    assert str(error).startswith("execute_fn: expected a result, found a body that has not run, of type ")
+    assert re.match(r"execute_fn: expected a result, found \w+.*, which has not run: ", str(error))
     assert ("result" in out, out["executed"], out["decision"]["decision"]) == (False, True, "allow")
     assert json.loads(canonical_outcome(out))["error"] == {"kind": "argument", "status": None}
     assert (RAN, ended(gateway)) == ([], ["failed"])
@@ -609,19 +610,21 @@ CANNOT_ASYNC: dict[str, Any] = {
 def test_what_cannot_take_the_context_is_found_before_anything_is_sent(gateway: CapturingServer, what: str) -> None:
     client = client_of(gateway.base_url)
     for mode in ("enforce", "strict", "monitor"):
-        with pytest.raises(ActPassArgumentError, match="called with the execution context alone, found") as caught:
+        with pytest.raises(
+            ActPassArgumentError, match="accepts the execution context as its only argument, found"
+        ) as caught:
             client.guard(execute_fn=CANNOT[what], mode=mode, **ACTION)  # type: ignore[arg-type]
         assert caught.value.code == "actpass.invalid_argument"
-    with pytest.raises(ActPassArgumentError, match="alone, found"):
+    with pytest.raises(ActPassArgumentError, match="only argument, found"):
         client.resume(PENDING, CANNOT[what])
-    with pytest.raises(ActPassArgumentError, match="alone, found"):
+    with pytest.raises(ActPassArgumentError, match="only argument, found"):
         guard_async(gateway, CANNOT[what])
     assert gateway.captured == []
 
 
 @pytest.mark.parametrize("what", CANNOT_ASYNC)
 def test_what_cannot_take_the_context_is_found_in_coroutine_functions(gateway: CapturingServer, what: str) -> None:
-    with pytest.raises(ActPassArgumentError, match="alone, found"):
+    with pytest.raises(ActPassArgumentError, match="only argument, found"):
         guard_async(gateway, CANNOT_ASYNC[what])
     assert gateway.captured == []
 

@@ -18,7 +18,7 @@ ADDON = f"actpass.{PLATFORM}.node"
 PUBLISHED = ("sdk", PLATFORM)
 
 #: Parts of what is said where the binary is not deployed.
-NOT_BUNDLED = "cannot load the native half of @actpass/sdk: it was left out of the bundle"
+NOT_BUNDLED = "cannot load the native module of @actpass/sdk: it was left out of the bundle"
 COPY = f"`cp node_modules/@actpass/sdk-{PLATFORM}/*.node out/`"
 
 

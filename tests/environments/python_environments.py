@@ -206,9 +206,9 @@ def rows() -> list[Environment]:
             "second interpreter of a process",
             python("subinterpreter.py"),
             light=True,
-            error="cannot load the native half of actpass: another interpreter of this process has loaded it",
+            error="cannot load the native module of actpass: another interpreter of this process has loaded it",
         ),
-        row("zipapp", zipapp, light=True, error="is an archive, from which native modules cannot be loaded"),
+        row("zipapp", zipapp, light=True, error="is an archive, and native modules cannot be loaded from archives"),
         row("pytest-xdist", xdist, pinned("pytest-xdist"), light=True),
         row("uvloop", python("uvloop_loop.py"), pinned("uvloop"), light=True),
         row(

@@ -1,7 +1,7 @@
 """The pytest plugin of actpass: the fixture ``actpass_gateway`` and its option.
 
-pytest imports a plugin in every run, also in runs that do not use it. So this package is apart from ``actpass`` and
-imports nothing of it before a test asks for the fixture. Tests use :mod:`actpass.testing`.
+pytest imports plugins in every run. So this package is separate from ``actpass`` and imports it only when a test uses
+the fixture. Tests use :mod:`actpass.testing`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def actpass_gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScriptedGateway | RealGateway]:
-    """Give a gateway for this test, to which clients without settings of their own lead."""
+    """Provide a gateway to this test; clients without own settings connect to it."""
     from actpass.testing import RealGateway, ScriptedGateway  # noqa: PLC0415
 
     program = request.config.getoption(OPTION, default=None)
     gateway: ScriptedGateway | RealGateway
     gateway = RealGateway(program, str(tmp_path_factory.mktemp("actpass"))) if program else ScriptedGateway()
-    # A patch of its own: a test may undo those of the fixture `monkeypatch`.
+    # A separate patch: a test may undo those of the fixture `monkeypatch`.
     with gateway, pytest.MonkeyPatch.context() as patch:
         for name, value in gateway.environment.items():
             patch.setenv(name, value)

@@ -1,8 +1,8 @@
-"""ActPass: an agent acts only when it may.
+"""ActPass: authorize every action of an agent before it runs.
 
-:class:`ActPassClient` asks an ActPass gateway about an action. :meth:`~ActPassClient.preflight` returns the
-decision; :meth:`~ActPassClient.guard` runs your function only when the decision allows it. A denial, a pending
-approval, a tool that changed, a gateway that cannot be reached: your function does not run.
+:meth:`ActPassClient.preflight` requests a decision about an action from an ActPass gateway.
+:meth:`ActPassClient.guard` requests the decision and runs your function only if it allows the action. After a denial, a
+pending approval, a changed tool definition or an unreachable gateway, your function does not run.
 
     from actpass import ActPassClient
 
@@ -18,11 +18,11 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
     else:
         print("blocked:", out["decision"]["reason_code"])
 
-:class:`AsyncActPassClient` is the same to be awaited, :meth:`~ActPassClient.protect` a decorator for functions that
-are tools, and :meth:`~ActPassClient.authorize` a guard in steps. :mod:`actpass.testing` has what tests of agents need.
+:class:`AsyncActPassClient` is the client for asyncio. :meth:`~ActPassClient.protect` decorates tool functions.
+:meth:`~ActPassClient.authorize` splits a guard into steps. :mod:`actpass.testing` tests agents without a gateway.
 """
 
-# First: if the native half cannot be loaded, its own error says why.
+# First, so that a native module that fails to load raises an error that explains why.
 try:
     from . import _native as _native
 except ImportError as _error:

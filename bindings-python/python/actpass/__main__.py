@@ -1,7 +1,7 @@
-"""``python -m actpass``: what is installed, how it is configured, and whether the gateway answers.
+"""``python -m actpass``: show the installation and configuration, and check the gateway.
 
-Nothing secret is printed. Exit codes: 0, the gateway answers and accepts the key; 1, the configuration is invalid; 2,
-the gateway cannot be reached or its answer is not a gateway's; 3, the gateway answers and refuses the key.
+Prints no secrets. Exit codes: 0, the gateway accepts the key; 1, the configuration is invalid; 2, the gateway is
+unreachable or its response is invalid; 3, the gateway rejects the key.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from . import _native
 from ._client import ActPassClient
 from ._errors import ActPassAuthenticationError, ActPassConfigError, ActPassError, ActPassPermissionError
 
-#: The variables that the package reads, and whether their values may be shown.
+#: Environment variables that the package reads, and whether their values may be printed.
 _VARIABLES = {
-    "ACTPASS_API_BASE_URL": False,  # A URL may hold a password.
+    "ACTPASS_API_BASE_URL": False,  # A URL may contain a password.
     "ACTPASS_API_KEY": False,
     "ACTPASS_LOG": True,
     "SSL_CERT_FILE": True,
@@ -36,9 +36,9 @@ _OK, _INVALID, _UNREACHABLE, _REFUSED = range(4)
 def main(arguments: Optional[list[str]] = None) -> int:
     """Print the report and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m actpass", description="Shows the installation and asks the gateway."
+        prog="python -m actpass", description="Show the installation and check the gateway."
     )
-    parser.add_argument("--no-check", action="store_true", help="do not ask the gateway")
+    parser.add_argument("--no-check", action="store_true", help="do not contact the gateway")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="deadline of the check (10)")
     options = parser.parse_args(arguments)
@@ -70,19 +70,19 @@ def _report(*, check: bool, timeout: float) -> tuple[int, dict[str, Any]]:
         report.update(base_url=client.base_url, tenant_id=client.tenant_id, agent_id=client.agent_id, mode=client.mode)
         code = _OK
         if check:
-            code, report["check"] = _asked(client)
+            code, report["check"] = _check_gateway(client)
     return code, report
 
 
-def _asked(client: ActPassClient) -> tuple[int, str]:
+def _check_gateway(client: ActPassClient) -> tuple[int, str]:
     try:
-        # A passport that cannot be valid: the gateway answers that it is not, and changes nothing.
+        # An invalid passport: the gateway rejects it and changes nothing.
         client.verify_passport("actpass.reachability.check", "actpass:check")
     except (ActPassAuthenticationError, ActPassPermissionError) as error:
-        return _REFUSED, f"the gateway refuses the key: {error}"
+        return _REFUSED, f"the gateway rejects the key: {error}"
     except ActPassError as error:
         return _UNREACHABLE, f"{error.code}: {error}"
-    return _OK, "the gateway answers and accepts the key"
+    return _OK, "the gateway accepts the key"
 
 
 if __name__ == "__main__":

@@ -195,8 +195,8 @@ class AsyncPermit:
     def __reduce__(self) -> NoReturn:
         """Reject pickling and copying: a permit is single-use."""
         raise _run.wrong(
-            "expected something that can be pickled or copied, found a permit, which is spent once: spend it in the "
-            "process that was given it",
+            "expected a value that can be pickled or copied, found a permit, which is single-use: spend it in the "
+            "process that received it",
             "permit",
         )
 

@@ -1,4 +1,4 @@
-"""The exceptions. Everything that the SDK raises is an :class:`ActPassError`."""
+"""Exceptions. Every exception that the SDK raises is an :class:`ActPassError`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from ._types import Decision, ErrorData, PendingApproval
 
 
 class ActPassError(Exception):
-    """The base of everything that the SDK raises or reports. When in doubt, treat it as "do not execute".
+    """Base class of all errors of the SDK. When in doubt, treat it as "do not execute".
 
-    An error survives ``pickle``, ``copy``, process pools and Celery's serializers with its members and its cause.
-    :meth:`to_dict` is its form for JSON.
+    Errors keep their members and cause through ``pickle``, ``copy``, process pools and Celery's serializers.
+    :meth:`to_dict` returns JSON.
 
     Attributes:
-        message: The text, which ``str`` gives too.
-        status: The HTTP status of an answer outside 2xx; ``None`` where there was no such answer.
-        body: The text of an answer outside 2xx, every secret taken out; ``None`` where there was none, where it was
-            larger than 64 KiB, or where a secret in it could not be ruled out.
-        code: The stable name of what happened, such as ``actpass.unreachable``: branch and alert on it.
-        kind: The short name of the kind, such as ``connection``.
-        operation: The method that failed, such as ``guard``; ``None`` outside of a call.
-        request_id: The ``x-request-id`` that the gateway gave the call.
-        retry_after: Value of the ``Retry-After`` header, in seconds.
-        retryable: Whether the same call may succeed later. The client has already retried what it could.
+        message: The message, equal to ``str(error)``.
+        status: The HTTP status of a response outside 2xx; ``None`` without such a response.
+        body: The body of a response outside 2xx, with secrets redacted; ``None`` without one, if it is larger than 64
+            KiB, or if it may still contain a secret.
+        code: The stable error code, such as ``actpass.unreachable``: branch and alert on it.
+        kind: The short name of the class, such as ``connection``.
+        operation: The method that failed, such as ``guard``; ``None`` outside a call.
+        request_id: The ``x-request-id`` of the gateway's response.
+        retry_after: The value of the ``Retry-After`` header, in seconds.
+        retryable: Whether the same call may succeed later. The client has already used its retries.
 
-    >>> error = ActPassError("the gateway is away", code="actpass.unreachable")
+    >>> error = ActPassError("connection refused", code="actpass.unreachable")
     >>> str(error), error.code, error.retryable
-    ('the gateway is away', 'actpass.unreachable', False)
+    ('connection refused', 'actpass.unreachable', False)
     """
 
     kind: str = "internal"
@@ -44,21 +44,21 @@ class ActPassError(Exception):
         body: Optional[str] = None,
         code: Optional[str] = None,
     ) -> None:
-        """Keep ``message`` and what the gateway answered."""
+        """Create an error with ``message`` and, if any, the gateway's response."""
         super().__init__(message)
         self.message = message
         self.status = status
         self.body = body
         self.code = code
-        if isinstance(status, Mapping):  # The second of `args`, from a serializer that keeps nothing else.
+        if isinstance(status, Mapping):  # The second of `args`, from a serializer that keeps only these.
             self._restore(status)
-        elif code is not None:  # As the SDK makes it.
+        elif code is not None:  # Created by the SDK.
             self._complete()
 
     def to_dict(self) -> ErrorData:
-        """Return the error as data for JSON: its type, text and members, and its causes.
+        """Return the error as JSON data: type, message, members and causes.
 
-        No key, passport or credential is in it.
+        The data contains no API key, passport or credential.
 
         >>> error = ActPassTimeoutError("no answer within 30 s", code="actpass.timeout")
         >>> error.to_dict()["type"], error.to_dict()["message"], error.to_dict()["code"]
@@ -66,7 +66,7 @@ class ActPassError(Exception):
         """
         return error_data(self)
 
-    #: The method by which some JSON encoders, such as Celery's, ask an object for its form.
+    #: The method that some JSON encoders, such as Celery's, call.
     __json__ = to_dict
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class ActPassError(Exception):
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep every member and the cause, whatever the parameters of a subclass are."""
+        """Pickle all members and the cause, independent of a subclass's parameters."""
         state = {
             **vars(self),
             "__cause__": _portable(self.__cause__),
@@ -88,13 +88,13 @@ class ActPassError(Exception):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Tell pydantic, if the program uses it: an instance, serialized as :meth:`to_dict` does."""
+        """Return the pydantic schema: an instance, serialized by :meth:`to_dict`."""
         from ._pydantic import error_schema  # noqa: PLC0415
 
         return error_schema(cls, handler, errors())
 
     def _complete(self, **members: Any) -> None:
-        """Set members, and let `args` have all of them: some serializers keep nothing else of an exception."""
+        """Set members and copy all of them to `args`, which is all that some serializers keep of an exception."""
         for name, value in members.items():
             setattr(self, name, value)
         self.args = (*self.args[:1], self._members())
@@ -118,7 +118,7 @@ class ActPassError(Exception):
 
 
 class ActPassConfigError(ActPassError, ValueError):
-    """A setting is missing or wrong; the message names it. Nothing was sent.
+    """A setting is missing or invalid; the message names it. Nothing was sent.
 
     >>> from actpass import ActPassClient
     >>> try:
@@ -132,9 +132,10 @@ class ActPassConfigError(ActPassError, ValueError):
 
 
 class ActPassArgumentError(ActPassConfigError, TypeError):
-    """An argument is wrong: not JSON, nested too deep, empty, of the wrong type. If raised, nothing was sent or run.
+    """An argument is invalid: not JSON, nested too deeply, empty or of the wrong type. Nothing was sent or run.
 
-    As the ``error`` of an outcome: the function ran, and what it returned is no result but a body that has not run.
+    As the ``error`` of an outcome, it means that the function ran but returned a body that has not run, such as a
+    generator.
 
     >>> from actpass import ActPassClient
     >>> try:
@@ -148,7 +149,7 @@ class ActPassArgumentError(ActPassConfigError, TypeError):
 
 
 class ActPassConnectionError(ActPassError):
-    """The gateway could not be reached: name, connection, TLS, or a connection that was reset.
+    """The gateway is unreachable: name resolution, connection or TLS failed, or the connection was reset.
 
     >>> from actpass.testing import ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -162,7 +163,7 @@ class ActPassConnectionError(ActPassError):
 
 
 class ActPassTimeoutError(ActPassError):
-    """The deadline passed before there was an answer.
+    """The deadline expired before the gateway responded.
 
     >>> from socket import create_server
     >>> from actpass import ActPassClient
@@ -177,7 +178,7 @@ class ActPassTimeoutError(ActPassError):
 
 
 class ActPassStatusError(ActPassError):
-    """The gateway answered with an error status. Redirects count as such: they are never followed.
+    """The gateway responded with an error status. Redirects are errors: the client never follows them.
 
     >>> from actpass.testing import Answer, ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -191,7 +192,7 @@ class ActPassStatusError(ActPassError):
 
 
 class ActPassAuthenticationError(ActPassStatusError):
-    """401: the gateway does not know the API key.
+    """401: the API key is unknown.
 
     >>> from actpass.testing import Answer, ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -205,7 +206,7 @@ class ActPassAuthenticationError(ActPassStatusError):
 
 
 class ActPassPermissionError(ActPassStatusError):
-    """403: the API key may not do this.
+    """403: the API key lacks the permission.
 
     >>> from actpass.testing import Answer, ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -219,7 +220,7 @@ class ActPassPermissionError(ActPassStatusError):
 
 
 class ActPassRateLimitError(ActPassStatusError):
-    """429, still so after the last retry; ``retry_after`` says how long to wait if the gateway said so.
+    """429 after the last retry; ``retry_after`` is the requested wait in seconds, if the gateway sent one.
 
     >>> from actpass.testing import Answer, ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -233,7 +234,7 @@ class ActPassRateLimitError(ActPassStatusError):
 
 
 class ActPassResponseError(ActPassError):
-    """A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold.
+    """An invalid 2xx response: not JSON, truncated, too large, or without a required member.
 
     >>> from actpass.testing import Answer, ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -247,7 +248,7 @@ class ActPassResponseError(ActPassError):
 
 
 class ActPassInternalError(ActPassError):
-    """A defect of the SDK; please report it.
+    """A bug in the SDK; please report it.
 
     >>> error = ActPassInternalError("a call panicked", code="actpass.internal")
     >>> error.kind, error.code, error.retryable
@@ -258,21 +259,22 @@ class ActPassInternalError(ActPassError):
 
 
 class ActionBlockedError(ActPassError):
-    """An action did not run. The text is for a model: what was not done, why, and whether the same call can help later.
+    """An action was blocked and did not run.
 
-    How the gateway is reached or run is not in it, nor the API key or the passport. Every language has the same texts.
+    The message is written for a model: what did not run, why, and whether to retry. It contains no infrastructure
+    details, API key or passport, and is the same in every language.
 
     Attributes:
-        message: The text for a model, which ``str`` gives too.
-        developer_text: The text for a developer: what failed, at which hop, and what to check.
-        tool: The tool that was not used.
-        decision: The decision, the gateway's or the one that the SDK made because the gate failed. Its ``reason_code``
-            is also ``code``.
-        approval: What to give to ``resume`` once a person has approved; ``None`` where nobody is asked.
-        retryable: Whether the same call may succeed later without any change: the gate failed in a way that may pass.
-            A decision is not such a failure.
+        message: The message for a model, equal to ``str(error)``.
+        developer_text: The message for a developer: what failed, where, and what to check.
+        tool: The blocked tool.
+        decision: The gateway's decision, or the denial that the SDK made because the gate failed. Its ``reason_code``
+            equals ``code``.
+        approval: Data to pass to ``resume`` after a human approval; ``None`` if no approval is pending.
+        retryable: Whether the same call may succeed later unchanged, because the gate failed temporarily. ``False`` for
+            a decision of the gateway.
 
-    ``__cause__`` is how the gate failed, an :class:`ActPassError`, or ``None`` where it decided.
+    ``__cause__`` is the :class:`ActPassError` of a failed gate; ``None`` if the gateway decided.
 
     >>> from actpass.testing import ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -294,9 +296,10 @@ class ActionBlockedError(ActPassError):
     developer_text: str
 
     def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
-        """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``.
+        """Create the error of a blocked call of ``tool`` from a guard's ``outcome``.
 
-        >>> blocked = ActionBlockedError("crm.note.add", {"decision": {"decision": "deny", "reason_code": "crm.closed"}})
+        >>> decision = {"decision": "deny", "reason_code": "crm.closed"}
+        >>> blocked = ActionBlockedError("crm.note.add", {"decision": decision})
         >>> print(blocked)  # doctest: +ELLIPSIS
         crm.note.add was not run: deny (crm.closed). Do not call it again with the same arguments: ...
         >>> print(blocked.developer_text)
@@ -336,7 +339,7 @@ class ActionBlockedError(ActPassError):
 
 
 def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str]:
-    """Return the texts of a block whose outcome was made up, or came as data from another process."""
+    """Return the messages of a block for an outcome that a test or another process created."""
     from . import _native  # noqa: PLC0415
 
     failed = None
@@ -346,21 +349,21 @@ def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, 
     return _native.block_texts(tool, decision, failed, None if approval is None else approval["approval_request_id"])
 
 
-#: The members of every error that its class does not have.
+#: The instance members of every error.
 _MEMBERS = ("status", "body", "code", "kind", "operation", "request_id", "retry_after", "retryable")
-#: How many causes are followed.
+#: The longest chain of causes that is serialized.
 _CAUSES = 8
 
 
 def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
-    """Return an exception, also one of the program's, as data for JSON."""
+    """Return any exception as JSON data."""
     if isinstance(error, _OfAnotherProcess):
         return error.args[1]  # type: ignore[no-any-return]
     ours = isinstance(error, ActPassError)
     cause = error.__cause__
     try:
         message = str(error)
-    except Exception:  # An exception of the program's may fail at that.
+    except Exception:  # `__str__` of a foreign exception may fail.
         message = ""
     data: ErrorData = {
         "type": type(error).__name__,
@@ -378,14 +381,14 @@ def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
 
 
 def errors() -> Any:
-    """Return how exceptions become data and come back, for pydantic."""
+    """Return the conversions between exceptions and data, for pydantic."""
     from ._pydantic import Errors  # noqa: PLC0415
 
     return Errors(ErrorData, error_data, error_of)
 
 
 def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
-    """Return the exception that :func:`error_data` described; one of the program's as ``Exception`` with its text."""
+    """Return the exception that :func:`error_data` serialized; a foreign one as ``Exception`` with its message."""
     message = str(data.get("message", ""))
     kind = globals().get(str(data.get("type")))
     error: BaseException
@@ -401,14 +404,14 @@ def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
 
 
 class _OfAnotherProcess(Exception):  # noqa: N818
-    """An exception of the program's that came as data."""
+    """A foreign exception that was deserialized."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def _described(error: BaseException) -> dict[str, Any]:
-    """Return an exception as data from which :func:`error_of` makes it again, with all of its members."""
+    """Return an exception as data, with all members, for :func:`error_of`."""
     data = error_data(error)
     return {**data, **error._members()} if isinstance(error, ActPassError) else {**data}
 
@@ -418,7 +421,7 @@ def _made(kind: type[ActPassError], given: tuple[Any, ...]) -> ActPassError:
 
 
 def _portable(cause: Optional[BaseException]) -> Optional[BaseException]:
-    """Return a cause that can be pickled: one of the program's that cannot be is replaced by its text."""
+    """Return a cause that can be pickled; a foreign one that cannot is replaced by its message."""
     if cause is None or isinstance(cause, ActPassError):
         return cause
     import pickle  # noqa: PLC0415

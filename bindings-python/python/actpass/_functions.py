@@ -1,4 +1,4 @@
-"""The functions of the package."""
+"""Functions of the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def create_actpass(
     agent_id: Optional[str] = None,
     base_url: Optional[str] = None,
 ) -> ActPassClient:
-    """Return a client with these settings and the defaults for all others; see :class:`ActPassClient`.
+    """Create an :class:`ActPassClient` with these settings and defaults for all others.
 
     >>> create_actpass(api_key="apk_dev", base_url="http://localhost:8787")
     ActPassClient(base_url='http://localhost:8787', tenant_id=None, agent_id='sdk')
@@ -24,10 +24,9 @@ def create_actpass(
 
 
 def canonical_outcome(outcome: Mapping[str, Any]) -> str:
-    """Return ``{"decision", "error", "executed"}`` of a guard's outcome in canonical JSON, equal in every language.
+    """Return ``{"decision", "error", "executed"}`` of an outcome as canonical JSON, identical in every language.
 
-    ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function
-    that ran.
+    ``error`` is ``null`` or ``{"kind", "status"}``; the kind is ``action`` for an exception of the guarded function.
 
     >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})  # doctest: +ELLIPSIS
     '{"decision":{"decision":"allow",...},"error":null,"executed":true}'

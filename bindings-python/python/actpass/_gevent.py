@@ -1,7 +1,7 @@
-"""Cooperation with gevent: where its patches are in, a call that waits for the network lets other greenlets run.
+"""gevent support: in a patched process, calls that wait for the network yield to other greenlets.
 
-The native half waits in the operating system, which would hold up the hub and every greenlet. So it waits on a thread,
-and the greenlet waits for the thread. The guarded function still runs in the greenlet that called.
+The native module blocks in system calls, which would block the hub. So it runs on a thread of a pool while the greenlet
+waits. The guarded function runs in the calling greenlet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, cast
 if TYPE_CHECKING:
     from . import _native
 
-#: The calls of a client that wait for the network.
+#: Methods of a client that wait for the network.
 _WAITING = frozenset(
     (
         "authorize",
@@ -29,16 +29,16 @@ _WAITING = frozenset(
         "wait_for_approval",
     )
 )
-#: Those that may give a session.
+#: Methods that may return a session.
 _GUARDING = frozenset(("authorize", "guard", "resume"))
-#: How many calls of a hub wait at once; more take turns. gevent's own pool has ten threads, which also look up names.
+#: The maximum number of concurrent calls of a hub. gevent's own pool has ten threads, shared with DNS lookups.
 _THREADS = 100
 
 _pools: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def cooperative(native: _native.Client) -> _native.Client:
-    """Return ``native``, or a client that calls it without holding up the hub if gevent has patched this process."""
+    """Return ``native``; in a process patched by gevent, a wrapper that does not block the hub."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("socket"):
         return native
@@ -64,13 +64,13 @@ class _Client:
 
 
 def _cooperative(verdict: Any) -> Any:
-    """Return a verdict whose session, if there is one that records, does so without holding up the hub."""
+    """Wrap the session of a verdict, if it records the outcome, so that it does not block the hub."""
     session, blocked = verdict
     return (session if session is None or not session.records_outcome else _Session(session)), blocked
 
 
 class _Session:
-    """A session whose outcome is recorded: that is a call, too."""
+    """A session that records its outcome, which is a network call."""
 
     __slots__ = ("_session",)
 
@@ -83,7 +83,7 @@ class _Session:
 
 
 def _wait(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``function`` on a thread in the context of the caller."""
+    """Call ``function`` on a pool thread, in a copy of the caller's context."""
     hub = sys.modules["gevent"].get_hub()
     pool = _pools.get(hub)
     if pool is None:
@@ -97,7 +97,7 @@ def _wait(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _caught(
     context: contextvars.Context, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[bool, Any]:
-    """Return whether ``function`` returned, and what it returned or raised: gevent prints what a thread raises."""
+    """Return whether ``function`` returned, and its result or exception; gevent prints uncaught exceptions."""
     try:
         return True, context.run(function, *args, **kwargs)
     except BaseException as error:

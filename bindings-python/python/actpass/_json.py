@@ -1,4 +1,4 @@
-"""What an error about a value that is not JSON advises: how to convert it."""
+"""Advice for errors about values that are not JSON: how to convert them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-#: By the module and name of a class, for which nothing is imported.
+#: Conversions by module and class name; nothing is imported.
 _BY_CLASS = {
     "array.array": "list(value)",
     "builtins.bytearray": "value.decode() or base64 text",
@@ -30,7 +30,7 @@ _BY_CLASS = {
     "numpy.ndarray": "value.tolist()",
     "uuid.UUID": "str(value)",
 }
-#: By a member of a class.
+#: Conversions by a member of the class.
 _BY_MEMBER = {
     "__fspath__": "str(value)",
     "model_dump": 'value.model_dump(mode="json")',
@@ -41,7 +41,7 @@ _BY_MEMBER = {
 
 
 def advice(value: object) -> str:
-    """Return how to write ``value`` as JSON, as text for an error; nothing of ``value`` itself is called."""
+    """Return the advice for ``value`` without calling any of its methods."""
     how = _advice(type(value))
     return f"write {how}, or convert it by default=" if how else "convert it by default=, or leave it out"
 

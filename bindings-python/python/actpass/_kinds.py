@@ -1,4 +1,4 @@
-"""What the two clients do each in its own way, beside waiting: all else is written once, in `_async`."""
+"""Code specific to the blocking or the asynchronous client; `_async` has all other code once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Awaited(Settings):
-    """A client whose calls are awaited, while a background thread makes them."""
+    """Base of the asynchronous client; a background thread performs the I/O."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class Awaited(Settings):
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
     ) -> GuardOutcome[Any]:
-        """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
+        """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=True)
         converter, tool = self._converter(default, "guard"), action["tool"]
         with instrument("guard", tool, action["mode"], self) as span:
@@ -40,12 +40,12 @@ class Awaited(Settings):
             return await _run.run_async(session, blocked, tool, execute_fn, span, now)
 
     def _asynchronous(self) -> Awaited:
-        """Return the client by which protected ``async def`` functions ask."""
+        """Return the client that protected ``async def`` functions use."""
         return self
 
 
 class Blocking(Settings):
-    """A client whose calls hold the calling thread, which makes them."""
+    """Base of the blocking client; the calling thread performs the I/O."""
 
     __slots__ = ("_beside",)
 
@@ -61,7 +61,7 @@ class Blocking(Settings):
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
     ) -> GuardOutcome[Any]:
-        """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
+        """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=False)
         converter, tool = self._converter(default, "guard"), action["tool"]
         with instrument("guard", tool, action["mode"], self) as span:
@@ -69,7 +69,7 @@ class Blocking(Settings):
             return _run.run(session, blocked, tool, execute_fn, span, now)
 
     def _asynchronous(self) -> Awaited:
-        """Return the client by which protected ``async def`` functions ask."""
+        """Return the client that protected ``async def`` functions use."""
         try:
             return self._beside
         except AttributeError:

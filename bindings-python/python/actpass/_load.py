@@ -1,4 +1,4 @@
-"""Says why the native half cannot be loaded."""
+"""Explains why the native module failed to load."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 import re
 import sys
 
-#: Where the native half is expected.
+#: The folder of the native module.
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def explain(error: ImportError) -> ImportError:
-    """Return the error to raise instead of ``error``: the reason, and what to do."""
+    """Return an ImportError with the reason and the fix."""
     reason = _reason(str(error), isinstance(error, ModuleNotFoundError))
-    return ImportError(f"cannot load the native half of actpass: {reason}", name="actpass._native", path=error.path)
+    return ImportError(f"cannot load the native module of actpass: {reason}", name="actpass._native", path=error.path)
 
 
 def _reason(text: str, is_missing: bool) -> str:
     if "subinterpreters" in text:
         return (
-            "another interpreter of this process has loaded it, and it works in one interpreter of a process: "
+            "another interpreter of this process has loaded it, and it supports one interpreter per process: "
             "use threads or processes instead of subinterpreters"
         )
     glibc = re.search(r"version [`']GLIBC_([\d.]+)' not found", text)
@@ -27,8 +27,8 @@ def _reason(text: str, is_missing: bool) -> str:
         return f"glibc {glibc[1]} or later is needed: run on a newer Linux distribution"
     if archive := _archive():
         return (
-            f"{archive} is an archive, from which native modules cannot be loaded: "
-            "install actpass beside it, or use a tool that unpacks it, such as shiv or pex"
+            f"{archive} is an archive, and native modules cannot be loaded from archives: "
+            "install actpass outside it, or use a tool that unpacks it, such as shiv or pex"
         )
     found = sorted(name for name in _listed() if name.startswith("_native.") and not name.endswith(".pyi"))
     if not found:
@@ -40,7 +40,7 @@ def _reason(text: str, is_missing: bool) -> str:
 
 
 def _archive() -> str | None:
-    """Return the file that this module is inside of, if there is one."""
+    """Return the archive that contains this module, if any."""
     path = FOLDER
     while not os.path.exists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

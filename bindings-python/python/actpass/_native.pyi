@@ -1,4 +1,4 @@
-"""Private: the native half. Use the package `actpass`."""
+"""Private: the native module. Use the package `actpass`."""
 
 from asyncio import Future
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What ``guard`` reports: a dict, with the ways to take its result and to make it data."""
+"""The outcome of ``guard``: a dict with methods to unwrap and to serialize it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _ERRORS = ("error", "evidence_error")
 
 
 class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
-    """What ``guard`` and ``resume`` report: a dict with these members.
+    """The outcome of ``guard`` and ``resume``: a dict.
 
-    ``decision`` and ``executed`` are always there. ``result`` is there if the function ran and returned; ``error`` if
-    it ran and raised (that exception itself) or if the gate failed (an :class:`~actpass.ActPassError`).
-    ``approval`` is there if a person has to decide first; ``evidence`` or ``evidence_error`` if the outcome was to be
-    recorded.
+    ``decision`` and ``executed`` are always present. ``result`` is present if the function returned; ``error`` if it
+    raised (the same exception object) or if the gate failed (an :class:`~actpass.ActPassError`); ``approval`` if the
+    action needs human approval; ``evidence`` or ``evidence_error`` with ``record_outcome``.
 
     Attributes:
-        request_id: The ``x-request-id`` of the gateway's answer, for its operators; ``None`` if it sent none.
+        request_id: The ``x-request-id`` of the gateway's response; ``None`` if it sent none.
 
     >>> from actpass import ActPassClient
     >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
@@ -32,21 +31,21 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
 
     request_id: Optional[str]
     _tool: str
-    #: The texts of a block, for a model and for a developer, as the core made them.
+    #: The core's messages of a block, for a model and for a developer.
     _texts: Optional[tuple[str, str]] = None
 
     def __init__(self, members: Mapping[str, Any] = {}, /, *, tool: str = "", request_id: Optional[str] = None) -> None:
-        """Hold ``members``, such as a test makes up; ``tool`` is named by what :meth:`unwrap` raises."""
+        """Create an outcome from ``members``; the error of :meth:`unwrap` names ``tool``."""
         super().__init__(members)
         self.request_id = request_id
         self._tool = tool
 
     def unwrap(self) -> T:
-        """Return the function's result, or raise.
+        """Return the function's result or raise its error.
 
         Raises:
             ActionBlockedError: The function did not run.
-            Exception: The exception that the function raised, itself.
+            Exception: The same exception object that the function raised.
 
         >>> GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": 7}).unwrap()
         7
@@ -60,10 +59,10 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
         raise error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as a plain dict for JSON, with ``error`` and ``evidence_error`` as data.
+        """Return the outcome as a plain dict, with ``error`` and ``evidence_error`` as JSON data.
 
-        ``result`` is the object that the function returned: if that is not JSON, convert it, or give
-        :meth:`to_json` a ``default``. ``request_id`` is there if the gateway sent one.
+        ``result`` is the object that the function returned; if it is not JSON, convert it or pass ``default`` to
+        :meth:`to_json`. ``request_id`` is present if the gateway sent one.
 
         >>> failed = GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "error": KeyError("ch_1")})
         >>> failed.to_dict()["error"]["type"]
@@ -72,17 +71,17 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
         data = {name: _as_data(name, value) for name, value in self.items()}
         return data if self.request_id is None else {**data, "request_id": self.request_id}
 
-    #: The method by which some JSON encoders, such as Celery's, ask an object for its form.
+    #: The method that some JSON encoders, such as Celery's, call.
     __json__ = to_dict
 
     def to_json(self, *, default: Optional[Callable[[Any], Any]] = None) -> str:
         """Return :meth:`to_dict` as JSON text.
 
         Args:
-            default: As for ``json.dumps``: it converts what in ``result`` is not JSON.
+            default: Converts values in ``result`` that are not JSON, as for ``json.dumps``.
 
         Raises:
-            ActPassArgumentError: ``result`` is not JSON; the message names the place and how to convert it.
+            ActPassArgumentError: ``result`` is not JSON; the message names the path and a conversion.
 
         >>> GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": {1}}).to_json(default=list)
         '{"decision": {"decision": "allow"}, "executed": true, "result": [1]}'
@@ -96,7 +95,7 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
         return _made(type(self), self._members(), vars(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the members and the attributes."""
+        """Pickle the members and the attributes."""
         return _made, (type(self), self._members(), vars(self))
 
     def _members(self) -> dict[str, Any]:
@@ -142,7 +141,7 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Tell pydantic, if the program uses it: the members are validated, and serialized as :meth:`to_dict` does."""
+        """Return the pydantic schema: validates the members, serializes by :meth:`to_dict`."""
         from ._pydantic import outcome_schema  # noqa: PLC0415
 
         types = {"decision": Decision, "approval": PendingApproval, "evidence": RecordedEvidence}

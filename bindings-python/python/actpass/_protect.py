@@ -1,4 +1,4 @@
-"""Functions that run only when the decision about their arguments allows it."""
+"""The ``protect`` decorator: functions that run only if the decision about their arguments allows it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     Wrapped = Callable[..., Any]
 
 REDACTED = "[redacted]"
-#: What cannot change while the gateway is asked.
+#: Immutable types.
 _FIXED = (str, int, float, bool, type(None))
-#: What no method of a program's own classes is called on.
+#: JSON types: a first argument of these is never the receiver of a method.
 _JSON = (*_FIXED, dict, list, tuple)
 
 
 class Protection:
-    """What ``protect`` was told, for each function that it decorates."""
+    """The options of one ``protect`` decorator."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Protection:
         options: Limits,
         **same: object,
     ) -> None:
-        """Check what ``protect`` was told; ``same`` are the members of an action that are the same in each call."""
+        """Check the options; ``same`` are the members of the action that are equal in every call."""
         for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
             if isinstance(names, (str, bytes)):
                 raise _wrong(name, f"expected a collection of names, found a string: [{names!r}]?")
@@ -64,12 +64,12 @@ class Protection:
         self._same = same
         self._how = {"default": default, "record_outcome": record_outcome, "options": options}
         self.default = default
-        # What is given for each call is checked at each call.
+        # Values computed per call are checked per call.
         given = {name: None if callable(one) else one for name, one in (("u", user_id), ("p", passport))}
         client._native.check(self.action({}, "", given["u"], given["p"]), record_outcome, options)
 
     def action(self, args: object, resource: object, user_id: object, passport: object) -> dict[str, Any]:
-        """Return the members of the action that a call is."""
+        """Return the members of the action of one call."""
         return {**self._same, "args": args, "resource": resource, "user_id": user_id, "passport": passport}
 
     def decorate(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -83,7 +83,7 @@ class Protection:
         if shape == "generator function":
             raise _wrong(
                 "protect",
-                "expected a function that is done when it returns, found a generator function: its body would run "
+                "expected a function that finishes when it returns, found a generator function: its body would run "
                 "later, unguarded; protect the function that does one step",
             )
         wrapper: Any
@@ -98,8 +98,8 @@ class Protection:
         if client._background:
             raise _wrong(
                 "protect",
-                "expected a coroutine function (async def): a plain one would block the event loop; "
-                "protect it by an ActPassClient",
+                "expected a coroutine function (async def), found a plain function, which would block the event loop: "
+                "protect it with an ActPassClient",
             )
 
         @functools.wraps(function)
@@ -130,7 +130,7 @@ class Protection:
 
 
 class _Judged:
-    """What of a function's arguments is sent."""
+    """The arguments of a function that are sent to the gateway."""
 
     def __init__(self, protection: Protection, function: Wrapped) -> None:
         self._protection = protection
@@ -138,7 +138,7 @@ class _Judged:
             self._signature = _run.signature_of(function)
         except (TypeError, ValueError):
             raise _wrong(
-                "protect", "expected a function with a signature, found one that has none: protect a def that calls it"
+                "protect", "expected a function with a signature, found one without: protect a def that calls it"
             ) from None
         parameters = list(self._signature.parameters.values())
         first = parameters[0] if parameters else None
@@ -159,7 +159,7 @@ class _Judged:
     def action(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], tuple[object, ...]]]:
-        """Return the members of the action, the call's arguments, and what gives those members as they are now."""
+        """Return the action's members, the bound arguments, and a function that returns the current members."""
         protection = self._protection
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -169,7 +169,7 @@ class _Judged:
         def now() -> tuple[object, ...]:
             return () if is_fixed else (self._sent(named), self._make_resource(named), protection.default)
 
-        # What is asked about is what the arguments are now, whatever changes them meanwhile.
+        # Send a snapshot of the arguments, even if another thread changes them.
         sent = self._sent(named)
         text = None if is_fixed else _native.json_text("args", sent, protection.default)
         resource, user_id, passport = self._make_resource(named), _now(protection._user_id), _now(protection._passport)
@@ -184,14 +184,14 @@ class _Judged:
             for name in self._fixed:
                 if name in extra:
                     raise ActPassArgumentError(
-                        f"args: expected {name!r} once, found it by position and by name",
+                        f"args: expected {name!r} once, found it as a positional and a keyword argument",
                         code="actpass.invalid_argument",
                     )
             named.update(extra)
         return named
 
     def _is_receiver(self, first: object) -> bool:
-        """Return whether ``first`` is the object or class of a method, and not an argument that has such a name."""
+        """Return whether ``first`` is the receiver of a method rather than an argument named ``self`` or ``cls``."""
         return self._is_method and type(first) not in _JSON
 
     def _sent(self, named: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +221,9 @@ class _Judged:
             return lambda named: resource(**{name: named[name] for name in wanted if name in named})
         if len(parameters) == 1:
             return lambda named: resource(dict(named))
-        raise _wrong("resource", f"expected parameters that are the function's, found {', '.join(unknown) or 'others'}")
+        raise _wrong(
+            "resource", f"expected parameters of the decorated function, found {', '.join(unknown) or 'others'}"
+        )
 
     def _template(self, template: str) -> Callable[[dict[str, Any]], str]:
         try:
@@ -250,7 +252,7 @@ class _Judged:
 
 
 def _done(result: Any) -> Any:
-    """Return a result; one that is a body which has not run is the function's mistake."""
+    """Return ``result``; raise an error if it is a body that has not run."""
     problem = _run.unrun(result, "protect")
     if problem is not None:
         raise problem
@@ -258,7 +260,7 @@ def _done(result: Any) -> Any:
 
 
 def _is_in_a_class(function: Wrapped) -> bool:
-    """Return whether it was written in the body of a class, as far as its name tells."""
+    """Return whether ``function`` was defined in a class body, according to its qualified name."""
     around = getattr(function, "__qualname__", "").rpartition(".")[0]
     return bool(around) and not around.endswith("<locals>")
 

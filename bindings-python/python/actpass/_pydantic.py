@@ -1,4 +1,4 @@
-"""The exported types as pydantic sees them. Nothing here is imported by a program that does not use pydantic."""
+"""pydantic schemas of the exported types. Only imported in programs that use pydantic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_core import core_schema
 
 
 class Errors(NamedTuple):
-    """How exceptions become data and come back."""
+    """Conversions between exceptions and data."""
 
     #: The type of the data.
     data: Any
@@ -52,7 +52,7 @@ def outcome_schema(kind: Any, source: Any, handler: Any, errors: Errors, types: 
 
 
 def dict_schema(kind: Any, handler: Any) -> Any:
-    """Return the schema of a ``TypedDict``. Members that it does not list are kept."""
+    """Return the schema of a ``TypedDict``; unlisted members are kept."""
     fields = {
         name: core_schema.typed_dict_field(handler.generate_schema(hint), required=name in kind.__required_keys__)
         for name, hint in get_type_hints(kind).items()
@@ -61,7 +61,7 @@ def dict_schema(kind: Any, handler: Any) -> Any:
 
 
 def error_schema(kind: type, handler: Any, errors: Errors) -> Any:
-    """Return the schema of an exception, which is serialized as data."""
+    """Return the schema of an exception, serialized as data."""
     return _error_schema(core_schema.is_instance_schema(kind), handler, errors)
 
 
@@ -77,7 +77,7 @@ def _error_schema(inner: Any, handler: Any, errors: Errors) -> Any:
 
 
 def client_schema(kind: type) -> Any:
-    """Return the schema of a client, of which a parameter or a field can be."""
+    """Return the schema of a parameter or field that is a client."""
     return core_schema.is_instance_schema(kind)
 
 

@@ -1,4 +1,4 @@
-"""How a guarded function is run: by the one who asked, between the verdict and the report."""
+"""Run a guarded function between the verdict and the report, on the caller's thread."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     Shape = Literal["coroutine function", "generator function", "function"]
 
 
-#: The flags of functions with ``*args``, and of those of which a call runs nothing, as ``inspect`` numbers them.
+#: Code flags as defined in ``inspect``.
 _VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x100, 0x200
-#: How many layers of a callable are looked at.
+#: The maximum number of wrapper layers to inspect.
 _LAYERS = 64
 
 
 def check_callable(found: object, called: str, *, awaited: bool) -> None:
-    """Refuse, before anything is sent, what cannot be called with the context or would run later and unguarded."""
+    """Reject, before anything is sent, a callable that does not accept the context or would run later, unguarded."""
     problem = _problem_of(found, awaited=awaited)
     if problem is not None:
         raise wrong(problem, "execute_fn", called)
@@ -45,27 +45,27 @@ def _problem_of(found: object, *, awaited: bool) -> str | None:
         return f"expected a callable, found {type(found).__name__}"
     shape = shape_of(found)
     if shape == "coroutine function" and not awaited:
-        return "expected a function that is done when it returns, found async def: use AsyncActPassClient"
+        return "expected a function that finishes when it returns, found async def: use AsyncActPassClient"
     if shape == "generator function":
         return (
-            "expected a function that is done when it returns, found a generator function, of which a call runs "
-            "nothing: return what it yields as a list"
+            "expected a function that finishes when it returns, found a generator function, whose call runs nothing: "
+            "return its items as a list"
         )
     if not _takes_the_context(found):
         return (
-            f"expected a function that can be called with the execution context alone, found {_name(found)}"
+            f"expected a function that accepts the execution context as its only argument, found {_name(found)}"
             f"{_parameters(found)}: write lambda ctx: …"
         )
     return None
 
 
 def shape_of(function: Any) -> Shape:
-    """Return what a call of ``function`` does, as far as the function shows it, also through what it is made of."""
+    """Classify ``function`` by inspecting it and its wrapper layers."""
     if type(function) is FunctionType and not function.__dict__:
         return _shape_of_layer(function)
     for layer, is_called in _layers(function, _LAYERS):
         shape = _shape_of_layer(layer)
-        # What wraps a coroutine function may well run it, and is asked about when it has returned.
+        # A wrapper may run the coroutine function itself; its result is checked after the call.
         if shape == "generator function" or (shape == "coroutine function" and is_called):
             return shape
     return "function"
@@ -80,7 +80,7 @@ def _shape_of_layer(layer: object) -> Shape:
 
 
 def _is_marked(function: object) -> bool:
-    """Return whether a function says that it returns a coroutine: by ``inspect``, or by ``asyncio`` before 3.12."""
+    """Return whether ``function`` is marked as a coroutine function, by ``inspect`` or by ``asyncio`` before 3.12."""
     inspect = sys.modules.get("inspect")
     if inspect is not None and _get(function, "_is_coroutine_marker") is not None:
         return bool(inspect.iscoroutinefunction(function))
@@ -89,7 +89,7 @@ def _is_marked(function: object) -> bool:
 
 
 def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
-    """Give what a call of ``found`` calls in the end, and (``False``) what it says to be made around."""
+    """Yield each layer of ``found``: with ``True`` if a call reaches it, ``False`` if it is only ``__wrapped__``."""
     is_called = True
     while found is not None and most > 0:
         most -= 1
@@ -108,7 +108,7 @@ def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
 
 
 def _get(found: object, name: str) -> Any:
-    """Return an attribute of what the program gave, where nothing is certain; ``None`` if it has none."""
+    """Return an attribute of a foreign object; ``None`` if missing or if reading it fails."""
     try:
         return getattr(found, name, None)
     except Exception:
@@ -116,13 +116,13 @@ def _get(found: object, name: str) -> Any:
 
 
 def _takes_the_context(found: Any) -> bool:
-    """Return whether ``found`` can be called with one positional argument; ``True`` where it does not say."""
+    """Return whether ``found`` accepts one positional argument; ``True`` if unknown."""
     function, given = (found.__func__, 2) if type(found) is MethodType else (found, 1)
     if type(function) is FunctionType and (plain := _takes(function, given)) is not None:
         return plain
     try:
         signature = signature_of(found)
-    except Exception:  # It has none, or none that can be read.
+    except Exception:  # Without a readable signature.
         return True
     try:
         signature.bind(None)
@@ -132,7 +132,7 @@ def _takes_the_context(found: Any) -> bool:
 
 
 def _takes(function: FunctionType, given: int) -> bool | None:
-    """Return whether a function of Python's own takes so many; ``None`` if it passes them on to another."""
+    """Return whether a Python function accepts ``given`` arguments; ``None`` if it forwards them to another."""
     code = function.__code__
     if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
         return None
@@ -148,7 +148,7 @@ def _name(found: object) -> str:
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """Return the signature of ``function``, whose annotations need not be defined at run time."""
+    """Return the signature of ``function`` without evaluating its annotations."""
     import inspect  # noqa: PLC0415
 
     if sys.version_info >= (3, 14):
@@ -159,7 +159,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
 
 
 def _parameters(found: Any) -> str:
-    """Return the parameters of ``found`` as text, without defaults and annotations, which may be anything."""
+    """Return the parameters of ``found`` as text, without defaults and annotations, which may hold secrets."""
     try:
         signature = signature_of(found)
         plain = [one.replace(default=one.empty, annotation=one.empty) for one in signature.parameters.values()]
@@ -169,18 +169,18 @@ def _parameters(found: Any) -> str:
 
 
 def wrong(problem: str, member: str, called: str | None = None) -> ActPassArgumentError:
-    """Return the error of a parameter; ``called`` is the method."""
+    """Return the error of an invalid parameter of the method ``called``."""
     error = ActPassArgumentError(f"{member}: {problem}", code="actpass.invalid_argument")
     error._complete(operation=called)
     return error
 
 
 def _ids(*kinds: type) -> frozenset[int]:
-    """Return what identifies these types. They never go; and a type may refuse to be hashed or compared."""
+    """Return the ids of these immortal types. Ids work for types that cannot be hashed or compared."""
     return frozenset(map(id, kinds))
 
 
-#: What calls a function of the program's when it is iterated, not before.
+#: Lazy iterators: they call user code only when iterated.
 _LAZY = _ids(
     map,
     filter,
@@ -190,11 +190,11 @@ _LAZY = _ids(
     itertools.starmap,
     itertools.takewhile,
 )
-#: What the calls of ``contextlib.contextmanager`` functions return: a generator that has not begun.
+#: The result type of ``contextlib.contextmanager`` functions: an unstarted generator.
 _CONTEXT: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
-#: What has no body.
+#: Types without a body.
 _PLAIN = _ids(type(None), bool, int, float, str, bytes)
-#: The results that are looked into.
+#: Results whose items are checked.
 _CONTAINERS = _ids(dict, frozenset, list, set, tuple)
 
 _ADVICE = {
@@ -204,9 +204,9 @@ _ADVICE = {
 
 
 def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | None:
-    """Return what is wrong with a result that is a body which nobody will run, or holds such bodies. They are closed.
+    """Return the error for a result that is, or contains, a body that has not run; close such bodies.
 
-    A body is recognized by its type alone: an object of the program's may make attributes up, or raise at any of them.
+    Bodies are recognized by type only: attributes of foreign objects may be dynamic or raise.
     """
     kind = type(result)
     if id(kind) in _PLAIN:
@@ -219,7 +219,7 @@ def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | Non
     where = f" in a {kind.__name__}" if is_container else ""
     found = type(bodies[0])
     problem = wrong(
-        f"expected a result, found a body that has not run, of type {found.__name__}{where}: {_advice(found, member)}",
+        f"expected a result, found {found.__name__}{where}, which has not run: {_advice(found, member)}",
         member,
     )
     for body in bodies:
@@ -232,11 +232,11 @@ def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | Non
 
 
 def _inside(given: Any) -> list[Any]:
-    """Return the items that may be bodies."""
-    items = list(given)  # No other thread can change that.
+    """Return the items of a container that may be bodies."""
+    items = list(given)  # A copy, safe from other threads.
     try:
         kinds = set(map(type, items))
-    except TypeError:  # One cannot be hashed.
+    except TypeError:  # An unhashable type.
         return items
     return items if any(_advice(kind) is not None for kind in kinds) else []
 
@@ -258,7 +258,7 @@ def _is_future(kind: type) -> bool:
 
 
 def _advice(kind: type, member: str = "execute_fn") -> str | None:
-    """Return what to do instead of returning a body of this type; ``None`` if its objects are no bodies."""
+    """Return the advice for a body of this type; ``None`` if the type is not a body."""
     if id(kind) in _PLAIN or id(kind) in _CONTAINERS:
         return None
     if _has(kind, "__await__"):
@@ -273,7 +273,7 @@ def _advice(kind: type, member: str = "execute_fn") -> str | None:
 
 
 def _only_iterates(kind: type) -> bool:
-    """Return whether objects of a class are for ``async for`` and nothing else: an open file can also be read."""
+    """Return whether a class only supports ``async for``; an open file, for example, can also be read."""
     names = {name for base in kind.__mro__ for name in vars(base) if not name.startswith("_")}
     return names <= {"aclose", "close"}
 
@@ -289,7 +289,7 @@ def _has(kind: type, *names: str) -> bool:
 
 
 def _close(body: Any) -> None:
-    """End what has not run, so that it never does, and without the warning that nobody awaited it."""
+    """Close a body so that it never runs, without a "never awaited" warning."""
     kind = type(body)
     if issubclass(kind, _CONTEXT):
         body, kind = body.gen, type(body.gen)
@@ -297,13 +297,13 @@ def _close(body: Any) -> None:
         _cancel(body)
     elif _has(kind, "send", "throw", "close"):
         body.close()
-    # An async generator that has not begun never will.
+    # An unstarted async generator needs no closing.
 
 
 def _cancel(future: Any) -> None:
     def cancel() -> None:
         future.cancel()
-        # Nobody else will ask for its error, of which the loop would complain.
+        # Retrieve its error, else the loop logs it.
         future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     loop = future.get_loop()
@@ -314,15 +314,15 @@ def _cancel(future: Any) -> None:
 
 
 def _is_awaitable(result: Any) -> bool:
-    """Return whether ``await`` takes it: also the generators of ``types.coroutine``."""
+    """Return whether ``result`` is awaitable, including generators of ``types.coroutine``."""
     kind = type(result)
     return _has(kind, "__await__") or (kind is GeneratorType and bool(result.gi_code.co_flags & _ITERABLE_COROUTINE))
 
 
 def begin(session: _native.GuardSession, tool: str, now: tuple[object, ...] = ()) -> tuple[Any, Any]:
-    """Return what the function is given, or what blocked it. This is the last step before any guarded function runs.
+    """Spend the permit: return the context or the blocked outcome. The last step before a guarded function runs.
 
-    ``now`` are the parameters of ``begin`` of the native half.
+    ``now`` are the arguments of the native ``begin``.
     """
     context, outcome = session.begin(*now)
     if journals and context is not None:
@@ -330,17 +330,17 @@ def begin(session: _native.GuardSession, tool: str, now: tuple[object, ...] = ()
     return context, outcome
 
 
-#: Variable that names the journal of a test's gateway to the processes that the test starts.
+#: Environment variable that passes the path of a test gateway's journal to child processes.
 JOURNAL = "ACTPASS_TEST_JOURNAL"
-#: The journals: files in which the gateways of tests, :mod:`actpass.testing`, have executions noted. Empty elsewhere.
+#: Files in which :mod:`actpass.testing` records executions. Empty outside tests.
 journals: list[str] = [path for path in [os.environ.get(JOURNAL)] if path]
 
 
 def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) -> None:
-    """Note in the journals that a guarded function is about to run, or that a call ended without running one.
+    """Record in the journals that a guarded function is about to run, or that a call ended without running one.
 
     Raises:
-        ActPassConfigError: A journal cannot be written. Nothing has run: a test must not miss an execution.
+        ActPassConfigError: A journal is not writable. Nothing ran: a test must not miss an execution.
     """
     if not journals:
         return
@@ -349,7 +349,7 @@ def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) 
     for path in list(journals):
         try:
             opened = os.open(path, os.O_WRONLY | os.O_APPEND)
-        except FileNotFoundError:  # Its gateway is closed: nobody will ask.
+        except FileNotFoundError:  # Its gateway is closed.
             continue
         except OSError as error:
             raise _unwritable(error) from error
@@ -364,12 +364,12 @@ def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) 
 
 def _unwritable(problem: object) -> ActPassConfigError:
     return ActPassConfigError(
-        f"{JOURNAL}: expected a file that can be written, found {problem}; nothing ran", code="actpass.invalid_config"
+        f"{JOURNAL}: expected a writable file, found {problem}; nothing ran", code="actpass.invalid_config"
     )
 
 
 def shown(pending: Any) -> tuple[object, object]:
-    """Return the tool and the mode of an action that waited, for whoever watches; it is checked later."""
+    """Return the tool and the mode of a pending action, for telemetry; it is validated later."""
     return (pending.get("tool"), pending.get("mode")) if isinstance(pending, dict) else (None, None)
 
 
@@ -381,7 +381,7 @@ def run(
     span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
 ) -> GuardOutcome[Any]:
-    """Run what may run, and return what is reported; ``outcome`` is that of what may not."""
+    """Run a permitted function and return its outcome; without a session, return ``outcome`` as blocked."""
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
     if session is None or context is None:
         return blocked(outcome, tool, span)
@@ -406,7 +406,7 @@ async def run_async(
     span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
 ) -> GuardOutcome[Any]:
-    """Run what may run in the caller's task, and return what is reported."""
+    """Like :func:`run`, in the caller's task."""
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
     if session is None or context is None:
         return blocked(outcome, tool, span)
@@ -426,7 +426,7 @@ async def run_async(
 
 
 def returned(session: _native.GuardSession, result: Any) -> tuple[Any, Any]:
-    """Return the outcome of a function that returned ``result``, and its recording; a body is an error."""
+    """Return the outcome of a function that returned ``result``, and its recording."""
     problem = unrun(result)
     return session.returned(result) if problem is None else session.failed(problem)
 
@@ -439,7 +439,7 @@ def failed(session: _native.GuardSession, error: Any) -> tuple[Any, Any]:
 
 
 def reported(ended: tuple[Any, Any]) -> Any:
-    """Return an outcome with what came of recording it."""
+    """Return an outcome with the result of its recording."""
     outcome, recorded = ended
     if recorded is not None:
         outcome.update(recorded)
@@ -447,10 +447,10 @@ def reported(ended: tuple[Any, Any]) -> Any:
 
 
 async def reported_async(ended: tuple[Any, Any]) -> Any:
-    """Return an outcome with what came of recording it, which is awaited."""
+    """Like :func:`reported`; awaits the recording."""
     outcome, recording = ended
     if recording is not None:
-        # Not cancelled with the task: the action has run, and the ledger is to know.
+        # Not cancelled with the task: the action ran and must be recorded.
         try:
             outcome.update(recording if isinstance(recording, dict) else await recording.future)
         except Exception as error:
@@ -463,7 +463,7 @@ async def reported_async(ended: tuple[Any, Any]) -> Any:
 
 def blocked(outcome: Any, tool: str, span: CallSpan) -> GuardOutcome[Any]:
     """Return the outcome of an action that did not run."""
-    # A decision of the SDK's own answers no request: where it blocks, no mode runs anything.
+    # A denial made by the SDK has no request id and is not counted.
     if outcome.request_id or "evidence_event_id" in outcome["decision"]:
         note(tool, outcome["decision"], outcome.request_id, ran=False)
     span.decided(outcome["decision"], outcome.get("error"))
@@ -477,9 +477,9 @@ def _ended(outcome: GuardOutcome[Any], tool: str, span: CallSpan) -> GuardOutcom
 
 
 def running() -> tuple[_native.CompletionQueue, Any]:
-    """Return the mailbox of the running event loop, and a new future of it; for the native half.
+    """Return the completion queue of the running event loop and a new future; called by the native module.
 
-    ``asyncio`` is imported with the first call. The import stands here, where what bundles programs finds it.
+    The first call imports ``asyncio``. The import is static, so that program bundlers find it.
     """
     from . import _loop  # noqa: PLC0415
 
@@ -487,7 +487,7 @@ def running() -> tuple[_native.CompletionQueue, Any]:
 
 
 async def answer(call: _native.Call) -> Any:
-    """Await a call; a task that does not wait any more ends it."""
+    """Await a call; cancel it if the task stops waiting."""
     try:
         return await call.future
     except BaseException:

@@ -1,4 +1,4 @@
-"""The gateway of :mod:`actpass.testing`: HTTP on this machine, in a thread of the test's process."""
+"""The HTTP server of :mod:`actpass.testing`, on the loopback interface, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any, Callable
 from . import _native
 from ._errors import ActPassArgumentError
 
-#: Status and decision, or ``None`` to hang up.
+#: Returns status and decision, or ``None`` to close the connection.
 Decide = Callable[[dict[str, Any]], "tuple[int, dict[str, Any] | None]"]
-#: Takes what was asked, the status, the answer and its request id, before the answer is sent.
+#: Receives the request, the status, the decision and its request id, before the response is sent.
 Answered = Callable[[dict[str, Any], int, "dict[str, Any] | None", str], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers preflights as it is told, and every other call well."""
+    """Answers preflights by script, and every other call with success."""
 
     daemon_threads = True
-    # A closed test does not wait for a client that keeps its connection.
+    # Do not wait for clients that keep their connections open.
     block_on_close = False
 
     def __init__(self, decide: Decide, answered: Answered) -> None:
-        """Listen, and answer from now on."""
+        """Listen on a free port and start serving."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.decide = decide
         self.answered = answered
@@ -41,32 +41,32 @@ class Server(ThreadingHTTPServer):
 
     @property
     def base_url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def close(self) -> None:
-        """Stop listening and hang up."""
+        """Stop listening and close all connections."""
         self.shutdown()
         self._thread.join()
         self.server_close()
         with self._lock:
             for connection in self._open:
-                _hang_up(connection)
+                _disconnect(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Keep the connection in mind, and serve it in a thread."""
+        """Track the connection and serve it in a thread."""
         with self._lock:
             self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget the connection and close it."""
+        """Close the connection and stop tracking it."""
         with self._lock:
             self._open.discard(request)
         super().shutdown_request(request)
 
     def reply(self, path: str, asked: dict[str, Any], request_id: str = "") -> tuple[int, dict[str, Any] | None]:
-        """Return status and body of the answer; no body is a connection that closes."""
+        """Return status and body of the response; without a body, the connection is closed."""
         with self._lock:
             self._count += 1
             count = self._count
@@ -89,8 +89,8 @@ class Server(ThreadingHTTPServer):
             return 200, known[path]
         return 404, {"error": {"code": "not_found", "message": f"a scripted gateway has no {path}"}}
 
-    def look(self, path: str, query: str) -> tuple[int, dict[str, Any] | None]:
-        """Return what an approval says, held like a gateway holds it while nobody has decided."""
+    def poll(self, path: str, query: str) -> tuple[int, dict[str, Any] | None]:
+        """Return the state of an approval; long-poll while it is pending, like the gateway."""
         approval = path.rpartition("/")[2]
         wait = query.partition("wait=")[2]
         until = time.monotonic() + min(float(wait) if wait.isdigit() else 0.0, 25.0)
@@ -101,15 +101,15 @@ class Server(ThreadingHTTPServer):
 
 
 def _bound(asked: dict[str, Any]) -> dict[str, str]:
-    """Say which request is answered, as ``strict`` demands."""
+    """Return the request hash, which ``strict`` requires."""
     try:
         return {"request_hash": _native.hash_payload(asked)}
-    except ActPassArgumentError:  # It has no canonical form.
+    except ActPassArgumentError:  # No canonical form.
         return {}
 
 
-def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # The client was first.
+def _disconnect(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # The client closed it first.
         connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        self._answer(*(self.server.look(path, query) if "/approvals/" in path else self.server.reply(path, {})))
+        self._answer(*(self.server.poll(path, query) if "/approvals/" in path else self.server.reply(path, {})))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: dict[str, Any] | None, request_id: str | None = None) -> None:
         if body is None:
             self.close_connection = True
-            _hang_up(self.connection)
+            _disconnect(self.connection)
             return
         said = json.dumps(body).encode()
         self.send_response(status)

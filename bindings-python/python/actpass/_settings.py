@@ -1,4 +1,4 @@
-"""The settings of both clients, and the native half that they hold."""
+"""Settings of both clients, and the native client that they wrap."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ._json import name_of
 from ._telemetry import log_by_environment
 from ._types import Mode
 
-#: Where the hosted gateway answers.
+#: The URL of the hosted gateway.
 DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 
-#: A client of either kind, or a subclass of the program's.
+#: A client of either kind, or a subclass of one.
 Self = TypeVar("Self", bound="Settings")
 
 
-#: The limits of a call by name.
+#: Per-call limits by name.
 Limits = Optional[dict[str, object]]
 
 
 def limits(timeout: object, max_retries: object) -> Limits:
-    """Return the limits of a call, if it has any of its own."""
+    """Return the per-call limits, or ``None`` if there are none."""
     return None if timeout is None and max_retries is None else {"timeout": timeout, "max_retries": max_retries}
 
 
 class Settings:
-    """What both clients are made of: the settings, and the native half that holds all meaning."""
+    """Base of both clients: settings and the native client."""
 
     __slots__ = ("__weakref__", "_default", "_native", "_shown")
 
@@ -54,7 +54,7 @@ class Settings:
         log_by_environment()
         if default is not None and not callable(default):
             raise ActPassConfigError(
-                f"default: expected a function of one value, found {name_of(default)}",
+                f"default: expected a function of one argument, found {name_of(default)}",
                 code="actpass.invalid_config",
             )
         self._hold(
@@ -120,7 +120,7 @@ class Settings:
 
     @property
     def tenant_id(self) -> Optional[str]:
-        """The tenant, if one was given.
+        """The tenant, or ``None``.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
         >>> client.tenant_id is None
@@ -150,7 +150,7 @@ class Settings:
 
     @property
     def mode(self) -> Mode:
-        """The mode of calls that name none.
+        """The default mode of calls.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
         >>> client.mode
@@ -160,10 +160,10 @@ class Settings:
 
     @property
     def circuit(self) -> Literal["closed", "open", "half_open"]:
-        """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
+        """State of the circuit breaker: ``closed``, ``open`` (calls fail at once) or ``half_open`` (one call probes).
 
-        It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and
-        twice as long each time that the gateway still cannot be reached, up to 30 seconds.
+        The circuit opens after ``circuit_failures`` consecutive calls that could not reach the gateway, first for about
+        a second, then twice as long after each failed probe, up to 30 seconds.
 
         >>> ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").circuit
         'closed'
@@ -177,14 +177,14 @@ class Settings:
         max_retries: Optional[int] = None,
         default: Optional[Callable[[Any], Any]] = None,
     ) -> Self:
-        """Return a client that differs in these options; it shares the connections and the circuit with this one.
+        """Return a client with other options that shares this client's connections and circuit breaker.
 
-        Closing either closes both.
+        Closing either client closes both.
 
         Args:
             timeout: The total deadline of a call, in seconds, above 0, at most 86400. Default: this client's.
-            max_retries: How often a call is retried at most, 0 to 10. Default: this client's.
-            default: What converts what in arguments is not JSON. Default: this client's.
+            max_retries: The maximum number of retries, 0 to 10. Default: this client's.
+            default: Converts arguments that are not JSON. Default: this client's.
 
         Raises:
             ActPassArgumentError: An option is invalid; the message names it.
@@ -194,7 +194,7 @@ class Settings:
         (2.0, 30.0)
         """
         other = type(self).__new__(type(self))
-        if hasattr(self, "__dict__"):  # Of a subclass of the program's.
+        if hasattr(self, "__dict__"):  # A subclass.
             vars(other).update(vars(self))
         other._hold(
             self._native.with_options({"timeout": timeout, "max_retries": max_retries}),
@@ -203,28 +203,28 @@ class Settings:
         return other
 
     def __repr__(self) -> str:
-        """Show where it leads, and nothing secret."""
+        """Show the URL, tenant and agent; no secrets."""
         return f"{type(self).__name__}({self._shown})"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied: the client holds the API key."""
+        """Reject pickling and copying: the client holds the API key."""
         raise ActPassArgumentError(
-            f"client: expected something that can be pickled or copied, found {type(self).__name__}, which holds the "
-            "API key: share the client within a process, and create one in each process",
+            f"client: expected a value that can be pickled or copied, found {type(self).__name__}, which holds the API "
+            "key: share the client within a process, and create one in each process",
             code="actpass.invalid_argument",
         )
 
     def _converter(self, default: Optional[Callable[[Any], Any]], called: str) -> Optional[Callable[[Any], Any]]:
-        """Return what converts the values of a call that are not JSON."""
+        """Return the converter of a call's values that are not JSON."""
         if default is None:
             return self._default
         if not callable(default):
-            raise _run.wrong(f"expected a function of one value, found {name_of(default)}", "default", called)
+            raise _run.wrong(f"expected a function of one argument, found {name_of(default)}", "default", called)
         return default
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Tell pydantic, if the program uses it, that a field or parameter may be a client."""
+        """Return the pydantic schema of a field or parameter that is a client."""
         from ._pydantic import client_schema  # noqa: PLC0415
 
         return client_schema(cls)

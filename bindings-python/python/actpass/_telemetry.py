@@ -25,30 +25,29 @@ if TYPE_CHECKING:
 LOGGER = "actpass"
 SPAN = "actpass."
 DURATION = "actpass.client.duration"
-#: In seconds: a call takes some tenths of a millisecond to a gateway nearby, and up to its deadline.
+#: Histogram bounds in seconds: from a fraction of a millisecond (local gateway) to the default deadline.
 BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 _LEVELS = 50
 _LOGGING, _METRICS, _TRACING = "logging", "metrics", "tracing"
 _WARNING = 30
-#: How many different errors of observers are reported.
+#: The maximum number of distinct observer errors to report.
 _MAX_REPORTED = 64
 
 _reported: dict[tuple[str, str], object] = {}
-#: True while an observer runs. The calls that an observer itself makes are not observed, which would never end.
+#: True while an observer runs. Calls made by an observer are not observed, to prevent infinite recursion.
 _observing: ContextVar[bool] = ContextVar("actpass_observing", default=False)
 
 
 def call_observer(what: str, call: Callable[..., R], *given: object) -> R | None:
-    """Call an observer of the program's, and drop what it raises, of whatever class, with one report of it.
+    """Call an observer of the program; ignore any exception that it raises, and report it once.
 
-    What passes on is what the interpreter raised while the observer ran, not the observer: ``KeyboardInterrupt``, and
-    the exceptions of the program's signal handlers.
+    ``KeyboardInterrupt`` and exceptions of the program's signal handlers, which may occur meanwhile, propagate.
     """
     outer = _observing.set(True)
     try:
         return call(*given)
     except (MemoryError, RecursionError):
-        return None  # There may be no room to report it.
+        return None  # Reporting may fail again.
     except BaseException as error:
         if _raised_by_signal_handler(error):
             raise
@@ -59,15 +58,15 @@ def call_observer(what: str, call: Callable[..., R], *given: object) -> R | None
 
 
 def carry(stop: BaseException, outcome: object) -> None:
-    """Attach the outcome of an action that has run to what stops the program, so that its result is not lost."""
-    with contextlib.suppress(Exception):  # A class may forbid it.
+    """Attach the outcome of an action that ran to the exception ``stop``, so that its result is not lost."""
+    with contextlib.suppress(Exception):  # A class may reject attributes.
         stop.actpass_outcome = outcome  # type: ignore[attr-defined]
 
 
 def begin() -> tuple[str | None, int, BaseException | None]:
-    """Return the ``traceparent`` of the current span, the level from which the log is listened to, and what to raise.
+    """Return the ``traceparent`` of the current span, the log level, and an exception to raise.
 
-    The level is 0 where nobody listens. What is raised here, and is not returned, is dropped.
+    The level is 0 if nothing handles the logger. The caller ignores exceptions that this function raises.
     """
     if _observing.get():
         return None, 0, None
@@ -94,7 +93,7 @@ def _level(logging: Any) -> int:
 
 
 def log(level: int, text: str, at: float) -> BaseException | None:
-    """Hand a line of the core's log to ``logging``, with the time ``at`` which it was written; return what to raise."""
+    """Pass a log line of the core, written at time ``at``, to ``logging``; return an exception to raise."""
     try:
         call_observer(_LOGGING, _log, level, text, at)
     except BaseException as stop:
@@ -112,13 +111,13 @@ def _log(level: int, text: str, at: float) -> None:
 
 
 def _report_once(what: str, error: BaseException) -> None:
-    """Report an observer's error once: to the logger, or to stderr where logging itself is what failed."""
+    """Report an observer's error once: to the logger, or to stderr if logging failed."""
     try:
         kind, place = type(error).__qualname__, _place(error)
         mine = object()
         if len(_reported) >= _MAX_REPORTED or _reported.setdefault((kind, place), mine) is not mine:
             return
-        # Neither its message nor its traceback, in which a handler may find arguments and results.
+        # Without message and traceback, which may contain arguments and results.
         text = f"telemetry error ignored: {what} raised {kind} in {place}; the call is not affected"
         logging = sys.modules.get("logging")
         if what == _LOGGING or logging is None or not _log_warning(logging, text):
@@ -150,7 +149,7 @@ def _place(error: BaseException) -> str:
 
 
 def _raised_by_signal_handler(error: BaseException) -> bool:
-    """Return whether a signal raised ``error``: Ctrl-C, or a handler that the program has set."""
+    """Return whether a signal raised ``error``: Ctrl-C, or a handler of the program."""
     if isinstance(error, KeyboardInterrupt):
         return True
     signal = sys.modules.get("signal")
@@ -170,13 +169,13 @@ def _code(handler: Any) -> object:
     return getattr(getattr(type(handler), "__call__", None), "__code__", None) if code is None else code  # noqa: B004
 
 
-#: The words of ``ACTPASS_LOG``: the level from which the logger ``actpass`` writes.
+#: Values of ``ACTPASS_LOG`` and their ``logging`` levels.
 _WORDS = {"off": 60, "error": 40, "warn": 30, "info": 20, "debug": 10}
 _logs_by = ""
 
 
 def log_by_environment() -> None:
-    """Set up the logger ``actpass`` to write to stderr, if ``ACTPASS_LOG`` says so; once for each of its values."""
+    """Configure the logger ``actpass`` to write to stderr as ``ACTPASS_LOG`` says; once per value."""
     global _logs_by  # noqa: PLW0603
     word = os.environ.get("ACTPASS_LOG", "")
     if word == _logs_by:
@@ -199,14 +198,14 @@ def _log_from(word: str) -> None:
     if not any(getattr(one, "actpass_log", False) for one in logger.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        # A program that has set up its own logging gets each line from that.
+        # If the program configures root handlers, those write the lines.
         handler.addFilter(lambda _: not logging.root.handlers)
         handler.actpass_log = True  # type: ignore[attr-defined]
         logger.addHandler(handler)
 
 
 class CallSpan:
-    """One public call, without observers."""
+    """The span of one public call; this base class does nothing."""
 
     __slots__ = ()
 
@@ -220,14 +219,14 @@ class CallSpan:
         """End."""
 
     def decided(self, decision: Mapping[str, Any], error: object = None) -> None:
-        """Note what the gate said, or how it failed."""
+        """Record the decision or the failure of the gate."""
 
     def ended(self, outcome: Mapping[str, Any]) -> None:
-        """Note the outcome of an action that may have run."""
+        """Record the outcome."""
 
 
 class _ObservedCall(CallSpan):
-    """One public call that is observed."""
+    """The span of a call with observers."""
 
     __slots__ = ("_observers", "_outcome")
 
@@ -237,30 +236,30 @@ class _ObservedCall(CallSpan):
 
     def __enter__(self) -> CallSpan:
         try:
-            self._tell("began")
+            self._notify("began")
         except BaseException:
-            self._tell("left", None)
+            self._notify("left", None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._tell("left", error)
+        self._notify("left", error)
 
     def decided(self, decision: Mapping[str, Any], error: object = None) -> None:
-        self._tell("decided", decision, error)
+        self._notify("decided", decision, error)
 
     def ended(self, outcome: Mapping[str, Any]) -> None:
         self._outcome = outcome
-        self._tell("ended", outcome)
+        self._notify("ended", outcome)
 
-    def _tell(self, event: str, *given: object) -> None:
+    def _notify(self, event: str, *given: object) -> None:
         stop = None
         for observer in self._observers:
             try:
                 call_observer(observer.what, getattr(observer, event), *given)
-            except BaseException as error:  # A signal's. The others are told first: a span has to end.
+            except BaseException as error:  # From a signal. Notify the others first: a span must end.
                 stop = error
         if stop is not None:
             if self._outcome is not None:
@@ -269,7 +268,7 @@ class _ObservedCall(CallSpan):
 
 
 class _Duration:
-    """How long the gate took, as a measurement."""
+    """Records the duration of the gate in a histogram."""
 
     __slots__ = ("_attributes", "_began", "_histogram", "_measured")
 
@@ -289,7 +288,7 @@ class _Duration:
         self._measure(error)
 
     def ended(self, outcome: Mapping[str, Any]) -> None:
-        """Note nothing: the function is not part of it."""
+        """Record nothing: the duration excludes the function."""
 
     def left(self, error: object) -> None:
         self._measure(error)
@@ -303,7 +302,7 @@ class _Duration:
 
 
 class _Span:
-    """The call as a span, which is current while the call lasts."""
+    """Records the call as an OpenTelemetry span, current during the call."""
 
     __slots__ = ("_given", "_name", "_scope", "_span", "_tracer")
 
@@ -318,7 +317,7 @@ class _Span:
 
     def began(self) -> None:
         trace = sys.modules["opentelemetry.trace"]
-        # The arguments of a call are not checked yet.
+        # Arguments are not validated yet.
         attributes = {key: value for key, value in self._given.items() if isinstance(value, str)}
         self._span = self._tracer.start_span(
             SPAN + self._name,
@@ -363,13 +362,13 @@ class _Span:
 
 def _error_type(error: object) -> str:
     code = None
-    with contextlib.suppress(Exception):  # It may be an exception of the program's.
+    with contextlib.suppress(Exception):  # A foreign exception may raise.
         code = getattr(error, "code", None)
     return code if isinstance(code, str) and code.startswith("actpass.") else type(error).__qualname__
 
 
 _NO_SPAN = CallSpan()
-#: What the program's OpenTelemetry gave, each with its provider, for as long as that stays the same.
+#: Cached tracer and histogram, each with its provider; valid while the provider is the same.
 _tracer_of: tuple[Any, Any] = (None, None)
 _histogram_of: tuple[Any, Any] = (None, None)
 
@@ -387,17 +386,17 @@ def _histogram(metrics: Any) -> Any:
     provider = metrics.get_meter_provider()
     if _histogram_of[0] is not provider:
         meter = metrics.get_meter("actpass", VERSION)
-        about = {"unit": "s", "description": "How long a call of the gateway took, retries and waits included."}
+        about = {"unit": "s", "description": "Duration of a gateway call, including retries and waits."}
         try:
             made = meter.create_histogram(DURATION, **about, explicit_bucket_boundaries_advisory=BUCKETS)
-        except TypeError:  # An older API has no advice.
+        except TypeError:  # Older API versions lack the advisory parameter.
             made = meter.create_histogram(DURATION, **about)
         _histogram_of = provider, made
     return _histogram_of[1]
 
 
 def instrument(name: str, tool: object = None, mode: object = None, client: Any = None) -> CallSpan:
-    """Return what to enter for the time of a public call; a span if the program has imported OpenTelemetry."""
+    """Return the context manager of a public call; it creates a span if OpenTelemetry is imported."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or _observing.get():
         return _NO_SPAN
@@ -416,5 +415,5 @@ def instrument(name: str, tool: object = None, mode: object = None, client: Any 
 def _mode(client: Any) -> str | None:
     try:
         return None if client is None else client.mode
-    except ActPassError:  # It is closed, as the call itself will say.
+    except ActPassError:  # Closed; the call itself reports it.
         return None

@@ -1,4 +1,4 @@
-"""The shapes of what goes in and comes out: plain dicts, named by the wire's own names."""
+"""Types of arguments and results: plain dicts with the member names of the wire format."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING or sys.version_info >= (3, 10):
 
     P = ParamSpec("P")
 else:
-    P = ...  # `Callable[P, R]` then is any callable.
+    P = ...  # `Callable[P, R]` is then any callable.
 
-#: How a guard treats the answer: run on ``allow`` (``enforce``), only when recorded too (``strict``), also on ``warn``
-#: (``warn``), or always, to observe (``monitor``).
+#: How a guard applies the decision: it runs on ``allow`` (``enforce``), on a recorded ``allow`` (``strict``), also on
+#: ``warn`` (``warn``), or always, to observe (``monitor``).
 Mode = Literal["enforce", "strict", "warn", "monitor"]
 
-#: The words of a decision. A gateway may send another; it runs nothing outside ``monitor``.
+#: Known values of a decision. An unknown value blocks the action except in ``monitor``.
 DecisionWord = Literal["allow", "deny", "require_approval", "require_tool_reapproval", "warn"]
 
-#: How much an action could damage.
+#: The risk of an action.
 RiskTier = Literal["low", "medium", "high", "critical"]
 
 
 class Explain(TypedDict):
-    """Why a decision is as it is: a sentence, the names of the rules that matched, and what to do next.
+    """Explanation of a decision: a sentence, the names of the matched rules, and next steps.
 
-    All three are always there, empty if the gateway sent none.
+    All three members are always present, empty if the gateway sent none.
     """
 
     summary: str
@@ -43,10 +43,10 @@ class _Decided(TypedDict):
 
 
 class Decision(_Decided, total=False):
-    """What the gateway decided, or the SDK if the gate failed.
+    """The gateway's decision, or the SDK's denial if the gate failed.
 
-    ``decision``, ``reason_code`` (``unspecified`` if the gateway sent none) and ``explain`` are always there; the other
-    members only if they came. Members that are not listed here are kept as they came, for ``get``.
+    ``decision``, ``reason_code`` (``unspecified`` if the gateway sent none) and ``explain`` are always present; other
+    members only if the gateway sent them. Unlisted members are kept unchanged; read them with ``get``.
     """
 
     risk_tier: str
@@ -62,7 +62,7 @@ class Decision(_Decided, total=False):
 
 
 class AsyncFunctionNeedsAsyncActPassClient:
-    """Nothing returns it: what a type checker shows where a blocking client is given an ``async def`` function."""
+    """Marker type that type checkers show if an ``async def`` function is passed to a blocking client."""
 
 
 class _Credential(TypedDict):
@@ -76,7 +76,7 @@ class Credential(_Credential, total=False):
 
 
 class ExecutionContext(TypedDict):
-    """What ``execute_fn`` is given: the vaulted credential, if there is one, and the decision."""
+    """The argument of ``execute_fn``: the decision and the vaulted credential, if any."""
 
     credential: Optional[Credential]
     decision: Decision
@@ -87,7 +87,7 @@ class _RecordedEvidence(TypedDict):
 
 
 class RecordedEvidence(_RecordedEvidence, total=False):
-    """An event that is in the ledger."""
+    """A recorded event of the ledger."""
 
     current_event_hash: str
 
@@ -100,7 +100,7 @@ class _PendingApproval(TypedDict):
 
 
 class PendingApproval(_PendingApproval, total=False):
-    """An action that waits for a person: no secrets, only JSON, to keep and give to ``resume``."""
+    """An action that waits for human approval: JSON without secrets, to store and pass to ``resume``."""
 
     resource: str
     user_id: str
@@ -115,7 +115,7 @@ class _Approval(TypedDict):
 
 
 class Approval(_Approval, total=False):
-    """Where an approval stands."""
+    """The state of an approval."""
 
     action_hash: str
     decided_by: Optional[str]
@@ -124,10 +124,10 @@ class Approval(_Approval, total=False):
 
 
 class ErrorData(TypedDict):
-    """An error as data for JSON: what ``to_dict`` of an :class:`~actpass.ActPassError` returns.
+    """An error as JSON data, as returned by ``to_dict`` of an :class:`~actpass.ActPassError`.
 
-    ``kind`` is ``action`` for an exception of the function that ran. ``retry_after`` is in seconds.
-    ``cause`` is another such dict.
+    ``kind`` is ``action`` for an exception of the guarded function. ``retry_after`` is in seconds. ``cause`` has the
+    same type.
     """
 
     type: str
@@ -147,7 +147,7 @@ class _Passport(TypedDict):
 
 
 class IssuedPassport(_Passport, total=False):
-    """A passport that was issued."""
+    """An issued passport."""
 
     jwks_uri: str
     jti: str
@@ -155,7 +155,7 @@ class IssuedPassport(_Passport, total=False):
 
 
 class PassportClaims(TypedDict, total=False):
-    """What a passport says, once its signature is verified; ``iat`` and ``exp`` in seconds since 1970."""
+    """The verified claims of a passport; ``iat`` and ``exp`` are Unix timestamps in seconds."""
 
     iss: str
     aud: str
@@ -179,7 +179,7 @@ class _PassportVerification(TypedDict):
 
 
 class PassportVerification(_PassportVerification, total=False):
-    """Whether a passport is valid, and what is wrong with it."""
+    """Whether a passport is valid, and the codes of its errors."""
 
     errors: list[str]
     claims: PassportClaims
@@ -192,7 +192,7 @@ class PassportRevocation(TypedDict):
 
 
 def _schema(kind: Any, source: Any, handler: Any) -> Any:
-    """Tell pydantic what a dict of this kind holds. Before Python 3.12 it does not take one of ``typing`` by itself."""
+    """Return the pydantic schema of a ``TypedDict``; pydantic rejects those of ``typing`` before Python 3.12."""
     from ._pydantic import dict_schema  # noqa: PLC0415
 
     return dict_schema(kind, handler)

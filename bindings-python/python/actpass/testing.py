@@ -1,23 +1,22 @@
-"""A test kit for agents: a gateway that answers by script, in the test's own process.
+"""Test kit for agents: a scripted gateway in the test's own process.
 
     def test_a_large_refund_is_not_made(actpass_gateway):
         actpass_gateway.deny("stripe.refund.create", reason_code="refund.over_limit")
-        my_agent.handle("please refund 900 dollars")     # makes its own ActPassClient(), or is given one
+        my_agent.handle("please refund 900 dollars")     # creates its own ActPassClient(), or receives one
         actpass_gateway.assert_not_executed("stripe.refund.create")
 
-The pytest fixture ``actpass_gateway`` is there as soon as the package is installed. While a test uses it,
-``ACTPASS_API_KEY`` and ``ACTPASS_API_BASE_URL`` lead clients to it that the test or its subject makes without settings
-of their own. Elsewhere, :class:`ScriptedGateway` is a context manager. It listens on this machine only and runs in the
-test's process; the client, its transport and its guard are the real ones. A gateway that was told nothing denies
-everything. With ``pytest --actpass-gateway=PROGRAM`` the fixture is the real gateway instead, in its development mode,
-with its own policy.
+Installing the package registers the pytest fixture ``actpass_gateway``. During a test that uses it,
+``ACTPASS_API_KEY`` and ``ACTPASS_API_BASE_URL`` point clients without own settings to it. Outside pytest,
+:class:`ScriptedGateway` is a context manager. It listens on the loopback interface and runs in the test's process; the
+client, its transport and its guard are the real ones. Without a script it denies every action. With
+``pytest --actpass-gateway=PROGRAM`` the fixture starts the real gateway instead, in development mode.
 
 **What counts as executed.** A guarded function that was called, or a permit that was spent, in this process or in one
-that this process started after the gateway: by ``fork``, ``spawn``, ``subprocess``, a pool. (``spawn`` and
-``subprocess`` pass the environment on; if you pass another, merge ``gateway.environment`` into it.) If the gateway
-allowed an action and no process has told whether it ran, the helpers raise :class:`UnknownExecution`, an
-``AssertionError``, instead of a guess: such as after a request by another program, or by a process that was started
-before the gateway. Every helper that fails raises an ``AssertionError``, also under ``python -O``.
+that it started after creating the gateway: by ``fork``, ``spawn``, ``subprocess`` or a pool. (``spawn`` and
+``subprocess`` pass on the environment; if you pass another one, merge ``gateway.environment`` into it.) If the gateway
+allowed an action and no process reported whether it ran, the helpers raise :class:`UnknownExecution`, an
+``AssertionError``. This happens, for example, after a request of another program, or of a process that was started
+before the gateway. A failed helper always raises an ``AssertionError``, also under ``python -O``.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from ._client import ActPassClient
 from ._errors import ActPassConfigError
 from ._json import name_of
 
-with contextlib.suppress(ImportError):  # The kit itself does not need pytest.
+with contextlib.suppress(ImportError):  # pytest is optional.
     from _actpass_pytest import actpass_gateway as actpass_gateway  # noqa: PLC0414
 
 __all__ = [
@@ -59,33 +58,33 @@ __all__ = [
     "warn",
 ]
 
-#: The key that clients of a test's gateway have.
+#: The API key of the scripted gateway's clients.
 API_KEY = "apk_test"
-#: For how many seconds an action that was allowed may be on its way to the function or to its end.
+#: How many seconds to wait for the report of an allowed action.
 _SETTLED_WITHIN = 2.0
 
 Gateway = TypeVar("Gateway", bound="_Gateway")
 
 
 class UnknownExecution(AssertionError):  # noqa: N818
-    """The gateway cannot know whether an action ran, so that neither answer would be right."""
+    """The gateway does not know whether an allowed action ran."""
 
 
 class Answer:
-    """What a scripted gateway answers to a preflight; made by :func:`allow` and its like."""
+    """A scripted response to a preflight; created by :func:`allow`, :func:`deny` and others."""
 
     def __init__(self, decision: Optional[Mapping[str, Any]], status: int = 200) -> None:
-        """Answer ``decision``, or hang up where it is ``None``."""
+        """Respond with ``decision``; if ``None``, close the connection."""
         self.decision = None if decision is None else dict(decision)
         self.status = status
 
     def __repr__(self) -> str:
-        """Show what is answered."""
+        """Show the decision."""
         return "unreachable()" if self.decision is None else f"Answer({self.decision.get('decision')!r})"
 
 
 def allow(reason_code: str = "test.allow", *, credential: Optional[str] = None, **members: Any) -> Answer:
-    """Return an answer that allows, with a vaulted credential of this token if one is given.
+    """Return an ``allow``, with a vaulted credential if a token is given.
 
     >>> allow(credential="sk_test")
     Answer('allow')
@@ -97,7 +96,7 @@ def allow(reason_code: str = "test.allow", *, credential: Optional[str] = None, 
 def deny(
     reason_code: str = "test.deny", *, summary: str = "", next_steps: Optional[list[str]] = None, **m: Any
 ) -> Answer:
-    """Return an answer that denies.
+    """Return a ``deny``.
 
     >>> deny("refund.over_limit", summary="Refunds end at 100 dollars.").decision["explain"]["summary"]
     'Refunds end at 100 dollars.'
@@ -107,7 +106,7 @@ def deny(
 
 
 def warn(reason_code: str = "test.warn", **members: Any) -> Answer:
-    """Return an answer that warns: it runs in the modes ``warn`` and ``monitor`` only.
+    """Return a ``warn``: the action runs in the modes ``warn`` and ``monitor`` only.
 
     >>> warn("refund.unusual").decision["reason_code"]
     'refund.unusual'
@@ -116,7 +115,7 @@ def warn(reason_code: str = "test.warn", **members: Any) -> Answer:
 
 
 def require_approval(reason_code: str = "test.require_approval", *, id: str = "apr_test", **members: Any) -> Answer:  # noqa: A002
-    """Return an answer that wants a person's approval first; see :meth:`ScriptedGateway.approve`.
+    """Return a ``require_approval``; see :meth:`ScriptedGateway.approve`.
 
     >>> require_approval(id="apr_7").decision["approval_request_id"]
     'apr_7'
@@ -125,7 +124,7 @@ def require_approval(reason_code: str = "test.require_approval", *, id: str = "a
 
 
 def unreachable() -> Answer:
-    """Return the answer of a gateway that cannot be reached: none, the connection is closed.
+    """Simulate an unreachable gateway: close the connection without a response.
 
     >>> unreachable()
     unreachable()
@@ -135,15 +134,15 @@ def unreachable() -> Answer:
 
 def _decision(word: str, reason_code: str, more: Mapping[str, Any], members: Mapping[str, Any]) -> Answer:
     if "decision" in members:
-        raise TypeError(f"decision: expected no such member of an answer that is {word!r}")
+        raise TypeError(f"decision: unexpected member, the answer is {word!r}")
     return Answer({"decision": word, "reason_code": reason_code, **more, **members})
 
 
 def assert_not_executed(outcome: Any, tool: Optional[str] = None) -> None:
-    """Fail if something ran: ``outcome`` is what ``guard`` reported, or a test's gateway.
+    """Fail if an action ran: ``outcome`` is the outcome of ``guard`` or a gateway of this module.
 
     Raises:
-        AssertionError: It ran, or the gateway cannot know (:class:`UnknownExecution`).
+        AssertionError: It ran, or the gateway does not know (:class:`UnknownExecution`).
         TypeError: ``outcome`` is neither.
 
     >>> assert_not_executed({"decision": {"decision": "deny"}, "executed": False})
@@ -155,10 +154,10 @@ def assert_not_executed(outcome: Any, tool: Optional[str] = None) -> None:
 
 
 def assert_executed(outcome: Any, tool: Optional[str] = None) -> None:
-    """Fail if nothing ran: ``outcome`` is what ``guard`` reported, or a test's gateway.
+    """Fail if no action ran: ``outcome`` is the outcome of ``guard`` or a gateway of this module.
 
     Raises:
-        AssertionError: It did not run, or the gateway cannot know (:class:`UnknownExecution`).
+        AssertionError: It did not run, or the gateway does not know (:class:`UnknownExecution`).
         TypeError: ``outcome`` is neither.
 
     >>> assert_executed({"decision": {"decision": "allow"}, "executed": True, "result": 7})
@@ -173,8 +172,7 @@ def _executed(outcome: Any, tool: Optional[str]) -> bool:
     executed = outcome.get("executed") if isinstance(outcome, Mapping) else None
     if not isinstance(executed, bool):
         raise TypeError(
-            f"outcome: expected what guard reported, or a test's gateway, found {name_of(outcome)} "
-            "without a boolean 'executed'"
+            f"outcome: expected an outcome of guard or a gateway, found {name_of(outcome)} without a boolean 'executed'"
         )
     if tool is not None and getattr(outcome, "_tool", None) != tool:
         raise TypeError(f"tool: expected the tool of the outcome, {getattr(outcome, '_tool', None)!r}, found {tool!r}")
@@ -182,7 +180,7 @@ def _executed(outcome: Any, tool: Optional[str]) -> bool:
 
 
 class _Gateway:
-    """What a test can ask of either gateway."""
+    """Base of the scripted and the real gateway."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
@@ -191,14 +189,14 @@ class _Gateway:
         self._closed = False
         self._journal = _journal()
         _keep(self)
-        #: What is noted behind this ran while the gateway was there.
+        #: Journal entries after this offset belong to this gateway.
         self._begins = self._journal.stat().st_size
-        #: How many answers are not counted any more.
+        #: The number of earlier responses that no longer count.
         self._skipped = 0
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead a process to this gateway and have it note what it executes."""
+        """Environment variables that point a process to this gateway and make it report executions."""
         return {
             "ACTPASS_API_KEY": self.api_key,
             "ACTPASS_API_BASE_URL": self.base_url,
@@ -207,14 +205,14 @@ class _Gateway:
 
     @property
     def executed(self) -> list[str]:
-        """The tools of the guarded functions that ran since the gateway was made, in their order.
+        """The tools of the guarded functions that ran since the gateway was created, in order. Assign ``[]`` to reset.
 
         Raises:
-            UnknownExecution: The gateway allowed an action, and no process has told what came of it.
+            UnknownExecution: The gateway allowed an action and no process reported whether it ran.
         """
         until = time.monotonic() + _SETTLED_WITHIN
         while True:
-            # In this order: what is answered after the journal was read is not unknown, but later.
+            # In this order: a response after the journal was read is not unknown, only later.
             allowed = self._allowed()[self._skipped :]
             noted = self._noted()
             unknown = _unmatched(allowed, noted)
@@ -224,52 +222,51 @@ class _Gateway:
         ran = [note["tool"] for note in noted if note["ran"]]
         if unknown:
             raise UnknownExecution(
-                f"{', '.join(unknown)}: allowed, and it is not known whether it ran: no process has told. Give the "
-                "processes that ask, and those that they start, the environment of the gateway (`environment`); what "
-                "another program does with an answer cannot be seen. Assert on the effect of the action instead. "
-                f"Known to have run: {ran}"
+                f"{', '.join(unknown)}: allowed, but no process reported whether it ran. Pass the gateway's "
+                "`environment` to the processes that use it and to their children. Executions of other programs are "
+                f"not visible: assert on the effect of the action instead. Known to have run: {ran}"
             )
         return ran
 
     @executed.setter
     def executed(self, executed: Optional[list[str]]) -> None:
-        """Begin anew: of what ran so far, nothing is counted any more."""
+        """Reset: ignore all executions so far."""
         if executed:
-            raise TypeError(f"executed: expected [], which begins anew, found {executed!r}")
+            raise TypeError(f"executed: expected [], which resets it, found {executed!r}")
         self._begins = self._journal.stat().st_size
         self._skipped = len(self._allowed())
 
     def client(self, **settings: Any) -> ActPassClient:
-        """Return a client of this gateway that gives up quickly."""
+        """Return a client of this gateway, with a timeout of 5 seconds and no retries by default."""
         return ActPassClient(**self._settings(settings))
 
     def async_client(self, **settings: Any) -> AsyncActPassClient:
-        """Return the same for an event loop."""
+        """Return an asynchronous client of this gateway; see :meth:`client`."""
         return AsyncActPassClient(**self._settings(settings))
 
     def _settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {"api_key": self.api_key, "base_url": self.base_url, "timeout": 5, "max_retries": 0, **settings}
 
     def assert_executed(self, tool: Optional[str] = None, times: Optional[int] = None) -> None:
-        """Fail unless a guarded function ran, of ``tool`` if one is named, and exactly ``times`` if that is given.
+        """Fail unless a guarded function (of ``tool``, if given) ran at least once, or exactly ``times`` if given.
 
         Raises:
-            AssertionError: It did not run, or the gateway cannot know (:class:`UnknownExecution`).
+            AssertionError: It did not run, or the gateway does not know (:class:`UnknownExecution`).
         """
         _check(tool, times)
         executed = self.executed
         ran = [one for one in executed if tool in {None, one}]
         if not (ran if times is None else len(ran) == times):
             often = "" if times is None else f" {times} times"
-            raise AssertionError(f"{tool or 'something'} should have run{often}; ran: {executed}")
+            raise AssertionError(f"expected {tool or 'an action'} to run{often}; ran: {executed}")
 
     def assert_not_executed(self, tool: Optional[str] = None) -> None:
-        """Fail if any guarded function ran, of ``tool`` if one is named, in whatever process.
+        """Fail if a guarded function (of ``tool``, if given) ran in any process.
 
-        It says nothing of a tool that nobody asked about, such as one that is misspelled: see ``assert_asked``.
+        Does not detect a misspelled tool name; use ``assert_asked`` for that.
 
         Raises:
-            AssertionError: It ran, or the gateway cannot know (:class:`UnknownExecution`).
+            AssertionError: It ran, or the gateway does not know (:class:`UnknownExecution`).
         """
         _check(tool)
         executed = self.executed
@@ -295,23 +292,23 @@ class _Gateway:
         self.close()
 
     def _allowed(self) -> list[_Allowed]:
-        """Return the answers by which an action may have run."""
+        """Return the responses after which an action may have run."""
         raise NotImplementedError
 
     def _noted(self) -> list[dict[str, Any]]:
         if os.getpid() != self._process_id:
-            raise UnknownExecution("a forked process cannot know: ask the gateway in the process that made it")
+            raise UnknownExecution("the gateway was created in another process: use it in that process")
         if self._closed:
-            raise UnknownExecution("the gateway is closed: ask it while it is open")
+            raise UnknownExecution("the gateway is closed")
         try:
             noted = self._journal.read_bytes()[self._begins :]
         except OSError as error:
-            raise UnknownExecution(f"what ran cannot be read: {error}") from error
+            raise UnknownExecution(f"cannot read the journal of executions: {error}") from error
         return [json.loads(line) for line in noted.splitlines()]
 
 
 def _journal() -> pathlib.Path:
-    """Return the journal of this process. All its gateways share it, for processes that outlive one: pools, servers."""
+    """Return the journal of this process. Its gateways share it, because pools and servers may outlive one."""
     mine = _journals.get(os.getpid())
     if mine is None:
         descriptor, path = tempfile.mkstemp(prefix="actpass-", suffix=".jsonl")
@@ -322,7 +319,7 @@ def _journal() -> pathlib.Path:
 
 
 def _keep(gateway: _Gateway) -> None:
-    """Have this process note what it executes as long as the gateway is open."""
+    """Record executions of this process while the gateway is open."""
     with _lock:
         _open.add(gateway)
         path = str(gateway._journal)
@@ -331,12 +328,12 @@ def _keep(gateway: _Gateway) -> None:
 
 
 def _drop(gateway: _Gateway) -> None:
-    """Have this process note nothing any more once its last gateway is closed: nobody will ask."""
+    """Stop recording executions when the last gateway of this process is closed."""
     with _lock:
         _open.discard(gateway)
         mine = os.getpid()
         path = str(gateway._journal)
-        # What a forked process does, its parent may still ask about.
+        # The parent of a forked process may still need its records.
         if gateway._process_id != mine or any(one._process_id == mine for one in _open):
             return
         if path in _run.journals:
@@ -344,28 +341,28 @@ def _drop(gateway: _Gateway) -> None:
 
 
 def _remove(journal: pathlib.Path, process_id: int) -> None:
-    if os.getpid() == process_id:  # A forked process leaves it to the other.
+    if os.getpid() == process_id:  # Not in a forked child.
         journal.unlink(missing_ok=True)
 
 
-#: By the process that made it.
+#: Journals by process id.
 _journals: dict[int, pathlib.Path] = {}
-#: The gateways that are not closed.
+#: Open gateways.
 _open: weakref.WeakSet[_Gateway] = weakref.WeakSet()
-#: Held while the gateways that are open and the journals change together.
+#: Guards the open gateways and the journals.
 _lock = threading.Lock()
-if hasattr(os, "register_at_fork"):  # No child is to find it held by a thread that it does not have.
+if hasattr(os, "register_at_fork"):  # A child must not inherit a locked lock.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-#: The tool of an answer, its request id and its event; neither where the connection was closed.
+#: Tool, request id and event id of a response; no ids if the connection was closed.
 _Allowed = tuple[str, Optional[str], Optional[str]]
 
 
 def _unmatched(allowed: list[_Allowed], noted: list[dict[str, Any]]) -> list[str]:
-    """Return the tools of the answers of which no process has told what came."""
+    """Return the tools of responses without a report."""
     requests = {note["request"] for note in noted if note["request"] is not None}
-    # By their events: what the ledger has, and the notes of `preflight`, which do not know the request.
+    # Match the others by event: `preflight` reports no request id.
     by_request = {request for _, request, _ in allowed if request is not None} & requests
     events = Counter((note["tool"], note["event"]) for note in noted if note["request"] not in by_request)
     unknown = []
@@ -387,7 +384,7 @@ def _check(tool: Optional[str], times: Optional[int] = None) -> None:
 
 
 class ScriptedGateway(_Gateway):
-    """A gateway in the test's own process that answers what the test says; a context manager.
+    """A scripted gateway in the test's process; a context manager.
 
     >>> with ScriptedGateway() as gateway:
     ...     gateway.allow("crm.note.add")
@@ -398,10 +395,10 @@ class ScriptedGateway(_Gateway):
     """
 
     def __init__(self) -> None:
-        """Listen on a port of this machine."""
+        """Listen on a free loopback port."""
         from ._scripted import Server  # noqa: PLC0415
 
-        #: The bodies of the preflights so far, each retry among them.
+        #: The bodies of all preflights so far, including retries.
         self.actions: list[dict[str, Any]] = []
         self._always: dict[Optional[str], Answer] = {}
         self._next: list[Answer] = []
@@ -411,59 +408,59 @@ class ScriptedGateway(_Gateway):
         super().__init__(self._server.base_url, API_KEY)
 
     def answer(self, answer: Answer, tool: Optional[str] = None) -> None:
-        """Answer so from now on, to actions of ``tool`` or, if none is named, of any."""
+        """Answer all following preflights of ``tool``, or of every tool, with ``answer``."""
         if tool is None:
             self._always.clear()
         self._always[tool] = answer
 
     def answer_next(self, *answers: Answer) -> None:
-        """Answer the next actions so, of whatever tool, one each; then as before."""
+        """Answer the next preflights, of any tool, with one answer each; then as before."""
         self._next += answers
 
     def allow(self, tool: Optional[str] = None, reason_code: str = "test.allow", **members: Any) -> None:
-        """Allow from now on: see :func:`allow`."""
+        """Allow all following actions; see :func:`allow`."""
         self.answer(allow(reason_code, **members), tool)
 
     def deny(self, tool: Optional[str] = None, reason_code: str = "test.deny", **members: Any) -> None:
-        """Deny from now on: see :func:`deny`."""
+        """Deny all following actions; see :func:`deny`."""
         self.answer(deny(reason_code, **members), tool)
 
     def warn(self, tool: Optional[str] = None, reason_code: str = "test.warn", **members: Any) -> None:
-        """Warn from now on: see :func:`warn`."""
+        """Answer all following actions with ``warn``; see :func:`warn`."""
         self.answer(warn(reason_code, **members), tool)
 
     def require_approval(self, tool: Optional[str] = None, **members: Any) -> None:
-        """Want an approval from now on: see :func:`require_approval`."""
+        """Require approval for all following actions; see :func:`require_approval`."""
         self.answer(require_approval(**members), tool)
 
     def approve(self, id: str = "apr_test") -> None:  # noqa: A002
-        """Approve: what names this approval is allowed, once."""
+        """Approve: the gateway then allows one action that names this approval."""
         self._server.approvals[id] = "approved"
 
     def reject(self, id: str = "apr_test") -> None:  # noqa: A002
-        """Reject what was to be approved."""
+        """Reject the approval."""
         self._server.approvals[id] = "rejected"
 
     def unreachable(self, tool: Optional[str] = None) -> None:
-        """Cannot be reached from now on."""
+        """Close the connection of all following preflights."""
         self.answer(unreachable(), tool)
 
     def assert_asked(self, tool: Optional[str] = None, times: Optional[int] = None) -> None:
-        """Fail unless a decision was asked for, about ``tool`` if one is named, and so often if ``times`` is given."""
+        """Fail unless a preflight (of ``tool``, if given) was received, or exactly ``times`` if given."""
         _check(tool, times)
         self._noted()
         asked = [one["tool"] for one in self.actions]
         matching = [one for one in asked if tool in {None, one}]
         if not (matching if times is None else len(matching) == times):
-            raise AssertionError(f"asked about: {asked}")
+            raise AssertionError(f"preflights received: {asked}")
 
     def assert_not_asked(self, tool: Optional[str] = None) -> None:
-        """Fail if a decision was asked for, about ``tool`` if one is named."""
+        """Fail if a preflight (of ``tool``, if given) was received."""
         self.assert_asked(tool, times=0)
 
     def close(self) -> None:
         """Stop listening."""
-        if os.getpid() == self._process_id:  # A forked process has no thread to stop.
+        if os.getpid() == self._process_id:  # A forked child has no server thread.
             self._server.close()
         super().close()
 
@@ -473,7 +470,7 @@ class ScriptedGateway(_Gateway):
         tool, mode = str(asked.get("tool")), asked.get("mode")
         if decision is None:
             key = (tool, str(asked.get("idempotency_key")))
-            if mode == "monitor" and key not in self._hung_up:  # A retry is the same action.
+            if mode == "monitor" and key not in self._hung_up:  # Retries are the same action.
                 self._hung_up.add(key)
                 self._may_run.append((tool, None, None))
             return
@@ -495,18 +492,18 @@ class ScriptedGateway(_Gateway):
         else:
             unscripted = deny(
                 "test.unscripted",
-                summary="The test said nothing about this action.",
-                next_steps=[f"Say before what to answer, such as actpass_gateway.allow({action.get('tool')!r})."],
+                summary="The test did not script this action.",
+                next_steps=[f"Script an answer first, such as actpass_gateway.allow({action.get('tool')!r})."],
             )
             answer = self._always.get(action.get("tool"), self._always.get(None, unscripted))
         return answer.status, answer.decision
 
 
 class RealGateway(_Gateway):
-    """The real gateway in its development mode, as a child process with an empty ledger and its own policy."""
+    """The real gateway in development mode, as a child process with an empty ledger and its own policy."""
 
     def __init__(self, program: str, directory: str) -> None:
-        """Start ``program``, which keeps its data in ``directory``."""
+        """Start ``program`` with its data in ``directory``."""
         import subprocess  # noqa: PLC0415
 
         command = [program, "dev", "--listen", "127.0.0.1:0", "--data", f"{directory}/actpass.db"]
@@ -541,15 +538,15 @@ class RealGateway(_Gateway):
         request = urllib.request.Request(
             f"{self.base_url}/api/v1/evidence/chains/decisions", headers={"authorization": "Bearer apdv_dev"}
         )
-        # The ledger has the decision of enforce, whatever the mode.
+        # The ledger contains the decision of `enforce`, independent of the mode.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=10) as answer:
                 events = json.loads(answer.read())["events"]
         except OSError as error:
             if getattr(error, "code", None) == 404:  # noqa: PLR2004
-                return []  # Nothing was decided yet.
-            raise UnknownExecution(f"what was decided cannot be read: {error}") from error
+                return []  # No decision yet.
+            raise UnknownExecution(f"cannot read the ledger: {error}") from error
         return [
             (str(event.get("tool_id")), None, event["event_id"])
             for event in events
