@@ -1,10 +1,10 @@
 /**
- * Finishes `dist/esm`, the modules that bundlers take (the condition `module`); Node itself takes CommonJS. Two expressions
- * differ in them, because TypeScript cannot write them for both, and binaries are one folder up:
+ * Post-processes `dist/esm`, the modules for bundlers (the condition `module`); Node itself loads CommonJS. TypeScript cannot
+ * emit these expressions for both formats, and the binaries are one folder up:
  *
- * - `here` is the file of the bundle, whether that is CommonJS or an ES module.
- * - webpack evaluates `typeof __webpack_require__`, and Turbopack `process.env.TURBOPACK`, when they build. They leave out the
- *   branch with the binaries, which they cannot parse, and with `@opentelemetry/api`, of whose absence they would warn.
+ * - `here` is the file of the bundle, in CommonJS or as an ES module.
+ * - webpack evaluates `typeof __webpack_require__` and Turbopack evaluates `process.env.TURBOPACK` at build time. They remove
+ *   the branch with the binaries, which they cannot parse, and with `@opentelemetry/api`, whose absence they would report.
  */
 
 import assert from 'node:assert/strict';
@@ -22,6 +22,6 @@ const REPLACED = [
 for (const [name, pattern, replacement] of REPLACED) {
   const path = resolve(import.meta.dirname, '..', 'dist', 'esm', name);
   const text = readFileSync(path, 'utf8');
-  assert.match(text, pattern, `dist/esm/${name} does not hold what is to be replaced`);
+  assert.match(text, pattern, `dist/esm/${name} lacks the expression to replace`);
   writeFileSync(path, text.replace(pattern, replacement));
 }

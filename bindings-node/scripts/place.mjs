@@ -1,7 +1,7 @@
 /**
- * Puts the built addon where the loader looks for it: `dist/actpass.PLATFORM.node`, the platform named as napi-rs names it.
+ * Copies the built addon to `dist/actpass.PLATFORM.node`, where the loader finds it. PLATFORM is the name used by napi-rs.
  *
- * Usage: place.mjs FOLDER, where cargo put the library: `target/debug` or `target/release`.
+ * Usage: place.mjs FOLDER, the output folder of cargo: `target/debug` or `target/release`.
  */
 
 import { copyFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
@@ -25,7 +25,7 @@ const name = `actpass.${process.platform}-${process.arch}${suffix()}.node`;
 for (const old of readdirSync(dist).filter((file) => file.endsWith('.node') && file !== name)) {
   rmSync(join(dist, old));
 }
-// In one step, for a process that uses the old one goes on with it.
+// Replace atomically: running processes keep using the old file.
 copyFileSync(join(resolve(folder), library), join(dist, `${name}.new`));
 renameSync(join(dist, `${name}.new`), join(dist, name));
 console.log(`dist/${name}`);

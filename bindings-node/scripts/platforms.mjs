@@ -1,8 +1,8 @@
 /**
- * Lays out what is published: a package for each platform in `napi.targets`, named and shaped as napi-rs does it, and the
- * package itself without a binary, with those as optional dependencies. The binaries are put in by who builds them.
+ * Creates the packages to publish: one for each platform in `napi.targets`, in the layout of napi-rs, and the main package
+ * without a binary, with the others as optional dependencies. The release build adds the binaries.
  *
- * Usage: platforms.mjs FOLDER, to be made.
+ * Usage: platforms.mjs FOLDER, which is created.
  */
 
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -32,14 +32,14 @@ const {
 } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const { name, version, license, repository, engines } = manifest;
 
-/** The package for a target of rustc's. */
+/** Returns the package for a rustc target. */
 function platformPackage(target) {
   const [processor, ...rest] = target.split('-');
   const abi = ['gnu', 'musl', 'msvc'].find((one) => target.endsWith(`-${one}`));
   const os = SYSTEMS[rest.join('-')];
   const cpu = PROCESSORS[processor];
   if (os === undefined || cpu === undefined) {
-    throw new Error(`the target ${target} is not one that is known here`);
+    throw new Error(`unknown target ${target}`);
   }
   const platform = [os, cpu, ...(abi ? [abi] : [])].join('-');
   const main = `${napi.binaryName}.${platform}.node`;

@@ -135,7 +135,7 @@ describe('an argument', () => {
     ],
     [
       { args: { amount: () => 1 } },
-      /^args\.amount: expected a value that is JSON, found a function; leave it out, or pass what it returns$/,
+      /^args\.amount: expected a value that is JSON, found a function; omit it, or pass its result$/,
     ],
     [
       { args: { amount: Symbol('s') } },
@@ -143,7 +143,7 @@ describe('an argument', () => {
     ],
     [
       { args: { amounts: [1, undefined] } },
-      /^args\.amounts\[1\]: expected a value that is JSON, found undefined; pass null, or leave the item out$/,
+      /^args\.amounts\[1\]: expected a value that is JSON, found undefined; pass null, or omit the item$/,
     ],
     [
       { args: { amounts: new Map([['a', 1]]) } },
@@ -184,7 +184,7 @@ describe('an argument', () => {
     [{ args: { error: new TypeError('x') } }, /^args\.error: .* found an instance of TypeError; pass its message$/],
     [
       { args: { order: new (class Order {})() } },
-      /^args\.order: .* found an instance of Order; pass an object literal such as \{ \.\.\.value \}, or give its class a toJSON method$/,
+      /^args\.order: .* found an instance of Order; pass an object literal such as \{ \.\.\.value \}, or add a toJSON method to its class$/,
     ],
     [
       { args: new Map() },
@@ -211,7 +211,7 @@ describe('an argument', () => {
       /^args\.text: expected text in Unicode, found a lone surrogate; pass text\.toWellFormed\(\)$/,
     ],
     [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate; /],
-    [{ args: cyclic }, /^args\.self: expected a value that is JSON, found a cycle; leave the reference out$/],
+    [{ args: cyclic }, /^args\.self: expected a value that is JSON, found a cycle; omit the reference$/],
     [{ args: { a: [cyclic] } }, /^args\.a\[0\]\.self: .* found a cycle; /],
     [{ args: deep(128) }, /^args(\.deeper){8}…: nested deeper than 128 levels$/],
     [{ args: deep(127) }, undefined],

@@ -172,7 +172,7 @@ describe('execute', () => {
           const outcome = await actpass.guard({ ...ACTION, execute });
           assert.equal(outcome.kind, 'failed');
           if (value === undefined) {
-            assert.equal(outcome.error.message, 'execute threw undefined, which says nothing of the cause');
+            assert.equal(outcome.error.message, 'execute threw undefined, so the cause is unknown');
           } else {
             assert.ok(Object.is(outcome.error, value));
           }

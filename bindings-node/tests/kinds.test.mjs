@@ -77,7 +77,7 @@ describe('kind', () => {
         assert.equal(outcome.kind, 'failed');
         assert.ok(!('result' in outcome));
         assert.ok(outcome.error instanceof Error && !(outcome.error instanceof ActPassError));
-        assert.equal(outcome.error.message, 'execute threw undefined, which says nothing of the cause');
+        assert.equal(outcome.error.message, 'execute threw undefined, so the cause is unknown');
         assert.throws(outcome.unwrap, (error) => error === outcome.error);
       }
       for (const value of [null, false, 0, '', Number.NaN]) {

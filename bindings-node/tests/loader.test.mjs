@@ -1,4 +1,4 @@
-/** What is thrown where the native half cannot be loaded: each case in a process of its own, from a package laid out as it is published. */
+/** What is thrown where the native module cannot be loaded: each case in a process of its own, from a package laid out as it is published. */
 
 import assert from 'node:assert/strict';
 import {
@@ -77,7 +77,7 @@ async function refuses(code, says, options) {
   const error = await attempt(options);
   assert.equal(error.code, code, error.message);
   assert.match(error.message, says);
-  assert.match(error.message, /^cannot load the native half of @actpass\/sdk: [^\n]*$/);
+  assert.match(error.message, /^cannot load the native module of @actpass\/sdk: [^\n]*$/);
   assert.deepEqual([error.ours, error.kind, error.name], [true, 'native', 'ActPassError']);
   return error;
 }
@@ -196,7 +196,7 @@ describe('the error says', () => {
     layOut();
     writeFileSync(sdk('dist', 'version.js'), "exports.VERSION = '2.7.1';");
     const says = new RegExp(
-      `has the version ${MANIFEST.version}, the JavaScript half 2\\.7\\.1: install .* same version`,
+      `has the version ${MANIFEST.version}, the JavaScript code 2\\.7\\.1: install .* same version`,
     );
     await refuses('actpass.native_version', says);
   });

@@ -132,7 +132,7 @@ describe('how the action ended is recorded', () => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       permit.spend();
       const { error } = await permit.failed(undefined);
-      assert.equal(error.message, 'the action threw undefined, which says nothing of the cause');
+      assert.equal(error.message, 'the action threw undefined, so the cause is unknown');
     }));
 
   test('a body that has not run is no result', () =>

@@ -77,7 +77,7 @@ test('refuses a first argument that names nothing, before anything is sent', () 
       assert.equal(
         error.message,
         `args: expected an object literal as the first argument of the function, found ${found}: ` +
-          'name what is judged by the option args, such as args: (charge, amount) => ({ charge, amount })',
+          'use the option args, such as args: (charge, amount) => ({ charge, amount })',
       );
     }
     class Order {}
@@ -259,7 +259,7 @@ test('what it throws is thrown as it is, also what looks like nothing', () =>
         () => assert.fail('it returned'),
         (error) =>
           thrown === undefined
-            ? assert.equal(error.message, 'run threw undefined, which says nothing of the cause')
+            ? assert.equal(error.message, 'run threw undefined, so the cause is unknown')
             : assert.equal(error, thrown),
       );
     }

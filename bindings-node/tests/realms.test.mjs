@@ -57,7 +57,7 @@ function inContext() {
 describe('another realm', () => {
   const evaluate = inContext();
 
-  test('has errors of its own classes for what the native half throws', () => {
+  test('has errors of its own classes for what the native module throws', () => {
     const error = evaluate(`(() => { try { new sdk.ActPass({ apiKey: '' }) } catch (error) { return error } })()`);
     assert.ok(!(error instanceof Error), 'it is of the other realm');
     assert.equal(error.name, 'ActPassConfigError');
@@ -166,7 +166,7 @@ describe('another realm', () => {
     }));
 });
 
-test('a thread has typed errors for what its native half throws', async () => {
+test('a thread has typed errors for what its native module throws', async () => {
   const worker = new Worker(
     `const { parentPort } = require('node:worker_threads');
     const sdk = require(${JSON.stringify(join(PACKAGE, 'dist', 'index.js'))});

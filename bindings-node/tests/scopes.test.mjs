@@ -207,7 +207,7 @@ describe('withScope', () => {
       [{ timeoutMs: 1 }, () => 1, /^timeoutMs: expected one of userId, /],
       [{ userId: 7 }, () => 1, /^userId: expected a string, found a number$/],
       [{}, 7, /^body: expected a function, found 7$/],
-      [{}, function* () {}, /^body: expected a function that runs when it is called/],
+      [{}, function* () {}, /^body: expected a function that runs when called/],
     ]) {
       assert.throws(
         () => actpass.withScope(scope, body),

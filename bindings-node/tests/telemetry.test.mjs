@@ -460,7 +460,7 @@ describe('an observer that fails changes no outcome', () => {
     const { stderr } = await programWith(programs['a span that throws']);
     assert.equal(
       stderr,
-      'actpass: code that observes calls failed; outcomes are unchanged, further failures are silent: Error: of the observer\n',
+      'actpass: telemetry error ignored; calls are not affected, further errors are not reported: Error: of the observer\n',
     );
   });
 

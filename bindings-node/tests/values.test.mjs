@@ -318,7 +318,7 @@ describe('a defect of the SDK', () => {
   ];
 
   for (const thrown of [...odd, new Proxy({}, traps), revoked.proxy]) {
-    test(`in the native half, which throws ${typeof thrown}, is an ActPassInternalError`, () => {
+    test(`in the native module, which throws ${typeof thrown}, is an ActPassInternalError`, () => {
       native.hashPayload = () => {
         throw thrown;
       };

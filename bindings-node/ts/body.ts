@@ -1,4 +1,4 @@
-/** Detects functions whose call runs nothing, and results whose body has not run. */
+/** Detects functions whose call does not run their body, and results whose body has not run. */
 
 import { types } from 'node:util';
 import { describe, wrongArgument } from './json.js';
@@ -7,12 +7,12 @@ import { describe, wrongArgument } from './json.js';
 const GENERATOR_FUNCTIONS = ['GeneratorFunction', 'AsyncGeneratorFunction'];
 /** The tags of iterators over existing data, such as `Map Iterator`: they run nothing of the program. */
 const DATA_ITERATOR = / Iterator$/;
-/** The text of a class, and not that of a method of this name. */
+/** Matches the source of a class, but not of a method named `class`. */
 const CLASS = /^class(?=[\s{/])(?!\s*\()/;
 
 /**
- * @internal Checks that a call of `run` runs its body; `member` is its name in messages. Rejects generator functions (bound
- * and proxied ones too), classes and revoked proxies.
+ * @internal Checks that a call of `run` runs its body; `member` is its name in messages. Rejects generator functions
+ * (including bound and proxied ones), classes and revoked proxies.
  */
 export function checkFunction(member: string, run: unknown): void {
   if (typeof run !== 'function') {
@@ -20,14 +20,14 @@ export function checkFunction(member: string, run: unknown): void {
   }
   const found = uncallable(run);
   if (found !== undefined) {
-    throw wrongArgument(`${member}: expected a function that runs when it is called, found ${found}`);
+    throw wrongArgument(`${member}: expected a function that runs when called, found ${found}`);
   }
 }
 
 function uncallable(run: Function): string | undefined {
   try {
     if (types.isGeneratorFunction(run) || GENERATOR_FUNCTIONS.includes(tagOf(run))) {
-      return 'a generator function: a call runs nothing of its body';
+      return 'a generator function: a call does not run its body';
     }
     return CLASS.test(Function.prototype.toString.call(run)) ? 'a class: it needs new' : undefined;
   } catch {
@@ -82,11 +82,11 @@ function close(iterator: { return?: unknown }): void {
       Promise.resolve(iterator.return()).catch(() => {});
     }
   } catch {
-    // The result is refused whether it closes or not.
+    // The result is rejected in any case.
   }
 }
 
-/** The tag of an object's class, which a proxy and a bound function have as well. */
+/** Returns the class tag of an object; it works through proxies and bound functions. */
 function tagOf(value: object): string {
   return Object.prototype.toString.call(value).slice('[object '.length, -1);
 }

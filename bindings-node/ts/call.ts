@@ -1,4 +1,4 @@
-/** A call of a method, from what it was given to what it gives. */
+/** Common steps of all methods: read options, start, await, convert errors. */
 
 import { leaving, Site } from './errors.js';
 import { joined, type Members, toInput, toMembers } from './json.js';
@@ -9,18 +9,18 @@ import { begin, type Caller, take } from './runtime.js';
 import { type CallSpan, currentTrace, instrument } from './telemetry.js';
 import type { CallOptions } from './types.js';
 
-/** @internal One call of a method. */
+/** @internal A call of a method. */
 export interface Call extends Caller {
-  /** What the method was given, and the defaults. */
+  /** Options with defaults applied. */
   readonly members: Members;
-  /** Where it was called. */
+  /** The call site. */
   readonly site: Site;
   readonly span: CallSpan;
 }
 
-/** @internal A call that is about to be made. */
+/** @internal The description of a call. */
 export interface Making {
-  /** What the method was called on. */
+  /** The `this` of the method. */
   client: unknown;
   /** The method's name. */
   operation: string;
@@ -28,16 +28,16 @@ export interface Making {
   span: string;
   /** The function of the SDK that the caller called. */
   above: Function;
-  /** Reads what the method was given, each member once. */
+  /** Reads the options, each member once. */
   read(defaults: Members): Members;
-  /** What the span tells of the call: `tool` and `mode`. */
+  /** Returns the object with `tool` and `mode` for the span. */
   about?(members: Members): Members;
 }
 
-/** @internal What a call is about: what it was given. */
+/** @internal For calls whose options contain `tool` and `mode`. */
 export const itself = (members: Members): Members => members;
 
-/** @internal Makes a call. What fails in it is an error of the method that was called, and has the caller's stack. */
+/** @internal Runs a call. Its errors name the called method and have the caller's stack. */
 export async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
   const { operation, about } = making;
   const site = new Site(making.above);
@@ -69,7 +69,7 @@ export async function calling<R>(making: Making, body: (call: Call) => Promise<R
   });
 }
 
-/** @internal A call that is not about an action, of the method `above`. */
+/** @internal Runs a call of the method `above` that is not about an action. */
 export async function asking<A>(
   above: Function,
   client: unknown,
@@ -83,20 +83,20 @@ export async function asking<A>(
   return calling({ client, operation, span, above, read }, (call) => ask<A>(call, operation));
 }
 
-/** @internal Makes the request of a call, and returns its answer. */
+/** @internal Sends the request of a call and returns the response. */
 export async function ask<A>(call: Call, name: CallName): Promise<A> {
   const { signal } = call.members as CallOptions;
   const ended = await begin(call, name, inputOf(name, call.members), signal);
   return JSON.parse(take(ended, signal, call.operation).text) as A;
 }
 
-/** @internal The input of a call for the native half. */
+/** @internal Serializes the options of a call for the native module. */
 export function inputOf(name: CallName, members: Members): string {
   const { traceparent = currentTrace() } = members;
   return toInput(joined(members, { traceparent }), INPUTS[name]);
 }
 
-/** @internal `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
+/** @internal Adds missing members from `defaults` that are listed in `known`. */
 export function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
   const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
   return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));

@@ -1,4 +1,4 @@
-/** The client: TypeScript's idiom over the native half, which holds all meaning. */
+/** The client: the TypeScript API of the native module. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { checkFunction } from './body.js';
@@ -55,10 +55,10 @@ import type {
 } from './types.js';
 
 /**
- * A client of an ActPass gateway.
+ * Client of an ActPass gateway.
  *
- * A client serves many calls at once and keeps its connections for all of them: make one and share it. It keeps the process
- * alive only during calls. Each thread of `worker_threads` makes a client of its own.
+ * Create one client and share it: concurrent calls share its pooled connections. It keeps the process alive only during
+ * calls. Each `worker_threads` thread needs its own client.
  *
  * @example
  * ```ts
@@ -79,7 +79,7 @@ export class ActPass {
   /**
    * Checks the settings. Nothing is sent and no thread is started.
    *
-   * @throws {@link ActPassConfigError} A setting is missing, misspelled or wrong; the message names it.
+   * @throws {@link ActPassConfigError} A setting is missing, unknown or invalid; the message names it.
    *
    * @example
    * ```ts
@@ -95,11 +95,11 @@ export class ActPass {
   }
 
   /**
-   * Asks for a decision and runs nothing.
+   * Requests a decision without running anything.
    *
-   * @returns The gateway's decision. A 401 or 403 whose body is a decision other than `allow` is that decision.
+   * @returns The gateway's decision. A 401 or 403 response whose body is a decision other than `allow` counts as one.
    * @throws {@link ActPassArgumentError} An argument is invalid. Nothing was sent.
-   * @throws {@link ActPassError} There is no decision; the class and `code` say why.
+   * @throws {@link ActPassError} The request failed; the class and `code` name the cause.
    *
    * @example
    * ```ts
@@ -134,7 +134,7 @@ export class ActPass {
   }
 
   /**
-   * Asks for a decision, and runs `execute` only if the decision allows it.
+   * Requests a decision and runs `execute` only if the decision allows it.
    *
    * | mode | `execute` runs |
    * |---|---|
@@ -143,13 +143,13 @@ export class ActPass {
    * | `warn` | on `allow` and `warn` |
    * | `monitor` | always |
    *
-   * A gate that fails is not thrown. It is reported as a blocked decision that the SDK made: `deny`, with a `reason_code`
-   * such as `actpass.unreachable`, and the failure in `error`.
+   * If the gate fails, the call does not throw. The outcome is blocked by a `deny` that the SDK made, with a `reason_code`
+   * such as `actpass.unreachable`; `error` is the failure.
    *
    * @typeParam T - What `execute` returns, or what its promise resolves to.
    * @returns The decision and how the call ended: `kind` is `returned`, `failed` or `blocked`.
-   * @throws {@link ActPassArgumentError} An argument cannot be sent. Nothing was sent and nothing ran, in any mode.
-   * @throws The reason of `signal`, if the signal ended the wait. Nothing ran.
+   * @throws {@link ActPassArgumentError} An argument is invalid. Nothing was sent and nothing ran, in any mode.
+   * @throws The reason of `signal`, if it aborted the call. Nothing ran.
    *
    * @example
    * ```ts
@@ -189,11 +189,11 @@ export class ActPass {
   }
 
   /**
-   * Asks whether an action may run, and returns a permit if so: the steps of {@link ActPass.guard}, for a program that runs the
-   * action by itself. In the same modes, on the same decisions; a gate that fails is reported as blocked.
+   * Requests a decision and returns a permit if the action may run: the steps of {@link ActPass.guard}, for a program that
+   * runs the action itself. Modes and decisions apply as in `guard`; a failed gate is reported as blocked.
    *
-   * @returns A {@link Permit} (`kind` is `permitted`), to be spent once within five minutes and before its credential expires;
-   * or what blocked the action (`kind` is `blocked`).
+   * @returns A single-use {@link Permit} (`kind` is `permitted`), valid for five minutes or until its credential expires; or
+   * the blocked outcome (`kind` is `blocked`).
    * @throws As {@link ActPass.guard}.
    *
    * @example
@@ -235,8 +235,8 @@ export class ActPass {
   }
 
   /**
-   * Resumes an action that waited for an approval: asks about the same action again, naming the approval, and runs `execute`
-   * only if the decision allows it. Otherwise as {@link ActPass.guard}.
+   * Resumes an action after its approval was decided: requests a decision for the same action with that approval, and runs
+   * `execute` only if the decision allows it. Otherwise as {@link ActPass.guard}.
    *
    * @param pending - The `approval` of a blocked outcome, also after a round trip through JSON in another process.
    * @throws As {@link ActPass.guard}.
@@ -251,9 +251,9 @@ export class ActPass {
    *
    * const { approval } = await actpass.guard({ ...action, execute });
    * if (approval) {
-   *   const kept = JSON.stringify(approval); // it holds no secret
-   *   // Later, once a person has decided:
-   *   const outcome = await actpass.resume(JSON.parse(kept) as PendingApproval, { execute });
+   *   const stored = JSON.stringify(approval); // contains no secrets
+   *   // Later, after the decision:
+   *   const outcome = await actpass.resume(JSON.parse(stored) as PendingApproval, { execute });
    *   console.log(outcome.kind, outcome.decision.reason_code);
    * }
    * ```
@@ -277,11 +277,11 @@ export class ActPass {
   }
 
   /**
-   * Waits until an approval is decided, and returns its state. It may still be pending.
+   * Waits until an approval is decided, and returns its state, which may still be pending.
    *
    * @param approval - Its id, or the `approval` of an outcome.
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. A failed poll that may succeed later is repeated until the
-   * time is over.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. Retryable polls are repeated until the
+   * timeout.
    *
    * @example
    * ```ts
@@ -313,20 +313,19 @@ export class ActPass {
   }
 
   /**
-   * Returns a function like `run` that runs it only if it may, under its own `this`.
+   * Wraps `run` so that it runs only if the decision about its arguments allows it. `this` is preserved.
    *
-   * The returned function rejects with an {@link ActionBlockedError} if the action may not run, and with what `run` throws.
-   * `goal`, `args`, `resource` and `userId` may be functions of the call's arguments; they must depend on the arguments
-   * alone. Only what they return is sent. Without `args`, that is the first argument, an object literal.
+   * The returned function rejects with an {@link ActionBlockedError} if the action is blocked, and with the error of `run`.
+   * `goal`, `args`, `resource` and `userId` may be pure functions of the call's arguments; only their results are sent.
+   * Without `args`, the first argument, an object literal, is sent.
    *
-   * What runs is what was judged: `run` gets copies, made at the call, of the object literals, arrays, dates, maps and sets
-   * among its arguments (without `args`, `resource`, `goal` and `userId` functions: of the first argument). If an argument
-   * changes before `run` begins, the call is blocked with `actpass.arguments_changed`.
+   * `run` receives what was judged: copies, made at the call, of the object literals, arrays, dates, maps and sets among its
+   * arguments (of the first argument only, if no option is a function). If an argument changes before `run` starts, the call
+   * is blocked with `actpass.arguments_changed`.
    *
-   * With `withContext`, `run` gets the {@link ExecutionContext}, with the vaulted credential, before its own arguments.
+   * With `withContext`, `run` receives the {@link ExecutionContext}, with the vaulted credential, before its own arguments.
    *
-   * @throws {@link ActPassArgumentError} An option is unknown or wrong, or `run` is not a function that runs when it is
-   * called.
+   * @throws {@link ActPassArgumentError} An option is unknown or invalid, or `run` is not a function that runs when called.
    *
    * @example
    * ```ts
@@ -350,7 +349,7 @@ export class ActPass {
     run: (context: ExecutionContext, ...args: A) => R,
     options: ProtectOptions<Inferred<A>> & { withContext: true },
   ): (...args: A) => Promise<Awaited<R>>;
-  /** Without the context: `run` gets its own arguments. */
+  /** Without the context: `run` receives its own arguments. */
   protect<A extends unknown[], R>(
     run: (...args: A) => R,
     options: ProtectOptions<Inferred<A>> & { withContext?: false | undefined },
@@ -360,9 +359,9 @@ export class ActPass {
   }
 
   /**
-   * Asks for a passport: a signed token that permits to ask for certain actions for a few minutes, once.
+   * Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
    *
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have taken it.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have processed it.
    *
    * @example
    * ```ts
@@ -384,8 +383,8 @@ export class ActPass {
   }
 
   /**
-   * Has the gateway verify a passport as presented to `audience`; the other members must match if given. An invalid passport
-   * is an answer, not an error.
+   * Verifies a passport with the gateway, as presented to `audience`; the other members must match if given. An invalid
+   * passport does not throw.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}.
    *
@@ -403,15 +402,14 @@ export class ActPass {
   }
 
   /**
-   * Verifies a passport with the gateway's public keys, which are fetched once and kept.
+   * Verifies a passport locally with the gateway's cached public keys.
    *
-   * The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if
-   * given. Issuer and tenant are the call's, else those that the gateway names with its keys, else the client's. Clocks may
-   * differ by 10 seconds. Only the gateway knows whether a passport was revoked or spent. The keys are fetched again after
-   * 10 minutes, and at once for a key that is not among them (at most once a second); if that fails, the present keys serve
-   * until they are an hour old.
+   * Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of
+   * clock leeway. Issuer and tenant default to those of the key set, then to the client's. Only the gateway knows whether a
+   * passport was revoked or spent. Keys are refetched after 10 minutes, and immediately for an unknown key id (at most once a
+   * second). If that fails, cached keys are used until they are one hour old.
    *
-   * @throws {@link ActPassError} There are no keys to verify with. An invalid passport is an answer, not an error.
+   * @throws {@link ActPassError} No public keys are available. An invalid passport does not throw.
    *
    * @example
    * ```ts
@@ -428,7 +426,7 @@ export class ActPass {
   }
 
   /**
-   * Revokes the passport named `jti` (`ap_…`), for `reason`.
+   * Revokes the passport with the id `jti` (`ap_…`); the ledger records `reason`.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}.
    *
@@ -453,7 +451,7 @@ export class ActPass {
   /**
    * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
    *
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have taken it.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have processed it.
    *
    * @example
    * ```ts
@@ -474,10 +472,10 @@ export class ActPass {
   }
 
   /**
-   * Returns a client with defaults for its calls; a call's own options come first. Both clients share connections, settings
-   * and {@link ActPass.close}.
+   * Returns a client with defaults for its calls; options of a call take precedence. Both clients share connections,
+   * settings and {@link ActPass.close}.
    *
-   * @throws {@link ActPassArgumentError} A default is unknown or wrong.
+   * @throws {@link ActPassArgumentError} A default is unknown or invalid.
    *
    * @example
    * ```ts
@@ -503,11 +501,12 @@ export class ActPass {
   }
 
   /**
-   * Calls `body`; every call of this client and its relatives that is made inside of it, also after an `await`, has the
-   * members of `scope` unless the call, or {@link ActPass.withOptions}, says otherwise. Scopes nest. Uses `AsyncLocalStorage`.
+   * Calls `body` with `scope` as the defaults of all calls of this client, and of clients derived from it, inside `body`, also
+   * after an `await`. Options of a call and of {@link ActPass.withOptions} take precedence. Scopes nest. Uses
+   * `AsyncLocalStorage`.
    *
-   * @returns What `body` returns.
-   * @throws {@link ActPassArgumentError} A member of `scope` is unknown or wrong; otherwise what `body` throws.
+   * @returns The result of `body`.
+   * @throws {@link ActPassArgumentError} A member of `scope` is unknown or invalid. Errors of `body` propagate.
    *
    * @example
    * ```ts
@@ -532,8 +531,9 @@ export class ActPass {
   }
 
   /**
-   * Closes the connections of this client and of all clients that share them. Calls in flight end; a later call throws an
-   * {@link ActPassConfigError}. A client that nothing refers to closes by itself; `using` closes it at the end of a block.
+   * Closes the connections of this client and of all clients that share them. Calls in flight are cancelled; later calls
+   * throw an {@link ActPassConfigError}. An unreferenced client closes when it is garbage collected; `using` closes it at the
+   * end of a block.
    *
    * @example
    * ```ts
@@ -555,36 +555,36 @@ export class ActPass {
     });
   }
 
-  /** As {@link ActPass.close}, at the end of a block with `using`. */
+  /** Calls {@link ActPass.close}, for `using`. */
   [Symbol.dispose](): void {
     this.close();
   }
 
-  /** As {@link ActPass.close}, at the end of a block with `await using`. */
+  /** Calls {@link ActPass.close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
   }
 
   /**
-   * Whether calls go to the gateway: `closed` (they do), `open` (it could not be reached several times in a row, and calls
-   * fail at once for a while) or `half_open` (one call finds out).
+   * State of the circuit breaker: `closed`, `open` (the gateway was unreachable `circuitFailures` times in a row, and calls
+   * fail immediately) or `half_open` (one call probes the gateway).
    */
   get circuit(): 'closed' | 'half_open' | 'open' {
     return placing(METHODS.circuit, () => opened(partsOf(this).connection).circuit);
   }
 
-  /** As the function {@link hashPayload}. */
+  /** Same as the function {@link hashPayload}. */
   hashPayload(payload: unknown): string {
     return placing(METHODS.hashPayload, () => hashOf(payload));
   }
 
-  /** As the function {@link signPayload}. */
+  /** Same as the function {@link signPayload}. */
   signPayload(secret: string, payload: unknown): string {
     return placing(METHODS.signPayload, () => signatureOf(secret, payload));
   }
 }
 
-/** The methods as they are here: a program may put others in their place, and stacks are cut at these. */
+/** The original methods, at which stack traces are cut; a program may replace those of the prototype. */
 const METHODS = Object.fromEntries(
   Object.entries(Object.getOwnPropertyDescriptors(ActPass.prototype)).map(([name, { get, value }]) => [
     name,
@@ -593,7 +593,7 @@ const METHODS = Object.fromEntries(
 ) as Record<keyof ActPass, Function>;
 
 /**
- * Returns a client with these settings; as `new ActPass(options)`.
+ * Creates a client; same as `new ActPass(options)`.
  *
  * @example
  * ```ts
@@ -612,7 +612,7 @@ export function createActPass(options: ActPassOptions = {}): ActPass {
   }
 }
 
-/** The id that `approval` is or names. */
+/** Returns the id of `approval`, which is an id or an object with one. */
 function idOf(approval: unknown): unknown {
   if (typeof approval !== 'object' || approval === null) {
     return approval;

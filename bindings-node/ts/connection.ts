@@ -1,4 +1,4 @@
-/** What a client is made of: its connection, which it may share with others, and its defaults. */
+/** The parts of a client: its shared connection and its defaults. */
 
 import type { AsyncLocalStorage } from 'node:async_hooks';
 import { types } from 'node:util';
@@ -9,17 +9,17 @@ import { INPUTS, SETTINGS } from './options.js';
 import { checkSignal, converting } from './runtime.js';
 import type { Mode } from './types.js';
 
-/** @internal What all clients that {@link ActPass.withOptions} derives share. */
+/** @internal State shared by a client and those derived by {@link ActPass.withOptions}. */
 export interface Connection {
   /** `undefined` once the client is closed. */
   native: Client | undefined;
   readonly mode: Mode;
   readonly log: Log;
-  /** Made by the first {@link ActPass.withScope}, because it costs every promise of the process. */
+  /** Created by the first {@link ActPass.withScope}, because it slows down every promise of the process. */
   scope: AsyncLocalStorage<Members> | undefined;
 }
 
-/** @internal What the constructor is given for a client that shares the connection of another. */
+/** @internal Constructor argument for a client that shares the connection of another. */
 export class Derived {
   readonly #connection: Connection;
   readonly #defaults: Members;
@@ -29,7 +29,7 @@ export class Derived {
     this.#defaults = defaults;
   }
 
-  /** The parts of `given` if it is one. No code of a program runs for that, as `instanceof` on a proxy would. */
+  /** Returns the parts if `given` is a `Derived`. Runs no user code, unlike `instanceof` on a proxy. */
   static partsOf(given: unknown): { connection: Connection; defaults: Members } | undefined {
     const isDerived = typeof given === 'object' && given !== null && #connection in given;
     return isDerived ? { connection: given.#connection, defaults: given.#defaults } : undefined;
@@ -45,12 +45,12 @@ export interface Parts {
   readonly defaults: Members;
 }
 
-/** @internal Has `client` made of `its`. */
+/** @internal Sets the parts of `client`. */
 export function made(client: object, its: Parts): void {
   parts.set(client, its);
 }
 
-/** @internal The parts of a client; an error for anything else that a method is called on. */
+/** @internal Returns the parts of a client; throws for any other `this`. */
 export function partsOf(client: unknown): Parts {
   const found = parts.get(client as object);
   if (found === undefined) {
@@ -59,7 +59,7 @@ export function partsOf(client: unknown): Parts {
   return found;
 }
 
-/** @internal The client that a connection is made of; an error once it is closed. */
+/** @internal Returns the native client; throws if it is closed. */
 export function opened({ native: client }: Connection): Client {
   if (client === undefined) {
     throw wrongSetting('client: closed; create a new one');
@@ -67,7 +67,7 @@ export function opened({ native: client }: Connection): Client {
   return client;
 }
 
-/** @internal Makes the connection of a client with these settings. */
+/** @internal Creates the connection of a client with these settings. */
 export function connect(options: unknown): Connection {
   const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
   const log = logOf(members['logger'], members['logLevel']);
@@ -80,13 +80,13 @@ export function connect(options: unknown): Connection {
   return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
 }
 
-/** @internal `given`, whose members are checked as those of an action are. */
+/** @internal Validates `given` like the members of an action, and returns it. */
 export function checkDefaults(client: Client, given: Members): Members {
   checkAction(client, joined({ goal: 'checked', tool: 'checked', args: {} }, given));
   return given;
 }
 
-/** @internal Checks the members of an action without asking about it. */
+/** @internal Validates the members of an action without sending it. */
 export function checkAction(client: Client, members: Members): void {
   if (members['signal'] !== undefined) {
     checkSignal(members['signal']);

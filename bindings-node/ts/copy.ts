@@ -1,11 +1,11 @@
-/** Copies of a call's arguments, so that what is judged is what runs. */
+/** Copies the arguments of a call, so that the judged arguments are the ones that run. */
 
 import { types } from 'node:util';
 import { isPlain, wrongArgument } from './json.js';
 
 /**
- * @internal Copies of `args`: object literals, arrays, dates, maps and sets are copied to the bottom, and what they hold of
- * any other kind (functions, streams, instances of classes) is the same object in the copy. Cycles are kept.
+ * @internal Copies `args` deeply: object literals, arrays, dates, maps and sets. Other values (functions, streams, class
+ * instances) are shared with the copy. Cycles are preserved.
  */
 export function copied<A extends unknown[]>(args: A): A {
   try {
@@ -73,7 +73,7 @@ function kept<C extends object>(value: object, copy: C, copies: Map<object, obje
   return copy;
 }
 
-/** Whether the class of `value` is a built-in itself, of this realm or of another, and not derived from it. */
+/** Returns whether the class of `value` is the built-in itself, of any realm, and not a subclass. */
 function isOf(value: object, prototype: object): boolean {
   const own = Object.getPrototypeOf(value) as object | null;
   if (own === null || own === prototype) {

@@ -1,55 +1,55 @@
 import type { BlockingDecision, PendingApproval } from './types.js';
 
-/** Marks the prototype of each class with its name, for every copy of this module in the process. */
+/** Key of the class name on each prototype, shared by all copies of this module in the process. */
 const BRAND: unique symbol = Symbol.for('@actpass/sdk.error') as never;
-/** The SDK's errors that have no caller's stack yet. */
+/** Errors of the SDK that do not have the caller's stack yet. */
 const unstamped = new WeakSet<ActPassError>();
 
-/** What an {@link ActPassError} holds besides its message. */
+/** Members of an {@link ActPassError} other than its message. */
 export interface ActPassErrorDetails {
-  /** The stable name of what happened. */
+  /** The stable error code. */
   code?: string;
-  /** The short name of the kind. */
+  /** The short name of the class. */
   kind?: string;
-  /** The HTTP status of an answer outside 2xx. */
+  /** The HTTP status of a response outside 2xx. */
   status?: number;
-  /** The text of an answer outside 2xx. */
+  /** The body of a response outside 2xx. */
   body?: string;
   /** The name of the method that failed. */
   operation?: string;
-  /** The gateway's name for the call. */
+  /** The `x-request-id` of the gateway's response. */
   requestId?: string;
   /** The value of the `Retry-After` header in milliseconds. */
   retryAfterMs?: number;
   /** Whether the same call may succeed later. */
   retryable?: boolean;
-  /** What caused it. */
+  /** The cause. */
   cause?: unknown;
 }
 
-/** What an {@link ActionBlockedError} holds besides its decision. */
+/** Members of an {@link ActionBlockedError} other than its decision. */
 export interface ActionBlockedDetails {
-  /** The text for a model. Default: the tool, the decision and its reason code. */
+  /** The message for a model. Default: the tool, the decision and its reason code. */
   message?: string | undefined;
-  /** The text for a developer. Default: that for a model. */
+  /** The message for a developer. Default: the one for a model. */
   developerText?: string | undefined;
-  /** How the gate failed. */
+  /** The failure of the gate. */
   cause?: ActPassError | undefined;
   /** The tool of the action. */
   tool?: string | undefined;
-  /** The handle of the approval that the action waits for. */
+  /** Data for `resume` after a human approval. */
   approval?: PendingApproval | undefined;
   /** The method that was called. */
   operation?: string | undefined;
-  /** The gateway's name for the call. */
+  /** The `x-request-id` of the gateway's response. */
   requestId?: string | undefined;
 }
 
 /**
- * The base of everything that the SDK throws or reports. When in doubt, treat it as "do not execute".
+ * Base class of all errors of the SDK. When in doubt, treat it as "do not execute".
  *
- * No message, stack or cause shows the API key, a passport or a credential. The stack begins with the caller's own frame.
- * `instanceof` also recognizes an error of another copy of this package and of another realm (Jest, `node:vm`).
+ * Message, stack and cause never contain the API key, a passport or a credential. The stack starts at the caller's frame.
+ * `instanceof` also recognizes errors of other copies of this package and of other realms (Jest, `node:vm`).
  *
  * @example
  * ```ts
@@ -65,24 +65,24 @@ export interface ActionBlockedDetails {
  * ```
  */
 export class ActPassError extends Error {
-  /** The stable name of what happened, such as `actpass.unreachable`: branch and alert on it. */
+  /** The stable error code, such as `actpass.unreachable`: branch and alert on it. */
   readonly code: string;
-  /** The short name of the kind, such as `connection`. */
+  /** The short name of the class, such as `connection`. */
   readonly kind: string;
-  /** The HTTP status of an answer outside 2xx; `undefined` where there was no such answer. */
+  /** The HTTP status of a response outside 2xx; `undefined` without one. */
   declare readonly status: number | undefined;
   /**
-   * The text of an answer outside 2xx, every secret taken out; `undefined` where there was none, where it was larger than
-   * 64 KiB, or where a secret in it could not be ruled out.
+   * The body of a response outside 2xx, with secrets redacted; `undefined` without one, if it is larger than 64 KiB, or if it
+   * may still contain a secret.
    */
   declare readonly body: string | undefined;
   /** The method that failed, such as `guard`; `undefined` for a constructor and for functions. */
   declare readonly operation: string | undefined;
-  /** The `x-request-id` that the gateway gave the call. */
+  /** The `x-request-id` of the gateway's response. */
   declare readonly requestId: string | undefined;
   /** The value of the `Retry-After` header in milliseconds. */
   declare readonly retryAfterMs: number | undefined;
-  /** Whether the same call may succeed later. The client has already retried what it could. */
+  /** Whether the same call may succeed later. The client has already used its retries. */
   readonly retryable: boolean;
 
   constructor(message: string, given: ActPassErrorDetails = {}) {
@@ -91,12 +91,12 @@ export class ActPassError extends Error {
     this.code = details.code ?? 'actpass.internal';
     this.kind = details.kind ?? 'internal';
     this.retryable = details.retryable ?? false;
-    // What there is not is left out, so that it does not clutter what is printed.
+    // Omit absent members, to keep printed errors short.
     const { status, body, operation, requestId, retryAfterMs } = details;
     Object.assign(this, without({ status, body, operation, requestId, retryAfterMs }));
   }
 
-  /** The members of the error, `name` and `message` among them, for `JSON.stringify` and loggers. It has no stack. */
+  /** Returns the members of the error, with `name` and `message` and without the stack, for `JSON.stringify` and loggers. */
   toJSON(): { [member: string]: unknown } {
     const { name, message, cause } = this;
     const reason = cause instanceof ActPassError ? { cause: cause.toJSON() } : {};
@@ -107,12 +107,12 @@ export class ActPassError extends Error {
     named(ActPassError, 'ActPassError');
   }
 
-  /** @internal Whether `value` is of this class, of whatever copy of it. */
+  /** @internal Whether `value` is an instance of this class or of a copy of it. */
   static override [Symbol.hasInstance](value: unknown): boolean {
     if (Function.prototype[Symbol.hasInstance].call(this, value)) {
       return true;
     }
-    // A class that a program derives has no brand of its own.
+    // A program's subclass has no own brand.
     const brand = Object.hasOwn(this.prototype, BRAND) ? (this.prototype as Branded)[BRAND] : undefined;
     return brand !== undefined && brandsOf(value).includes(brand);
   }
@@ -122,7 +122,7 @@ interface Branded {
   [BRAND]?: string;
 }
 
-/** The names of the SDK's classes that `value` is of. */
+/** The names of the SDK's classes that `value` is an instance of. */
 function brandsOf(value: unknown): string[] {
   const brands = [];
   try {
@@ -132,75 +132,75 @@ function brandsOf(value: unknown): string[] {
       }
     }
   } catch {
-    // A proxy that cannot be inspected is no error of the SDK.
+    // A proxy that cannot be inspected is not an error of the SDK.
   }
   return brands;
 }
 
-/** A setting is missing or wrong; the message names it. Nothing was sent. */
+/** A setting is missing or invalid; the message names it. Nothing was sent. */
 export class ActPassConfigError extends ActPassError {
   static {
     named(ActPassConfigError, 'ActPassConfigError');
   }
 }
 
-/** An argument cannot be sent: not JSON, nested too deep, empty, of the wrong type. Nothing was sent or run. */
+/** An argument is invalid: not JSON, nested too deeply, empty or of the wrong type. Nothing was sent or run. */
 export class ActPassArgumentError extends ActPassConfigError {
   static {
     named(ActPassArgumentError, 'ActPassArgumentError');
   }
 }
 
-/** The gateway could not be reached: name, connection, TLS, or a connection that was reset. */
+/** The gateway is unreachable: name resolution, connection or TLS failed, or the connection was reset. */
 export class ActPassConnectionError extends ActPassError {
   static {
     named(ActPassConnectionError, 'ActPassConnectionError');
   }
 }
 
-/** The deadline passed before there was an answer. */
+/** The deadline expired before the gateway responded. */
 export class ActPassTimeoutError extends ActPassError {
   static {
     named(ActPassTimeoutError, 'ActPassTimeoutError');
   }
 }
 
-/** The gateway answered with an error status. Redirects count as such: they are never followed. */
+/** The gateway responded with an error status. Redirects are errors: the client never follows them. */
 export class ActPassStatusError extends ActPassError {
   static {
     named(ActPassStatusError, 'ActPassStatusError');
   }
 }
 
-/** 401: the gateway does not know the API key. */
+/** 401: the API key is unknown. */
 export class ActPassAuthenticationError extends ActPassStatusError {
   static {
     named(ActPassAuthenticationError, 'ActPassAuthenticationError');
   }
 }
 
-/** 403: the API key may not do this. */
+/** 403: the API key lacks the permission. */
 export class ActPassPermissionError extends ActPassStatusError {
   static {
     named(ActPassPermissionError, 'ActPassPermissionError');
   }
 }
 
-/** 429, still so after the last retry; `retryAfterMs` says how long to wait if the gateway said so. */
+/** 429 after the last retry; `retryAfterMs` is the requested wait, if the gateway sent one. */
 export class ActPassRateLimitError extends ActPassStatusError {
   static {
     named(ActPassRateLimitError, 'ActPassRateLimitError');
   }
 }
 
-/** A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold. */
+/** An invalid 2xx response: not JSON, truncated, too large, or without a required member. */
 export class ActPassResponseError extends ActPassError {
   static {
     named(ActPassResponseError, 'ActPassResponseError');
   }
 }
 
-/** A defect of the SDK; please report it. */
+/** A bug in the SDK; please report it. */
 export class ActPassInternalError extends ActPassError {
   static {
     named(ActPassInternalError, 'ActPassInternalError');
@@ -208,13 +208,13 @@ export class ActPassInternalError extends ActPassError {
 }
 
 /**
- * The action did not run: thrown by `unwrap()` of a blocked outcome, by a function that {@link ActPass.protect} made, and by
- * {@link Permit.spend}.
+ * An action was blocked and did not run. Thrown by `unwrap()` of a blocked outcome, by functions of {@link ActPass.protect},
+ * and by {@link Permit.spend}.
  *
- * `message` is written for a model, in every language with the same words: what was not done, why in terms of the policy,
- * whether trying again can help and what to do instead. `developerText` also says what failed and what to check.
- * `code` is the decision's reason code. If the gate failed, `cause` is its error, of which `status`, `requestId`,
- * `retryAfterMs` and `retryable` are repeated.
+ * `message` is written for a model: what did not run, why, whether to retry and what to do instead. It contains no
+ * infrastructure details and is the same in every language. `developerText` tells what failed and what to check. `code` is
+ * the decision's reason code. If the gate failed, `cause` is its error; `status`, `requestId`, `retryAfterMs` and `retryable`
+ * are copied from it.
  *
  * @example
  * ```ts
@@ -232,13 +232,13 @@ export class ActPassInternalError extends ActPassError {
  * ```
  */
 export class ActionBlockedError extends ActPassError {
-  /** Why it did not run. */
+  /** The blocking decision. */
   readonly decision: BlockingDecision;
   /** The tool of the action. */
   declare readonly tool: string | undefined;
-  /** What was not run, what failed and what to check, in one line. */
+  /** What did not run, what failed and what to check, in one line. */
   readonly developerText: string;
-  /** What to keep in order to `resume` the action; `undefined` if it waits for no approval. */
+  /** Data for `resume` after a human approval; `undefined` if no approval is pending. */
   declare readonly approval: PendingApproval | undefined;
 
   constructor(decision: BlockingDecision, given: ActionBlockedDetails = {}) {
@@ -278,21 +278,21 @@ const CLASSES = {
   ActPassTimeoutError,
 };
 
-/** @internal An error as the native half describes it. */
+/** @internal An error as serialized by the native module. */
 export interface DescribedError extends ActPassErrorDetails {
   name: keyof typeof CLASSES;
   message: string;
   causes: string[];
 }
 
-/** @internal The error that the native half described, of a call of the method `operation`. */
+/** @internal Creates the error that the native module serialized, for a call of `operation`. */
 export function toError(described: DescribedError, operation?: string): ActPassError {
   const { name, message, causes, ...details } = described;
   const cause = causes.reduceRight<Error | undefined>(
     (inner, text) => oneLine(new Error(text, inner && { cause: inner })),
     undefined,
   );
-  // The native half names the request that failed, a caller knows the method.
+  // Replace the request that the native module names by the method that the caller knows.
   const prefix = `${details.operation}: `;
   const problem = message.startsWith(prefix) ? message.slice(prefix.length) : undefined;
   const text = problem !== undefined && operation !== undefined ? `${operation}: ${problem}` : message;
@@ -304,7 +304,7 @@ export function toError(described: DescribedError, operation?: string): ActPassE
   return freshly(error);
 }
 
-/** @internal The error for what a function of the native half threw, whatever it is and whatever realm it is of. */
+/** @internal Converts what a native function threw, of any type and realm. */
 export function ofNative(thrown: unknown): ActPassError {
   try {
     const { message } = Object(thrown) as { message?: unknown };
@@ -312,12 +312,12 @@ export function ofNative(thrown: unknown): ActPassError {
       return toError(JSON.parse(message) as DescribedError);
     }
   } catch {
-    // It is reported below as it is.
+    // Reported as a defect below.
   }
   return defect(thrown);
 }
 
-/** @internal The error for what only a defect of the SDK can have thrown. */
+/** @internal The error for a bug in the SDK. */
 export function defect(thrown: unknown): ActPassError {
   return fresh(ActPassInternalError, 'the SDK failed; please report this with its cause', {
     code: 'actpass.internal',
@@ -326,7 +326,7 @@ export function defect(thrown: unknown): ActPassError {
   });
 }
 
-/** @internal An error of the SDK that gets the caller's stack when it leaves the SDK. */
+/** @internal Creates an error that receives the caller's stack when it leaves the SDK. */
 export function fresh(
   errorClass: new (message: string, details: ActPassErrorDetails) => ActPassError,
   message: string,
@@ -335,7 +335,7 @@ export function fresh(
   return freshly(new errorClass(message, details));
 }
 
-/** @internal Where a call of `above`, a function of the SDK, was made. */
+/** @internal The call site of `above`, a function of the SDK. */
 export class Site {
   declare readonly stack: unknown;
 
@@ -344,7 +344,7 @@ export class Site {
   }
 }
 
-/** @internal `thrown`; if the SDK made it in this call, with the stack of `site` and the name of the method. */
+/** @internal Returns `thrown`; an error of the SDK gets the stack of `site` and the name of the method. */
 export function stamped(thrown: unknown, site: Site, operation?: string): unknown {
   if (typeof thrown !== 'object' || thrown === null || !unstamped.delete(thrown as ActPassError)) {
     return thrown;
@@ -356,7 +356,7 @@ export function stamped(thrown: unknown, site: Site, operation?: string): unknow
   return withFrames(error, site);
 }
 
-/** @internal What of the program's own leaves a call as it is, such as the reason of its signal. */
+/** @internal Wraps a value of the program, such as a signal's reason, that must leave the call unchanged. */
 export class Passed {
   readonly #value: unknown;
 
@@ -368,15 +368,15 @@ export class Passed {
     return this.#value;
   }
 
-  /** Whether `thrown` is one, without any code of a program running, as `instanceof` on a proxy would. */
+  /** Whether `thrown` is one. Runs no user code, unlike `instanceof` on a proxy. */
   static is(thrown: unknown): thrown is Passed {
     return typeof thrown === 'object' && thrown !== null && #value in thrown;
   }
 }
 
 /**
- * @internal What a caller gets for what was `thrown` inside of the SDK: what is the program's own as it is, the SDK's errors
- * with the stack of `site`, and anything else as a defect.
+ * @internal Converts `thrown` for the caller: values of the program stay unchanged, errors of the SDK get the stack of
+ * `site`, anything else is a defect.
  */
 export function leaving(thrown: unknown, site: Site, operation?: string): unknown {
   if (Passed.is(thrown)) {
@@ -385,7 +385,7 @@ export function leaving(thrown: unknown, site: Site, operation?: string): unknow
   return stamped(unstamped.has(thrown as ActPassError) ? thrown : defect(thrown), site, operation);
 }
 
-/** @internal Runs `body` for `above`, a function of the SDK: what fails in it has the stack of the caller. */
+/** @internal Runs `body` for `above`, a function of the SDK; its errors get the stack of the caller. */
 export function placing<R>(above: Function, body: () => R, operation?: string): R {
   try {
     return body();
@@ -394,21 +394,21 @@ export function placing<R>(above: Function, body: () => R, operation?: string): 
   }
 }
 
-/** @internal `error`, one of the SDK's, which gets the caller's stack when it leaves the SDK. */
+/** @internal Marks `error` to receive the caller's stack when it leaves the SDK. */
 export function freshly<E extends ActPassError>(error: E): E {
   unstamped.add(error);
   return error;
 }
 
-/** @internal `error` with the stack of `site`. */
+/** @internal Gives `error` the stack of `site`. */
 export function withFrames<E extends Error>(error: E, { stack }: Site): E {
-  // A program may replace how stacks are written.
+  // A program may replace the stack format.
   return typeof stack === 'string' && stack.includes('\n')
     ? withStack(error, `${error.name}: ${error.message}${stack.slice(stack.indexOf('\n'))}`)
     : error;
 }
 
-/** @internal `error`, whose stack is its first line: it is the cause of one that has the frames. */
+/** @internal Reduces the stack of `error` to its first line, for a cause of an error with the same frames. */
 export function oneLine<E extends Error>(error: E): E {
   return withStack(error, `${error.name}: ${error.message}`);
 }
@@ -417,7 +417,7 @@ function withStack<E extends Error>(error: E, stack: string): E {
   return Object.defineProperty(error, 'stack', { value: stack, configurable: true, writable: true });
 }
 
-/** `value` as text; nothing if it has none. */
+/** Converts `value` to text; empty if that fails. */
 function textOf(value: unknown): string {
   try {
     return String(value);
@@ -426,12 +426,12 @@ function textOf(value: unknown): string {
   }
 }
 
-/** `members` less those that are `undefined`. */
+/** Returns `members` without `undefined` values. */
 function without(members: object): object {
   return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
 }
 
-/** Names a class on its prototype, as the errors of the language are: it is shown once, and survives minifying. */
+/** Sets the name on the prototype, like built-in errors do; it survives minifying. */
 function named(errorClass: { readonly prototype: Error }, name: string): void {
   Object.defineProperty(errorClass.prototype, 'name', { value: name, configurable: true, writable: true });
   Object.defineProperty(errorClass.prototype, BRAND, { value: name });

@@ -1,4 +1,4 @@
-/** The steps of a guard: ask, run, report. */
+/** The steps of a guard: request a decision, run, report. */
 
 import { checkFunction, unrun } from './body.js';
 import { type Call, inputOf } from './call.js';
@@ -23,17 +23,17 @@ import type { Credential, Decision, ExecutionContext, GuardOptions, RecordedEvid
 export interface Body {
   /** Its name in messages. */
   member: 'execute' | 'run';
-  /** The action as it would be asked about now; it may throw. */
+  /** Returns the current action as JSON text; may throw. */
   present?: () => string;
 }
 
 /** @internal The function of a guard that names it `execute`. */
 export const EXECUTE: Body = { member: 'execute' };
 
-/** What is not any action that was judged. */
+/** Text that equals no judged action. */
 const UNREADABLE = '{}';
 
-/** @internal Asks whether an action may run, runs its function if so, and reports the outcome. */
+/** @internal Requests a decision, runs the function if permitted, and reports the outcome. */
 export async function run<T>(
   call: Call,
   name: 'authorize' | 'resume',
@@ -43,7 +43,7 @@ export async function run<T>(
   const { execute } = members as Partial<GuardOptions<T>>;
   checkFunction(member, execute);
   const ruled = ruling(call, await ask(call, name));
-  // Nothing is awaited between the last look at the signal, this comparison and the function.
+  // No `await` between the last check of the signal, this comparison and the function.
   const begun = ruled instanceof Granted ? ruled.begin(present && readable(present)) : { blocked: ruled };
   if (begun.blocked !== undefined) {
     return blocked(call, begun.blocked);
@@ -69,7 +69,7 @@ export async function run<T>(
   return outcome;
 }
 
-/** @internal Asks whether an action may run. */
+/** @internal Requests a decision and returns a permit or the blocked outcome. */
 export async function authorize(call: Call): Promise<BlockedOutcome | Permit> {
   const ruled = ruling(call, await ask(call, 'authorize'));
   if (ruled instanceof Granted) {
@@ -89,7 +89,7 @@ function ask(call: Call, name: 'authorize' | 'resume'): Promise<Ended> {
   return begin(call, name, inputOf(name, call.members), signalOf(call));
 }
 
-/** What the core ruled, unless the signal has aborted meanwhile. */
+/** Returns the verdict of the core; throws if the signal was aborted. */
 function ruling(call: Call, ended: Ended): BlockedOutcome | Granted {
   const { text, permitted } = take(ended, signalOf(call), call.operation);
   return permitted ? new Granted(call, ended) : blockedOutcome(call, JSON.parse(text) as object);
@@ -99,12 +99,12 @@ function signalOf({ members }: Call): AbortSignal | undefined {
   return members['signal'] as AbortSignal | undefined;
 }
 
-/** @internal The input that compares the action with what is judged of `members`. */
+/** @internal Serializes the members of the action that are compared with the judged ones. */
 export function presentInput(members: Members): string {
   return toInput(members, COMPARED);
 }
 
-/** What `present` says; what can no longer be written down is not what was judged. */
+/** Returns the text of `present`; if that throws, a text that differs from every judged action. */
 function readable(present: () => string): string {
   try {
     return present();
@@ -113,17 +113,17 @@ function readable(present: () => string): string {
   }
 }
 
-/** What the native half says of an action that is about to run. */
+/** The result of spending a permit. */
 interface Begun {
   running?: { credential: Credential | null; decision?: Decision };
   blocked?: object;
 }
 
-/** An action that may run, once. */
+/** A permitted action. */
 class Granted {
   readonly #call: Call;
   readonly #number: number;
-  /** The JSON text of the decision: what a program does to one that it was given changes no report. */
+  /** The JSON text of the decision, so that changes by the program do not affect the report. */
   #decision: string;
 
   constructor(call: Call, { call: number, text }: Ended) {
@@ -140,7 +140,7 @@ class Granted {
     return JSON.parse(this.#decision) as Decision;
   }
 
-  /** Spends the permit. `now` is the action as it is about to run, if that may differ from what was judged. */
+  /** Spends the permit. `now` is the current action, if it may differ from the judged one. */
   begin(now?: string): { context: ExecutionContext; blocked?: undefined } | { blocked: BlockedOutcome } {
     const text = converting(() => door.begin(this.#number, now));
     const { running, blocked } = joined(JSON.parse(text) as object) as Begun;
@@ -153,7 +153,7 @@ class Granted {
     return { context: { credential: running.credential, decision: this.decision } };
   }
 
-  /** Reports how the action ended, and records that if outcomes are recorded. */
+  /** Reports how the action ended, and records it with `recordOutcome`. */
   async finish<T>(end: ActionEnd, members: { result?: T; error?: unknown }): Promise<GuardOutcome<T>> {
     const records = this.#call.members['recordOutcome'] === true;
     const response = records && end === 'returned' ? jsonOf(members.result) : undefined;
@@ -164,7 +164,7 @@ class Granted {
   }
 }
 
-/** The JSON text of `result`; what is no JSON has no hash. */
+/** Returns the JSON text of `result`; `undefined` if it is not JSON, and then no hash is recorded. */
 function jsonOf(result: unknown): string | undefined {
   try {
     return toMember('response', result);
@@ -173,7 +173,7 @@ function jsonOf(result: unknown): string | undefined {
   }
 }
 
-/** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
+/** Records how the action of call `number` ended. Errors are reported in the outcome. */
 async function record(call: Call, number: number): Promise<Recorded> {
   try {
     const input = inputOf('recordOutcome', joined(call.members, { call: number }));
@@ -184,7 +184,7 @@ async function record(call: Call, number: number): Promise<Recorded> {
   }
 }
 
-/** Permits that nothing refers to any more are void. */
+/** Releases the native permit when the JavaScript object is garbage collected. */
 const unreachable = new FinalizationRegistry((call: number) => door.cancel(call));
 
 function permitOf(call: Call, granted: Granted): Permit {
@@ -227,7 +227,7 @@ function permitOf(call: Call, granted: Granted): Permit {
   const cancelled = (reason: unknown = new DOMException('This operation was aborted', 'AbortError')) =>
     ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<FailedOutcome>);
   const permit = { kind: 'permitted', decision: granted.decision } as Permit;
-  // They are no members of what is printed or compared.
+  // Not enumerable, so that they are not printed or compared.
   return Object.defineProperties(permit, {
     spend: { value: spend },
     returned: { value: returned },
@@ -236,15 +236,15 @@ function permitOf(call: Call, granted: Granted): Permit {
   });
 }
 
-/** What is wrong with a generator or another iterator as a result: nobody runs its body. */
+/** Returns the error for a result whose body has not run, such as a generator. */
 function unrunProblem(member: string, result: unknown): ActPassError | undefined {
   const found = unrun(result);
   return found === undefined
     ? undefined
-    : wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
+    : wrongArgument(`${member}: expected a result, found ${found}, which has not run`);
 }
 
-/** Stands for `undefined`, which says nothing, and looks as if nothing had failed. */
+/** Creates an error in place of a thrown `undefined`, which would look like success. */
 function unexplained(what: string, site: Site): Error {
-  return withFrames(new Error(`${what}, which says nothing of the cause`), site);
+  return withFrames(new Error(`${what}, so the cause is unknown`), site);
 }

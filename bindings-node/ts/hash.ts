@@ -1,4 +1,4 @@
-/** Canonical JSON: hashes, signatures, and outcomes that are equal in every language. */
+/** Canonical JSON: hashes, signatures and outcomes. */
 
 import { placing } from './errors.js';
 import { describe, toJson, toMembers, wrongArgument } from './json.js';
@@ -25,7 +25,7 @@ export function hashPayload(payload: unknown): string {
 }
 
 /**
- * Returns the HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
+ * Returns the HMAC-SHA256 of the canonical JSON of `payload` under `secret`, in hex.
  *
  * @throws {@link ActPassArgumentError} As {@link hashPayload}.
  *
@@ -41,9 +41,9 @@ export function signPayload(secret: string, payload: unknown): string {
 }
 
 /**
- * Returns `{"decision", "error", "executed"}` of a guard's outcome in canonical JSON, equal in every language.
+ * Returns `{"decision", "error", "executed"}` of an outcome as canonical JSON, identical in every language.
  *
- * `error` is `null` or `{"kind", "status"}`, the kind being `action` for an error of the function that ran.
+ * `error` is `null` or `{"kind", "status"}`; the kind is `action` for an error of the guarded function.
  *
  * @throws {@link ActPassArgumentError} `outcome` is not the outcome of a guard.
  *
@@ -68,7 +68,7 @@ export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
   });
 }
 
-/** What a canonical outcome says of the gate's error. */
+/** Returns kind and status of the gate's error. */
 function kindOf(error: unknown): { kind?: string; status?: number } {
   try {
     const { kind, status } = Object(error) as { kind?: unknown; status?: unknown };

@@ -1,7 +1,7 @@
 import Module from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-/** @internal The file that this module is in: of the package, or the bundle it was built into, as far as that can be told. */
+/** @internal The file of this module, or of the bundle that contains it, if known. */
 export const here: string = typeof __filename === 'string' ? __filename : (process.argv[1] ?? process.execPath);
 
 /** @internal {@link here} as a path. */
@@ -9,15 +9,15 @@ export function herePath(): string {
   return here.startsWith('file:') ? fileURLToPath(here) : here;
 }
 
-/** @internal The `require` of Node, seen from the file `here`. Bundlers follow a `createRequire` that is imported by name. */
+/** @internal Node's `require`, relative to `here`. A namespace import, because bundlers follow a named `createRequire`. */
 export function nodeRequire(from = herePath()): NodeJS.Require {
   return Module.createRequire(from);
 }
 
 /**
- * @internal Whether bundlers may not see the `require` of a literal that may be missing. `scripts/esm.mjs` replaces the call in
- * the modules for bundlers: webpack and Turbopack cannot parse a binary, and warn about a missing package. They leave the branch
- * out, and their bundles ask {@link nodeRequire} when they run.
+ * @internal Whether to hide literal `require` calls from the bundler. `scripts/esm.mjs` replaces this call in the modules for
+ * bundlers: webpack and Turbopack cannot parse binaries and warn about missing packages. They remove the branch, and their
+ * bundles use {@link nodeRequire} at run time.
  */
 export function withoutLiterals(): boolean {
   return false;

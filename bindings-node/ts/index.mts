@@ -1,4 +1,4 @@
-/** The same implementation for `import`: the classes are one, whichever way they come. Its names can be read without running it. */
+/** ES module entry point of the CommonJS implementation, so that both share the same classes. Names are static. */
 export {
   ActionBlockedError,
   ActPass,

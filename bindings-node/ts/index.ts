@@ -1,9 +1,9 @@
 /**
- * ActPass: an agent acts only when it may.
+ * ActPass: authorize every action of an agent before it runs.
  *
- * {@link ActPass} asks an ActPass gateway about an action. {@link ActPass.preflight} returns the decision;
- * {@link ActPass.guard} runs your function only when the decision allows it. A denial, a pending approval, a tool that
- * changed, a gateway that cannot be reached: your function does not run.
+ * {@link ActPass.preflight} requests a decision about an action from an ActPass gateway. {@link ActPass.guard} requests the
+ * decision and runs your function only if it allows the action. After a denial, a pending approval, a changed tool
+ * definition or an unreachable gateway, your function does not run.
  *
  * @packageDocumentation
  */

@@ -1,6 +1,6 @@
 /**
- * JavaScript values to JSON text, in one pass: what is checked is what is sent, whatever getters and proxies answer when
- * they are asked twice. The layout is the wire's, so that every language sends the same bytes.
+ * Serializes JavaScript values to JSON text in one pass. Each value is read once, so that getters and proxies cannot return
+ * other values after validation. All languages send the same bytes.
  */
 
 import { types } from 'node:util';
@@ -8,26 +8,26 @@ import { ActPassArgumentError, ActPassConfigError, type ActPassError, fresh } fr
 import { native } from './native.js';
 
 const MAX_DEPTH = 128;
-/** The longest name of a class that a message repeats. */
+/** The maximum length of a class name in messages. */
 const MAX_SHOWN = 200;
-/** Names of classes that a message repeats. */
+/** Class names that messages may contain. */
 const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
 
-/** Makes the error for a member that cannot be sent. */
+/** Creates the error for an invalid member. */
 type Wrong = (message: string, cause?: unknown) => ActPassError;
 
-/** @internal The members of an object that a caller gave, each read once. */
+/** @internal The members of a caller's object, each read once. */
 export type Members = { [name: string]: unknown };
 
 /**
- * @internal The members of `sources`, the later ones first. It has no prototype: a member that is not there is not one that
- * somebody gave `Object.prototype`.
+ * @internal Merges `sources`; later ones take precedence. The result has no prototype, so that members of
+ * `Object.prototype` are not mistaken for options.
  */
 export function joined(...sources: (object | undefined)[]): Members {
   return Object.assign(Object.create(null) as Members, ...sources);
 }
 
-/** @internal An error of a call's arguments. */
+/** @internal Creates the error of an invalid argument. */
 export const wrongArgument: Wrong = (message, cause) =>
   fresh(ActPassArgumentError, message, {
     code: 'actpass.invalid_argument',
@@ -35,7 +35,7 @@ export const wrongArgument: Wrong = (message, cause) =>
     ...(cause !== undefined && { cause }),
   });
 
-/** @internal An error of the settings. */
+/** @internal Creates the error of an invalid setting. */
 export const wrongSetting: Wrong = (message, cause) =>
   fresh(ActPassConfigError, message, {
     code: 'actpass.invalid_config',
@@ -43,7 +43,7 @@ export const wrongSetting: Wrong = (message, cause) =>
     ...(cause !== undefined && { cause }),
   });
 
-/** @internal A value whose JSON text was written before. */
+/** @internal A value that is already serialized. */
 export class Written {
   readonly #text: string;
 
@@ -55,15 +55,14 @@ export class Written {
     return this.#text;
   }
 
-  /** Whether `value` is one, without any code of a program running, as `instanceof` on a proxy would. */
+  /** Whether `value` is one. Runs no user code, unlike `instanceof` on a proxy. */
   static is(value: unknown): value is Written {
     return typeof value === 'object' && value !== null && #text in value;
   }
 }
 
 /**
- * @internal The members of `given`, an object whose members are all among `known`, without those that are `undefined`.
- * Each is read once, so that what is checked is what is used.
+ * @internal Reads the members of `given` once, without `undefined` values; throws for a member that is not in `known`.
  */
 export function toMembers(given: unknown, known: readonly string[], wrong = wrongArgument): Members {
   if (typeof given !== 'object' || given === null) {
@@ -78,7 +77,7 @@ export function toMembers(given: unknown, known: readonly string[], wrong = wron
   }
   for (const name of names) {
     if (!known.includes(name)) {
-      // Like a key in a path, for it may be anything.
+      // Quoted like a key in a path, because it may be any string.
       const shown = native.argumentPath('', [name]).replace(/^\./, '');
       throw wrong(`${shown}: expected one of ${known.join(', ')}`);
     }
@@ -95,7 +94,7 @@ export function toMembers(given: unknown, known: readonly string[], wrong = wron
   return members;
 }
 
-/** @internal The JSON text of those of `members` that are among `names`. */
+/** @internal Serializes the members that are listed in `names`. */
 export function toInput(members: Members, names: readonly string[], wrong = wrongArgument): string {
   let text = '';
   for (const name of names) {
@@ -108,17 +107,17 @@ export function toInput(members: Members, names: readonly string[], wrong = wron
   return `{${text}}`;
 }
 
-/** @internal The JSON text of `value`; `member` is its name in messages. */
+/** @internal Serializes `value`; `member` is its name in messages. */
 export function toJson(member: string, value: unknown): string {
   return new Writer(member, wrongArgument).write(value, 0);
 }
 
-/** @internal The JSON text of a member of an input. */
+/** @internal Serializes one member of an input. */
 export function toMember(member: string, value: unknown): string {
   return new Writer(member, wrongArgument).write(value, 1);
 }
 
-/** @internal What `value` is, for messages. */
+/** @internal Describes the type of `value` for messages. */
 export function describe(value: unknown): string {
   switch (typeof value) {
     case 'object':
@@ -132,7 +131,7 @@ export function describe(value: unknown): string {
   }
 }
 
-/** @internal Whether `value` is an object literal, of this realm or of another. */
+/** @internal Whether `value` is an object literal of any realm. */
 export function isPlain(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) {
     return false;
@@ -141,11 +140,11 @@ export function isPlain(value: unknown): boolean {
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-/** Writes one value and knows where in it it is. */
+/** Serializes one value and tracks the current path. */
 class Writer {
   readonly #member: string;
   readonly #wrong: Wrong;
-  /** The keys and indices that lead to the present value. */
+  /** The path to the current value. */
   readonly #path: (string | number)[] = [];
   /** The arrays and objects that are open, outermost first. */
   readonly #open: object[] = [];
@@ -171,7 +170,7 @@ class Writer {
       default:
         break;
     }
-    throw this.#refusal(value);
+    throw this.#invalid(value);
   }
 
   #container(value: object, depth: number): string {
@@ -186,9 +185,9 @@ class Writer {
 
   #text(value: object, depth: number): string {
     if (types.isDate(value) && Number.isNaN(this.#reading(() => Date.prototype.getTime.call(value)))) {
-      throw this.#refusal(value);
+      throw this.#invalid(value);
     }
-    // A Buffer has a toJSON, of which nobody would think here.
+    // Ignore Buffer's toJSON.
     const toJSON = ArrayBuffer.isView(value) ? undefined : this.#reading(() => (value as { toJSON?: unknown }).toJSON);
     if (typeof toJSON === 'function') {
       return this.#converted(value, toJSON, depth);
@@ -197,7 +196,7 @@ class Writer {
       return this.#array(value as unknown[], depth);
     }
     if (!this.#reading(() => isPlain(value))) {
-      throw this.#refusal(value);
+      throw this.#invalid(value);
     }
     let text = '';
     for (const name of this.#reading(() => Object.keys(value))) {
@@ -227,11 +226,11 @@ class Writer {
   #converted(value: object, toJSON: Function, depth: number): string {
     const made: unknown = this.#reading(() => toJSON.call(value, `${this.#path.at(-1) ?? ''}`));
     if (types.isPromise(made)) {
-      // It is refused below; its own rejection must not end the process.
+      // Rejected below; an unhandled rejection must not end the process.
       made.catch(() => {});
     }
     if (made === null) {
-      // Invalid dates of libraries become null this way.
+      // Libraries serialize invalid dates this way.
       throw this.#wrong(
         `${this.#place()}: expected a value that is JSON, found ${describe(value)} whose toJSON returned null; ` +
           'pass null itself, or a valid value',
@@ -241,7 +240,7 @@ class Writer {
   }
 
   #quote(text: string): string {
-    // Nothing in it needs an escape.
+    // No characters to escape.
     if (/^[ !#-[\]-~]*$/.test(text)) {
       return `"${text}"`;
     }
@@ -254,7 +253,7 @@ class Writer {
     );
   }
 
-  /** Runs code of the program: a getter, a toJSON, a trap of a proxy. */
+  /** Runs user code: a getter, a toJSON, a proxy trap. */
   #reading<R>(read: () => R): R {
     try {
       return read();
@@ -266,9 +265,9 @@ class Writer {
     }
   }
 
-  #refusal(value: unknown): ActPassError {
+  #invalid(value: unknown): ActPassError {
     const expected = typeof value === 'number' ? 'a finite number' : 'a value that is JSON';
-    // A member that is no container is of one type, which the native half names.
+    // For other members the native module names the expected type.
     const hint = this.#path.length > 0 || typeof value === 'object' ? `; ${remedy(value)}` : '';
     return this.#wrong(`${this.#place()}: expected ${expected}, found ${describe(value)}${hint}`);
   }
@@ -286,7 +285,7 @@ class Writer {
   }
 }
 
-/** How a value that is no JSON is made one. */
+/** Returns how to convert a value that is not JSON. */
 function remedy(value: unknown): string {
   switch (typeof value) {
     case 'number':
@@ -294,9 +293,9 @@ function remedy(value: unknown): string {
     case 'bigint':
       return 'pass Number(value) if it is a safe integer, else a string';
     case 'undefined':
-      return 'pass null, or leave the item out';
+      return 'pass null, or omit the item';
     case 'function':
-      return 'leave it out, or pass what it returns';
+      return 'omit it, or pass its result';
     case 'symbol':
       return 'pass its description';
     default:
@@ -329,7 +328,7 @@ function remedyOfObject(value: object): string {
   if (types.isBoxedPrimitive(value)) {
     return 'pass value.valueOf()';
   }
-  return 'pass an object literal such as { ...value }, or give its class a toJSON method';
+  return 'pass an object literal such as { ...value }, or add a toJSON method to its class';
 }
 
 function describeObject(value: object): string {

@@ -1,8 +1,8 @@
 /**
- * Finds and loads the native half, and says why it cannot be loaded.
+ * Finds and loads the native module, and explains failures.
  *
- * Every `require` below has a literal argument inside its own `try`: bundlers and file tracers see which files belong to the
- * package, and take a missing platform for an optional dependency. Do not build the arguments from parts.
+ * Every `require` below has a literal argument inside its own `try`, so that bundlers and file tracers include the files and
+ * treat missing platforms as optional dependencies. Do not compute the arguments.
  */
 
 import {
@@ -24,7 +24,7 @@ import { ActPassError } from './errors.js';
 import { herePath, nodeRequire, withoutLiterals } from './here.js';
 import { VERSION } from './version.js';
 
-/** The platforms that a package is published for; the same list as `napi.targets` in `package.json`. */
+/** Platforms with a published package; equals `napi.targets` in `package.json`. */
 const BUILT = [
   'darwin-arm64',
   'darwin-x64',
@@ -36,15 +36,15 @@ const BUILT = [
 ] as const;
 type Platform = (typeof BUILT)[number];
 
-/** An attempt to load the binary of `platform` that failed. */
+/** A failed attempt to load the binary of `platform`. */
 interface Attempt {
   platform: Platform;
-  /** What was asked for: a path or the name of a package. */
+  /** The path or package name. */
   specifier: string;
   error: unknown;
 }
 
-/** @internal Loads the native half. Throws an {@link ActPassError} whose `code` starts with `actpass.native_`. */
+/** @internal Loads the native module. Throws an {@link ActPassError} whose `code` starts with `actpass.native_`. */
 export function loadNative(): unknown {
   const platforms = candidates();
   if (platforms.length === 0) {
@@ -67,7 +67,7 @@ export function loadNative(): unknown {
   throw failure(reason, text, attempts);
 }
 
-/** The platforms whose binary may run here, the likelier one first. */
+/** Platforms whose binary may run here, most likely first. */
 function candidates(): Platform[] {
   const likely = existsSync(`/lib/ld-musl-${process.arch === 'x64' ? 'x86_64' : 'aarch64'}.so.1`)
     ? ['musl', 'gnu']
@@ -82,7 +82,7 @@ function thisPlatform(): string {
   return `${process.platform}-${process.arch}`;
 }
 
-/** What bundlers and tracers see. In a bundle, `require` may be missing or give the path of a copied file. */
+/** Literals for bundlers and tracers. In a bundle, `require` may be missing or return the path of a copied file. */
 function fromLiterals(platform: Platform, attempts: Attempt[]): unknown {
   const beside = `./actpass.${platform}.node`;
   const packaged = `@actpass/sdk-${platform}`;
@@ -178,8 +178,8 @@ function fromLiterals(platform: Platform, attempts: Attempt[]): unknown {
 }
 
 /**
- * By a `require` that no bundler replaces: a file beside this one or beside the main program, which in a bundle may have got a
- * hash in its name, or the package of the platform. The working directory is not searched: it may be anybody's.
+ * Loads with a `require` that bundlers do not replace: a file beside this one or beside the main program (bundlers may add a
+ * hash to its name), or the package of the platform. The working directory is not searched, because it is not trusted.
  */
 function fromFileSystem(platform: Platform, attempts: Attempt[]): unknown {
   for (const file of new Set([herePath(), process.argv[1] ?? process.execPath])) {
@@ -208,7 +208,7 @@ function listed(folder: string): string[] {
   }
 }
 
-/** The binary as an asset of a single executable application, written to a private folder for as long as loading takes. */
+/** Loads the asset of a single executable application, via a temporary file in a private folder. */
 function fromExecutable(platform: Platform, attempts: Attempt[]): unknown {
   const specifier = `actpass.${platform}.node`;
   let folder: string | undefined;
@@ -233,7 +233,7 @@ function fromExecutable(platform: Platform, attempts: Attempt[]): unknown {
   }
 }
 
-/** `value` if it is the native half of this version. A path is what bundlers give that copy a file: it is loaded. */
+/** Returns `value` if it is the native module of this version; loads it if it is a path, as some bundlers provide. */
 function accept(platform: Platform, specifier: string, value: unknown, attempts: Attempt[]): unknown {
   const inner = (value as { default?: unknown } | null | undefined)?.default ?? value;
   if (typeof inner === 'string') {
@@ -247,21 +247,21 @@ function accept(platform: Platform, specifier: string, value: unknown, attempts:
   const error =
     typeof Client === 'function'
       ? new WrongVersion(typeof version === 'string' ? version : 'before 2.0.0')
-      : new NotOurs(`${specifier} is no native half of ActPass`);
+      : new NotOurs(`${specifier} is not the native module of ActPass`);
   attempts.push({ platform, specifier, error });
   return undefined;
 }
 
-/** Something else under the name of the native half. */
+/** Another module under the name of the native module. */
 class NotOurs extends Error {}
 
 class WrongVersion extends Error {
   constructor(readonly version: string) {
-    super(`the native half has the version ${version}, the JavaScript half ${VERSION}`);
+    super(`the native module has the version ${version}, the JavaScript code ${VERSION}`);
   }
 }
 
-/** The last part of a `code`. The whole list is in the README of the package. */
+/** The suffix of a `code`. The package README lists them. */
 type Reason =
   | 'addons_disabled'
   | 'corrupt'
@@ -278,17 +278,17 @@ function failure(reason: Reason, text: string, attempts: Attempt[]): ActPassErro
   const causes = new Map(attempts.map(({ error, specifier }) => [`${specifier}: ${messageOf(error)}`, error]));
   const cause = new AggregateError(causes.values(), [...causes.keys()].join('; '));
   const details = causes.size > 0 ? { cause } : {};
-  return new ActPassError(`cannot load the native half of @actpass/sdk: ${text}`, {
+  return new ActPassError(`cannot load the native module of @actpass/sdk: ${text}`, {
     code: `actpass.native_${reason}`,
     kind: 'native',
     ...details,
   });
 }
 
-/** The reason why every attempt failed, and what to do. A file that is there and cannot be loaded says more than one that is not. */
+/** Explains why all attempts failed, and the fix. An existing file that cannot be loaded tells more than a missing one. */
 function explain(platforms: Platform[], attempts: Attempt[]): [Reason, string] {
   const inPackage = isInPackage();
-  // What a bundler puts in the place of a binary says no more than that it is missing.
+  // A placeholder of a bundler only means that the binary is missing.
   const found = attempts.filter(({ error }) => !isMissing(error) && (inPackage || !(error instanceof NotOurs)));
   for (const attempt of found) {
     const explained = explainAttempt(attempt);
@@ -320,12 +320,12 @@ function explain(platforms: Platform[], attempts: Attempt[]): [Reason, string] {
   ];
 }
 
-/** The reason why a file that is there cannot be loaded, if it can be told. */
+/** Explains why an existing file cannot be loaded, if known. */
 function explainAttempt({ platform, specifier, error }: Attempt): [Reason, string] | undefined {
   const text = messageOf(error);
   const code = (error as { code?: unknown } | null)?.code;
   if (error instanceof WrongVersion) {
-    const versions = `${specifier} has the version ${error.version}, the JavaScript half ${VERSION}`;
+    const versions = `${specifier} has the version ${error.version}, the JavaScript code ${VERSION}`;
     return ['version', `${versions}: install @actpass/sdk and @actpass/sdk-${platform} in the same version`];
   }
   if (code === 'ERR_DLOPEN_DISABLED' && hasPermissionModel() && !process.execArgv.includes('--no-addons')) {
@@ -366,17 +366,17 @@ function explainAttempt({ platform, specifier, error }: Attempt): [Reason, strin
 }
 
 const FORMATS = { darwin: 'Mach-O', linux: 'ELF', win32: 'PE' } as const;
-/** What dynamic linkers and Node say about a file that is cut short or overwritten. */
+/** Messages of dynamic linkers and Node about a truncated or overwritten file. */
 const CORRUPT =
-  /file too short|invalid ELF|ELF load command|cannot read file data|self-register|no native half|cut short|not a valid Win32|truncated|unloadable|undefined symbol: napi_register/;
+  /file too short|invalid ELF|ELF load command|cannot read file data|self-register|no native module|cut short|not a valid Win32|truncated|unloadable|undefined symbol: napi_register/;
 
-/** Whether a file of this platform ends before its own table of contents: the linker of glibc would end the process by a signal. */
+/** Returns whether a file of this platform is truncated; glibc's linker would kill the process. */
 function isCutShort(platform: Platform, attempts: Attempt[]): boolean {
   for (const specifier of [`./actpass.${platform}.node`, `@actpass/sdk-${platform}`]) {
     const file = pathOf(specifier);
     const header = file === undefined ? undefined : headerOf(file);
     if (header?.length !== undefined && header.size < header.length) {
-      const error = new NotOurs(`cut short: ${header.size} of ${header.length} bytes`);
+      const error = new NotOurs(`truncated: ${header.size} of ${header.length} bytes`);
       attempts.push({ platform, specifier, error });
       return true;
     }
@@ -385,16 +385,16 @@ function isCutShort(platform: Platform, attempts: Attempt[]): boolean {
 }
 
 interface Header {
-  /** How many bytes the file has. */
+  /** The size of the file in bytes. */
   size: number;
   format?: string;
-  /** The processor as Node names it. */
+  /** The processor, in Node's spelling. */
   processor?: string | undefined;
-  /** How many bytes the file has at least, if it is whole. */
+  /** The minimum size of the complete file in bytes. */
   length?: number;
 }
 
-/** What the first bytes of a library say: its format, and the processor as Node names it. */
+/** Reads the format and the processor of a library from its header. */
 function headerOf(file: string): Header | undefined {
   const bytes = Buffer.alloc(4096);
   let length: number;
@@ -427,7 +427,7 @@ function headerOf(file: string): Header | undefined {
   return { size };
 }
 
-/** The C library of this Node; `undefined` off Linux, and where it cannot be told. */
+/** Returns the C library of this Node; `undefined` if unknown or not on Linux. */
 function libcHere(): { abi: 'gnu' | 'musl'; version: string } | undefined {
   if (process.platform !== 'linux') {
     return undefined;
@@ -457,7 +457,7 @@ const MISSING = [
   'MODULE_NOT_FOUND',
 ];
 
-/** Whether the error only says that there is no such file. Bundlers replace `require` and say so without a code. */
+/** Returns whether the error means a missing file. Errors of a bundler's `require` have no code. */
 function isMissing(error: unknown): boolean {
   const code = (error as { code?: unknown } | null)?.code;
   if (error instanceof WrongVersion || error instanceof NotOurs) {
@@ -470,7 +470,7 @@ function hasPermissionModel(): boolean {
   return (process as { permission?: unknown }).permission !== undefined;
 }
 
-/** Whether this file is where the package put it, and not in a bundle. */
+/** Returns whether this file is in the installed package and not in a bundle. */
 function isInPackage(): boolean {
   const folder = dirname(herePath());
   return [join(folder, '..'), join(folder, '..', '..')].some((root) => {

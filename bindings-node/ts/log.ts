@@ -1,13 +1,13 @@
-/** The log lines of calls, and what they go to; `docs/telemetry.md` has the lines. */
+/** Log lines of calls; `docs/telemetry.md` lists them. */
 
 import { describe, wrongSetting } from './json.js';
-import { tell } from './telemetry.js';
+import { ignoreTelemetryError } from './telemetry.js';
 import type { Logger, LogLevel } from './types.js';
 
 const LEVELS = ['off', 'error', 'warn', 'info', 'debug'] as const;
 const METHODS = ['error', 'warn', 'info', 'debug'] as const;
 
-/** @internal What the lines of a client go to. */
+/** @internal The log of a client. */
 export interface Log {
   readonly level: LogLevel;
   /** Writes the lines of one call: `[[level, text], …]` as JSON text. */
@@ -16,7 +16,7 @@ export interface Log {
 
 const SILENT: Log = { level: 'off', write() {} };
 
-/** @internal The log of a client with these settings. */
+/** @internal Creates the log of a client from its settings. */
 export function logOf(logger: unknown, given: unknown): Log {
   if (logger !== undefined) {
     checkLogger(logger);
@@ -30,7 +30,7 @@ export function logOf(logger: unknown, given: unknown): Log {
     level,
     write(lines) {
       for (const [name, text] of JSON.parse(lines) as [keyof Logger, string][]) {
-        tell(() => sink[name](`actpass: ${text}`));
+        ignoreTelemetryError(() => sink[name](`actpass: ${text}`));
       }
     },
   };

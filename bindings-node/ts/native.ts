@@ -1,11 +1,11 @@
-/** The native half. Private: its shape may change in any version. */
+/** The native module. Private: its API may change in any version. */
 
 import { loadNative } from './load.js';
 
-/** @internal What ended: of each call its number, how it ended, the text of its end, and its log lines or nothing. */
+/** @internal Completed calls: for each its number, status, text, and log lines or an empty string. */
 export type Batch = (number | string)[];
 
-/** @internal How a call ended, as `runtime.rs` numbers it. */
+/** @internal Status of a completed call, as defined in `runtime.rs`. */
 export const How = { Answered: 0, Failed: 1, Permitted: 2 } as const;
 
 /** @internal */

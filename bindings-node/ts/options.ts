@@ -1,4 +1,4 @@
-/** The names of the options: what each call takes, what the native half reads, what has a default. */
+/** Names of options: per method, per native call, and those with defaults. */
 
 import type { CallName } from './native.js';
 
@@ -58,9 +58,9 @@ export const EVIDENCE = [
 ];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['passport', 'waitForApprovalMs'];
-/** What every call may name and the native half reads. */
+/** Options of every call that the native module reads. */
 const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
-/** @internal What the native half reads of each call. */
+/** @internal Options that the native module reads, per call. */
 export const INPUTS: { readonly [name in CallName]: readonly string[] } = {
   preflight: [...ACTION, ...CALL],
   authorize: [...GUARD, 'recordOutcome', ...CALL],
@@ -73,7 +73,7 @@ export const INPUTS: { readonly [name in CallName]: readonly string[] } = {
   revokePassport: ['jti', 'reason', ...CALL],
   recordEvidence: [...EVIDENCE, ...CALL],
 };
-/** What the TypeScript layer of a guard reads itself. */
+/** Options of a guard that the TypeScript layer reads. */
 const OF_GUARD = ['execute', 'signal'];
 /** @internal */
 export const PREFLIGHT_OPTIONS = [...INPUTS.preflight, 'signal'];
@@ -97,11 +97,11 @@ export const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForAp
 export const OF_ANY_CALL = ['signal', ...CALL];
 /** @internal The defaults of a call about an action. */
 export const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
-/** @internal The defaults of a wait, whose own `timeoutMs` is how long it waits. */
+/** @internal The defaults of `waitForApproval`, whose own `timeoutMs` is the wait. */
 export const OF_AWAIT = OF_ANY_CALL.filter((name) => name !== 'timeoutMs');
 /** @internal The defaults of `issuePassport`. */
 export const OF_ISSUE = ['userId', ...OF_ANY_CALL];
-/** @internal The defaults of a call about an action that is known. */
+/** @internal The defaults of `resume`. */
 export const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
 /** @internal The members of an outcome. */
 export const OUTCOME_MEMBERS = [
@@ -115,7 +115,7 @@ export const OUTCOME_MEMBERS = [
   'evidenceError',
   'requestId',
 ];
-/** @internal What is compared of an action as it is judged and as it runs. */
+/** @internal The members of an action that are compared before it runs. */
 export const COMPARED = ['goal', 'tool', 'args', 'resource', 'userId', 'audience', 'toolManifestHash'];
-/** @internal Of that, what a caller can change while the gateway is asked; the rest only carries the question. */
+/** @internal Compared members that a caller can change while the gateway decides. */
 export const JUDGED = ['goal', 'args', 'resource', 'userId'];

@@ -9,25 +9,25 @@ import type {
   SpendOptions,
 } from './types.js';
 
-/** Whether the end of an action was recorded, if `recordOutcome` asked for it. */
+/** The result of recording an outcome, with `recordOutcome`. */
 export interface Recorded {
-  /** The event in the ledger. */
+  /** The recorded event. */
   evidence?: RecordedEvidence;
-  /** Why there is none. */
+  /** Why recording failed. */
   evidenceError?: ActPassError;
 }
 
-/** What every outcome has besides its `kind`. */
+/** Members of every outcome. */
 export interface OutcomeBase<T> {
   /** Whether the action ran. */
   readonly executed: boolean;
-  /** The gateway's decision, or one that the SDK made because the gate failed. */
+  /** The gateway's decision, or the SDK's denial because the gate failed. */
   readonly decision: Decision;
-  /** The `x-request-id` that the gateway gave the request that was decided; `undefined` if it gave none. */
+  /** The `x-request-id` of the gateway's response; `undefined` if it sent none. */
   readonly requestId?: string;
   /**
-   * Returns what the action returned. Throws what the action threw, or an {@link ActionBlockedError} if it did not run. In
-   * `monitor`, an action that ran although the gate failed returns as any other.
+   * Returns the action's result or throws its error; throws an {@link ActionBlockedError} if it did not run. If `monitor` ran
+   * the action despite a failed gate, returns its result.
    */
   unwrap(): T;
 }
@@ -38,11 +38,11 @@ export interface ReturnedOutcome<T> extends OutcomeBase<T>, Recorded {
   readonly kind: 'returned';
   /** Whether the action ran. */
   readonly executed: true;
-  /** What it returned: the same value, not a copy. */
+  /** Its result: the same value, not a copy. */
   readonly result: T;
-  /** What went wrong: nothing. */
+  /** Always absent. */
   readonly error?: undefined;
-  /** What to resume: nothing. */
+  /** Always absent. */
   readonly approval?: undefined;
 }
 
@@ -52,30 +52,29 @@ export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
   readonly kind: 'returned';
   /** Whether the action ran. */
   readonly executed: true;
-  /** The decision that the SDK made. */
+  /** The SDK's denial. */
   readonly decision: DenyDecision;
-  /** What it returned: the same value, not a copy. */
+  /** Its result: the same value, not a copy. */
   readonly result: T;
-  /** How the gate failed. */
+  /** The failure of the gate. */
   readonly error: ActPassError;
-  /** What to resume: nothing. */
+  /** Always absent. */
   readonly approval?: undefined;
 }
 
-/** The action ran and threw. */
+/** The action ran and threw or rejected. */
 export interface FailedOutcome extends OutcomeBase<never>, Recorded {
   /** How the call ended. */
   readonly kind: 'failed';
   /** Whether the action ran. */
   readonly executed: true;
-  /** What it returned: nothing. */
+  /** Always absent. */
   readonly result?: undefined;
   /**
-   * What it threw: the same value, of any type, as in a `catch` clause. `undefined`, which says nothing, is replaced by an
-   * `Error` that says so.
+   * The thrown value itself, of any type, as in a `catch` clause. `undefined` is replaced by an `Error`.
    */
   readonly error: NonNullable<unknown> | null;
-  /** What to resume: nothing. */
+  /** Always absent. */
   readonly approval?: undefined;
 }
 
@@ -85,22 +84,22 @@ export interface BlockedOutcome extends OutcomeBase<never> {
   readonly kind: 'blocked';
   /** Whether the action ran. */
   readonly executed: false;
-  /** The gateway's decision, or one that the SDK made because the gate failed. */
+  /** The gateway's decision, or the SDK's denial because the gate failed. */
   readonly decision: BlockingDecision;
-  /** What it returned: nothing. */
+  /** Always absent. */
   readonly result?: undefined;
-  /** How the gate failed; `undefined` if the gateway decided. */
+  /** The failure of the gate; `undefined` if the gateway decided. */
   readonly error?: ActPassError;
-  /** What to keep in order to `resume` once a person has approved it; `undefined` if it waits for no approval. */
+  /** Data for `resume` after a human approval; `undefined` if no approval is pending. */
   readonly approval?: PendingApproval;
-  /** The event in the ledger: none, because nothing ran. */
+  /** Always absent. */
   readonly evidence?: undefined;
-  /** Why there is none: nothing ran. */
+  /** Always absent. */
   readonly evidenceError?: undefined;
 }
 
 /**
- * What a guard reports. `kind` says how the call ended; `unwrap()` returns the result or throws.
+ * The outcome of a guard. `kind` tells how the call ended; `unwrap()` returns the result or throws.
  *
  * @example
  * ```ts
@@ -128,38 +127,38 @@ export interface BlockedOutcome extends OutcomeBase<never> {
 export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | FailedOutcome;
 
 /**
- * Leave to run an action, once: what {@link ActPass.authorize} returns for an action that may run.
+ * Single-use permission to run an action, returned by {@link ActPass.authorize}.
  *
- * It is void five minutes after the verdict, and once its credential has expired.
+ * Expires five minutes after the decision, or earlier with its credential.
  */
 export interface Permit {
-  /** Tells a permit from a blocked outcome. */
+  /** Distinguishes a permit from a blocked outcome. */
   readonly kind: 'permitted';
   /** The decision under which the action may run. */
   readonly decision: Decision;
   /**
-   * Spends the permit: run the action at once, with what this returns.
+   * Spends the permit and returns the execution context. Run the action immediately afterwards.
    *
-   * @throws {@link ActPassArgumentError} It is spent. The action must not run.
-   * @throws {@link ActionBlockedError} It is void, or `args` are not those that were judged. In `monitor` the action runs,
-   * without a credential.
+   * @throws {@link ActPassArgumentError} The permit was already spent. The action must not run.
+   * @throws {@link ActionBlockedError} The permit expired, or `args` differ from the judged arguments. In `monitor` the action
+   * may still run, without a credential.
    */
   spend(options?: SpendOptions): ExecutionContext;
   /**
-   * Reports that the action returned; with `recordOutcome`, that is recorded, and `evidence` or `evidenceError` says whether.
+   * Reports that the action returned; with `recordOutcome`, records it (`evidence` or `evidenceError`).
    *
-   * @throws {@link ActPassArgumentError} The permit is not spent, or an end was reported before.
+   * @throws {@link ActPassArgumentError} The permit is not spent, or its outcome was already reported.
    */
   returned<T>(result: T): Promise<ReturnedOutcome<T> | ObservedOutcome<T>>;
   /**
-   * Reports that the action threw; otherwise as {@link Permit.returned}.
+   * Reports that the action threw `error`; otherwise as {@link Permit.returned}.
    *
    * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
    */
   failed(error: unknown): Promise<FailedOutcome>;
   /**
-   * Reports that the action was stopped while it ran, for `reason`, by default an `AbortError`. It is recorded as `cancelled`,
-   * within a second or not at all; otherwise as {@link Permit.failed}.
+   * Reports that the action was cancelled while it ran, for `reason`, by default an `AbortError`. Recording it as `cancelled`
+   * takes at most one second; otherwise as {@link Permit.failed}.
    *
    * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
    */

@@ -1,4 +1,4 @@
-/** Functions that run only if they may, with what was judged. */
+/** The wrapper of `protect`: functions that run only if permitted, with the judged arguments. */
 
 import { types } from 'node:util';
 import { checkFunction } from './body.js';
@@ -13,7 +13,7 @@ import type { GuardOutcome } from './outcome.js';
 import { unwrapped } from './report.js';
 import type { ExecutionContext } from './types.js';
 
-/** @internal The options of `protect` that are the same for every call, checked where they are written. */
+/** @internal Wraps `body`; options that are not functions are checked immediately. */
 export function protecting<R>(client: object, body: (...args: unknown[]) => R, options: unknown): Function {
   checkFunction('run', body);
   const { connection } = partsOf(client);
@@ -23,7 +23,7 @@ export function protecting<R>(client: object, body: (...args: unknown[]) => R, o
     throw wrongArgument(`withContext: expected true or false, found ${describe(withContext)}`);
   }
   const fixed = Object.entries(given).filter(([name, value]) => !OF_CALL.includes(name) || typeof value !== 'function');
-  const placeholders = { args: {}, ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }) };
+  const placeholders = { args: {}, ...(typeof given['goal'] === 'function' && { goal: 'placeholder' }) };
   checkAction(opened(connection), joined(placeholders, Object.fromEntries(fixed)));
   const guarded = async function (this: unknown, ...args: unknown[]): Promise<Awaited<R>> {
     const judged: Judged = { options: given, args, own: args, texts: new Map() };
@@ -55,15 +55,15 @@ export function protecting<R>(client: object, body: (...args: unknown[]) => R, o
 interface Judged {
   /** The options of `protect`. */
   readonly options: Members;
-  /** What the function was called with. */
+  /** The arguments of the call. */
   readonly args: unknown[];
-  /** What it runs with: copies of what was judged. */
+  /** The arguments to run with: copies of the judged ones. */
   own: unknown[];
-  /** The JSON texts of what was judged. */
+  /** The JSON texts of the judged members. */
   readonly texts: Map<string, string>;
 }
 
-/** The members of the action that a call of a protected function is. */
+/** Returns the members of the action of one call. */
 function judge(judged: Judged): Members {
   const { options, args, texts } = judged;
   if (JUDGED.some((name) => typeof options[name] === 'function')) {
@@ -85,13 +85,13 @@ function judge(judged: Judged): Members {
   return members;
 }
 
-/** The action as it would be asked about now, of which `members` were; nothing of it if it can no longer be written down. */
+/** Returns the current action as JSON text; throws if a member cannot be serialized. */
 function present({ options, args, texts }: Judged, members: Members): string {
   const now = [...texts.keys()].map((name) => [name, ofCall(name, options, args)]);
   return presentInput(joined(members, Object.fromEntries(now)));
 }
 
-/** The value of an option of `protect` for a call with `args`. */
+/** Returns the value of an option for a call with `args`. */
 function ofCall(name: string, options: Members, args: unknown[]): unknown {
   const option = options[name];
   if (name === 'args' && option === undefined) {
@@ -113,7 +113,7 @@ function ofCall(name: string, options: Members, args: unknown[]): unknown {
   return value;
 }
 
-/** The arguments as the policy sees them if no option says so. */
+/** Returns the arguments for the policy if the option `args` is absent. */
 function firstOf([first]: unknown[]): object {
   if (first === undefined) {
     return {};
@@ -121,7 +121,7 @@ function firstOf([first]: unknown[]): object {
   if (Array.isArray(first) || typeof first !== 'object' || first === null) {
     throw wrongArgument(
       `args: expected an object literal as the first argument of the function, found ${describe(first)}: ` +
-        'name what is judged by the option args, such as args: (charge, amount) => ({ charge, amount })',
+        'use the option args, such as args: (charge, amount) => ({ charge, amount })',
     );
   }
   return first;

@@ -1,4 +1,4 @@
-/** The outcomes of actions, made of what the native half reports. */
+/** Creates outcomes from the reports of the native module. */
 
 import {
   ActionBlockedError,
@@ -14,25 +14,25 @@ import { joined } from './json.js';
 import type { BlockedOutcome, GuardOutcome } from './outcome.js';
 import type { Decision } from './types.js';
 
-/** Who reports: the method that was called, and where. */
+/** The called method and its call site. */
 interface Reporter {
   readonly operation: string;
   readonly site: Site;
 }
 
-/** What the native half says of an action that was blocked, for the error that is thrown. */
+/** Texts of a blocked action, for its error. */
 interface Texts {
-  /** For a developer. */
+  /** The message for a developer. */
   developerText: string;
-  /** For a model. */
+  /** The message for a model. */
   message: string;
-  /** The tool that was not used. */
+  /** The blocked tool. */
   tool: string;
 }
 
 const textsOf = new WeakMap<object, Texts>();
 
-/** @internal The outcome of an action that was blocked, of what the native half reports. */
+/** @internal Creates the outcome of a blocked action. */
 export function blockedOutcome(reporter: Reporter, reported: object): BlockedOutcome {
   const { texts, decision, ...others } = joined(reported) as { texts: Texts; decision: Decision };
   const outcome = outcomeOf<never>(reporter, { kind: 'blocked', decision, executed: false, ...others });
@@ -40,7 +40,7 @@ export function blockedOutcome(reporter: Reporter, reported: object): BlockedOut
   return outcome as BlockedOutcome;
 }
 
-/** @internal The outcome of an action that ran under `decision`, of what the native half reports of its end. */
+/** @internal Creates the outcome of an action that ran under `decision`. */
 export function ranOutcome<T>(
   reporter: Reporter,
   kind: 'returned' | 'failed',
@@ -57,11 +57,11 @@ function outcomeOf<T>({ operation, site }: Reporter, reported: object, members?:
   const failure = error && stamped(toError(error, operation), site);
   const outcome = { ...others, ...(failure !== undefined && { error: failure }), ...members } as GuardOutcome<T>;
   const unwrap = (): T => unwrapped(outcome, operation, () => new Site(unwrap));
-  // It is not a member of what is printed, compared or sent on as JSON.
+  // Not enumerable: not printed, compared or serialized.
   return Object.defineProperty(outcome, 'unwrap', { value: unwrap });
 }
 
-/** @internal The result of an action that ran and returned; throws otherwise, as a call of `operation` at `site`. */
+/** @internal Returns the result, or throws the error, as a call of `operation` at `site`. */
 export function unwrapped<T>(outcome: GuardOutcome<T>, operation: string, site: () => Site): T {
   switch (outcome.kind) {
     case 'returned':
@@ -73,10 +73,10 @@ export function unwrapped<T>(outcome: GuardOutcome<T>, operation: string, site: 
   }
 }
 
-/** @internal The error of an action that was blocked, as the method `operation` throws it. */
+/** @internal Creates the error of a blocked action for the method `operation`. */
 export function blockedBy(outcome: BlockedOutcome, operation: string): ActPassError {
   const { error, approval, requestId } = joined(outcome) as unknown as BlockedOutcome;
-  // Nobody else has the error of a gate that is thrown at once, so it need not repeat the frames.
+  // `protect` throws immediately: its cause needs no frames of its own.
   const cause = error && operation === 'protect' ? oneLine(error) : error;
   return freshly(
     new ActionBlockedError(outcome.decision, { ...textsOf.get(outcome), cause, approval, operation, requestId }),

@@ -1,23 +1,23 @@
-/** The calls of this thread that are under way: how they begin, what ends them, what they end with. */
+/** Calls in flight on this thread: start, completion, cancellation. */
 
 import { type DescribedError, ofNative, Passed, toError } from './errors.js';
 import { describe, wrongArgument } from './json.js';
 import type { Log } from './log.js';
 import { type Batch, type CallName, type Client, How, native } from './native.js';
-import { tell } from './telemetry.js';
+import { ignoreTelemetryError } from './telemetry.js';
 
-/** @internal What a call ended with. */
+/** @internal A completed call. */
 export interface Ended {
   /** The number of the call. */
   call: number;
   failed: boolean;
-  /** The core ruled that the action may run. */
+  /** Whether the core permits the action. */
   permitted: boolean;
-  /** The JSON text of the answer, the outcome or the error. */
+  /** The JSON text of the response, outcome or error. */
   text: string;
 }
 
-/** @internal What makes a call. */
+/** @internal The origin of a call. */
 export interface Caller {
   readonly client: Client;
   readonly log: Log;
@@ -25,12 +25,12 @@ export interface Caller {
   readonly operation: string;
 }
 
-interface UnderWay {
+interface InFlight {
   readonly log: Log;
   resolve(ended: Ended): void;
 }
 
-const underWay = new Map<number, UnderWay>();
+const inFlight = new Map<number, InFlight>();
 let lastNumber = 0;
 
 /** @internal What calls and permits go through. */
@@ -40,20 +40,20 @@ export const door = new native.Bridge((batch: Batch) => {
     const how = batch[at + 1];
     const text = batch[at + 2] as string;
     const lines = batch[at + 3] as string;
-    const ended = underWay.get(call);
-    leave(call);
+    const ended = inFlight.get(call);
+    complete(call);
     if (lines !== '') {
-      tell(() => ended?.log.write(lines));
+      ignoreTelemetryError(() => ended?.log.write(lines));
     }
     ended?.resolve({ call, failed: how === How.Failed, permitted: how === How.Permitted, text });
   }
 });
 
-/** @internal Begins a call. The promise is rejected only by `signal`; while it is pending, the process stays alive. */
+/** @internal Starts a call. Only `signal` rejects the promise. While it is pending, the process stays alive. */
 export function begin(caller: Caller, name: CallName, input: string, signal: AbortSignal | undefined): Promise<Ended> {
   if (signal === undefined) {
     return new Promise((resolve) => {
-      enter(caller, name, input, resolve);
+      start(caller, name, input, resolve);
     });
   }
   checkSignal(signal);
@@ -62,15 +62,15 @@ export function begin(caller: Caller, name: CallName, input: string, signal: Abo
       throw new Passed(signal.reason);
     }
     let call: number | undefined;
-    const forget = Listening.to(signal).add(() => {
+    const forget = AbortListener.to(signal).add(() => {
       if (call !== undefined) {
-        leave(call);
+        complete(call);
         door.cancel(call);
       }
       reject(new Passed(signal.reason));
     });
     try {
-      call = enter(caller, name, input, (ended) => {
+      call = start(caller, name, input, (ended) => {
         forget();
         resolve(ended);
       });
@@ -82,18 +82,18 @@ export function begin(caller: Caller, name: CallName, input: string, signal: Abo
 }
 
 /**
- * @internal What a call ended with, unless its caller has lost interest meanwhile. An error is one of the method `operation`.
+ * @internal Returns a completed call; throws its error, as one of the method `operation`, or the reason of an aborted signal.
  */
 export function take(ended: Ended, signal: AbortSignal | undefined, operation: string): Ended {
-  let hasLost = true;
+  let isCancelled = true;
   try {
-    hasLost = signal !== undefined && isAborted(signal);
+    isCancelled = signal !== undefined && isAborted(signal);
   } finally {
-    if (hasLost) {
+    if (isCancelled) {
       door.cancel(ended.call);
     }
   }
-  if (hasLost) {
+  if (isCancelled) {
     throw new Passed(signal?.reason);
   }
   if (ended.failed) {
@@ -102,7 +102,7 @@ export function take(ended: Ended, signal: AbortSignal | undefined, operation: s
   return ended;
 }
 
-/** @internal Calls the native half, whose errors arrive as texts. */
+/** @internal Calls the native module and converts its errors, which are serialized as text. */
 export function converting<R>(call: () => R): R {
   try {
     return call();
@@ -111,34 +111,34 @@ export function converting<R>(call: () => R): R {
   }
 }
 
-/** Begins a call and returns its number. */
-function enter({ client, log }: Caller, name: CallName, input: string, resolve: (ended: Ended) => void): number {
+/** Starts a native call and returns its number. */
+function start({ client, log }: Caller, name: CallName, input: string, resolve: (ended: Ended) => void): number {
   lastNumber += 1;
   const call = lastNumber;
   converting(() => client[name](door, call, input));
-  if (underWay.size === 0) {
+  if (inFlight.size === 0) {
     door.hold();
   }
-  underWay.set(call, { log, resolve });
+  inFlight.set(call, { log, resolve });
   return call;
 }
 
-function leave(call: number): void {
-  if (underWay.delete(call) && underWay.size === 0) {
+function complete(call: number): void {
+  if (inFlight.delete(call) && inFlight.size === 0) {
     door.release();
   }
 }
 
-/** The calls that wait under one signal. They share one listener, so that their number causes no warning. */
-class Listening {
-  static readonly #all = new WeakMap<AbortSignal, Listening>();
+/** Calls with the same signal share one listener, to avoid the max-listeners warning. */
+class AbortListener {
+  static readonly #all = new WeakMap<AbortSignal, AbortListener>();
 
   readonly #signal: AbortSignal;
-  readonly #abandons = new Set<() => void>();
+  readonly #callbacks = new Set<() => void>();
   readonly #aborted = () => {
-    Listening.#all.delete(this.#signal);
-    for (const abandon of [...this.#abandons]) {
-      abandon();
+    AbortListener.#all.delete(this.#signal);
+    for (const callback of [...this.#callbacks]) {
+      callback();
     }
   };
 
@@ -146,34 +146,34 @@ class Listening {
     this.#signal = signal;
   }
 
-  static to(signal: AbortSignal): Listening {
-    const known = Listening.#all.get(signal);
+  static to(signal: AbortSignal): AbortListener {
+    const known = AbortListener.#all.get(signal);
     if (known !== undefined) {
       return known;
     }
-    const listening = new Listening(signal);
+    const listener = new AbortListener(signal);
     try {
-      signal.addEventListener('abort', listening.#aborted, { once: true });
+      signal.addEventListener('abort', listener.#aborted, { once: true });
     } catch (error) {
       throw wrongArgument('signal: adding a listener to it failed', error);
     }
-    Listening.#all.set(signal, listening);
-    return listening;
+    AbortListener.#all.set(signal, listener);
+    return listener;
   }
 
-  /** Has `abandon` called when the signal aborts, until the returned function is called. */
-  add(abandon: () => void): () => void {
-    this.#abandons.add(abandon);
+  /** Calls `callback` when the signal aborts; the returned function removes it. */
+  add(callback: () => void): () => void {
+    this.#callbacks.add(callback);
     return () => {
-      if (this.#abandons.delete(abandon) && this.#abandons.size === 0 && Listening.#all.delete(this.#signal)) {
-        // A signal may be of the program's own making; the other calls of the batch still have to end.
-        tell(() => this.#signal.removeEventListener('abort', this.#aborted));
+      if (this.#callbacks.delete(callback) && this.#callbacks.size === 0 && AbortListener.#all.delete(this.#signal)) {
+        // A custom signal may throw; the other calls of the batch must still complete.
+        ignoreTelemetryError(() => this.#signal.removeEventListener('abort', this.#aborted));
       }
     };
   }
 }
 
-/** Whether `signal` is aborted. What its members do is the program's own. */
+/** Returns whether `signal` is aborted; a custom signal may throw. */
 function isAborted(signal: AbortSignal): boolean {
   try {
     return signal.aborted;
@@ -182,7 +182,7 @@ function isAborted(signal: AbortSignal): boolean {
   }
 }
 
-/** @internal Checks that `signal` is an AbortSignal, of whatever realm. */
+/** @internal Checks that `signal` is an AbortSignal of any realm. */
 export function checkSignal(signal: unknown): void {
   try {
     const { aborted, addEventListener, removeEventListener } = Object(signal) as Partial<AbortSignal>;

@@ -1,8 +1,8 @@
 /**
- * The spans and metrics of calls, by the program's OpenTelemetry; `docs/telemetry.md` has the names.
+ * OpenTelemetry spans and metrics of calls; `docs/telemetry.md` lists the names.
  *
- * `@opentelemetry/api` is an optional peer dependency, which the first call loads if it is installed. Each use of it goes through
- * {@link tell}, one at a time: whatever it throws, rejects or returns changes nothing.
+ * `@opentelemetry/api` is an optional peer dependency, loaded by the first call if installed. Every use of it goes through
+ * {@link ignoreTelemetryError}: its errors, rejections and results never affect a call.
  */
 
 import type { Context, Histogram, Span } from '@opentelemetry/api';
@@ -11,7 +11,7 @@ import type { Decision } from './types.js';
 
 const PREFIX = 'actpass.';
 const DURATION = 'actpass.client.duration';
-/** In seconds: a call takes some tenths of a millisecond to a gateway nearby, and up to its deadline. */
+/** Histogram bounds in seconds: from a fraction of a millisecond (local gateway) to the default deadline. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
 type Api = typeof import('@opentelemetry/api');
@@ -19,17 +19,17 @@ type Attributes = Record<string, string | boolean>;
 
 /** @internal The span of one call. */
 export interface CallSpan {
-  /** What the gate said, or how it failed. */
+  /** Records the decision or the failure of the gate. */
   decided(decision: Decision, error?: unknown): void;
-  /** What came of an action that may have run. */
+  /** Records the outcome. */
   ended(executed: boolean, error?: unknown): void;
-  /** What failed, which may be `undefined` where a function threw that. */
+  /** Records an error; a function may throw `undefined`. */
   failed(error: unknown): void;
 }
 
 const UNOBSERVED: CallSpan = { decided() {}, ended() {}, failed() {} };
 
-/** @internal Makes `call` in a span of its own, if the program has OpenTelemetry. */
+/** @internal Runs `call` in its own span, if OpenTelemetry is installed. */
 export function instrument<R>(
   operation: string,
   about: () => Attributes,
@@ -39,7 +39,7 @@ export function instrument<R>(
   if (found === undefined) {
     return call(UNOBSERVED);
   }
-  return instrumented(new Instrumentation(found, operation, tell(about) ?? {}), call);
+  return instrumented(new Instrumentation(found, operation, ignoreTelemetryError(about) ?? {}), call);
 }
 
 async function instrumented<R>(span: Instrumentation, call: (span: CallSpan) => Promise<R>): Promise<R> {
@@ -53,29 +53,29 @@ async function instrumented<R>(span: Instrumentation, call: (span: CallSpan) => 
   }
 }
 
-/** @internal The `traceparent` of the current span, if the program has OpenTelemetry. */
+/** @internal Returns the `traceparent` of the current span, if OpenTelemetry is installed. */
 export function currentTrace(): string | undefined {
   const found = api();
-  return found && tell(() => traceOf(found));
+  return found && ignoreTelemetryError(() => traceOf(found));
 }
 
 function traceOf({ context, trace }: Api): string | undefined {
-  const active = tell(() => context.active());
-  const span = tell(() => active && trace.getSpan(active));
-  const named = tell(() => span?.spanContext());
+  const active = ignoreTelemetryError(() => context.active());
+  const span = ignoreTelemetryError(() => active && trace.getSpan(active));
+  const named = ignoreTelemetryError(() => span?.spanContext());
   if (named === undefined) {
     return undefined;
   }
   const { traceId, spanId, traceFlags } = named;
   const text = `00-${traceId}-${spanId}-${(traceFlags & 0xff).toString(16).padStart(2, '0')}`;
-  // One that is malformed is left away: a trace is no reason to block an action.
+  // Omit a malformed one: tracing must not block an action.
   return /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/.test(text) ? text : undefined;
 }
 
-/** `null` if it is not installed, `undefined` before it was looked for. */
+/** `null` if not installed, `undefined` before the first lookup. */
 let loaded: Api | null | undefined;
 
-/** The API, if the program has it. */
+/** Returns the API, if installed. */
 function api(): Api | undefined {
   if (loaded === undefined) {
     loaded = load() ?? null;
@@ -83,10 +83,10 @@ function api(): Api | undefined {
   return loaded ?? undefined;
 }
 
-/** Bundlers take a literal `require` inside its own `try` for an optional dependency. In their modules it may be missing. */
+/** Bundlers treat a literal `require` inside its own `try` as an optional dependency. */
 function load(): Api | undefined {
   if (withoutLiterals()) {
-    // Left to Node, below.
+    // `nodeRequire` below.
   } else {
     try {
       return checked(require('@opentelemetry/api'));
@@ -98,13 +98,13 @@ function load(): Api | undefined {
     return checked(nodeRequire()('@opentelemetry/api'));
   } catch (error) {
     if ((error as { code?: unknown } | null)?.code !== 'MODULE_NOT_FOUND') {
-      say(error);
+      reportOnce(error);
     }
     return undefined;
   }
 }
 
-/** What some bundlers put in the place of a missing package is not the API. */
+/** Rejects the placeholder that some bundlers use for a missing package. */
 function checked(found: Partial<Api>): Api {
   const { context, metrics, trace } = found;
   if (context === undefined || metrics === undefined || trace === undefined) {
@@ -113,17 +113,17 @@ function checked(found: Partial<Api>): Api {
   return found as Api;
 }
 
-/** The instrument of each provider of metrics, which makes one only. */
+/** The histogram of each meter provider. */
 const histograms = new WeakMap<object, Histogram>();
 
 function histogramOf({ metrics }: Api): Histogram | undefined {
   const provider = metrics.getMeterProvider();
   let histogram = histograms.get(provider);
   if (histogram === undefined) {
-    const meter = tell(() => metrics.getMeter('actpass'));
+    const meter = ignoreTelemetryError(() => metrics.getMeter('actpass'));
     histogram = meter?.createHistogram(DURATION, {
       unit: 's',
-      description: 'How long a call of the gateway took, retries and waits included.',
+      description: 'Duration of a gateway call, including retries and waits.',
       advice: { explicitBucketBoundaries: BUCKETS },
     });
     if (histogram !== undefined) {
@@ -146,14 +146,14 @@ class Instrumentation implements CallSpan {
     this.#api = found;
     this.#attributes = { 'actpass.operation': operation };
     const options = { kind: found.SpanKind.CLIENT, attributes: { ...about, ...this.#attributes } };
-    const around = tell(() => found.context.active());
-    const tracer = tell(() => found.trace.getTracer('actpass'));
-    this.#span = tell(() => tracer?.startSpan(PREFIX + operation, options, around));
-    this.#inside = tell(() => around && this.#span && found.trace.setSpan(around, this.#span));
-    this.#histogram = tell(() => histogramOf(found));
+    const around = ignoreTelemetryError(() => found.context.active());
+    const tracer = ignoreTelemetryError(() => found.trace.getTracer('actpass'));
+    this.#span = ignoreTelemetryError(() => tracer?.startSpan(PREFIX + operation, options, around));
+    this.#inside = ignoreTelemetryError(() => around && this.#span && found.trace.setSpan(around, this.#span));
+    this.#histogram = ignoreTelemetryError(() => histogramOf(found));
   }
 
-  /** Makes `call` once, whatever the program's OpenTelemetry does. */
+  /** Calls `call` exactly once in the span's context, whatever OpenTelemetry does. */
   over<R>(call: () => Promise<R>): Promise<R> {
     const inside = this.#inside;
     let made: Promise<R> | undefined;
@@ -162,10 +162,10 @@ class Instrumentation implements CallSpan {
       return made;
     };
     if (inside !== undefined) {
-      tell(() => {
+      ignoreTelemetryError(() => {
         const returned = this.#api.context.with(inside, once);
-        // The outcome of the call is `made`. A promise that the context manager derives from it may reject as well.
-        drop(returned, () => {});
+        // The result is `made`. A promise that the context manager derives from it may reject too.
+        ignoreRejection(returned, () => {});
       });
     }
     return once();
@@ -195,35 +195,35 @@ class Instrumentation implements CallSpan {
   }
 
   failed(error: unknown): void {
-    // The members of a program's own error may throw.
-    const type = tell(() => typeOf(error)) ?? typeof error;
+    // Members of a foreign error may throw.
+    const type = ignoreTelemetryError(() => typeOf(error)) ?? typeof error;
     if (!this.#isMeasured) {
       this.#attributes['error.type'] = type;
     }
     this.#set('error.type', type);
-    tell(() => this.#span?.setStatus({ code: this.#api.SpanStatusCode.ERROR }));
+    ignoreTelemetryError(() => this.#span?.setStatus({ code: this.#api.SpanStatusCode.ERROR }));
   }
 
   end(): void {
     this.#measure();
-    tell(() => this.#span?.end());
+    ignoreTelemetryError(() => this.#span?.end());
   }
 
   #set(name: string, value: string | boolean): void {
-    tell(() => this.#span?.setAttribute(name, value));
+    ignoreTelemetryError(() => this.#span?.setAttribute(name, value));
   }
 
   #measure(): void {
     if (!this.#isMeasured) {
       this.#isMeasured = true;
       const seconds = (now() - this.#began) / 1e3;
-      tell(() => this.#histogram?.record(seconds, this.#attributes));
+      ignoreTelemetryError(() => this.#histogram?.record(seconds, this.#attributes));
     }
   }
 }
 
 function now(): number {
-  return tell(() => performance.now()) ?? 0;
+  return ignoreTelemetryError(() => performance.now()) ?? 0;
 }
 
 function typeOf(error: unknown): string {
@@ -235,21 +235,21 @@ function typeOf(error: unknown): string {
 }
 
 /**
- * @internal Runs `call`, which calls an observer. Returns its value, or `undefined` if it threw or returned a promise. The
- * first failure of the process is printed, the others are dropped.
+ * @internal Calls an observer (OpenTelemetry, a logger). Returns its result, or `undefined` if it threw or returned a promise.
+ * The first failure in the process is printed, later ones are ignored.
  */
-export function tell<R>(call: () => R): R | undefined {
+export function ignoreTelemetryError<R>(call: () => R): R | undefined {
   try {
     const returned = call();
-    return drop(returned, say) ? undefined : returned;
+    return ignoreRejection(returned, reportOnce) ? undefined : returned;
   } catch (error) {
-    say(error);
+    reportOnce(error);
     return undefined;
   }
 }
 
-/** Whether `returned` is a promise. Its rejection goes to `rejected` and is handled there. */
-function drop(returned: unknown, rejected: (error: unknown) => void): boolean {
+/** Returns whether `returned` is a promise; its rejection goes to `rejected`. */
+function ignoreRejection(returned: unknown, rejected: (error: unknown) => void): boolean {
   const { then } = Object(returned) as { then?: unknown };
   if (typeof then !== 'function') {
     return false;
@@ -258,23 +258,23 @@ function drop(returned: unknown, rejected: (error: unknown) => void): boolean {
   return true;
 }
 
-let hasSaid = false;
+let hasReported = false;
 
-function say(error: unknown): void {
-  if (hasSaid) {
+function reportOnce(error: unknown): void {
+  if (hasReported) {
     return;
   }
-  hasSaid = true;
+  hasReported = true;
   try {
     const text = String(error).replace(/\s+/g, ' ').slice(0, 200);
-    // The console may be the program's own as well, and throw or reject.
-    drop(
+    // The program may have replaced the console.
+    ignoreRejection(
       console.warn(
-        `actpass: code that observes calls failed; outcomes are unchanged, further failures are silent: ${text}`,
+        `actpass: telemetry error ignored; calls are not affected, further errors are not reported: ${text}`,
       ),
       () => {},
     );
   } catch {
-    // Reporting failed as well; the outcome stands.
+    // Ignore a failed report.
   }
 }

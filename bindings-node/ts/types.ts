@@ -1,168 +1,168 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-/** How a guard treats the answer. */
+/** How a guard applies the decision. */
 export type Mode =
   /** Runs on `allow` only. The default. */
   | 'enforce'
-  /** As enforce, and only when the gateway recorded its decision. */
+  /** Runs on an `allow` that the gateway recorded for this request. */
   | 'strict'
-  /** Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow. */
+  /** Runs on `allow` and `warn`; `warn` means that enforce would have blocked the action. */
   | 'warn'
-  /** Observes: runs always, and reports what enforce would have decided. */
+  /** Always runs, and reports what enforce would have decided. */
   | 'monitor';
 
-/** How much an action could damage. */
+/** The risk of an action. */
 export type RiskTier = 'low' | 'medium' | 'high' | 'critical';
 
-/** Anything that is JSON. */
+/** Any JSON value. */
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [member: string]: JsonValue };
 
 /**
  * The settings of a client.
  */
 export interface ActPassOptions {
-  /** The key, which is the identity: `apk_…` or `apdv_…`. Default: the environment variable `ACTPASS_API_KEY`. */
+  /** The API key, which is the client's identity: `apk_…` or `apdv_…`. Default: the environment variable `ACTPASS_API_KEY`. */
   apiKey?: string | undefined;
-  /** The tenant, a routing hint that the gateway does not trust. Default: none. */
+  /** The tenant: a routing hint that the gateway does not trust. Default: none. */
   tenantId?: string | undefined;
   /** The agent's name. Default: `sdk`. */
   agentId?: string | undefined;
   /**
    * The gateway's URL. Default: the environment variable `ACTPASS_API_BASE_URL`, else the hosted gateway. Plain `http` is
-   * accepted to this machine only.
+   * accepted for loopback addresses only.
    */
   baseUrl?: string | undefined;
-  /** The total deadline of a call in milliseconds, retries and waits included; above 0, at most a day. Default: 30000. */
+  /** The total deadline of a call in milliseconds, including retries and backoff; above 0, at most a day. Default: 30000. */
   timeoutMs?: number | undefined;
-  /** The longest that one attempt may take to connect, in milliseconds. Default: 5000, or `timeoutMs` if that is less. */
+  /** The deadline of one connection attempt in milliseconds. Default: 5000, or `timeoutMs` if shorter. */
   connectTimeoutMs?: number | undefined;
   /**
-   * How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the gateway
-   * certainly did not take them. Default: 2.
+   * The maximum number of retries of a call, 0 to 10. A call that is not idempotent is retried only if the gateway certainly
+   * did not process it. Default: 2.
    */
   maxRetries?: number | undefined;
   /**
-   * How many calls in a row must fail to reach the gateway for the circuit to open; while it is open, calls fail at once as
-   * `actpass.unreachable`. 0 turns that off. Default: 5.
+   * How many consecutive calls must fail to reach the gateway before the circuit opens; while open, calls fail immediately
+   * with `actpass.unreachable`. 0 disables it. Default: 5.
    */
   circuitFailures?: number | undefined;
-  /** The mode of calls that name none. Nothing in the environment can change it. Default: `enforce`. */
+  /** The default mode of calls. No environment variable changes it. Default: `enforce`. */
   mode?: Mode | undefined;
-  /** Certificates of authorities to trust besides the system's, in PEM. */
+  /** Additional trusted CA certificates, in PEM. */
   ca?: string | Uint8Array | undefined;
   /**
-   * Permits plain `http` to another machine, where everyone on the way can read the key and forge decisions.
+   * Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions.
    * Default: `false`.
    */
   dangerAllowInsecureHttp?: boolean | undefined;
-  /** What log lines go to, such as `console` or a logger of pino or winston. Default: standard error. */
+  /** Receives the log lines, such as `console` or a pino or winston logger. Default: standard error. */
   logger?: Logger | undefined;
   /**
-   * The least important lines that are logged. Default: the environment variable `ACTPASS_LOG`; else `info` with a
-   * `logger` and `off` without.
+   * The lowest level to log. Default: the environment variable `ACTPASS_LOG`; else `info` with a `logger` and `off`
+   * without.
    */
   logLevel?: LogLevel | undefined;
 }
 
-/** Which log lines are written: those of this level and of the more important ones. */
+/** The lowest level of log lines to write. */
 export type LogLevel =
-  /** None. */
+  /** No lines. */
   | 'off'
-  /** None yet: what fails is thrown or reported. */
+  /** Reserved: errors are thrown or reported, not logged. */
   | 'error'
-  /** A gate that failed. */
+  /** Failures of the gate. */
   | 'warn'
-  /** Also each action that was blocked. */
+  /** Also each blocked action. */
   | 'info'
-  /** Also each call, each retry and each action that may run. */
+  /** Also each call, retry and permitted action. */
   | 'debug';
 
 /**
- * What log lines go to. Each method is called with one line, which holds no secret, when the call that it is about ends.
- * What a method throws or rejects with changes nothing.
+ * A logger. The SDK calls a method with one line, without secrets, when a call ends. Errors and rejections of the methods
+ * are ignored.
  */
 export interface Logger {
-  /** Takes a line of the level `error`. */
+  /** Logs a line of level `error`. */
   error(line: string): unknown;
-  /** Takes a line of the level `warn`. */
+  /** Logs a line of level `warn`. */
   warn(line: string): unknown;
-  /** Takes a line of the level `info`. */
+  /** Logs a line of level `info`. */
   info(line: string): unknown;
-  /** Takes a line of the level `debug`. */
+  /** Logs a line of level `debug`. */
   debug(line: string): unknown;
 }
 
-/** What {@link ActPass.withScope} gives to every call that is made inside of it and does not say otherwise. */
+/** Defaults of all calls inside {@link ActPass.withScope}. */
 export interface Scope {
-  /** On whose behalf the agent acts, for `guard`, `preflight`, `protect` and `issuePassport`. */
+  /** The user on whose behalf the agent acts, for `guard`, `preflight`, `protect` and `issuePassport`. */
   userId?: string | undefined;
-  /** To whom a passport is shown, for `guard`, `preflight` and `protect`. */
+  /** The service to which a passport is presented, for `guard`, `preflight` and `protect`. */
   audience?: string | undefined;
-  /** Ends the wait of every call. */
+  /** Aborts every call. */
   signal?: AbortSignal | undefined;
   /** The trace of every call. */
   traceparent?: string | undefined;
 }
 
-/** What {@link ActPass.withOptions} gives to every call of the client that it returns, unless the call says otherwise. */
+/** Defaults of all calls of the client that {@link ActPass.withOptions} returns. */
 export interface ClientDefaults extends Scope {
-  /** How answers are treated. */
+  /** How decisions are applied. */
   mode?: Mode | undefined;
   /** The deadline of a call, as in {@link CallOptions}; `waitForApproval` keeps its own. */
   timeoutMs?: number | undefined;
-  /** How often a call is tried again at most, as in {@link CallOptions}. */
+  /** The maximum number of retries, as in {@link CallOptions}. */
   maxRetries?: number | undefined;
-  /** For how many milliseconds an action is held for an approval, as in {@link ExecuteOptions}. */
+  /** How long to wait for an approval in milliseconds, as in {@link ExecuteOptions}. */
   waitForApprovalMs?: number | undefined;
-  /** Whether the end of an action is recorded, as in {@link ExecuteOptions}. */
+  /** Whether to record outcomes, as in {@link ExecuteOptions}. */
   recordOutcome?: boolean | undefined;
 }
 
-/** What every call takes. */
+/** Options of every call. */
 export interface CallOptions {
-  /** Ends the wait: the call rejects with the signal's reason at once, and nothing runs. */
+  /** Aborts the call: it rejects immediately with the signal's reason, and nothing runs. */
   signal?: AbortSignal | undefined;
   /**
-   * The trace that the call is part of, as W3C Trace Context writes it. Default: the current span of OpenTelemetry, if the
-   * program has set that up.
+   * The trace that the call is part of, in W3C Trace Context format. Default: the current OpenTelemetry span, if
+   * OpenTelemetry is configured.
    */
   traceparent?: string | undefined;
   /**
-   * The deadline of each request of this call in milliseconds, retries and backoff included; above 0, at most a day.
+   * The deadline of each request of this call in milliseconds, including retries and backoff; above 0, at most a day.
    * Default: the client's.
    */
   timeoutMs?: number | undefined;
-  /** How often a request of this call is tried again at most, 0 to 10. Default: the client's. */
+  /** The maximum number of retries of each request of this call, 0 to 10. Default: the client's. */
   maxRetries?: number | undefined;
 }
 
 /**
- * What an agent is about to do, and why.
+ * An action of an agent, with its goal.
  */
 export interface Action {
   /** What the agent wants to achieve. */
   goal: string;
-  /** The tool that it is about to use. */
+  /** The tool that the action uses. */
   tool: string;
   /**
-   * The tool's arguments: an object of what is JSON, nested at most 127 deep. Sent as it is; a member that is `undefined`
-   * is left out, `-0` is sent as `0`.
+   * The tool's arguments: a JSON object, nested at most 127 levels deep. `undefined` members are omitted, `-0` is sent as
+   * `0`.
    */
   args: object;
   /** What the tool acts on, such as `stripe:charge:ch_123`. Default: nothing. */
   resource?: string | undefined;
-  /** On whose behalf the agent acts. */
+  /** The user on whose behalf the agent acts. */
   userId?: string | undefined;
   /** The passport that the action spends. */
   passport?: string | undefined;
-  /** How the answer is treated. Default: the client's. */
+  /** How the decision is applied. Default: the client's. */
   mode?: Mode | undefined;
   /**
-   * What makes a repetition known as one: a second call with the same key runs nothing. Default: a fresh UUIDv7, kept on
+   * Identifies repetitions of the request: a second call with the same key runs nothing. Default: a new UUIDv7, reused by
    * retries.
    */
   idempotencyKey?: string | undefined;
-  /** To whom the passport is shown. */
+  /** The service to which the passport is presented. */
   audience?: string | undefined;
   /** The approved request that the action spends. */
   approvalRequestId?: string | undefined;
@@ -170,194 +170,194 @@ export interface Action {
   toolManifestHash?: string | undefined;
 }
 
-/** An action to ask about. */
+/** Options of {@link ActPass.preflight}. */
 export interface PreflightOptions extends Action, CallOptions {}
 
-/** What else to do about an action than to ask about it. */
+/** Options of calls that may give permission to run. */
 export interface PermitOptions extends CallOptions {
   /**
-   * For how many milliseconds an action that needs an approval is held until a person decided; once approved, it is asked
-   * about again, and that answer rules. Comes on top of `timeoutMs`, which is that of each request. Default: it is not held,
-   * and reported as blocked at once.
+   * How long to wait for a human decision in milliseconds if the action needs approval, at most 30 days; `timeoutMs`
+   * applies to each request separately. After an approval the action is preflighted again, and that decision applies.
+   * Default: no waiting; the action is blocked.
    */
   waitForApprovalMs?: number | undefined;
   /**
-   * Records in the ledger, on the decision's chain, how the action ended, with the hash of its result if that is JSON. What
-   * came of recording stands in the outcome and changes nothing else about it. Default: `false`.
+   * Records in the ledger, on the decision's chain, how the action ended, with the hash of its result if that is JSON. The
+   * outcome's `evidence` or `evidenceError` reports the recording; nothing else changes. Default: `false`.
    */
   recordOutcome?: boolean | undefined;
 }
 
-/** What to run, and what else to do about it. */
+/** The function to run, and options of the call. */
 export interface ExecuteOptions<T> extends PermitOptions {
   /**
-   * What to run if it may: called at most once, after the verdict, on the caller's thread and in the caller's
-   * `AsyncLocalStorage` context. What it returns is awaited. A generator function and a class are refused before anything is
-   * sent; a generator or another iterator that it returns has run nothing, and is reported as `error`.
+   * The function to run: called at most once, after the decision, on the caller's thread and in the caller's
+   * `AsyncLocalStorage` context. Its result is awaited. Generator functions and classes are rejected before anything is
+   * sent. A returned generator or other iterator, whose body has not run, is reported as `error`.
    */
   execute: (context: ExecutionContext) => T | PromiseLike<T>;
 }
 
-/** An action to authorize. */
+/** Options of {@link ActPass.authorize}. */
 export interface AuthorizeOptions extends Action, PermitOptions {}
 
-/** How an action is about to run. */
+/** Options of {@link Permit.spend}. */
 export interface SpendOptions {
-  /** The arguments, if they may differ from those that were judged: a difference blocks. Default: they are not compared. */
+  /** The current arguments. If they differ from the judged arguments, the action is blocked. Default: no comparison. */
   args?: object | undefined;
 }
 
-/** An action to guard. */
+/** Options of {@link ActPass.guard}. */
 export interface GuardOptions<T> extends Action, ExecuteOptions<T> {}
 
-/** How to go on with an action that waited for a person. */
+/** Options of {@link ActPass.resume}. */
 export interface ResumeOptions<T> extends ExecuteOptions<T> {
-  /** The passport that the action spends; it is a secret, and was not kept. */
+  /** The passport that the action spends. A pending approval does not store it, because it is a secret. */
   passport?: string | undefined;
 }
 
 /**
- * An action that waits for a person: without secrets, and JSON to be kept until somebody decided, also in another process.
- * The gateway holds the action against the one that was approved, so a changed copy runs nothing.
+ * An action that waits for human approval: JSON without secrets, to store until the decision, also in another process. The
+ * gateway compares it with the approved action, so a changed copy does not run.
  */
 export interface PendingApproval {
   /** The approval's id. */
   approval_request_id: string;
   /** What the agent wants to achieve. */
   goal: string;
-  /** The tool that it is about to use. */
+  /** The tool that the action uses. */
   tool: string;
   /** The tool's arguments. */
   args: { [member: string]: JsonValue };
   /** What the tool acts on. */
   resource?: string;
-  /** On whose behalf the agent acts. */
+  /** The user on whose behalf the agent acts. */
   user_id?: string;
-  /** The mode that it was asked in. */
+  /** The mode of the request. */
   mode?: Mode;
-  /** To whom a passport is shown. */
+  /** The service to which a passport is presented. */
   audience?: string;
   /** The hash of the tool's definition. */
   tool_manifest_hash?: string;
 }
 
-/** How to wait for a person. */
+/** Options of {@link ActPass.waitForApproval}. */
 export interface WaitForApprovalOptions extends Omit<CallOptions, 'timeoutMs'> {
-  /** For how many milliseconds at most; each request has the client's deadline. Default: 0, which is one poll. */
+  /** The longest wait in milliseconds, at most 30 days; each request has the client's deadline. Default: 0, one poll. */
   timeoutMs?: number | undefined;
 }
 
-/** Where an approval stands. */
+/** The state of an approval. */
 export interface Approval {
   /** Its id. */
   id: string;
-  /** What became of it. */
+  /** Its status. */
   status: 'pending' | 'approved' | 'rejected' | 'expired';
-  /** The hash of the action that it is for. */
+  /** The hash of the action to approve. */
   action_hash?: string;
-  /** Who decided; `null` if nobody did. */
+  /** Who decided; `null` while pending. */
   decided_by?: string | null;
-  /** When. */
+  /** When it was decided, RFC 3339; `null` while pending. */
   decided_at?: string | null;
   /** When it expires. */
   deadline?: string;
 }
 
-/** What `execute` is given. */
+/** The argument of `execute`. */
 export interface ExecutionContext {
-  /** The secret that the gateway's vault holds for the tool; `null` where it holds none. Nobody else is handed it. */
+  /** The vaulted credential of the tool; `null` without one. */
   credential: Credential | null;
   /** The decision under which it runs. */
   decision: Decision;
 }
 
-/** A secret that the gateway's vault holds for the tool. */
+/** A credential from the gateway's vault. */
 export interface Credential {
   /** The secret. */
   token: string;
-  /** Until when it holds. */
+  /** When it expires, RFC 3339. */
   expires_at?: string | null;
 }
 
-/** Why a decision is as it is. */
+/** Explanation of a decision. */
 export interface Explain {
-  /** A sentence; empty if the gateway gave none. */
+  /** A sentence; empty if the gateway sent none. */
   summary: string;
-  /** The names of the rules that decided; empty if the gateway gave none. */
+  /** The names of the matched rules; empty if the gateway sent none. */
   matched_rules: string[];
-  /** What could be done, a sentence each; empty if the gateway gave none. */
+  /** What to do next, in sentences; empty if the gateway sent none. */
   next_steps: string[];
 }
 
-/** The members of every decision, named as on the wire. Members that are not listed are kept as they came. */
+/** The members of every decision, named as on the wire. Unlisted members are kept unchanged. */
 export interface DecisionBase {
-  /** Stable and dotted, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway gave none. */
+  /** The stable reason, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway sent none. */
   reason_code: string;
-  /** How much the action could damage. */
+  /** The risk of the action. */
   risk_tier?: RiskTier;
-  /** Why, for people. */
+  /** The explanation, for people. */
   explain: Explain;
   /** The ledger entry of this decision. */
   evidence_event_id?: string;
   /** The chain of that entry. */
   evidence_chain_id?: string;
-  /** The hash of the request that it answers. */
+  /** The hash of the decided request. */
   request_hash?: string;
-  /** The hash of the policy that decided. */
+  /** The hash of the applied policy. */
   policy_hash?: string;
   /** Whether the gateway repeats an earlier answer to a request with the same idempotency key. */
   replayed?: boolean | null;
   /** How long ago the gateway first recorded the repeated answer, in milliseconds. */
   replay_age_ms?: number | null;
-  /** Which vaulted credential `execute` is handed. */
+  /** The id of the vaulted credential that `execute` receives. */
   credential_id?: string;
 }
 
 /** The action may run. */
 export interface AllowDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: 'allow';
 }
 
-/** The action may not run. So decides the gateway, or the SDK when the gate failed. */
+/** The action may not run: decided by the gateway, or by the SDK because the gate failed. */
 export interface DenyDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: 'deny';
 }
 
-/** The action may not run before a person approved it. */
+/** The action needs human approval. */
 export interface RequireApprovalDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: 'require_approval';
-  /** What was asked of that person; once approved, give it to `approvalRequestId`. */
+  /** The id of the approval request; after approval, pass it as `approvalRequestId`. */
   approval_request_id?: string;
 }
 
 /** The tool's definition changed since it was approved. */
 export interface RequireToolReapprovalDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: 'require_tool_reapproval';
 }
 
-/** Enforce would not allow it, and the mode asked for warnings only. */
+/** Enforce would block the action; the mode requests warnings only. */
 export interface WarnDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: 'warn';
   /** What enforce would decide. */
   would_be?: string;
 }
 
-/** A type of its own, so that a `switch` on the known words leaves it over. It is a string; no value has this very text. */
+/** A separate type, so that a `switch` on the known values narrows to it. No value has this text. */
 declare enum Unknown {
   Word = '(unknown)',
 }
 
-/** A word that this version does not know: some string. */
+/** A decision that this version does not know: any string. */
 export type UnknownDecisionWord = Unknown;
 
 /** A decision of a kind that this version does not know, as it came. It runs nothing outside `monitor`. */
 export interface UnknownDecision extends DecisionBase {
-  /** Its word. */
+  /** The decision. */
   decision: UnknownDecisionWord;
 }
 
@@ -370,165 +370,165 @@ export type Decision =
   | UnknownDecision
   | WarnDecision;
 
-/** A decision under which nothing runs. */
+/** A decision that blocks the action. */
 export type BlockingDecision = Exclude<Decision, AllowDecision>;
 
-/** The words of a decision. */
+/** The known values of a decision. */
 export type DecisionWord = Exclude<Decision, UnknownDecision>['decision'];
 
-/** What to ask a passport for. */
+/** Options of {@link ActPass.issuePassport}. */
 export interface IssuePassportOptions extends CallOptions {
-  /** Whom the passport is shown to, such as `mcp://stripe-production`. */
+  /** The service to which the passport is presented, such as `mcp://stripe-production`. */
   audience: string;
-  /** What the agent is to achieve. */
+  /** What the agent wants to achieve. */
   goal: string;
-  /** The tools that it may ask for. */
+  /** The tools that the passport allows. */
   allowedTools: readonly string[];
-  /** The resources that it may ask for. Default: none. */
+  /** The resources that it allows. Default: none. */
   allowedResources?: readonly string[] | undefined;
-  /** Values that bound the arguments: `{ max_amount: 10000, currency: 'usd' }`. Sent as it is. */
+  /** Constraints on the arguments: `{ max_amount: 10000, currency: 'usd' }`. Sent unchanged. */
   resourceConstraints?: object | undefined;
-  /** Who delegated. */
+  /** The user on whose behalf the agent acts. */
   userId?: string | undefined;
-  /** How much may be at risk. Default: `medium`. */
+  /** The risk tier. Default: `medium`. */
   riskTier?: RiskTier | undefined;
-  /** For how many seconds it holds. Default: the gateway's. */
+  /** How long it is valid in seconds, 1 to 3600. Default: the gateway's. */
   ttlSeconds?: number | undefined;
-  /** The approved request that the passport stands for: it is for that one action, and spends the approval. */
+  /** An approved request. The passport is then valid for that action only and spends the approval. */
   approvalRequestId?: string | undefined;
 }
 
-/** A passport that was issued. */
+/** An issued passport. */
 export interface IssuedPassport {
-  /** The passport itself, a secret: give it to `passport`. */
+  /** The passport, a secret: pass it as `passport`. */
   token: string;
-  /** Where the public keys are. */
+  /** The URL of the gateway's public keys. */
   jwks_uri?: string;
-  /** Its name, by which it is revoked. */
+  /** Its id, for {@link ActPass.revokePassport}. */
   jti?: string;
-  /** Until when it holds. */
+  /** When it expires, RFC 3339. */
   expires_at?: string;
 }
 
-/** What to have verified. */
+/** Options of {@link ActPass.verifyPassport}. */
 export interface VerifyPassportOptions extends CallOptions {
   /** The passport. */
   token: string;
-  /** Whom it is shown to. */
+  /** The service that verifies it. */
   audience: string;
-  /** The agent that it must be made out to. */
+  /** The agent that it must be for. Default: any. */
   agentId?: string | undefined;
-  /** Who must have delegated. */
+  /** The user that it must be for. Default: any. */
   userId?: string | undefined;
-  /** The hash of the tool's definition as it is now. */
+  /** The hash of the tool's current definition, which must be approved. Default: not checked. */
   currentToolManifestHash?: string | undefined;
-  /** The hash of the policy as it is now. */
+  /** The hash of the policy, which must be active. Default: not checked. */
   policyHash?: string | undefined;
 }
 
-/** What to verify without asking the gateway about it. */
+/** Options of {@link ActPass.verifyPassportOffline}. */
 export interface VerifyPassportOfflineOptions extends CallOptions {
   /** The passport. */
   token: string;
-  /** Whom it is shown to. */
+  /** The service that verifies it. */
   audience: string;
-  /** Who must have issued it. Default: whom the gateway names with its keys, else the gateway's URL. */
+  /** The issuer that it must be from. Default: the key set's, else the gateway's URL. */
   issuer?: string | undefined;
-  /** The tenant that it must be of. Default: the one that the gateway names with its keys, else the client's, if it has one. */
+  /** The tenant that it must be of. Default: the key set's, else the client's, if any. */
   tenantId?: string | undefined;
-  /** The agent that it must be made out to. */
+  /** The agent that it must be for. Default: any. */
   agentId?: string | undefined;
-  /** Who must have delegated. */
+  /** The user that it must be for. Default: any. */
   userId?: string | undefined;
 }
 
 /** Whether a passport is valid. */
 export interface PassportVerification {
-  /** Whether it is. */
+  /** Whether it is valid. */
   valid: boolean;
-  /** What is wrong with it: codes such as `passport.expired`. */
+  /** The codes of its errors, such as `passport.expired`. */
   errors?: string[];
-  /** What it says, if valid. */
+  /** Its claims, if valid. */
   claims?: { [claim: string]: JsonValue };
 }
 
 /** Whether a passport was revoked. */
 export interface PassportRevocation {
-  /** Whether it was. */
+  /** Whether it was revoked. */
   revoked: boolean;
 }
 
-/** An event of your own. */
+/** Options of {@link ActPass.recordEvidence}. */
 export interface RecordEvidenceOptions extends CallOptions {
-  /** What happened, by your own naming. */
+  /** What happened, in your own naming. */
   eventType: string;
-  /** The chain; it begins with its first event. */
+  /** The chain; its first event creates it. */
   chainId: string;
   /** The tool. */
   toolId?: string | undefined;
-  /** The word of the decision that it followed. */
+  /** The decision that preceded the event. */
   decision?: string | undefined;
-  /** That decision's reason code. */
+  /** The reason code of that decision. */
   reasonCode?: string | undefined;
-  /** Anything else: an object of what is JSON. */
+  /** Additional JSON members. */
   metadata?: object | undefined;
-  /** `hashPayload` of what was asked for. */
+  /** `hashPayload` of the request. */
   requestHash?: string | undefined;
-  /** `hashPayload` of what came out of it. */
+  /** `hashPayload` of the result. */
   responseHash?: string | undefined;
 }
 
-/** An event that is in the ledger. */
+/** A recorded event of the ledger. */
 export interface RecordedEvidence {
-  /** Its name in the ledger. */
+  /** Its id in the ledger. */
   event_id: string;
-  /** Its hash, which the next event of the chain covers. */
+  /** Its hash, which the next event of the chain includes. */
   current_event_hash?: string;
 }
 
 /**
- * `A` itself. A generic function infers `A` from other places first, so that a function of fewer parameters here does not
- * make optional parameters there required.
+ * `A` itself, with a lower inference priority: a function with fewer parameters in the options does not make optional
+ * parameters of the protected function required.
  */
 export type Inferred<A extends readonly unknown[]> = { [K in keyof A]: A[K] };
 
-/** A value, or a function that makes it of what a protected function is called with. */
+/** A value, or a function that computes it from the arguments of the protected function. */
 export type PerCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
 
 /**
- * How a function is protected. `goal`, `args`, `resource` and `userId` are made twice, at the call and right before the
- * function runs, and a difference blocks; the others once.
+ * Options of {@link ActPass.protect}. Functions for `goal`, `args`, `resource` and `userId` are called twice, at the call
+ * and right before the protected function runs; a difference blocks the call. Other functions are called once.
  */
 export interface ProtectOptions<A extends readonly unknown[]> extends CallOptions {
   /** What the agent wants to achieve. */
   goal: PerCall<A, string>;
-  /** The tool that the function is. */
+  /** The name of the tool that the function implements. */
   tool: string;
   /**
-   * The tool's arguments as the policy sees them: nothing else of the call is sent. Default: the first argument, which must
-   * be an object literal, or nothing if the function is called with nothing. The arguments behind it, such as the options
-   * that a framework passes, are neither sent nor judged.
+   * The tool's arguments as the policy sees them; no other arguments are sent. Default: the first argument, which must be an
+   * object literal, or `{}` if the function is called without arguments. Further arguments, such as options that a
+   * framework passes, are neither sent nor judged.
    */
   args?: PerCall<A, object> | undefined;
   /** What the tool acts on. */
   resource?: PerCall<A, string> | undefined;
-  /** On whose behalf the agent acts. */
+  /** The user on whose behalf the agent acts. */
   userId?: PerCall<A, string | undefined> | undefined;
   /** The passport that the action spends. */
   passport?: PerCall<A, string | undefined> | undefined;
-  /** What makes a repetition known as one. */
+  /** Identifies repetitions of the request. */
   idempotencyKey?: ((...args: A) => string) | undefined;
-  /** To whom the passport is shown. */
+  /** The service to which the passport is presented. */
   audience?: string | undefined;
   /** The approved request that the action spends. */
   approvalRequestId?: ((...args: A) => string | undefined) | undefined;
-  /** How the answer is treated. Default: the client's. */
+  /** How the decision is applied. Default: the client's. */
   mode?: Mode | undefined;
   /** The hash of the tool's definition as the agent sees it. */
   toolManifestHash?: string | undefined;
-  /** For how many milliseconds it is held until a person decided, as in a guard. Default: not. */
+  /** How long to wait for a human decision in milliseconds, as in a guard. Default: no waiting. */
   waitForApprovalMs?: number | undefined;
-  /** Records how the function ended, as in a guard; a failure to record is silent here. Default: `false`. */
+  /** Records how the function ended, as in a guard; recording errors are not reported here. Default: `false`. */
   recordOutcome?: boolean | undefined;
   /**
    * Passes the {@link ExecutionContext}, which holds the vaulted credential, to the function as an additional first

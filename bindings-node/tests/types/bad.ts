@@ -56,7 +56,7 @@ export async function calls(): Promise<void> {
   // @ts-expect-error what was thrown may be anything
   console.log(outcome.executed && outcome.error.message);
   // @ts-expect-error no such kind
-  console.log(outcome.kind === 'failed');
+  console.log(outcome.kind === 'threw');
   if (outcome.kind === 'failed') {
     // @ts-expect-error what was thrown may be anything
     console.log(outcome.error.message);
