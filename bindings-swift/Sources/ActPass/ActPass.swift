@@ -1,11 +1,11 @@
 package import ActPassBridge
 internal import ActPassSecret
 
-/// A client of an ActPass gateway: an agent acts only when it may.
+/// Client of an ActPass gateway: authorizes every action of an agent before it runs.
 ///
-/// ``guard(_:recordOutcome:isolation:execute:)`` asks the gateway about an action and runs your closure only when the
-/// answer allows it. A denial, a pending approval, a tool that changed, a gateway that cannot be reached: the closure does
-/// not run.
+/// ``guard(_:recordOutcome:isolation:execute:)`` requests a decision about an action and runs your closure only if the
+/// decision allows it. After a denial, a pending approval, a changed tool definition or an unreachable gateway, the
+/// closure does not run.
 ///
 /// ```swift
 /// import ActPass
@@ -28,13 +28,12 @@ internal import ActPassSecret
 /// }
 /// ```
 ///
-/// ``Outcome/unwrap()`` gives the value or throws.
+/// ``Outcome/unwrap()`` returns the result or throws.
 ///
-/// One client serves many tasks at once; its calls share their connections. Cancelling a task ends its call at once, and
-/// nothing runs: the call throws `CancellationError`.
+/// Create one client and share it: concurrent calls share its pooled connections. Cancelling a task ends its call
+/// immediately with `CancellationError`, and nothing runs.
 ///
-/// The types of this module can be named through the client as well, as in `ActPass.Action`, where another module has a
-/// type of the same name.
+/// If another module has a type of the same name, qualify the types of this module with the client: `ActPass.Action`.
 public final class ActPass: Sendable {
     let native: NativeClient
     /// The gateway's URL, without a trailing slash.
@@ -42,27 +41,30 @@ public final class ActPass: Sendable {
     /// The agent's name.
     public let agentID: String
 
-    /// Makes a client. Nothing is sent, and no thread is started.
+    /// Creates a client. Sends nothing and starts no thread.
     ///
     /// - Parameters:
-    ///   - apiKey: The key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable
-    ///     `ACTPASS_API_KEY` holds it.
-    ///   - tenantID: The tenant, a routing hint that the gateway does not trust.
-    ///   - agentID: The agent's name; `sdk` if there is none.
-    ///   - baseURL: The gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is
-    ///     that of the hosted gateway. Plain `http` is accepted to this machine only.
-    ///   - timeout: The total deadline of a call, retries and waits included; above zero, one day at most.
-    ///   - connectTimeout: The longest that one attempt may take to connect; 5 seconds, or `timeout` if that is shorter.
-    ///   - maxRetries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only
-    ///     where the gateway certainly did not take them.
-    ///   - circuitFailures: How many calls in a row must fail to reach the gateway for the ``circuit`` to open; 0 turns that
-    ///     off. While it is open, calls fail at once as `actpass.unreachable`, with a ``ActPassError/retryAfter``.
-    ///   - mode: The mode of actions that name none. Nothing in the environment can change it.
-    ///   - ca: Certificates of authorities to trust besides the system's, in PEM.
-    ///   - dangerAllowInsecureHTTP: Permits plain `http` to another machine, where everyone on the way can read the key and
-    ///     forge decisions.
-    ///   - logger: Takes the log lines of this client's calls; nobody if not given.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/config``, which names the setting and what was expected.
+    ///   - apiKey: The API key, which is the client's identity: `apk_…` or `apdv_…`. Default: the environment variable
+    ///     `ACTPASS_API_KEY`.
+    ///   - tenantID: The tenant: a routing hint that the gateway does not trust.
+    ///   - agentID: The agent's name. Default: `sdk`.
+    ///   - baseURL: The gateway's URL. Default: the environment variable `ACTPASS_API_BASE_URL`, else the hosted
+    ///     gateway. Plain `http` is accepted for loopback addresses only.
+    ///   - timeout: The total deadline of a call, including retries and backoff; above zero, at most one day. Default:
+    ///     30 seconds.
+    ///   - connectTimeout: The deadline of one connection attempt. Default: 5 seconds, or `timeout` if shorter.
+    ///   - maxRetries: The maximum number of retries of a call, 0 to 10. A call that is not idempotent is retried only
+    ///     if the gateway certainly did not process it. Default: 2.
+    ///   - circuitFailures: How many consecutive calls must fail to reach the gateway before the ``circuit`` opens; 0
+    ///     disables it. While open, calls fail immediately with `actpass.unreachable` and a
+    ///     ``ActPassError/retryAfter``. Default: 5.
+    ///   - mode: The default mode of actions. No environment variable changes it. Default: enforce.
+    ///   - ca: Additional trusted CA certificates, in PEM.
+    ///   - dangerAllowInsecureHTTP: Permits plain `http` to other machines. Anyone on the network path can then read
+    ///     the key and forge decisions.
+    ///   - logger: Receives the log lines of this client's calls. Default: none.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/config``: a setting is missing or invalid; the
+    ///   message names it.
     public convenience init(
         apiKey: String? = nil,
         tenantID: String? = nil,
@@ -94,7 +96,7 @@ public final class ActPass: Sendable {
         try self.init(settings, logger: logger, script: nil)
     }
 
-    /// A client of a script, for `ActPassTesting`.
+    /// Creates a client of a scripted gateway, for `ActPassTesting`.
     package convenience init(
         script: NativeScript, agentID: String, timeout: Duration, mode: Mode, logger: Logger?
     ) throws {
@@ -105,7 +107,7 @@ public final class ActPass: Sendable {
         try self.init(settings, logger: logger, script: script)
     }
 
-    /// A client of a gateway, or of a script that answers in its place.
+    /// Creates a client of a gateway or of a scripted gateway.
     private init(_ settings: NativeSettings, logger: Logger?, script: NativeScript?) throws {
         let native = try enter {
             try NativeClient(
@@ -123,7 +125,8 @@ public final class ActPass: Sendable {
         agentID = other.agentID
     }
 
-    /// The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
+    /// Returns a client whose calls are part of a trace and send it to the gateway. Connections and settings are
+    /// shared.
     ///
     /// ```swift
     /// import ActPass
@@ -135,14 +138,14 @@ public final class ActPass: Sendable {
     /// print(outcome)
     /// ```
     ///
-    /// - Parameter traceparent: The trace as W3C Trace Context (version 00) writes it:
+    /// - Parameter traceparent: The trace in W3C Trace Context format, version 00:
     ///   `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where it is not written so.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``: the trace is malformed.
     public func inTrace(_ traceparent: String) throws -> ActPass {
         ActPass(self, native: try enter { try native.inTrace(traceparent: traceparent) })
     }
 
-    /// The same client, whose calls have other limits; it shares the connections and the circuit with this one.
+    /// Returns a client with other limits that shares this client's connections and circuit breaker.
     ///
     /// ```swift
     /// import ActPass
@@ -154,19 +157,19 @@ public final class ActPass: Sendable {
     /// ```
     ///
     /// - Parameters:
-    ///   - timeout: The total deadline of a call, retries and waits included; above zero, one day at most. That of this
-    ///     client if not given.
-    ///   - maxRetries: How often a call is tried again at most, 0 to 10. That of this client if not given.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, which names the limit and what was expected.
+    ///   - timeout: The total deadline of a call, including retries and backoff; above zero, at most one day. Default:
+    ///     this client's.
+    ///   - maxRetries: The maximum number of retries, 0 to 10. Default: this client's.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``: a limit is invalid; the message names it.
     public func withOptions(timeout: Duration? = nil, maxRetries: Int? = nil) throws -> ActPass {
         let (seconds, retries) = (timeout?.inSeconds, maxRetries.map(Int64.init))
         return ActPass(self, native: try enter { try native.withOptions(timeout: seconds, maxRetries: retries) })
     }
 
-    /// Whether calls go to the gateway.
+    /// State of the circuit breaker.
     ///
-    /// The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice
-    /// as long each time that the gateway still cannot be reached, up to 30 seconds.
+    /// The circuit opens after `circuitFailures` consecutive calls that could not reach the gateway, first for about a
+    /// second, then twice as long after each failed probe, up to 30 seconds.
     public var circuit: Circuit {
         switch try? native.circuit() {
         case .closed, nil: .closed
@@ -175,22 +178,21 @@ public final class ActPass: Sendable {
         }
     }
 
-    /// Whether calls go to the gateway.
+    /// State of the circuit breaker.
     public enum Circuit: Sendable, Hashable {
-        /// They do.
+        /// Calls go to the gateway.
         case closed
-        /// One call tries whether the gateway is back; the others fail at once.
+        /// One call probes the gateway; the others fail immediately.
         case halfOpen
-        /// They fail at once, for this long still.
+        /// Calls fail immediately, until this duration has passed.
         case open(retryAfter: Duration)
     }
 
-    /// Asks for a decision, and runs nothing.
+    /// Requests a decision without running anything.
     ///
-    /// - Returns: The decision. A 401 or 403 that explains itself with a decision other than `allow`
-    ///   is that decision.
-    /// - Throws: ``ActPassError``: there is no decision, and its ``ActPassError/kind`` and ``ActPassError/code`` say why;
-    ///   `CancellationError`.
+    /// - Returns: The decision. A 401 or 403 response whose body is a decision other than `allow` counts as a decision.
+    /// - Throws: ``ActPassError`` if the request failed; its ``ActPassError/kind`` and ``ActPassError/code`` name the
+    ///   cause. `CancellationError`.
     public func preflight(_ action: Action) async throws -> Decision {
         let (native, asked) = (native, action.native)
         return Decision(try await call { try await native.preflight(action: asked, cancel: $0) })
@@ -198,9 +200,9 @@ public final class ActPass: Sendable {
 }
 
 extension ActPass: CustomStringConvertible, CustomReflectable {
-    /// Where it leads, and nothing secret.
+    /// The URL and the agent; no secrets.
     public var description: String { "ActPass(baseURL: \"\(baseURL)\", agentID: \"\(agentID)\")" }
 
-    /// What a debugger shows: the same as ``description``.
+    /// The same as ``description``, for debuggers.
     public var customMirror: Mirror { Mirror(self, children: ["baseURL": baseURL, "agentID": agentID]) }
 }

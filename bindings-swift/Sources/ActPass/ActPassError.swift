@@ -1,66 +1,66 @@
 import Foundation
 internal import ActPassBridge
 
-/// What went wrong at the gate, or on the way to it. When in doubt, take it for "do not execute".
+/// An error of the SDK. When in doubt, treat it as "do not execute".
 ///
-/// Nothing in it shows the API key, a passport or a credential.
+/// It never contains the API key, a passport or a credential.
 public struct ActPassError: Error, Sendable, Hashable {
-    /// What kind of thing went wrong.
+    /// The kind of error.
     public let kind: Kind
-    /// The stable name of what happened, such as `actpass.unreachable`: branch and alert on it.
+    /// The stable error code, such as `actpass.unreachable`: branch and alert on it.
     public let code: String
     /// One line.
     public let message: String
-    /// The call that failed, such as `preflight`; `nil` before there was one.
+    /// The call that failed, such as `preflight`; `nil` outside a call.
     public let operation: String?
-    /// The HTTP status of an answer outside 2xx.
+    /// The HTTP status of a response outside 2xx.
     public let status: Int?
-    /// The text of an answer outside 2xx, every secret taken out; `nil` where there was none, where it was larger than
-    /// 64 KiB, or where a secret in it could not be ruled out.
+    /// The body of a response outside 2xx, with secrets redacted; `nil` without one, if it is larger than 64 KiB, or if
+    /// it may still contain a secret.
     public let body: String?
-    /// The `x-request-id` that the gateway gave the call.
+    /// The `x-request-id` of the gateway's response.
     public let requestID: String?
-    /// How long the gateway asked to be left alone.
+    /// The value of the `Retry-After` header.
     public let retryAfter: Duration?
-    /// Whether the same call may succeed later. The client has already retried what it could.
+    /// Whether the same call may succeed later. The client has already used its retries.
     public let isRetryable: Bool
     let kindName: String
 
     /// The kinds of errors.
     public enum Kind: Sendable, Hashable, CaseIterable {
-        /// An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent or run.
+        /// An argument is invalid: not JSON, nested too deeply or empty. Nothing was sent or run.
         case argument
-        /// 401: the gateway does not know the API key.
+        /// 401: the API key is unknown.
         case authentication
-        /// A setting of the client is missing or wrong. Nothing was sent.
+        /// A setting of the client is missing or invalid. Nothing was sent.
         case config
-        /// The gateway could not be reached: name, connection, TLS, or a connection that was reset.
+        /// The gateway is unreachable: name resolution, connection or TLS failed, or the connection was reset.
         case connection
-        /// A defect of the SDK; please report it.
+        /// A bug in the SDK; please report it.
         case `internal`
-        /// 403: the API key may not do this.
+        /// 403: the API key lacks the permission.
         case permission
-        /// 429, still so after the last retry.
+        /// 429 after the last retry.
         case rateLimit
-        /// A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold.
+        /// An invalid 2xx response: not JSON, truncated, too large, or without a required member.
         case response
-        /// Any other status outside 2xx. Redirects count as such: they are never followed.
+        /// Any other status outside 2xx. Redirects are errors: the client never follows them.
         case status
-        /// The deadline passed before there was an answer.
+        /// The deadline expired before the gateway responded.
         case timeout
     }
 }
 
 extension ActPassError {
-    /// Makes an error, for tests.
+    /// Creates an error, for tests.
     ///
     /// - Parameters:
-    ///   - kind: What kind of thing went wrong; ``code`` follows from it.
+    ///   - kind: The kind of error; it determines the ``code``.
     ///   - message: One line.
     ///   - operation: The call that failed.
-    ///   - status: The HTTP status of an answer outside 2xx.
-    ///   - requestID: The `x-request-id` of the answer.
-    ///   - retryAfter: How long the gateway asked to wait.
+    ///   - status: The HTTP status of a response outside 2xx.
+    ///   - requestID: The `x-request-id` of the response.
+    ///   - retryAfter: The value of the `Retry-After` header.
     public init(
         _ kind: Kind, _ message: String, operation: String? = nil, status: Int? = nil, requestID: String? = nil,
         retryAfter: Duration? = nil
@@ -73,10 +73,10 @@ extension ActPassError {
 }
 
 extension ActPassError: CustomStringConvertible, LocalizedError {
-    /// One line: the call, if there was one, and what went wrong.
+    /// One line: the call, if any, and the problem.
     public var description: String { message }
 
-    /// The same, for what shows errors to people.
+    /// The same text, for user interfaces.
     public var errorDescription: String? { message }
 }
 

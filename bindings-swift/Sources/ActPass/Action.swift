@@ -1,22 +1,22 @@
 internal import ActPassBridge
 internal import ActPassSecret
 
-/// What an agent is about to do, and why.
+/// An action of an agent, with its goal.
 public typealias Action = ActPass.Action
 
-/// How a guard treats the gateway's answer.
+/// How a guard applies the decision.
 public typealias Mode = ActPass.Mode
 
 extension ActPass {
-    /// How a guard treats the gateway's answer.
+    /// How a guard applies the decision.
     public enum Mode: String, Sendable, Hashable, CaseIterable, Codable {
         /// Runs on `allow` only. The default.
         case enforce
-        /// As enforce, and only when the gateway recorded its decision and said which request it answers.
+        /// Runs on an `allow` that the gateway recorded for this request.
         case strict
-        /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
+        /// Runs on `allow` and `warn`; `warn` means that enforce would have blocked the action.
         case warn
-        /// Observes: runs always, and reports what enforce would have decided.
+        /// Always runs, and reports what enforce would have decided.
         case monitor
 
         var native: NativeMode {
@@ -29,7 +29,7 @@ extension ActPass {
         }
     }
 
-    /// What an agent is about to do, and why.
+    /// An action of an agent, with its goal.
     ///
     /// ```swift
     /// import ActPass
@@ -39,33 +39,32 @@ extension ActPass {
     /// print(action.args)
     /// ```
     ///
-    /// Whether it can be sent is checked when it is: a call with arguments that are no JSON object, are nested more than 127
-    /// deep, or hold NaN throws an ``ActPassError`` of the kind ``ActPassError/Kind/argument``, and nothing is sent or run.
+    /// A call validates the action. It throws an ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the
+    /// arguments are not a JSON object, are nested more than 127 levels deep, or contain NaN; nothing is sent or run.
     public struct Action: Sendable, Hashable {
         /// What the agent wants to achieve.
         public var goal: String
-        /// The tool that it is about to use.
+        /// The tool that the action uses.
         public var tool: String
         /// What the tool acts on, such as `stripe:charge:ch_123`.
         public var resource: String
         /// The tool's arguments, a JSON object.
         public var args: JSONValue
-        /// On whose behalf the agent acts.
+        /// The user on whose behalf the agent acts.
         public var userID: String?
-        /// The mode; that of the client if there is none.
+        /// The mode. Default: the client's.
         public var mode: Mode?
-        /// What makes a repetition of this request known as one; a fresh UUIDv7 for each call, kept on its retries, if there
-        /// is none.
+        /// Identifies repetitions of the request: a second call with the same key runs nothing. Default: a new UUIDv7
+        /// per call, reused by retries.
         public var idempotencyKey: String?
-        /// To whom the passport is shown.
+        /// The service to which the passport is presented.
         public var audience: String?
         /// The approved request that the action spends.
         public var approvalRequestID: String?
         /// The hash of the tool's definition as the agent sees it.
         public var toolManifestHash: String?
-        /// For how long a guard holds an action that needs an approval, until somebody decided; 30 days at most. Without it,
-        /// such an action is reported as blocked at once. This time comes on top of the client's timeout, which is that of
-        /// each request.
+        /// How long a guard waits for a human decision if the action needs approval, at most 30 days; the client's
+        /// timeout applies to each request separately. Default: no waiting; the action is blocked.
         public var waitForApproval: Duration?
         var hiddenPassport: Secret?
 
@@ -75,7 +74,7 @@ extension ActPass {
             set { hiddenPassport = newValue.map(Secret.init) }
         }
 
-        /// Makes an action; all but goal and tool may be left out.
+        /// Creates an action; only goal and tool are required.
         public init(
             goal: String,
             tool: String,
@@ -104,7 +103,7 @@ extension ActPass {
             self.hiddenPassport = passport.map(Secret.init)
         }
 
-        /// Makes an action with arguments of a type of your own, which must encode to a JSON object.
+        /// Creates an action with arguments of an `Encodable` type, which must encode to a JSON object.
         ///
         /// ```swift
         /// import ActPass
@@ -115,7 +114,7 @@ extension ActPass {
         /// print(action.args)
         /// ```
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where the arguments cannot be encoded.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the arguments cannot be encoded.
         @_disfavoredOverload
         public init(
             goal: String,
@@ -139,7 +138,8 @@ extension ActPass {
             )
         }
 
-        /// Makes an action with arguments from variables, also optional ones; `nil` is `null`, and a date is ISO 8601.
+        /// Creates an action with arguments from variables, which may be optional; `nil` becomes `null`, a date becomes
+        /// ISO 8601.
         ///
         /// ```swift
         /// import ActPass
@@ -150,7 +150,8 @@ extension ActPass {
         /// print(action.args)
         /// ```
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the argument that cannot be encoded.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, if an argument cannot be encoded; the
+        ///   message names it.
         @_disfavoredOverload
         public init(
             goal: String,

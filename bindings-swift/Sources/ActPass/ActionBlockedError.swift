@@ -1,9 +1,9 @@
 import Foundation
 internal import ActPassBridge
 
-/// An action did not run, and why. ``ActPass/Outcome/unwrap()`` throws it.
+/// An action was blocked and did not run. ``ActPass/Outcome/unwrap()`` throws it.
 ///
-/// Its description is the text for a model, because frameworks hand the texts of errors to models.
+/// Its description is written for a model, because frameworks pass error messages to models.
 ///
 /// ```swift
 /// import ActPass
@@ -19,28 +19,28 @@ internal import ActPassBridge
 /// }
 /// ```
 public struct ActionBlockedError: Error, Sendable, Hashable {
-    /// The tool that was not used.
+    /// The blocked tool.
     public let tool: String
-    /// The gateway's decision, or the one that the SDK made because the gate failed.
+    /// The gateway's decision, or the SDK's denial because the gate failed.
     public let decision: Decision
-    /// How the gate failed; `nil` if the gateway decided.
+    /// The failure of the gate; `nil` if the gateway decided.
     public let error: ActPassError?
-    /// What to keep in order to run the action once a person has approved it; `nil` if there is nothing to wait for.
+    /// Data for `resume` after a human approval; `nil` if no approval is pending.
     public let approval: PendingApproval?
-    /// For a model: what was not done and why, whether the same call can help, and what to do instead. It has one line and says
-    /// nothing of how the gateway is reached or run.
+    /// The message for a model: what did not run, why, whether to retry and what to do instead. One line, without
+    /// infrastructure details.
     public let message: String
-    /// For a developer: what failed, at which hop, and what to check. It has one line.
+    /// The message for a developer: what failed, where, and what to check. One line.
     public let developerText: String
 
     /// The decision's ``Decision/reasonCode``.
     public var code: String { decision.reasonCode }
 
-    /// Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is
-    /// no such failure.
+    /// Whether the same call may succeed later unchanged, because the gate failed temporarily. `false` for a decision
+    /// of the gateway.
     public var isRetryable: Bool { error?.isRetryable ?? false }
 
-    /// Makes one, for tests.
+    /// Creates an instance, for tests.
     public init(tool: String, decision: Decision, error: ActPassError? = nil, approval: PendingApproval? = nil) {
         let texts = nativeBlockTexts(
             tool: tool, decision: decision.json,
@@ -71,6 +71,6 @@ extension ActionBlockedError: CustomStringConvertible, LocalizedError {
     /// The ``message``.
     public var description: String { message }
 
-    /// The ``message``, for what shows errors to people.
+    /// The ``message``, for user interfaces.
     public var errorDescription: String? { message }
 }

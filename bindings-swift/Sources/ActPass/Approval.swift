@@ -1,41 +1,41 @@
 internal import ActPassBridge
 
-/// An action that waits for a person.
+/// An action that waits for human approval.
 public typealias PendingApproval = ActPass.PendingApproval
 
-/// Where an approval stands.
+/// The state of an approval.
 public typealias Approval = ActPass.Approval
 
 extension ActPass {
-    /// Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
+    /// Waits until an approval is decided, and returns its state, which may still be pending.
     ///
     /// - Parameters:
     ///   - id: The approval: ``Decision/approvalRequestID`` or ``PendingApproval/id``.
-    ///   - timeout: For how long; 30 days at most. With zero it is one look.
+    ///   - timeout: The longest wait, at most 30 days. Zero polls once.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
     public func waitForApproval(_ id: String, timeout: Duration) async throws -> Approval {
         let (native, seconds) = (native, timeout.inSeconds)
         return Approval(try await call { try await native.waitForApproval(id: id, seconds: seconds, cancel: $0) })
     }
 
-    /// An action that waits for a person: small, without secrets, and made to be kept until somebody decided, also in
-    /// another process. ``resume(_:passport:waitForApproval:recordOutcome:isolation:execute:)`` guards it again.
+    /// An action that waits for human approval: JSON without secrets, to store until the decision, also in another
+    /// process. ``resume(_:passport:waitForApproval:recordOutcome:isolation:execute:)`` guards it again.
     public struct PendingApproval: Sendable, Hashable, Codable, CustomStringConvertible {
         /// The approval's id.
         public let id: String
-        /// All of it as a JSON object, to keep.
+        /// The JSON object to store.
         public let json: String
 
         /// Its id: `PendingApproval(apr_123)`.
         public var description: String { "PendingApproval(\(id))" }
 
-        /// All members; `args` holds the action's arguments, for the closure to use what was approved.
+        /// All members; `args` contains the approved arguments for the closure.
         public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
 
-        /// Reads what ``json`` was.
+        /// Parses the ``json`` of a stored approval.
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the member that is missing, unknown or
-        ///   not what it must be.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if a member is missing, unknown or
+        ///   invalid; the message names it.
         public init(json: String) throws {
             self.init(try enter { try nativePendingApproval(json: json) })
         }
@@ -45,7 +45,7 @@ extension ActPass {
             json = native.json
         }
 
-        /// Decodes what ``encode(to:)`` wrote, a string.
+        /// Decodes the string that ``encode(to:)`` wrote.
         public init(from decoder: any Decoder) throws {
             try self.init(json: decoder.singleValueContainer().decode(String.self))
         }
@@ -57,19 +57,19 @@ extension ActPass {
         }
     }
 
-    /// Where an approval stands.
+    /// The state of an approval.
     public struct Approval: Sendable, Hashable {
-        /// What became of it.
+        /// The status.
         public let status: Status
-        /// Who decided; `nil` if nobody did.
+        /// Who decided; `nil` while pending.
         public let decidedBy: String?
-        /// The whole answer, a JSON object.
+        /// The complete response, a JSON object.
         public let json: String
 
         /// All members.
         public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
 
-        /// Makes one, for tests.
+        /// Creates an instance, for tests.
         public init(id: String, status: Status, decidedBy: String? = nil) {
             self.status = status
             self.decidedBy = decidedBy
@@ -85,13 +85,13 @@ extension ActPass {
             json = native.json
         }
 
-        /// What became of an approval.
+        /// The status of an approval.
         public enum Status: String, Sendable, Hashable, CaseIterable {
             /// A person approved it.
             case approved
-            /// Its deadline passed.
+            /// The deadline expired.
             case expired
-            /// Nobody has decided yet.
+            /// No decision yet.
             case pending
             /// A person rejected it.
             case rejected

@@ -1,48 +1,48 @@
 internal import ActPassBridge
 internal import ActPassSecret
 
-/// What the gateway decided, kept whole.
+/// A decision of the gateway.
 public typealias Decision = ActPass.Decision
 
-/// A secret that the gateway's vault holds for a tool.
+/// A credential from the gateway's vault.
 public typealias Credential = ActPass.Credential
 
 extension ActPass {
-    /// What the gateway decided, kept whole: the members that have no property of their own are in ``members``.
+    /// A decision of the gateway. Members without a property are in ``members``.
     public struct Decision: Sendable, Hashable, CustomStringConvertible {
-        /// The decision itself.
+        /// The value of the decision.
         public let word: Word
-        /// The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway sent
-        /// none.
+        /// The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the
+        /// gateway sent none.
         public let reasonCode: String
-        /// How much the action could damage: `low`, `medium`, `high` or `critical`; `nil` if the gateway sent none.
+        /// The risk tier: `low`, `medium`, `high` or `critical`; `nil` if the gateway sent none.
         public let riskTier: String?
-        /// Why it is as it is.
+        /// The explanation.
         public let explain: Explain
         /// The ledger entry of this decision.
         public let evidenceEventID: String?
-        /// The approval that can be waited for.
+        /// The id of the approval request, if the action needs approval.
         public let approvalRequestID: String?
-        /// The `x-request-id` of the gateway's answer; `nil` if it sent none.
+        /// The `x-request-id` of the gateway's response; `nil` if it sent none.
         public let requestID: String?
-        /// The whole decision as it came, a JSON object; a credential was taken out.
+        /// The complete decision, a JSON object without the credential.
         public let json: String
 
-        /// All members, also those that this version does not know, and numbers as they came. ``json`` is the text.
+        /// All members, including unknown ones; numbers are exact. ``json`` is the text.
         public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
 
-        /// A member by its name on the wire.
+        /// Returns a member by its wire name.
         public subscript(name: String) -> JSONValue? { members[name] }
 
-        /// The word, the reason code and the summary: `deny (refund.too_large): the amount is over the limit`.
+        /// Decision, reason code and summary: `deny (refund.too_large): the amount is over the limit`.
         public var description: String {
             let why = explain.summary.isEmpty ? "" : ": \(explain.summary)"
             return "\(word) (\(reasonCode))\(why)"
         }
 
-        /// Reads a decision as an answer of a gateway is read, for tests: `Decision(["decision": "deny"])`.
+        /// Parses a decision like a response of the gateway, for tests: `Decision(["decision": "deny"])`.
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what is not a decision.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if it is not a decision.
         public init(_ json: JSONValue) throws {
             self.init(try enter { try nativeDecision(json: json.json) })
         }
@@ -59,22 +59,22 @@ extension ActPass {
             json = native.json
         }
 
-        /// The word of a decision. A gateway may send one that this version does not know; it runs nothing outside `monitor`.
+        /// The value of a decision. An unknown value blocks the action except in `monitor`.
         public enum Word: RawRepresentable, Sendable, Hashable, CustomStringConvertible {
-            /// It may run.
+            /// The action may run.
             case allow
-            /// It may not.
+            /// The action may not run.
             case deny
-            /// A person has to approve it first.
+            /// The action needs human approval.
             case requireApproval
             /// The tool's definition changed since it was approved.
             case requireToolReapproval
-            /// Enforce would not allow it; the request was in the mode `warn`.
+            /// Enforce would block the action; the request was in the mode `warn`.
             case warn
-            /// Another word, as it came.
+            /// An unknown value.
             case other(String)
 
-            /// The word as it stands on the wire.
+            /// The value on the wire.
             public init(rawValue: String) {
                 switch rawValue {
                 case "allow": self = .allow
@@ -86,7 +86,7 @@ extension ActPass {
                 }
             }
 
-            /// The word as it stands on the wire.
+            /// The value on the wire.
             public var rawValue: String {
                 switch self {
                 case .allow: "allow"
@@ -98,36 +98,36 @@ extension ActPass {
                 }
             }
 
-            /// The word as it stands on the wire.
+            /// The value on the wire.
             public var description: String { rawValue }
         }
 
-        /// Why a decision is as it is.
+        /// The explanation of a decision.
         public struct Explain: Sendable, Hashable {
-            /// A sentence; empty where there is none.
+            /// A sentence; empty if the gateway sent none.
             public let summary: String
             /// The rules that matched; empty if the gateway sent none.
             public let matchedRules: [String]
-            /// What can be done about it, in sentences; empty if the gateway sent none.
+            /// What to do next, in sentences; empty if the gateway sent none.
             public let nextSteps: [String]
         }
     }
 
-    /// A secret that the gateway's vault holds for a tool. It shows itself to nobody who does not ask for ``token``.
+    /// A credential from the gateway's vault. Only ``token`` and ``members`` reveal it.
     public struct Credential: Sendable, Hashable, CustomStringConvertible {
         let hiddenToken: Secret
         let hiddenJSON: Secret
-        /// When it ends, as the gateway wrote it.
+        /// When it expires, as sent by the gateway.
         public let expiresAt: String?
 
         /// The secret.
         public var token: String { hiddenToken.exposed }
-        /// All members; the token is among them.
+        /// All members, including the token.
         public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
-        /// Nothing of it.
+        /// `[redacted]`; never the content.
         public var description: String { "Credential([redacted])" }
 
-        /// Makes a credential, for tests.
+        /// Creates a credential, for tests.
         public init(token: String, expiresAt: String? = nil) {
             hiddenToken = Secret(token)
             hiddenJSON = Secret(JSONValue(["token": .string(token), "expires_at": .init(expiresAt)]).json)

@@ -4,16 +4,16 @@ extension ActPass {
     /// Appends an event of your own to a chain of the gateway's tamper-evident ledger.
     ///
     /// - Parameters:
-    ///   - eventType: What happened, by your own naming.
-    ///   - chainID: The chain; it begins with its first event.
+    ///   - eventType: What happened, in your own naming.
+    ///   - chainID: The chain; its first event creates it.
     ///   - toolID: The tool.
-    ///   - decision: The word of the decision that it followed.
-    ///   - reasonCode: That decision's reason code.
-    ///   - metadata: Anything else, a JSON object.
+    ///   - decision: The decision that preceded the event.
+    ///   - reasonCode: The reason code of that decision.
+    ///   - metadata: Additional members, a JSON object.
     ///   - requestHash: ``hashPayload(_:)-(JSONValue)`` of what was asked for.
     ///   - responseHash: ``hashPayload(_:)-(JSONValue)`` of what came out of it.
-    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not repeated where the gateway may have
-    ///   taken it.
+    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not retried if the gateway
+    ///   may have processed it.
     public func recordEvidence(
         _ eventType: String,
         chainID: String,
@@ -31,16 +31,16 @@ extension ActPass {
         return RecordedEvidence(try await call { try await native.recordEvidence(event: event, cancel: $0) })
     }
 
-    /// An event that is in the ledger.
+    /// A recorded event of the ledger.
     public struct RecordedEvidence: Sendable, Hashable {
-        /// Its name there.
+        /// Its id in the ledger.
         public let eventID: String
-        /// Its hash, which the next event of the chain covers.
+        /// Its hash, which the next event of the chain includes.
         public let currentEventHash: String?
-        /// The whole answer, a JSON object.
+        /// The complete response, a JSON object.
         public let json: String
 
-        /// Makes one, for tests.
+        /// Creates an instance, for tests.
         public init(eventID: String, currentEventHash: String? = nil) {
             self.eventID = eventID
             self.currentEventHash = currentEventHash

@@ -1,36 +1,36 @@
 internal import ActPassBridge
 internal import ActPassSecret
 
-/// What a guard reports.
+/// The outcome of a guard.
 public typealias Outcome<Value> = ActPass.Outcome<Value>
 
-/// What a permitted closure is given.
+/// The argument of a guarded closure.
 public typealias ExecutionContext = ActPass.ExecutionContext
 
 extension ActPass {
-    /// Asks for a decision, and runs `execute` only when the decision allows it.
+    /// Requests a decision and runs `execute` only if the decision allows it.
     ///
-    /// `execute` runs at most once, after the verdict, in the task and the isolation of the caller: task-local values are
-    /// visible in it, and it may use what belongs to the caller's actor. In the mode ``Mode/enforce`` it runs on `allow` only,
-    /// in ``Mode/strict`` only if the decision is recorded as well, in ``Mode/warn`` also on `warn`, in ``Mode/monitor`` always.
+    /// `execute` runs at most once, after the decision, in the caller's task and actor isolation; task-local values are
+    /// visible. In the mode ``Mode/enforce`` it runs on `allow` only, in ``Mode/strict`` only if the decision is also
+    /// recorded for this request, in ``Mode/warn`` also on `warn`, in ``Mode/monitor`` always.
     ///
-    /// A gate that fails throws nothing: it is reported as blocked, with a decision that the SDK made: `deny` with a reason
-    /// such as `actpass.unreachable`, and what to check in its ``Decision/explain``.
+    /// A failed gate does not throw: the outcome is blocked by a `deny` that the SDK made, with a reason such as
+    /// `actpass.unreachable` and advice in its ``Decision/explain``.
     ///
     /// - Parameters:
-    ///   - action: What the agent is about to do.
-    ///   - recordOutcome: Whether to record in the gateway's ledger how the closure ended. What came of it is in
-    ///     ``Execution/evidence`` or ``Execution/evidenceError``, and changes nothing else. A hash of the result is recorded
-    ///     with it where the result is `Encodable` and has a canonical form. An action that is cancelled while it runs is
-    ///     recorded as `cancelled`, within one second and without delaying the cancellation.
-    ///   - isolation: The actor that `execute` runs on: the caller's, without any doing.
-    ///   - execute: What to run. What it returns and what it throws is reported as it is, the very value. A lazy sequence of the
-    ///     standard library (`lazy.map`, `AsyncMapSequence` and their like) is no result, because its body has not run: it is
-    ///     reported as ``Outcome/failed(_:_:)``, of the kind ``ActPassError/Kind/argument``.
+    ///   - action: The action.
+    ///   - recordOutcome: Whether to record in the gateway's ledger how the closure ended, with the hash of its result
+    ///     if that is `Encodable` and has a canonical form. ``Execution/evidence`` or ``Execution/evidenceError``
+    ///     reports the recording. A closure that is cancelled while it runs is recorded as `cancelled`, within one
+    ///     second and without delaying the cancellation.
+    ///   - isolation: The actor that `execute` runs on. Default: the caller's.
+    ///   - execute: The closure to run. The outcome contains its result or error itself, not a copy. A returned lazy
+    ///     sequence of the standard library (such as `lazy.map` or `AsyncMapSequence`), whose body has not run, is
+    ///     reported as ``Outcome/failed(_:_:)`` with an error of the kind ``ActPassError/Kind/argument``.
     /// - Returns: What happened.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what cannot be sent: nothing was sent or run, in
-    ///   any mode. `CancellationError` where the task was cancelled: before the verdict nothing was run, and one that
-    ///   `execute` throws in a cancelled task is passed on.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if an argument is invalid: nothing was
+    ///   sent or run, in any mode. `CancellationError` if the task was cancelled before the decision, and nothing ran;
+    ///   one that `execute` throws in a cancelled task propagates.
     public func `guard`<Value>(
         _ action: Action,
         recordOutcome: Bool = false,
@@ -41,7 +41,7 @@ extension ActPass {
         return try await run(verdict, execute: execute)
     }
 
-    /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
+    /// Overload for function references, stored closures and methods, whose result is `Sendable`.
     ///
     /// ```swift
     /// import ActPass
@@ -68,15 +68,14 @@ extension ActPass {
         }
     }
 
-    /// Guards an action that was blocked because a person had to approve it, once somebody decided: in this process or
-    /// another.
+    /// Guards an action again after its approval was decided, in this process or another.
     ///
-    /// The gateway holds the action against the one that was approved, so a changed copy runs nothing. The rest is as with
+    /// The gateway compares it with the approved action, so a changed copy does not run. Otherwise as
     /// ``guard(_:recordOutcome:isolation:execute:)``.
     ///
     /// - Parameters:
-    ///   - pending: What ``ActionBlockedError/approval`` was then.
-    ///   - passport: The passport that the action spends, if it needs one; it is not kept.
+    ///   - pending: The ``ActionBlockedError/approval`` of the blocked call.
+    ///   - passport: The passport that the action spends, if it needs one; a pending approval does not store it.
     ///   - waitForApproval: As ``Action/waitForApproval``.
     ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``.
     ///   - isolation: As for ``guard(_:recordOutcome:isolation:execute:)``.
@@ -98,7 +97,7 @@ extension ActPass {
         return try await run(Verdict(verdict, recordsOutcome: recordOutcome), execute: execute)
     }
 
-    /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
+    /// Overload for function references, stored closures and methods, whose result is `Sendable`.
     @_disfavoredOverload
     public func resume<Value: Sendable>(
         _ pending: PendingApproval,
@@ -116,7 +115,7 @@ extension ActPass {
         }
     }
 
-    /// Runs what the verdict permits, and reports.
+    /// Runs a permitted action and returns the outcome.
     private func run<Value>(
         _ verdict: Verdict,
         isolation: isolated (any Actor)? = #isolation,
@@ -126,7 +125,7 @@ extension ActPass {
         case .blocked(let blocked):
             return .blocked(blocked)
         case .permitted(let permit):
-            // A task that was cancelled while the verdict was on its way runs nothing either.
+            // Nothing runs if the task was cancelled while waiting for the verdict.
             try Task.checkCancellation()
             let context: ExecutionContext
             do {
@@ -139,7 +138,7 @@ extension ActPass {
                 value = try await execute(context)
                 try refuseUnrun(value)
             } catch where stops(error) {
-                // A failure to record must not replace the stop.
+                // A recording error must not replace the cancellation.
                 _ = try? permit.cancelled()
                 throw error
             } catch {
@@ -149,14 +148,14 @@ extension ActPass {
         }
     }
 
-    /// What a permitted closure is given.
+    /// The argument of a guarded closure.
     public struct ExecutionContext: Sendable, Hashable {
-        /// The secret that the gateway's vault holds for the tool; `nil` where it holds none.
+        /// The vaulted credential of the tool; `nil` without one.
         public let credential: Credential?
         /// The decision under which the closure runs.
         public let decision: Decision
 
-        /// Makes one, for tests of a function that a guard runs.
+        /// Creates a context, for tests of guarded functions.
         public init(decision: Decision, credential: Credential? = nil) {
             self.decision = decision
             self.credential = credential
@@ -168,17 +167,17 @@ extension ActPass {
         }
     }
 
-    /// What a guard reports.
+    /// The outcome of a guard.
     // Indirect, so that it is small: Swift 6.0 miscompiles an `async let` of a large result beside a task group.
     public indirect enum Outcome<Value> {
-        /// The closure ran and returned this, the very value.
+        /// The closure ran and returned this value.
         case returned(Value, Execution)
-        /// The closure did not run: the gateway decided so, or the gate failed. ``unwrap()`` throws this.
+        /// The closure did not run: the gateway decided so, or the gate failed. ``unwrap()`` throws this error.
         case blocked(ActionBlockedError)
-        /// The closure ran and threw this, the very error.
+        /// The closure ran and threw this error.
         case failed(any Error, Execution)
 
-        /// The decision: the gateway's, or the one that the SDK made.
+        /// The gateway's decision, or the SDK's denial because the gate failed.
         public var decision: Decision {
             switch self {
             case .blocked(let blocked): blocked.decision
@@ -194,7 +193,7 @@ extension ActPass {
             }
         }
 
-        /// What the closure returned, or the reason why there is nothing.
+        /// Returns the result of the closure or throws.
         ///
         /// ```swift
         /// import ActPass
@@ -205,7 +204,8 @@ extension ActPass {
         /// print(receipt)
         /// ```
         ///
-        /// - Throws: ``ActionBlockedError`` if the closure did not run; the same error that the closure threw, if it threw.
+        /// - Throws: ``ActionBlockedError`` if the closure did not run; the same error that the closure threw, if it
+        ///   threw.
         public func unwrap() throws -> Value {
             switch self {
             case .returned(let result, _): return result
@@ -214,7 +214,7 @@ extension ActPass {
             }
         }
 
-        /// What the closure returned, where it did.
+        /// The result of the closure; `nil` if it did not return.
         public var result: Value? {
             switch self {
             case .returned(let result, _): result
@@ -222,8 +222,8 @@ extension ActPass {
             }
         }
 
-        /// What the closure threw; else how the gate failed, an ``ActPassError``, also where ``Mode/monitor`` ran the closure
-        /// all the same.
+        /// The error of the closure; else the ``ActPassError`` of a failed gate, also if ``Mode/monitor`` ran the
+        /// closure.
         public var error: (any Error)? {
             switch self {
             case .returned(_, let execution): execution.gateError
@@ -232,10 +232,10 @@ extension ActPass {
             }
         }
 
-        /// `{"decision", "error", "executed"}` in canonical JSON, equal in every language. `error` is `null` or `{"kind",
-        /// "status"}`, the kind being `action` for an error of the closure.
+        /// Returns `{"decision", "error", "executed"}` as canonical JSON, identical in every language. `error` is
+        /// `null` or `{"kind", "status"}`; the kind is `action` for an error of the closure.
         ///
-        /// - Throws: ``ActPassError`` where the decision holds an integer that canonical JSON cannot carry.
+        /// - Throws: ``ActPassError`` if the decision contains an integer that canonical JSON cannot represent.
         public func canonicalJSON() throws -> String {
             let (kind, status): (String?, Int?) =
                 switch self {
@@ -251,18 +251,18 @@ extension ActPass {
         }
     }
 
-    /// Under what a closure ran.
+    /// The circumstances of an execution: decision, gate failure, recording.
     public struct Execution: Sendable, Hashable {
         /// The decision.
         public let decision: Decision
-        /// How the gate failed, where ``Mode/monitor`` ran the closure all the same.
+        /// The failure of the gate, if ``Mode/monitor`` ran the closure despite it.
         public let gateError: ActPassError?
-        /// The ledger entry of how it ended, where that was to be recorded and was.
+        /// The ledger entry of the outcome, if recorded.
         public let evidence: RecordedEvidence?
-        /// Why it was not, where it was to be.
+        /// Why recording failed.
         public let evidenceError: ActPassError?
 
-        /// Makes one, for tests.
+        /// Creates an instance, for tests.
         public init(
             decision: Decision, gateError: ActPassError? = nil, evidence: RecordedEvidence? = nil,
             evidenceError: ActPassError? = nil
@@ -285,7 +285,7 @@ extension ActPass {
 extension ActPass.Outcome: Sendable where Value: Sendable {}
 
 extension ActPass.Outcome: CustomStringConvertible, CustomDebugStringConvertible {
-    /// What happened, and under which decision: `blocked: deny (refund.too_large): the amount is over the limit`.
+    /// The outcome and its decision: `blocked: deny (refund.too_large): the amount is over the limit`.
     public var description: String {
         switch self {
         case .returned(let result, let execution):
@@ -297,12 +297,12 @@ extension ActPass.Outcome: CustomStringConvertible, CustomDebugStringConvertible
         }
     }
 
-    /// The same, for debuggers.
+    /// The same text, for debuggers.
     public var debugDescription: String { description }
 }
 
 extension ActPass.Execution: CustomStringConvertible {
-    /// The decision, how the gate failed, and the ledger entry.
+    /// The decision, the failure of the gate, and the ledger entry.
     public var description: String {
         "\(decision)\(gateError.map { " [\($0)]" } ?? "")"
             + "\(evidence.map { ", recorded as \($0.eventID)" } ?? "")"

@@ -2,7 +2,7 @@ internal import ActPassBridge
 internal import ActPassSecret
 
 extension ActPass {
-    /// The SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
+    /// Returns the SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
     ///
     /// ```swift
     /// import ActPass
@@ -11,26 +11,26 @@ extension ActPass {
     /// // b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2
     /// ```
     ///
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where it has no canonical form: NaN, an integer beyond
-    ///   ±(2^53 - 1).
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if it has no canonical form: NaN, an
+    ///   integer beyond ±(2^53 - 1).
     public static func hashPayload(_ payload: JSONValue) throws -> String {
         try enter { try nativeHashPayload(payload: payload.json) }
     }
 
-    /// The same for a value of a type of your own.
+    /// Overload for `Encodable` values.
     @_disfavoredOverload
     public static func hashPayload(_ payload: some Encodable) throws -> String {
         try hashPayload(try JSONValue(encoding: payload, as: "payload"))
     }
 
-    /// The HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
+    /// Returns the HMAC-SHA256 of the canonical JSON of `payload` under `secret`, in hex.
     ///
     /// - Throws: As ``hashPayload(_:)-(JSONValue)``.
     public static func signPayload(secret: String, payload: JSONValue) throws -> String {
         try enter { try nativeSignPayload(secret: Secret(secret), payload: payload.json) }
     }
 
-    /// The same for a value of a type of your own.
+    /// Overload for `Encodable` values.
     @_disfavoredOverload
     public static func signPayload(secret: String, payload: some Encodable) throws -> String {
         try signPayload(secret: secret, payload: try JSONValue(encoding: payload, as: "payload"))

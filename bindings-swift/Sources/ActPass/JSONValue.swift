@@ -1,7 +1,7 @@
 import Foundation
 internal import ActPassBridge
 
-/// A JSON value. It can be written as a literal:
+/// A JSON value. Create it from a literal:
 ///
 /// ```swift
 /// import ActPass
@@ -10,7 +10,7 @@ internal import ActPassBridge
 /// print(args)
 /// ```
 ///
-/// and from variables, also optional ones, for which `nil` is `null`:
+/// or from variables, which may be optional (`nil` becomes `null`):
 ///
 /// ```swift
 /// import ActPass
@@ -23,7 +23,7 @@ internal import ActPassBridge
 /// // {"amount":4900,"customer":{"name":"Ada"},"due":"2025-06-15T15:06:40Z","note":null}
 /// ```
 ///
-/// A number keeps its text, so nothing is lost of one that came from a gateway.
+/// Numbers keep their text, so those of a gateway are exact.
 public enum JSONValue: Sendable, Hashable {
     /// `null`
     case null
@@ -46,15 +46,15 @@ public enum JSONValue: Sendable, Hashable {
     public init(_ value: some BinaryInteger) { self = .number(JSONNumber(value)) }
     /// A whole number or `null`.
     public init(_ value: (some BinaryInteger)?) { self = value.map { .number(JSONNumber($0)) } ?? .null }
-    /// A number. NaN and infinity are none in JSON: a call with them throws, and names their place.
+    /// A number. NaN and infinity are not JSON: a call with them throws an error that names the path.
     public init(_ value: Double) { self = .number(JSONNumber(value)) }
     /// A number or `null`.
     public init(_ value: Double?) { self = value.map { .number(JSONNumber($0)) } ?? .null }
-    /// A number, with the digits that it is shown with.
+    /// A number, with the digits of its description.
     public init(_ value: Float) { self = .number(JSONNumber(text: "\(value)")) }
     /// A number or `null`.
     public init(_ value: Float?) { self = value.map { JSONValue($0) } ?? .null }
-    /// A decimal number, with all of its digits.
+    /// A decimal number, exact.
     public init(_ value: Decimal) { self = .number(JSONNumber(text: value.description)) }
     /// A decimal number or `null`.
     public init(_ value: Decimal?) { self = value.map { JSONValue($0) } ?? .null }
@@ -62,10 +62,10 @@ public enum JSONValue: Sendable, Hashable {
     public init(_ value: some StringProtocol) { self = .string(String(value)) }
     /// A string or `null`.
     public init(_ value: (some StringProtocol)?) { self = value.map { .string(String($0)) } ?? .null }
-    /// A point in time as ISO 8601 writes it, in UTC: `2026-03-14T15:09:26Z`, with milliseconds if it has any. A date outside of
-    /// the years 1583 to 9999 becomes NaN, so that a call with it throws.
+    /// An ISO 8601 date in UTC: `2026-03-14T15:09:26Z`, with milliseconds if not zero. A date outside the years 1583 to
+    /// 9999 becomes NaN, so that a call with it throws.
     public init(_ value: Date) { self = value.iso8601.map { .string($0) } ?? .init(Double.nan) }
-    /// A point in time or `null`.
+    /// An ISO 8601 date or `null`.
     public init(_ value: Date?) { self = value.map { JSONValue($0) } ?? .null }
     /// The text of a UUID, in lower case.
     public init(_ value: UUID) { self = .string(value.uuidString.lowercased()) }
@@ -94,12 +94,13 @@ public enum JSONValue: Sendable, Hashable {
         self = .object(members.mapValues { .string(String($0)) })
     }
 
-    /// Encodes a value of a type of your own.
+    /// Encodes an `Encodable` value.
     ///
     /// - Parameters:
     ///   - value: The value.
-    ///   - encoder: How; by default as `JSONEncoder` does, and dates as ``init(_:)-(Date)`` does.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the place: `value.order.price: …`.
+    ///   - encoder: The encoder. Default: a `JSONEncoder` that encodes dates like ``init(_:)-(Date)``.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if it cannot be encoded; the message names
+    ///   the path: `value.order.price: …`.
     public init(encoding value: some Encodable, with encoder: JSONEncoder? = nil) throws {
         try self.init(encoding: value, as: "value", with: encoder)
     }
@@ -128,10 +129,10 @@ public enum JSONValue: Sendable, Hashable {
         }
     }
 
-    /// Reads a JSON text.
+    /// Parses JSON text.
     ///
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what is not exactly one value, or could be read in two
-    ///   ways: a key given twice, more than 128 levels.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the text is not exactly one value, has
+    ///   a duplicate key or more than 128 levels.
     public init(parsing text: String) throws {
         try self.init(parsing: text, as: "json")
     }
@@ -145,20 +146,20 @@ public enum JSONValue: Sendable, Hashable {
         }
     }
 
-    /// Reads a text that was checked before.
+    /// Parses a validated text.
     init(checked text: String) {
         var reader = Reader(text)
         self = reader.value()
     }
 
-    /// Its JSON text, the members of objects in order of their names.
+    /// The JSON text, with object members sorted by name.
     public var json: String {
         var text = ""
         write(to: &text)
         return text
     }
 
-    /// A value of a type of your own; dates as ISO 8601 writes them.
+    /// Decodes a `Decodable` value; dates are ISO 8601.
     ///
     /// ```swift
     /// import ActPass
@@ -176,28 +177,28 @@ public enum JSONValue: Sendable, Hashable {
 
     /// Whether it is `null`.
     public var isNull: Bool { self == .null }
-    /// The boolean, if it is one.
+    /// The boolean; `nil` for another type.
     public var boolValue: Bool? { if case .bool(let value) = self { value } else { nil } }
-    /// The whole number, if it is one that fits.
+    /// The whole number; `nil` for another type or if it does not fit.
     public var intValue: Int? { if case .number(let value) = self { value.intValue } else { nil } }
-    /// The number, as near as a double comes to it, if it is one.
+    /// The number as the nearest double; `nil` for another type.
     public var doubleValue: Double? { if case .number(let value) = self { value.doubleValue } else { nil } }
-    /// The number with all of its digits, if it is one.
+    /// The exact number; `nil` for another type.
     public var decimalValue: Decimal? {
         if case .number(let value) = self { Decimal(string: value.description, locale: nil) } else { nil }
     }
-    /// The point in time, if it is a string as ISO 8601 writes one, with a time zone.
+    /// The date of an ISO 8601 string with a time zone; `nil` for another value.
     public var dateValue: Date? { stringValue.flatMap(Date.init(iso8601:)) }
-    /// The string, if it is one.
+    /// The string; `nil` for another type.
     public var stringValue: String? { if case .string(let value) = self { value } else { nil } }
-    /// The items, if it is an array.
+    /// The items of an array; `nil` for another type.
     public var arrayValue: [JSONValue]? { if case .array(let value) = self { value } else { nil } }
-    /// The members, if it is an object.
+    /// The members of an object; `nil` for another type.
     public var objectValue: [String: JSONValue]? { if case .object(let value) = self { value } else { nil } }
 
-    /// The member of an object, if it is one and has it.
+    /// A member of an object; `nil` if missing or not an object.
     ///
-    /// Setting makes a value that is no object one first; `nil` removes the member, and `.null` is a value like any other.
+    /// Setting a member replaces a value that is not an object by one. `nil` removes the member; `.null` is a value.
     ///
     /// ```swift
     /// import ActPass
@@ -212,18 +213,18 @@ public enum JSONValue: Sendable, Hashable {
         get { objectValue?[name] }
         set {
             var members = objectValue ?? [:]
-            // Without the second reference, setting copies nothing.
+            // Drop the second reference, so that setting does not copy.
             self = .null
             members[name] = newValue
             self = .object(members)
         }
     }
 
-    /// The item of an array, if it is one and has it.
+    /// An item of an array; `nil` if missing or not an array.
     ///
-    /// Setting replaces the item; `nil` removes it. The index one past the last appends.
+    /// Setting replaces the item; `nil` removes it. The index after the last appends.
     ///
-    /// - Precondition: To set, the value is an array, and the index is not beyond one past its last item.
+    /// - Precondition: To set, the value is an array and the index is at most one past the last item.
     public subscript(index: Int) -> JSONValue? {
         get {
             guard let items = arrayValue, items.indices.contains(index) else { return Optional.none }
@@ -244,7 +245,7 @@ public enum JSONValue: Sendable, Hashable {
 }
 
 extension JSONValue? {
-    /// As ``JSONValue/subscript(_:)-(String)``; nothing becomes an object when a member of it is set.
+    /// As ``JSONValue/subscript(_:)-(String)``; `nil` becomes an object when a member is set.
     public subscript(name: String) -> JSONValue? {
         get { self?[name] }
         set {
@@ -295,7 +296,7 @@ extension JSONDecoder {
             let container = try decoder.singleValueContainer()
             guard let date = Date(iso8601: try container.decode(String.self)) else {
                 throw DecodingError.dataCorruptedError(
-                    in: container, debugDescription: "expected a date as ISO 8601 writes it")
+                    in: container, debugDescription: "expected an ISO 8601 date")
             }
             return date
         }
@@ -324,20 +325,20 @@ extension Date.ISO8601FormatStyle {
     fileprivate static var fractional: Self { Self(includingFractionalSeconds: true) }
 }
 
-/// A number of JSON, by its text.
+/// A JSON number with its exact text.
 public struct JSONNumber: Sendable, Hashable, CustomStringConvertible {
-    /// The number as it is written.
+    /// The text of the number.
     public let description: String
 
     /// A whole number.
     public init(_ value: some BinaryInteger) { description = String(value) }
-    /// A number. NaN and infinity are none in JSON: a call with them throws.
+    /// A number. NaN and infinity are not JSON: a call with them throws.
     public init(_ value: Double) { description = "\(value)" }
     init(text: some StringProtocol) { description = String(text) }
 
-    /// The whole number, if it is one that fits.
+    /// The whole number; `nil` for another type or if it does not fit.
     public var intValue: Int? { Int(description) }
-    /// The number, as near as a double comes to it.
+    /// The number as the nearest double.
     public var doubleValue: Double { Double(description) ?? .nan }
 }
 
@@ -364,14 +365,14 @@ extension JSONValue: ExpressibleByNilLiteral, ExpressibleByBooleanLiteral, Expre
     public init(stringLiteral value: String) { self = .string(value) }
     /// `["late", nil]`
     public init(arrayLiteral items: JSONValue...) { self = .array(items) }
-    /// `["amount": 4900]`; of a key that is given twice the last value counts.
+    /// `["amount": 4900]`; the last value of a duplicate key is used.
     public init(dictionaryLiteral members: (String, JSONValue)...) {
         self = .object(Dictionary(members) { _, last in last })
     }
 }
 
 extension JSONValue: CustomStringConvertible {
-    /// Its JSON text.
+    /// The JSON text.
     public var description: String { json }
 }
 
@@ -422,7 +423,7 @@ extension JSONValue: Codable {
 // MARK: - Text
 
 extension JSONValue {
-    /// Without recursion, so that no depth of nesting can exhaust the stack; the core refuses what is too deep.
+    /// Not recursive, so that deep nesting cannot overflow the stack; the core rejects values that are too deep.
     private func write(to text: inout String) {
         enum Piece {
             case value(JSONValue)
@@ -475,11 +476,11 @@ extension JSONValue {
         text += "\""
     }
 
-    /// Reads a text that the core has checked: one value of at most 128 levels. What cannot be is read as `null`.
+    /// Parses a text that the core validated: one value of at most 128 levels. Invalid text is read as `null`.
     private struct Reader {
         private let bytes: [UInt8]
         private var at = 0
-        /// Two keys that differ in their bytes and not as text met in a dictionary; the first was kept.
+        /// Whether two keys with different bytes were equal as Unicode text; the first was kept.
         private(set) var dropped = false
 
         init(_ text: String) { bytes = Array(text.utf8) }

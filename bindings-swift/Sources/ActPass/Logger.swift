@@ -1,7 +1,7 @@
 internal import ActPassBridge
 
 extension ActPass {
-    /// Takes the log lines of a client's calls. They hold no secret, no argument and no result.
+    /// Receives the log lines of a client's calls, which contain no secrets, arguments or results.
     ///
     /// ```swift
     /// import ActPass
@@ -10,51 +10,51 @@ extension ActPass {
     /// print(actpass)
     /// ```
     ///
-    /// A thread of the SDK calls the logger, one line at a time. A logger that is slow delays no call: 1024 lines wait for
-    /// it at most, later ones are dropped, and a line says how many.
+    /// A thread of the SDK calls the logger, one line at a time. A slow logger does not delay calls: up to 1024 lines
+    /// are queued, later ones are dropped, and a line reports their number.
     public struct Logger: Sendable {
-        /// The lowest level that is logged.
+        /// The lowest level to log.
         public let level: Level
-        /// Takes a line.
+        /// Logs a line.
         public let log: @Sendable (Event) -> Void
 
-        /// Makes a logger.
+        /// Creates a logger.
         ///
         /// - Parameters:
-        ///   - level: The lowest level that is logged.
-        ///   - log: Takes a line.
+        ///   - level: The lowest level to log.
+        ///   - log: Logs a line.
         public init(level: Level = .info, _ log: @escaping @Sendable (Event) -> Void) {
             self.level = level
             self.log = log
         }
 
-        /// How important a line is.
+        /// The level of a line.
         public enum Level: String, Sendable, Hashable, CaseIterable {
-            /// Each call: what may run, retries, how calls end.
+            /// Each call, retry and permitted action.
             case debug
-            /// What is blocked.
+            /// Blocked actions.
             case info
-            /// Gates that failed.
+            /// Failures of the gate.
             case warn
         }
 
-        /// A log line. Its texts are those of `docs/telemetry.md`, the same in every language.
+        /// A log line. `docs/telemetry.md` lists the texts, which are the same in every language.
         public struct Event: Sendable, Hashable, CustomStringConvertible {
-            /// How important it is.
+            /// The level.
             public let level: Level
             /// What happened.
             public let message: String
             /// The fields, such as `tool` and `reason_code`.
             public let fields: [String: String]
 
-            /// Makes a line, for tests of a logger.
+            /// Creates a line, for tests of a logger.
             public init(level: Level, message: String, fields: [String: String] = [:]) {
                 self.level = level
                 self.message = message
                 self.fields = fields
             }
 
-            /// The message, and the fields in the order of their names.
+            /// The message and the fields, sorted by name.
             public var description: String {
                 fields.sorted { $0.key < $1.key }.reduce(into: message) { $0 += " \($1.key)=\($1.value)" }
             }
@@ -80,7 +80,7 @@ extension ActPass.Logger.Level {
     }
 }
 
-/// The logger as the native library calls it.
+/// The logger that the native library calls.
 final class LogBridge: NativeLogger {
     private let logger: ActPass.Logger
 

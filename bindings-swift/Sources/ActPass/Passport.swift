@@ -2,20 +2,22 @@ internal import ActPassBridge
 internal import ActPassSecret
 
 extension ActPass {
-    /// Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
+    /// Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
     ///
     /// - Parameters:
-    ///   - audience: Whom it is shown to, such as `mcp://stripe-production`.
-    ///   - goal: What the agent is to achieve.
-    ///   - allowedTools: The tools that it may ask for.
-    ///   - allowedResources: The resources that it may ask for.
-    ///   - resourceConstraints: Values that bound the arguments, a JSON object: `["max_amount": 10000, "currency": "usd"]`.
-    ///   - userID: Who delegated.
-    ///   - ttlSeconds: For how many seconds it holds; the gateway's default if not given.
+    ///   - audience: The service to which the passport is presented, such as `mcp://stripe-production`.
+    ///   - goal: What the agent wants to achieve.
+    ///   - allowedTools: The tools that the passport allows.
+    ///   - allowedResources: The resources that it allows. Default: none.
+    ///   - resourceConstraints: Constraints on the arguments, a JSON object: `["max_amount": 10000, "currency":
+    ///     "usd"]`.
+    ///   - userID: The user on whose behalf the agent acts.
+    ///   - ttlSeconds: How long it is valid in seconds, 1 to 3600. Default: the gateway's.
     ///   - riskTier: `low`, `medium`, `high` or `critical`.
-    ///   - approvalRequestID: The approval that it stands for: it is then for that one action, and using it spends the approval.
-    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not repeated where the gateway may have
-    ///   taken it.
+    ///   - approvalRequestID: An approved request. The passport is then valid for that action only and spends the
+    ///     approval.
+    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not retried if the gateway
+    ///   may have processed it.
     public func issuePassport(
         audience: String,
         goal: String,
@@ -35,16 +37,16 @@ extension ActPass {
         return IssuedPassport(try await call { try await native.issuePassport(wanted: wanted, cancel: $0) })
     }
 
-    /// Has the gateway verify a passport.
+    /// Verifies a passport with the gateway.
     ///
     /// - Parameters:
     ///   - token: The passport.
     ///   - audience: The service that verifies it.
-    ///   - agentID: The agent that it must be for; any if not given.
-    ///   - userID: The user that it must be for; any if not given.
-    ///   - currentToolManifestHash: The tool manifest hash that it must name; any if not given.
-    ///   - policyHash: The policy hash that it must name; any if not given.
-    /// - Returns: Whether it is valid. One that is not throws nothing.
+    ///   - agentID: The agent that it must be for. Default: any.
+    ///   - userID: The user that it must be for. Default: any.
+    ///   - currentToolManifestHash: The tool manifest hash that it must name. Default: any.
+    ///   - policyHash: The policy hash that it must name. Default: any.
+    /// - Returns: Whether it is valid. An invalid passport does not throw.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
     public func verifyPassport(
         _ token: String,
@@ -61,22 +63,22 @@ extension ActPass {
         return PassportVerification(try await call { try await native.verifyPassport(wanted: wanted, cancel: $0) })
     }
 
-    /// Verifies a passport with the gateway's public keys, which are fetched once and kept.
+    /// Verifies a passport locally with the gateway's cached public keys.
     ///
-    /// The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if
-    /// given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are
-    /// fetched again after 10 minutes, and for a key that is not among them (at most once a second); if that fails, those at
-    /// hand serve until they are an hour old.
+    /// Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10
+    /// seconds of clock leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched
+    /// after 10 minutes, and immediately for an unknown key id (at most once a second). If that fails, cached keys are
+    /// used until they are one hour old.
     ///
     /// - Parameters:
     ///   - token: The passport.
-    ///   - audience: Whom it is shown to.
-    ///   - issuer: Who must have issued it; the issuer that the key set names if not given, else the ``baseURL``.
-    ///   - agentID: The agent that it must be made out to.
-    ///   - userID: Who must have delegated.
-    ///   - tenantID: The tenant that it must be of; that of the key set if not given, else that of this client, else any.
-    /// - Throws: ``ActPassError`` where there are no keys to verify with; `CancellationError`. A passport that is not valid throws
-    ///   nothing.
+    ///   - audience: The service that verifies it.
+    ///   - issuer: The issuer that it must be from. Default: the key set's, else the ``baseURL``.
+    ///   - agentID: The agent that it must be for. Default: any.
+    ///   - userID: The user that it must be for. Default: any.
+    ///   - tenantID: The tenant that it must be of. Default: the key set's, else this client's, else any.
+    /// - Throws: ``ActPassError`` if no public keys are available; `CancellationError`. An invalid passport does not
+    ///   throw.
     public func verifyPassportOffline(
         _ token: String,
         audience: String,
@@ -93,34 +95,34 @@ extension ActPass {
             try await call { try await native.verifyPassportOffline(wanted: wanted, cancel: $0) })
     }
 
-    /// Revokes the passport named `jti` (`ap_…`).
+    /// Revokes the passport with the id `jti` (`ap_…`); the ledger records `reason`.
     ///
-    /// - Returns: Whether it was.
+    /// - Returns: Whether it was revoked.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
     public func revokePassport(_ jti: String, reason: String? = nil) async throws -> Bool {
         let native = native
         return try await call { try await native.revokePassport(jti: jti, reason: reason, cancel: $0) }.revoked
     }
 
-    /// A passport that was issued. It shows itself to nobody who does not ask for ``token``.
+    /// An issued passport. Only ``token`` and ``members`` reveal it.
     public struct IssuedPassport: Sendable, Hashable, CustomStringConvertible {
         let hiddenToken: Secret
         let hiddenJSON: Secret
 
-        /// The passport itself, a compact JWS; a secret. Give it to ``Action/passport``.
+        /// The passport, a compact JWS and a secret. Pass it as ``Action/passport``.
         public var token: String { hiddenToken.exposed }
-        /// The passport's id (`ap_…`), by which ``ActPass/revokePassport(_:reason:)`` knows it; `nil` if the gateway sent none.
+        /// The passport's id (`ap_…`), for ``ActPass/revokePassport(_:reason:)``; `nil` if the gateway sent none.
         public var jti: String? { members["jti"]?.stringValue }
-        /// When it expires, as the gateway wrote it; `nil` if the gateway sent none.
+        /// When it expires, as sent by the gateway; `nil` if the gateway sent none.
         public var expiresAt: String? { members["expires_at"]?.stringValue }
-        /// Where the gateway's public keys are; `nil` if the gateway sent none.
+        /// The URL of the gateway's public keys; `nil` if the gateway sent none.
         public var jwksURI: String? { members["jwks_uri"]?.stringValue }
-        /// All members of the answer, in the wire's names; the token is among them.
+        /// All members of the response by wire name, including the token.
         public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
-        /// Nothing of it.
+        /// `[redacted]`; never the content.
         public var description: String { "IssuedPassport([redacted])" }
 
-        /// Makes one, for tests.
+        /// Creates an instance, for tests.
         public init(token: String, jti: String? = nil, expiresAt: String? = nil) {
             hiddenToken = Secret(token)
             hiddenJSON = Secret(
@@ -135,14 +137,14 @@ extension ActPass {
 
     /// Whether a passport is valid.
     public struct PassportVerification: Sendable, Hashable {
-        /// Whether it is.
+        /// Whether it is valid.
         public let isValid: Bool
-        /// What is wrong with it, codes such as `passport.expired`.
+        /// The codes of its errors, such as `passport.expired`.
         public let errors: [String]
-        /// The whole answer, a JSON object.
+        /// The complete response, a JSON object.
         public let json: String
 
-        /// Makes one, for tests.
+        /// Creates an instance, for tests.
         public init(isValid: Bool, errors: [String] = [], claims: JSONValue? = nil) {
             self.isValid = isValid
             self.errors = errors
@@ -151,7 +153,7 @@ extension ActPass {
             json = members.json
         }
 
-        /// What the passport says, if it is valid.
+        /// The claims, if the passport is valid.
         public var claims: [String: JSONValue]? { JSONValue(checked: json).objectValue?["claims"]?.objectValue }
 
         init(_ native: NativeVerification) {

@@ -3,14 +3,14 @@ internal import ActPassBridge
 /// Whether an action may run.
 public typealias Verdict = ActPass.Verdict
 
-/// Leave to run an action, once.
+/// Single-use permission to run an action.
 public typealias Permit = ActPass.Permit
 
 extension ActPass {
-    /// Asks whether an action may run, and leaves it to the caller to run it.
+    /// Requests a decision and returns a permit if the action may run.
     ///
-    /// ``guard(_:recordOutcome:isolation:execute:)`` is made of this. Use it where the action is no closure, as in an adapter of a
-    /// framework: spend the permit right before the action runs, and report how the action ended.
+    /// The steps of ``guard(_:recordOutcome:isolation:execute:)``, for code that cannot pass its action as a closure,
+    /// such as a framework adapter: spend the permit right before the action runs, then report how it ended.
     ///
     /// ```swift
     /// import ActPass
@@ -34,10 +34,10 @@ extension ActPass {
     /// ```
     ///
     /// - Parameters:
-    ///   - action: What the agent is about to do.
-    ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``; what the permit is told is recorded.
-    /// - Throws: As ``guard(_:recordOutcome:isolation:execute:)``. A gate that fails throws nothing: it blocks, or, in
-    ///   ``Mode/monitor``, permits.
+    ///   - action: The action.
+    ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``; the reported end is recorded.
+    /// - Throws: As ``guard(_:recordOutcome:isolation:execute:)``. A failed gate does not throw: it blocks, or permits
+    ///   in ``Mode/monitor``.
     public func authorize(_ action: Action, recordOutcome: Bool = false) async throws -> Verdict {
         let (native, asked) = (native, action.native)
         let verdict = try await call {
@@ -49,9 +49,9 @@ extension ActPass {
     /// Whether an action may run.
     // Indirect for the same reason as `Outcome`.
     public indirect enum Verdict: Sendable {
-        /// It may not.
+        /// The action may not run.
         case blocked(ActionBlockedError)
-        /// It may, once.
+        /// The action may run, once.
         case permitted(Permit)
 
         init(_ native: NativeVerdict, recordsOutcome: Bool) {
@@ -61,7 +61,7 @@ extension ActPass {
             }
         }
 
-        /// The decision: the gateway's, or the one that the SDK made.
+        /// The gateway's decision, or the SDK's denial because the gate failed.
         public var decision: Decision {
             switch self {
             case .blocked(let blocked): blocked.decision
@@ -80,10 +80,9 @@ extension ActPass {
         }
     }
 
-    /// Leave to run an action, once. Only ``authorize(_:recordOutcome:)`` gives one.
+    /// Single-use permission to run an action; only ``authorize(_:recordOutcome:)`` creates one.
     ///
-    /// It is void five minutes after the verdict, and once its credential has expired. A permit that is not spent runs and
-    /// records nothing.
+    /// It expires five minutes after the decision, or earlier with its credential. An unspent permit records nothing.
     public final class Permit: Sendable, CustomStringConvertible {
         private let native: NativeSession
         private let recordsOutcome: Bool
@@ -99,14 +98,15 @@ extension ActPass {
         /// Its decision: `Permit(allow (refund.small_in_scope))`.
         public var description: String { "Permit(\(decision))" }
 
-        /// Spends the permit. Run the action now.
+        /// Spends the permit and returns the execution context. Run the action immediately afterwards.
         ///
-        /// - Parameter args: The arguments with which the action is about to run, if something could have changed them since
-        ///   they were judged.
-        /// - Returns: What the action is given: the decision, and the credential for the tool.
-        /// - Throws: ``ActionBlockedError`` if the permit is void (`actpass.permit_expired`) or `args` are not those that were judged
-        ///   (`actpass.arguments_changed`); in ``Mode/monitor`` the action runs, without the credential. ``ActPassError`` of the
-        ///   kind ``ActPassError/Kind/argument`` if the permit was spent before. Nothing may run then.
+        /// - Parameter args: The current arguments. If they differ from the judged arguments, the action is blocked.
+        ///   Default: no comparison.
+        /// - Returns: The decision and the vaulted credential of the tool.
+        /// - Throws: ``ActionBlockedError`` if the permit expired (`actpass.permit_expired`) or `args` changed
+        ///   (`actpass.arguments_changed`); in ``Mode/monitor`` the action may still run, without the credential.
+        ///   ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit was already spent; do not run
+        ///   the action.
         public func spend(args: JSONValue? = nil) throws -> ExecutionContext {
             switch try enter({ try native.spend(args: args?.json) }) {
             case .blocked(let blocked): throw ActionBlockedError(blocked)
@@ -114,16 +114,17 @@ extension ActPass {
             }
         }
 
-        /// Reports that the action has returned `value`, and records it if outcomes are recorded.
+        /// Reports that the action returned `value`; with `recordOutcome`, records it.
         ///
-        /// Where the task is cancelled the recording goes on: the action has run.
+        /// Cancelling the task does not stop the recording, because the action ran.
         ///
         /// - Parameters:
         ///   - value: What the action returned. Its hash is recorded if it is `Encodable` and has a canonical form.
-        ///   - isolation: The actor that `value` belongs to: the caller's, without any doing.
-        /// - Returns: Under what the action ran. A record that fails is in ``Execution/evidenceError``.
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its end was reported
-        ///   before, and if `value` is a lazy sequence, whose body has not run: then report ``failed(_:)``.
+        ///   - isolation: The actor that `value` belongs to. Default: the caller's.
+        /// - Returns: The circumstances of the execution. A failed recording is in ``Execution/evidenceError``.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent, its
+        ///   outcome was already reported, or `value` is a lazy sequence, whose body has not run: then report
+        ///   ``failed(_:)``.
         @discardableResult
         public func returned<Value>(
             _ value: Value, isolation: isolated (any Actor)? = #isolation
@@ -132,21 +133,21 @@ extension ActPass {
             return try await finish(returning: value)
         }
 
-        /// Reports that the action has thrown `error`, and records it if outcomes are recorded.
+        /// Reports that the action threw `error`; with `recordOutcome`, records it.
         ///
-        /// A `CancellationError` in a cancelled task is no failure: it is reported as ``cancelled()``.
+        /// A `CancellationError` in a cancelled task is reported as ``cancelled()``.
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its end was
-        ///   reported before.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its
+        ///   outcome was already reported.
         @discardableResult
         public func failed(_ error: any Error) async throws -> Execution {
             stops(error) ? try cancelled() : try await finish(.failed)
         }
 
-        /// Reports that the action was stopped while it ran. It is recorded without waiting for it, within one second.
+        /// Reports that the action was cancelled while it ran. Recording happens in the background, within one second.
         ///
-        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its end was
-        ///   reported before.
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its
+        ///   outcome was already reported.
         @discardableResult
         public func cancelled() throws -> Execution {
             Execution(try enter { try native.finish(ended: .cancelled, response: nil) })
@@ -168,10 +169,10 @@ extension ActPass {
     }
 }
 
-/// Whether the error stops the task, and is no way in which an action fails.
+/// Whether the error is the cancellation of the current task rather than a failure of the action.
 func stops(_ error: any Error) -> Bool { error is CancellationError && Task.isCancelled }
 
-/// The JSON text of a result that has one.
+/// The JSON text of a result; `nil` if it has none.
 private func text<Value>(of value: Value) -> String? {
     guard let encodable = value as? any Encodable else { return nil }
     return try? JSONValue(encoding: encodable, as: "result").json

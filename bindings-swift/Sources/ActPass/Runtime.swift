@@ -1,8 +1,8 @@
 internal import ActPassBridge
 
-// The one door to the native library.
+// The bridge to the native library.
 
-/// Makes a call that ends at once when its task is cancelled.
+/// Runs a native call; cancelling the task cancels it immediately.
 func call<T: Sendable>(_ body: @Sendable (NativeCancel) async throws -> T) async throws -> T {
     try Task.checkCancellation()
     let cancel = NativeCancel()
@@ -17,7 +17,7 @@ func call<T: Sendable>(_ body: @Sendable (NativeCancel) async throws -> T) async
     }
 }
 
-/// Makes a conversion.
+/// Runs a synchronous native call.
 func enter<T>(_ body: () throws -> T) throws -> T {
     do {
         return try body()
@@ -26,9 +26,9 @@ func enter<T>(_ body: () throws -> T) throws -> T {
     }
 }
 
-/// The error of the native library as the one that users know.
+/// Converts an error of the native library to the public error.
 func converted(_ error: any Error) -> any Error {
-    // What is no such error the generated code threw: a panic in the library, which it caught.
+    // Any other error is a panic in the library, caught by the generated code.
     guard let error = error as? NativeError else { return ActPassError(nativePanicked()) }
     switch error {
     case .Cancelled: return CancellationError()
@@ -36,12 +36,12 @@ func converted(_ error: any Error) -> any Error {
     }
 }
 
-/// The error of an argument that cannot be sent; `steps` lead from it to the problem.
+/// Creates the error of an invalid argument; `steps` are the path to the problem.
 func argumentError(_ member: String, _ problem: String, at steps: [NativeStep] = []) -> ActPassError {
     ActPassError(nativeArgumentError(member: member, steps: steps, problem: problem))
 }
 
-/// What the error of a call says that nobody can cancel.
+/// Converts the error of a call that cannot be cancelled.
 func failure(of error: any Error) -> ActPassError {
     (converted(error) as? ActPassError) ?? ActPassError(nativePanicked())
 }

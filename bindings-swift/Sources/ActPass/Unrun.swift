@@ -1,20 +1,20 @@
-/// A lazy sequence of the standard library: its body runs when somebody iterates. Only types that wrap a closure are among
-/// them: of another `AsyncSequence` nobody can tell whether it waits to be run, or carries what comes by itself.
+/// A lazy sequence of the standard library, whose body runs on iteration. Only types that wrap a closure conform:
+/// another `AsyncSequence` may carry values that arrive by themselves.
 protocol Unrun {}
 
 extension Unrun {
-    /// The type without its parameters, for messages.
+    /// The type name without generic parameters, for messages.
     var nameOfUnrun: String { String(String(describing: Self.self).prefix { $0 != "<" }) }
 }
 
-/// Refuses a result whose body runs only when somebody iterates: nothing has run.
+/// Rejects a result whose body runs only on iteration, because nothing ran.
 func refuseUnrun<Value>(_ value: Value) throws {
     guard let unrun = value as? any Unrun else { return }
     throw argumentError(
-        "execute", "expected a result, found a \(unrun.nameOfUnrun), whose body has not run and never will")
+        "execute", "expected a result, found a \(unrun.nameOfUnrun), which has not run")
 }
 
-// `lazy.flatMap` is one of these around another type.
+// `lazy.flatMap` returns one of these.
 extension LazySequence: Unrun {}
 extension LazyMapSequence: Unrun {}
 extension LazyFilterSequence: Unrun {}

@@ -1,9 +1,9 @@
-/// A text that no form of printing shows: a key, a passport or a credential. Only ``exposed`` gives it.
+/// A secret text (key, passport, credential) that printing redacts. Only ``exposed`` reveals it.
 public struct Secret: Sendable, Hashable {
     /// The text.
     public let exposed: String
 
-    /// Hides a text.
+    /// Wraps a text.
     public init(_ text: String) { exposed = text }
 }
 
@@ -12,6 +12,6 @@ extension Secret: CustomStringConvertible, CustomDebugStringConvertible, CustomR
     public var description: String { "[redacted]" }
     /// `[redacted]`
     public var debugDescription: String { description }
-    /// Without children, so that neither `dump` nor a debugger shows the text.
+    /// Without children, so that `dump` and debuggers do not show the text.
     public var customMirror: Mirror { Mirror(self, children: EmptyCollection<Mirror.Child>()) }
 }

@@ -1,7 +1,7 @@
 public import ActPass
 internal import ActPassBridge
 
-/// A gateway by script, for the tests of programs that use ActPass. It needs no network; the guard over it is the real one.
+/// A scripted gateway for tests of programs that use ActPass. It needs no network; client and guard are the real ones.
 ///
 /// ```swift
 /// import ActPass
@@ -17,15 +17,15 @@ internal import ActPassBridge
 /// assert(gateway.actions[0]["args"]?["amount"] == 4900)
 /// ```
 ///
-/// A tool without an answer is denied, `test.unscripted`. Evidence is recorded, and passports are issued and valid. A scripted
-/// gateway is safe for use from many tasks at once.
+/// It denies tools without a scripted answer with `test.unscripted`, records evidence, and issues passports that verify
+/// as valid. It is safe for concurrent use.
 public final class ScriptedGateway: Sendable {
     private let script = NativeScript()
 
-    /// Makes a gateway that denies every action.
+    /// Creates a gateway that denies every action.
     public init() {}
 
-    /// Answers each action with `tool` so from now on; each action whose tool has no answer if none is named.
+    /// Answers all following preflights of `tool`; without `tool`, those of every tool without an own answer.
     ///
     /// - Precondition: The decision of `answer` is JSON.
     public func answer(_ answer: Answer, tool: String? = nil) {
@@ -36,7 +36,7 @@ public final class ScriptedGateway: Sendable {
         }
     }
 
-    /// Answers the next actions so, one answer each, before ``answer(_:tool:)`` counts.
+    /// Answers the next preflights with one answer each; afterwards ``answer(_:tool:)`` applies again.
     ///
     /// - Precondition: The decisions of `answers` are JSON.
     public func answerNext(_ answers: Answer...) {
@@ -49,29 +49,29 @@ public final class ScriptedGateway: Sendable {
         }
     }
 
-    /// Approves, as an operator does. A guard that waits for the approval asks again: give it an answer that allows.
+    /// Approves an approval request. A waiting guard then sends its preflight again: script an answer that allows it.
     public func approve(_ approvalRequestID: String) { script.decide(id: approvalRequestID, approved: true) }
 
-    /// Rejects, as an operator does.
+    /// Rejects an approval request.
     public func reject(_ approvalRequestID: String) { script.decide(id: approvalRequestID, approved: false) }
 
-    /// The actions that were asked about so far, by the names of the wire: `tool`, `args`, `user_id`.
+    /// The preflights so far, by wire name: `tool`, `args`, `user_id`.
     public var actions: [JSONValue] { bodies { $0 == "/api/v1/actions/preflight" } }
 
-    /// The evidence that was recorded so far, by the names of the wire: `event_type`, `metadata`.
+    /// The evidence so far, by wire name: `event_type`, `metadata`.
     public var evidence: [JSONValue] { bodies { $0 == "/api/v1/evidence/events" } }
 
     private func bodies(_ isWanted: (String) -> Bool) -> [JSONValue] {
         script.requests().filter { isWanted($0.path) }.compactMap { try? JSONValue(parsing: $0.body) }
     }
 
-    /// A client of this gateway.
+    /// Creates a client of this gateway.
     ///
     /// - Parameters:
     ///   - agentID: The agent's name.
     ///   - timeout: The total deadline of a call.
-    ///   - mode: The mode of actions that name none.
-    ///   - logger: Takes the log lines of the client's calls.
+    ///   - mode: The default mode of actions.
+    ///   - logger: Receives the log lines of the client's calls.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/config`` for a wrong setting.
     public func client(
         agentID: String = "tests", timeout: Duration = .seconds(30), mode: Mode = .enforce,
@@ -80,11 +80,11 @@ public final class ScriptedGateway: Sendable {
         try ActPass(script: script, agentID: agentID, timeout: timeout, mode: mode, logger: logger)
     }
 
-    /// The answer to the question whether an action may run.
+    /// A scripted response to a preflight.
     public struct Answer: Sendable, Hashable {
         /// The HTTP status.
         public let status: Int
-        /// The decision; `nil` for a gateway that cannot be reached.
+        /// The decision; `nil` for an unreachable gateway.
         public let decision: JSONValue?
 
         private init(status: Int, decision: JSONValue?) {
@@ -92,12 +92,12 @@ public final class ScriptedGateway: Sendable {
             self.decision = decision
         }
 
-        /// A decision as it stands. `evidence_event_id` and `request_hash` are added if they are missing.
+        /// Any decision; missing `evidence_event_id` and `request_hash` are added.
         public static func decision(_ decision: JSONValue, status: Int = 200) -> Answer {
             Answer(status: status, decision: decision)
         }
 
-        /// The action may run, with this secret if one is given.
+        /// `allow`, with a vaulted credential if given.
         public static func allow(reasonCode: String = "test.allow", credential: String? = nil) -> Answer {
             var decision: JSONValue = ["decision": "allow", "reason_code": .string(reasonCode)]
             if let credential {
@@ -113,12 +113,12 @@ public final class ScriptedGateway: Sendable {
             ])
         }
 
-        /// Enforce would not allow the action.
+        /// `warn`: enforce would block the action.
         public static func warn(reasonCode: String = "test.warn") -> Answer {
             .decision(["decision": "warn", "reason_code": .string(reasonCode)])
         }
 
-        /// A person has to approve the action.
+        /// `require_approval`: the action needs human approval.
         public static func requireApproval(
             id: String = "apr_test", reasonCode: String = "test.require_approval"
         ) -> Answer {
@@ -127,10 +127,10 @@ public final class ScriptedGateway: Sendable {
             ])
         }
 
-        /// The gateway fails with a status.
+        /// A response with an error status.
         public static func failure(status: Int) -> Answer { Answer(status: status, decision: [:]) }
 
-        /// The gateway cannot be reached.
+        /// An unreachable gateway.
         public static let unreachable = Answer(status: 0, decision: nil)
 
         var native: NativeAnswer {

@@ -224,7 +224,7 @@ final class GuardTests: XCTestCase {
         }
         XCTAssertEqual(error.kind, .argument, line: line)
         XCTAssertEqual(
-            error.message, "execute: expected a result, found a \(name), whose body has not run and never will",
+            error.message, "execute: expected a result, found a \(name), which has not run",
             line: line)
         XCTAssertTrue(outcome.executed, line: line)
     }

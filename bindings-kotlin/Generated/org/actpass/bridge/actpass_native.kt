@@ -1928,7 +1928,7 @@ public object FfiConverterTypeNativeCancel: FfiConverter<NativeCancel, Long> {
 
 
 /**
- * The native half of a client.
+ * The native module of a client.
  */
 public interface NativeClientInterface {
     
@@ -2006,7 +2006,7 @@ public interface NativeClientInterface {
 }
 
 /**
- * The native half of a client.
+ * The native module of a client.
  */
 open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 {

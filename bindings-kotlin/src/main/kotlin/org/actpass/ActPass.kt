@@ -19,10 +19,10 @@ import org.actpass.bridge.nativeHashPayload
 import org.actpass.bridge.nativeSignPayload
 
 /**
- * A client of an ActPass gateway: an agent acts only when it may.
+ * Client of an ActPass gateway: authorizes every action of an agent before it runs.
  *
- * [guard] asks the gateway about an action and runs your block only when the answer allows it. A denial, a pending approval, a
- * tool that changed, a gateway that cannot be reached: the block does not run.
+ * [guard] requests a decision about an action and runs your block only if the decision allows it. After a denial, a pending approval, a
+ * changed tool definition or an unreachable gateway, the block does not run.
  *
  * ```kotlin
  * import org.actpass.ActPass
@@ -48,33 +48,34 @@ import org.actpass.bridge.nativeSignPayload
  * }
  * ```
  *
- * [Outcome.unwrap] gives the value or throws. One client serves many coroutines at once; its calls share their connections. Cancelling
- * a coroutine ends its call at once, and nothing runs.
+ * [Outcome.unwrap] returns the result or throws. Create one client and share it: concurrent calls share its pooled connections.
+ * Cancelling a coroutine ends its call immediately, and nothing runs.
  *
- * From Java: [ActPass.builder], and the forms of the calls that block ([guardBlocking]) or give a future ([guardAsync]).
+ * Java uses [ActPass.builder] and the variants of the calls that block ([guardBlocking]) or return a future ([guardAsync]).
  */
 public class ActPass private constructor(internal val native: NativeClient) : JavaForms() {
     /**
-     * Checks the settings. Nothing is sent, and no thread is started.
+     * Creates a client. Sends nothing and starts no thread.
      *
-     * @param apiKey the key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable `ACTPASS_API_KEY` holds it.
-     * @param tenantId the tenant, a routing hint that the gateway does not trust.
-     * @param agentId the agent's name; `sdk` if there is none.
-     * @param baseUrl the gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is that of
-     *   the hosted gateway. Plain `http` is accepted to this machine only.
-     * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most.
-     * @param connectTimeout the longest that one attempt may take to connect; 5 seconds, or [timeout] if that is shorter.
-     * @param maxRetries how often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the
-     *   gateway certainly did not take them.
-     * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
-     *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
-     * @param mode the mode of actions that name none. Nothing in the environment can change it.
-     * @param ca certificates of authorities to trust besides the system's, in PEM.
-     * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
+     * @param apiKey the API key, which is the client's identity: `apk_…` or `apdv_…`. Default: the environment variable
+     *   `ACTPASS_API_KEY`.
+     * @param tenantId the tenant: a routing hint that the gateway does not trust.
+     * @param agentId the agent's name. Default: `sdk`.
+     * @param baseUrl the gateway's URL. Default: the environment variable `ACTPASS_API_BASE_URL`, else the hosted gateway. Plain `http`
+     *   is accepted for loopback addresses only.
+     * @param timeout the total deadline of a call, including retries and backoff; above zero, at most one day. Default: 30 seconds.
+     * @param connectTimeout the deadline of one connection attempt. Default: 5 seconds, or [timeout] if shorter.
+     * @param maxRetries the maximum number of retries of a call, 0 to 10. A call that is not idempotent is retried only if the gateway
+     *   certainly did not process it. Default: 2.
+     * @param circuitFailures how many consecutive calls must fail to reach the gateway before the [circuit] opens; 0 disables it. While
+     *   open, calls fail immediately with `actpass.unreachable` and a [retryAfter][ActPassException.retryAfter]. Default: 5.
+     * @param mode the default mode of actions. No environment variable changes it. Default: enforce.
+     * @param ca additional trusted CA certificates, in PEM.
+     * @param dangerAllowInsecureHttp permits plain `http` to other machines. Anyone on the network path can then read the key and forge
      *   decisions.
-     * @param logger takes the log lines of this client's calls; nobody if not given.
-     * @param logLevel the lowest level that is logged.
-     * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
+     * @param logger receives the log lines of this client's calls. Default: none.
+     * @param logLevel the lowest level to log.
+     * @throws ActPassException of the kind [ActPassException.Kind.CONFIG]: a setting is missing or invalid; the message names it.
      */
     @Throws(ActPassException::class)
     public constructor(
@@ -115,7 +116,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         },
     )
 
-    /** A client of a script, for the package `testing`. */
+    /** Creates a client of a scripted gateway, for the package `testing`. */
     internal constructor(script: NativeScript, agentId: String, timeout: Duration, mode: Mode, logger: Logger?, logLevel: LogLevel) : this(
         enter {
             NativeClient(
@@ -149,7 +150,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     public val agentId: String = enter { native.agentId() }
 
     /**
-     * The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
+     * Returns a client whose calls are part of a trace and send it to the gateway. Connections and settings are shared.
      *
      * ```kotlin
      * import org.actpass.ActPass
@@ -163,16 +164,15 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * }
      * ```
      *
-     * @param traceparent the trace as W3C Trace Context (version 00) writes it:
-     *   `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it is not written so.
+     * @param traceparent the trace in W3C Trace Context format, version 00: `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT]: the trace is malformed.
      */
     @Throws(ActPassException::class)
     public fun inTrace(traceparent: String): ActPass =
         ActPass(enter { native.inTrace(traceparent.wellFormed("traceparent")) })
 
     /**
-     * The same client, whose calls have other limits; it shares the connections and the circuit with this one.
+     * Returns a client with other limits that shares this client's connections and circuit breaker.
      *
      * ```kotlin
      * import kotlin.time.Duration.Companion.seconds
@@ -186,19 +186,18 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * }
      * ```
      *
-     * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most. That of this client if not
-     *   given.
-     * @param maxRetries how often a call is tried again at most, 0 to 10. That of this client if not given.
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT], which names the limit and what was expected.
+     * @param timeout the total deadline of a call, including retries and backoff; above zero, at most one day. Default: this client's.
+     * @param maxRetries the maximum number of retries, 0 to 10. Default: this client's.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT]: a limit is invalid; the message names it.
      */
     public fun withOptions(timeout: Duration? = null, maxRetries: Int? = null): ActPass =
         ActPass(enter { native.withOptions(timeout?.inSeconds, maxRetries?.toLong()) })
 
     /**
-     * Whether calls go to the gateway.
+     * State of the circuit breaker.
      *
-     * The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice as
-     * long each time that the gateway still cannot be reached, up to 30 seconds.
+     * The circuit opens after `circuitFailures` consecutive calls that could not reach the gateway, first for about a second, then twice
+     * as long after each failed probe, up to 30 seconds.
      */
     public val circuit: Circuit
         get() =
@@ -209,11 +208,10 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
             }
 
     /**
-     * Asks for a decision, and runs nothing.
+     * Requests a decision without running anything.
      *
-     * @return the decision. A 401 or 403 that explains itself with a decision other than `allow` is that
-     *   decision.
-     * @throws ActPassException there is no decision; its [kind][ActPassException.kind] and [code][ActPassException.code] say why.
+     * @return the decision. A 401 or 403 response whose body is a decision other than `allow` counts as a decision.
+     * @throws ActPassException the request failed; its [kind][ActPassException.kind] and [code][ActPassException.code] name the cause.
      */
     public suspend fun preflight(action: Action): Decision {
         val asked = enter { action.native() }
@@ -221,24 +219,25 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Asks for a decision, and runs [execute] only when the decision allows it.
+     * Requests a decision and runs [execute] only if the decision allows it.
      *
-     * [execute] runs at most once, after the verdict, in the coroutine of the caller, with its context. In the mode [Mode.ENFORCE] it
-     * runs on `allow` only, in [Mode.STRICT] only if the decision is recorded as well, in [Mode.WARN] also on `warn`, in [Mode.MONITOR]
+     * [execute] runs at most once, after the decision, in the caller's coroutine context. In the mode [Mode.ENFORCE] it runs on `allow`
+     * only, in [Mode.STRICT] only if the decision is also recorded for this request, in [Mode.WARN] also on `warn`, in [Mode.MONITOR]
      * always.
      *
-     * A gate that fails throws nothing: it is reported as blocked, with a decision that the SDK made: `deny` with a reason such as
-     * `actpass.unreachable`, and what to check in its [Decision.explain].
+     * A failed gate does not throw: the outcome is blocked by a `deny` that the SDK made, with a reason such as `actpass.unreachable`
+     * and advice in its [Decision.explain].
      *
-     * @param action what the agent is about to do.
-     * @param recordOutcome whether to record in the gateway's ledger how the block ended. What came of it is in [Execution.evidence] or
-     *   [Execution.evidenceError], and changes nothing else. A hash of the result is recorded with it where the result is JSON. An
-     *   action that is stopped while it runs is recorded as `cancelled`, within one second and without delaying the stop.
-     * @param execute what to run. What it returns and what it throws is reported as it is, the very object. Only what stops a program or
-     *   a coroutine is passed on: a `CancellationException` while the own coroutine is cancelled, and an `Error`. A body that has not run
-     *   (a `Sequence`, `Iterator`, cold `Flow`, `Stream`, a `Lazy` without its value, a `Job` that was not started) is no result: it is
-     *   reported as [Outcome.Failed], of the kind [ActPassException.Kind.ARGUMENT].
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what cannot be sent: nothing was sent or run, in any mode.
+     * @param action the action.
+     * @param recordOutcome whether to record in the gateway's ledger how the block ended, with the hash of its result if that is JSON.
+     *   [Execution.evidence] or [Execution.evidenceError] reports the recording. A block that is cancelled while it runs is recorded as
+     *   `cancelled`, within one second and without delaying the cancellation.
+     * @param execute the block to run. The outcome contains its result or exception itself. A `CancellationException` while the own
+     *   coroutine is cancelled and an `Error` propagate. A returned body that has not run (a `Sequence`, `Iterator`, cold `Flow`,
+     *   `Stream`, uninitialized `Lazy` or unstarted `Job`) is reported as [Outcome.Failed] with an exception of the kind
+     *   [ActPassException.Kind.ARGUMENT].
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if an argument is invalid: nothing was sent or run, in any
+     *   mode.
      */
     public suspend fun <T> guard(
         action: Action,
@@ -247,10 +246,10 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     ): Outcome<T> = authorize(action, recordOutcome).run(execute)
 
     /**
-     * Asks whether an action may run, and leaves it to the caller to run it.
+     * Requests a decision and returns a permit if the action may run.
      *
-     * [guard] is made of this. Use it where the action is no block, as in an adapter of a framework: spend the permit right before the
-     * action runs, and report how the action ended.
+     * The steps of [guard], for code that cannot pass its action as a block, such as a framework adapter: spend the permit right before
+     * the action runs, then report how it ended.
      *
      * ```kotlin
      * import org.actpass.ActPass
@@ -279,9 +278,9 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * }
      * ```
      *
-     * @param action what the agent is about to do.
-     * @param recordOutcome as for [guard]; what the permit is told is recorded.
-     * @throws ActPassException as [guard]. A gate that fails throws nothing: it blocks, or, in [Mode.MONITOR], permits.
+     * @param action the action.
+     * @param recordOutcome as for [guard]; the reported end is recorded.
+     * @throws ActPassException as [guard]. A failed gate does not throw: it blocks, or permits in [Mode.MONITOR].
      */
     public suspend fun authorize(action: Action, recordOutcome: Boolean = false): Verdict {
         val asked = enter { action.native() }
@@ -289,12 +288,12 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Guards an action that was blocked because a person had to approve it, once somebody decided: in this process or another.
+     * Guards an action again after its approval was decided, in this process or another.
      *
-     * The gateway holds the action against the one that was approved, so a changed copy runs nothing. The rest is as with [guard].
+     * The gateway compares it with the approved action, so a changed copy does not run. Otherwise as [guard].
      *
-     * @param pending what [Outcome.Blocked.approval] was then.
-     * @param passport the passport that the action spends, if it needs one; it is not kept.
+     * @param pending the [Outcome.Blocked.approval] of the blocked call.
+     * @param passport the passport that the action spends, if it needs one; a pending approval does not store it.
      * @param waitForApproval as [Action.waitForApproval].
      * @param recordOutcome as for [guard].
      * @param execute as for [guard].
@@ -312,10 +311,10 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
+     * Waits until an approval is decided, and returns its state, which may still be pending.
      *
      * @param id the approval: [Decision.approvalRequestId] or [PendingApproval.id].
-     * @param timeout for how long; 30 days at most. With zero it is one look.
+     * @param timeout the longest wait, at most 30 days. Zero polls once.
      * @throws ActPassException as [ActPass.preflight].
      */
     public suspend fun waitForApproval(id: String, timeout: Duration): Approval {
@@ -324,18 +323,18 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
+     * Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
      *
-     * @param audience whom it is shown to, such as `mcp://stripe-production`.
-     * @param goal what the agent is to achieve.
-     * @param allowedTools the tools that it may ask for.
-     * @param allowedResources the resources that it may ask for.
-     * @param resourceConstraints values that bound the arguments: `mapOf("max_amount" to 10000, "currency" to "usd")`.
-     * @param userId who delegated.
-     * @param ttlSeconds for how many seconds it holds; the gateway's default if not given.
+     * @param audience the service to which the passport is presented, such as `mcp://stripe-production`.
+     * @param goal what the agent wants to achieve.
+     * @param allowedTools the tools that the passport allows.
+     * @param allowedResources the resources that it allows. Default: none.
+     * @param resourceConstraints constraints on the arguments: `mapOf("max_amount" to 10000, "currency" to "usd")`.
+     * @param userId the user on whose behalf the agent acts.
+     * @param ttlSeconds how long it is valid in seconds, 1 to 3600. Default: the gateway's.
      * @param riskTier `low`, `medium`, `high` or `critical`.
-     * @param approvalRequestId the approval that it stands for: it is then for that one action, and using it spends the approval.
-     * @throws ActPassException as [ActPass.preflight]. The call is not repeated where the gateway may have taken it.
+     * @param approvalRequestId an approved request. The passport is then valid for that action only and spends the approval.
+     * @throws ActPassException as [ActPass.preflight]. The call is not retried if the gateway may have processed it.
      */
     public suspend fun issuePassport(
         audience: String,
@@ -365,14 +364,14 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Has the gateway verify a passport. An invalid one throws nothing.
+     * Verifies a passport with the gateway. An invalid passport does not throw.
      *
      * @param token the passport.
      * @param audience the service that verifies it.
-     * @param agentId the agent that it must be for; any if `null`.
-     * @param userId the user that it must be for; any if `null`.
-     * @param currentToolManifestHash the tool manifest hash that it must name; any if `null`.
-     * @param policyHash the policy hash that it must name; any if `null`.
+     * @param agentId the agent that it must be for. Default: any.
+     * @param userId the user that it must be for. Default: any.
+     * @param currentToolManifestHash the tool manifest hash that it must name. Default: any.
+     * @param policyHash the policy hash that it must name. Default: any.
      * @throws ActPassException as [ActPass.preflight].
      */
     public suspend fun verifyPassport(
@@ -397,19 +396,19 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Verifies a passport with the gateway's public keys, which are fetched once and kept.
+     * Verifies a passport locally with the gateway's cached public keys.
      *
-     * The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if given. Clocks
-     * may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are fetched again after 10 minutes,
-     * and for a key that is not among them (at most once a second); if that fails, those at hand serve until they are an hour old.
+     * Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of clock
+     * leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched after 10 minutes, and immediately for
+     * an unknown key id (at most once a second). If that fails, cached keys are used until they are one hour old.
      *
      * @param token the passport.
-     * @param audience whom it is shown to.
-     * @param issuer who must have issued it; the issuer that the key set names if not given, else the [ActPass.baseUrl].
-     * @param agentId the agent that it must be made out to.
-     * @param userId who must have delegated.
-     * @param tenantId the tenant that it must be of; that of the key set if not given, else that of this client, else any.
-     * @throws ActPassException where there are no keys to verify with. A passport that is not valid throws nothing.
+     * @param audience the service that verifies it.
+     * @param issuer the issuer that it must be from. Default: the key set's, else the [ActPass.baseUrl].
+     * @param agentId the agent that it must be for. Default: any.
+     * @param userId the user that it must be for. Default: any.
+     * @param tenantId the tenant that it must be of. Default: the key set's, else this client's, else any.
+     * @throws ActPassException if no public keys are available. An invalid passport does not throw.
      */
     public suspend fun verifyPassportOffline(
         token: String,
@@ -433,7 +432,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Revokes the passport named [jti] (`ap_…`), and says whether it was.
+     * Revokes the passport with the id [jti] (`ap_…`) and returns whether it was revoked; the ledger records [reason].
      *
      * @throws ActPassException as [ActPass.preflight].
      */
@@ -445,15 +444,15 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     /**
      * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
      *
-     * @param eventType what happened, by your own naming.
-     * @param chainId the chain; it begins with its first event.
+     * @param eventType what happened, in your own naming.
+     * @param chainId the chain; its first event creates it.
      * @param toolId the tool.
-     * @param decision the word of the decision that it followed.
-     * @param reasonCode that decision's reason code.
-     * @param metadata anything else: maps, lists, strings, numbers, booleans and null.
+     * @param decision the decision that preceded the event.
+     * @param reasonCode the reason code of that decision.
+     * @param metadata additional JSON members: maps, lists, strings, numbers, booleans and null.
      * @param requestHash [ActPass.hashPayload] of what was asked for.
      * @param responseHash [ActPass.hashPayload] of what came out of it.
-     * @throws ActPassException as [ActPass.preflight]. The call is not repeated where the gateway may have taken it.
+     * @throws ActPassException as [ActPass.preflight]. The call is not retried if the gateway may have processed it.
      */
     public suspend fun recordEvidence(
         eventType: String,
@@ -480,22 +479,22 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         return RecordedEvidence(call { native.recordEvidence(event, null) })
     }
 
-    /** Where it leads, and nothing secret. */
+    /** The URL and the agent; no secrets. */
     override fun toString(): String = "ActPass(baseUrl=$baseUrl, agentId=$agentId)"
 
     public companion object {
         /**
-         * The SHA-256, in hex, of the canonical JSON (RFC 8785) of [payload]: maps, lists, strings, numbers, booleans and null.
+         * Returns the SHA-256, in hex, of the canonical JSON (RFC 8785) of [payload]: maps, lists, strings, numbers, booleans and null.
          *
-         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it has no canonical form: not JSON, NaN, an
-         *   integer beyond ±(2^53 - 1), a lone surrogate.
+         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if it has no canonical form: not JSON, NaN, an integer
+         *   beyond ±(2^53 - 1), a lone surrogate.
          */
         @JvmStatic
         @Throws(ActPassException::class)
         public fun hashPayload(payload: Any?): String = enter { nativeHashPayload(json("payload", payload)) }
 
         /**
-         * The HMAC-SHA256 under [secret], in hex, of the canonical JSON of [payload].
+         * Returns the HMAC-SHA256 of the canonical JSON of [payload] under [secret], in hex.
          *
          * @throws ActPassException as [hashPayload].
          */
@@ -505,7 +504,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
             enter { nativeSignPayload(Secret(secret.wellFormed("secret")), json("payload", payload)) }
 
         /**
-         * A builder, for Java.
+         * Creates a builder, for Java.
          *
          * ```java
          * import java.time.Duration;
@@ -523,7 +522,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         public fun builder(): Builder = Builder()
     }
 
-    /** Makes an [ActPass], for Java. What is not set has the default of the constructor. */
+    /** Builds an [ActPass], for Java. Defaults are those of the constructor. */
     public class Builder internal constructor() {
         private var apiKey: String? = null
         private var tenantId: String? = null
@@ -539,42 +538,42 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         private var logger: Logger? = null
         private var logLevel: LogLevel = LogLevel.INFO
 
-        /** Sets the key, which is the identity: `apk_…` or `apdv_…`. By default the environment variable `ACTPASS_API_KEY` holds it. */
+        /** Sets the API key: `apk_…` or `apdv_…`. Default: the environment variable `ACTPASS_API_KEY`. */
         public fun apiKey(apiKey: String?): Builder = apply { this.apiKey = apiKey }
 
-        /** Sets the tenant, a routing hint that the gateway does not trust. */
+        /** Sets the tenant: a routing hint that the gateway does not trust. */
         public fun tenantId(tenantId: String?): Builder = apply { this.tenantId = tenantId }
 
-        /** Sets the agent's name; `sdk` by default. */
+        /** Sets the agent's name. Default: `sdk`. */
         public fun agentId(agentId: String?): Builder = apply { this.agentId = agentId }
 
         /**
-         * Sets the gateway's URL. By default the environment variable `ACTPASS_API_BASE_URL` holds it, or it is that of the hosted gateway.
+         * Sets the gateway's URL. Default: the environment variable `ACTPASS_API_BASE_URL`, else the hosted gateway.
          */
         public fun baseUrl(baseUrl: String?): Builder = apply { this.baseUrl = baseUrl }
 
-        /** Sets the total deadline of a call; 30 seconds by default, one day at most. */
+        /** Sets the total deadline of a call, at most one day. Default: 30 seconds. */
         public fun timeout(timeout: java.time.Duration): Builder = apply { this.timeout = timeout.toKotlinDuration() }
 
-        /** Sets the longest that one attempt may take to connect; 5 seconds by default, or the timeout if that is shorter. */
+        /** Sets the deadline of one connection attempt. Default: 5 seconds, or the timeout if shorter. */
         public fun connectTimeout(timeout: java.time.Duration?): Builder = apply { connectTimeout = timeout?.toKotlinDuration() }
 
-        /** Sets how often a call is tried again at most, 0 to 10; 2 by default. */
+        /** Sets the maximum number of retries, 0 to 10. Default: 2. */
         public fun maxRetries(maxRetries: Int): Builder = apply { this.maxRetries = maxRetries }
 
-        /** Sets how many calls in a row must fail to reach the gateway for the circuit to open; 5 by default, 0 for never. */
+        /** Sets how many consecutive calls must fail to reach the gateway before the circuit opens; 0 disables it. Default: 5. */
         public fun circuitFailures(failures: Int): Builder = apply { circuitFailures = failures }
 
-        /** Sets the mode of actions that name none; [Mode.ENFORCE] by default. */
+        /** Sets the default mode of actions. Default: [Mode.ENFORCE]. */
         public fun mode(mode: Mode): Builder = apply { this.mode = mode }
 
-        /** Sets certificates of authorities to trust in addition to the system's, in PEM. */
+        /** Sets additional trusted CA certificates, in PEM. */
         public fun ca(pem: String?): Builder = apply { ca = pem }
 
-        /** Permits plain `http` to another machine, where everyone on the way can read the key and forge decisions. */
+        /** Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions. */
         public fun dangerAllowInsecureHttp(allow: Boolean): Builder = apply { dangerAllowInsecureHttp = allow }
 
-        /** Sets what takes the log lines of the client's calls, of `level` and above; [LogLevel.INFO] by default. */
+        /** Sets the logger of the client's calls and its lowest level. Default: no logger, [LogLevel.INFO]. */
         @JvmOverloads
         public fun logger(logger: Logger?, level: LogLevel = LogLevel.INFO): Builder =
             apply {
@@ -583,9 +582,9 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
             }
 
         /**
-         * The client. Nothing is sent.
+         * Creates the client. Sends nothing.
          *
-         * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
+         * @throws ActPassException of the kind [ActPassException.Kind.CONFIG]: a setting is missing or invalid; the message names it.
          */
         @Throws(ActPassException::class)
         public fun build(): ActPass =
@@ -596,15 +595,15 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 }
 
-/** Whether calls go to the gateway. */
+/** State of the circuit breaker. */
 public sealed class Circuit {
-    /** They do. */
+    /** Calls go to the gateway. */
     public data object Closed : Circuit()
 
-    /** One call tries whether the gateway is back; the others fail at once. */
+    /** One call probes the gateway; the others fail immediately. */
     public data object HalfOpen : Circuit()
 
-    /** They fail at once, for [retryAfter] still. */
+    /** Calls fail immediately, until [retryAfter] has passed. */
     public data class Open(public val retryAfter: Duration) : Circuit() {
         /** [retryAfter], for Java. */
         public fun retryAfterAsJava(): java.time.Duration = retryAfter.toJavaDuration()

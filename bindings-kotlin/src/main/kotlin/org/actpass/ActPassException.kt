@@ -10,20 +10,20 @@ import org.actpass.bridge.nativeFailure
 import org.actpass.bridge.nativeMessage
 
 /**
- * What went wrong at the gate, or on the way to it. When in doubt, take it for "do not execute".
+ * An error of the SDK. When in doubt, treat it as "do not execute".
  *
- * Nothing in it shows the API key, a passport or a credential.
+ * It never contains the API key, a passport or a credential.
  */
 public class ActPassException internal constructor(failure: NativeFailure) :
     RuntimeException(nativeMessage(failure, NativeLanguage.KOTLIN)) {
     /**
-     * Makes an exception, for tests.
+     * Creates an exception, for tests.
      *
-     * @param kind what kind of thing went wrong; the [code] follows from it.
+     * @param kind the kind of error; it determines the [code].
      * @param message one line.
      * @param operation the call that failed.
-     * @param status the HTTP status of an answer outside 2xx.
-     * @param requestId the `x-request-id` of the answer.
+     * @param status the HTTP status of a response outside 2xx.
+     * @param requestId the `x-request-id` of the response.
      */
     @JvmOverloads
     public constructor(
@@ -36,68 +36,68 @@ public class ActPassException internal constructor(failure: NativeFailure) :
         nativeFailure(kind.native, message).copy(operation = operation, status = status?.toUShort(), requestId = requestId),
     )
 
-    /** What kind of thing went wrong. */
+    /** The kind of error. */
     public val kind: Kind = Kind.of(failure.kind)
 
-    /** The stable name of what happened, such as `actpass.unreachable`: branch and alert on it. */
+    /** The stable error code, such as `actpass.unreachable`: branch and alert on it. */
     public val code: String = failure.code
 
-    /** The call that failed, such as `preflight`; null before there was one. */
+    /** The call that failed, such as `preflight`; null outside a call. */
     public val operation: String? = failure.operation
 
-    /** The HTTP status of an answer outside 2xx. */
+    /** The HTTP status of a response outside 2xx. */
     public val status: Int? = failure.status?.toInt()
 
     /**
-     * The text of an answer outside 2xx, every secret taken out; null where there was none, where it was larger than 64 KiB, or
-     * where a secret in it could not be ruled out.
+     * The body of a response outside 2xx, with secrets redacted; null without one, if it is larger than 64 KiB, or if it may still
+     * contain a secret.
      */
     public val body: String? = failure.body
 
-    /** The `x-request-id` that the gateway gave the call. */
+    /** The `x-request-id` of the gateway's response. */
     public val requestId: String? = failure.requestId
 
-    /** How long the gateway asked to be left alone. From Java: [retryAfterAsJava]. */
+    /** The value of the `Retry-After` header. Java uses [retryAfterAsJava]. */
     public val retryAfter: Duration? = failure.retryAfter?.seconds
 
     /** [retryAfter], for Java. */
     public fun retryAfterAsJava(): java.time.Duration? = retryAfter?.toJavaDuration()
 
-    /** Whether the same call may succeed later. The client has already retried what it could. */
+    /** Whether the same call may succeed later. The client has already used its retries. */
     public val isRetryable: Boolean = failure.retryable
 
     internal val kindName: String = failure.kindName
 
     /** The kinds of exceptions. */
     public enum class Kind {
-        /** An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent or run. */
+        /** An argument is invalid: not JSON, nested too deeply or empty. Nothing was sent or run. */
         ARGUMENT,
 
-        /** 401: the gateway does not know the API key. */
+        /** 401: the API key is unknown. */
         AUTHENTICATION,
 
-        /** A setting of the client is missing or wrong. Nothing was sent. */
+        /** A setting of the client is missing or invalid. Nothing was sent. */
         CONFIG,
 
-        /** The gateway could not be reached: name, connection, TLS, or a connection that was reset. */
+        /** The gateway is unreachable: name resolution, connection or TLS failed, or the connection was reset. */
         CONNECTION,
 
-        /** A defect of the SDK; please report it. */
+        /** A bug in the SDK; please report it. */
         INTERNAL,
 
-        /** 403: the API key may not do this. */
+        /** 403: the API key lacks the permission. */
         PERMISSION,
 
-        /** 429, still so after the last retry. */
+        /** 429 after the last retry. */
         RATE_LIMIT,
 
-        /** A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold. */
+        /** An invalid 2xx response: not JSON, truncated, too large, or without a required member. */
         RESPONSE,
 
-        /** Any other status outside 2xx. Redirects count as such: they are never followed. */
+        /** Any other status outside 2xx. Redirects are errors: the client never follows them. */
         STATUS,
 
-        /** The deadline passed before there was an answer. */
+        /** The deadline expired before the gateway responded. */
         TIMEOUT,
         ;
 

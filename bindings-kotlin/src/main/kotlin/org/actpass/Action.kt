@@ -6,21 +6,21 @@ import org.actpass.bridge.NativeAction
 import org.actpass.bridge.NativeMode
 import org.actpass.bridge.Secret
 
-/** How a guard treats the gateway's answer. */
+/** How a guard applies the decision. */
 public enum class Mode(
-    /** The mode's name on the wire. */
+    /** The wire name of the mode. */
     public val wire: String,
 ) {
     /** Runs on `allow` only. The default. */
     ENFORCE("enforce"),
 
-    /** As enforce, and only when the gateway recorded its decision and said which request it answers. */
+    /** Runs on an `allow` that the gateway recorded for this request. */
     STRICT("strict"),
 
-    /** Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow. */
+    /** Runs on `allow` and `warn`; `warn` means that enforce would have blocked the action. */
     WARN("warn"),
 
-    /** Observes: runs always, and reports what enforce would have decided. */
+    /** Always runs, and reports what enforce would have decided. */
     MONITOR("monitor"),
     ;
 
@@ -33,33 +33,32 @@ public enum class Mode(
                 MONITOR -> NativeMode.MONITOR
             }
 
-    /** The mode's name on the wire. */
+    /** The wire name of the mode. */
     override fun toString(): String = wire
 }
 
 /**
- * What an agent is about to do, and why. From Java: [Action.builder].
+ * An action of an agent, with its goal. Java uses [Action.builder].
  *
- * Whether it can be sent is checked when it is: a call with arguments that are not JSON, are nested more than 127 deep, or hold NaN
- * throws an [ActPassException] of the kind [ActPassException.Kind.ARGUMENT], and nothing is sent or run.
+ * A call validates the action. It throws an [ActPassException] of the kind [ActPassException.Kind.ARGUMENT] if the arguments are not
+ * JSON, are nested more than 127 levels deep, or contain NaN; nothing is sent or run.
  *
  * @property goal what the agent wants to achieve.
- * @property tool the tool that it is about to use.
+ * @property tool the tool that the action uses.
  * @property resource what the tool acts on, such as `stripe:charge:ch_123`.
- * @property args the tool's arguments: maps with strings as keys, lists, sets, arrays, strings, numbers (unsigned ones, [java.math.BigDecimal]
- *   and [java.math.BigInteger] among them), booleans and null. An enum is its name; a [java.util.UUID] or URI its text; what `java.time`
- *   and `kotlin.time` have for points in time, dates and durations its ISO 8601 text. For an object of another class use [parseArgs].
- * @property userId on whose behalf the agent acts.
+ * @property args the tool's arguments: maps with string keys, lists, sets, arrays, strings, numbers (including unsigned ones,
+ *   [java.math.BigDecimal] and [java.math.BigInteger]), booleans and null. Enums are sent as their names, [java.util.UUID] and URI as
+ *   text, dates, times and durations of `java.time` and `kotlin.time` as ISO 8601. For other classes use [parseArgs].
+ * @property userId the user on whose behalf the agent acts.
  * @property passport the passport that the action spends.
- * @property mode the mode; that of the client if there is none.
- * @property idempotencyKey what makes a repetition of this request known as one; a fresh UUIDv7 for each call, kept on its retries,
- *   if there is none.
- * @property audience to whom the passport is shown.
+ * @property mode the mode. Default: the client's.
+ * @property idempotencyKey identifies repetitions of the request: a second call with the same key runs nothing. Default: a new UUIDv7
+ *   per call, reused by retries.
+ * @property audience the service to which the passport is presented.
  * @property approvalRequestId the approved request that the action spends.
  * @property toolManifestHash the hash of the tool's definition as the agent sees it.
- * @property waitForApproval for how long a guard holds an action that needs an approval, until somebody decided; 30 days at most.
- *   Without it, such an action is reported as blocked at once. This time comes on top of the client's timeout, which is that of
- *   each request.
+ * @property waitForApproval how long a guard waits for a human decision if the action needs approval, at most 30 days; the client's
+ *   timeout applies to each request separately. Default: no waiting; the action is blocked.
  */
 public data class Action(
     public val goal: String,
@@ -75,7 +74,7 @@ public data class Action(
     public val toolManifestHash: String? = null,
     public val waitForApproval: Duration? = null,
 ) {
-    /** Without the passport. */
+    /** Omits the passport. */
     override fun toString(): String =
         "Action(goal=$goal, tool=$tool, resource=$resource, args=$args, userId=$userId, mode=$mode, " +
             "idempotencyKey=$idempotencyKey, audience=$audience, approvalRequestId=$approvalRequestId, " +
@@ -99,7 +98,7 @@ public data class Action(
 
     public companion object {
         /**
-         * A builder, for Java.
+         * Creates a builder, for Java.
          *
          * ```java
          * import java.util.Map;
@@ -119,7 +118,7 @@ public data class Action(
         public fun builder(goal: String, tool: String): Builder = Builder(goal, tool)
 
         /**
-         * Arguments from the text of a JSON object, as a JSON library writes it for a class of your own.
+         * Parses arguments from the JSON text of an object, such as the output of a JSON library.
          *
          * ```kotlin
          * import org.actpass.Action
@@ -130,7 +129,7 @@ public data class Action(
          * }
          * ```
          *
-         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what is not one JSON object.
+         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the text is not one JSON object.
          */
         @JvmStatic
         @Throws(ActPassException::class)
@@ -140,7 +139,7 @@ public data class Action(
         }
     }
 
-    /** Makes an [Action], for Java. What is not set is left out. */
+    /** Builds an [Action], for Java. */
     public class Builder internal constructor(goal: String, tool: String) {
         private var action = Action(goal, tool)
 

@@ -1,29 +1,29 @@
 package org.actpass
 
 /**
- * An action did not run. [Outcome.unwrap] throws it.
+ * An action was blocked and did not run. [Outcome.unwrap] throws it.
  *
- * Its message is the text for a model, because frameworks hand the messages of exceptions to models. Its cause is how the gate failed,
- * an [ActPassException]; null if the gateway decided.
+ * Its message is written for a model, because frameworks pass exception messages to models. Its cause is the [ActPassException] of a
+ * failed gate; null if the gateway decided.
  *
- * @property outcome what was blocked, and why.
+ * @property outcome the blocked outcome.
  */
 public class ActionBlockedException(public val outcome: Outcome.Blocked) : RuntimeException(outcome.message, outcome.error) {
-    /** Makes one, for tests. */
+    /** Creates an instance, for tests. */
     @JvmOverloads
     public constructor(tool: String, decision: Decision, error: ActPassException? = null, approval: PendingApproval? = null) :
         this(Outcome.Blocked(tool, decision, error, approval))
 
-    /** The tool that was not used. */
+    /** The blocked tool. */
     public val tool: String get() = outcome.tool
 
-    /** The gateway's decision, or the one that the SDK made because the gate failed. */
+    /** The gateway's decision, or the SDK's denial because the gate failed. */
     public val decision: Decision get() = outcome.decision
 
-    /** How the gate failed; null if the gateway decided. */
+    /** The failure of the gate; null if the gateway decided. */
     public val error: ActPassException? get() = outcome.error
 
-    /** What to keep in order to run the action once a person has approved it; null if there is nothing to wait for. */
+    /** Data for `resume` after a human approval; null if no approval is pending. */
     public val approval: PendingApproval? get() = outcome.approval
 
     /** The decision's [Decision.reasonCode]. */

@@ -6,24 +6,24 @@ import org.actpass.bridge.NativePending
 import org.actpass.bridge.nativePendingApproval
 
 /**
- * An action that waits for a person: small, without secrets, and made to be kept until somebody decided, also in another process.
- * [ActPass.resume] guards it again.
+ * An action that waits for human approval: JSON without secrets, to store until the decision, also in another process. [ActPass.resume]
+ * guards it again.
  */
 public class PendingApproval internal constructor(native: NativePending) {
     /** The approval's id. */
     public val id: String = native.id
 
-    /** All of it as a JSON object, to keep. */
+    /** The JSON object to store. */
     public val json: String = native.json
 
-    /** All members; `args` holds the action's arguments, for the block to use what was approved. */
+    /** All members; `args` contains the approved arguments for the block. */
     public val members: Map<String, Any?> by lazy { members(json) }
 
     /**
-     * Reads what [json] was.
+     * Parses the [json] of a stored approval.
      *
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT], naming the member that is missing, unknown or not what it
-     *   must be.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if a member is missing, unknown or invalid; the message
+     *   names it.
      */
     @Throws(ActPassException::class)
     public constructor(json: String) : this(enter { nativePendingApproval(json.wellFormed("pending")) })
@@ -36,9 +36,9 @@ public class PendingApproval internal constructor(native: NativePending) {
     override fun hashCode(): Int = json.hashCode()
 }
 
-/** Where an approval stands. */
+/** The state of an approval. */
 public class Approval internal constructor(native: NativeApproval) {
-    /** Makes one, for tests. */
+    /** Creates an instance, for tests. */
     @JvmOverloads
     public constructor(id: String, status: Status, decidedBy: String? = null) : this(
         NativeApproval(
@@ -48,13 +48,13 @@ public class Approval internal constructor(native: NativeApproval) {
         ),
     )
 
-    /** What became of it. */
+    /** The status. */
     public val status: Status = Status.of(native.status)
 
-    /** Who decided; null if nobody did. */
+    /** Who decided; null while pending. */
     public val decidedBy: String? = native.decidedBy
 
-    /** The whole answer, a JSON object. */
+    /** The complete response, a JSON object. */
     public val json: String = native.json
 
     /** All members, as in [Decision.members]. */
@@ -62,25 +62,25 @@ public class Approval internal constructor(native: NativeApproval) {
 
     override fun toString(): String = "Approval($json)"
 
-    /** What became of an approval. */
+    /** The status of an approval. */
     public enum class Status {
         /** A person approved it. */
         APPROVED,
 
-        /** Its deadline passed. */
+        /** The deadline expired. */
         EXPIRED,
 
-        /** Nobody has decided yet. */
+        /** No decision yet. */
         PENDING,
 
         /** A person rejected it. */
         REJECTED,
         ;
 
-        /** The word as it stands on the wire. */
+        /** The value on the wire. */
         public val wire: String get() = name.lowercase()
 
-        /** The word as it stands on the wire. */
+        /** The value on the wire. */
         override fun toString(): String = wire
 
         internal val native: NativeApprovalStatus

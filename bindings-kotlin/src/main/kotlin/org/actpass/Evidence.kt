@@ -2,9 +2,9 @@ package org.actpass
 
 import org.actpass.bridge.NativeRecorded
 
-/** An event that is in the ledger. */
+/** A recorded event of the ledger. */
 public class RecordedEvidence internal constructor(native: NativeRecorded) {
-    /** Makes one, for tests. */
+    /** Creates an instance, for tests. */
     @JvmOverloads
     public constructor(eventId: String, currentEventHash: String? = null) : this(
         NativeRecorded(
@@ -14,13 +14,13 @@ public class RecordedEvidence internal constructor(native: NativeRecorded) {
         ),
     )
 
-    /** Its name there. */
+    /** Its id in the ledger. */
     public val eventId: String = native.eventId
 
-    /** Its hash, which the next event of the chain covers. */
+    /** Its hash, which the next event of the chain includes. */
     public val currentEventHash: String? = native.currentEventHash
 
-    /** The whole answer, a JSON object. */
+    /** The complete response, a JSON object. */
     public val json: String = native.json
 
     override fun toString(): String = "RecordedEvidence($json)"

@@ -17,7 +17,7 @@ import org.actpass.bridge.NativeReport
 import org.actpass.bridge.nativeBlockTexts
 import org.actpass.bridge.nativeCanonicalOutcome
 
-/** Runs what the verdict permits, and reports. */
+/** Runs a permitted action and returns the outcome. */
 internal suspend fun <T> Verdict.run(execute: suspend (ExecutionContext) -> T): Outcome<T> =
     when (this) {
         is Verdict.Blocked -> blocked
@@ -25,7 +25,7 @@ internal suspend fun <T> Verdict.run(execute: suspend (ExecutionContext) -> T): 
     }
 
 private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Outcome<T> {
-    // A coroutine that was cancelled while the verdict was on its way runs nothing either.
+    // Nothing runs if the coroutine was cancelled while waiting for the verdict.
     coroutineContext.ensureActive()
     val context =
         try {
@@ -38,7 +38,7 @@ private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Ou
             execute(context).also(::refuseUnrun)
         } catch (error: Throwable) {
             if (error.stops()) {
-                // A failure to record must not replace the stop.
+                // A recording error must not replace the cancellation.
                 quietly { cancelled() }
                 throw error
             }
@@ -47,14 +47,14 @@ private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Ou
     return Outcome.Returned(value, finish(NativeEnded.RETURNED, value))
 }
 
-/** Whether it stops the coroutine or the program, and is no way in which an action fails. */
+/** Whether it is a cancellation or an `Error` rather than a failure of the action. */
 internal suspend fun Throwable.stops(): Boolean =
     when (this) {
         is CancellationException -> !coroutineContext.isActive
         else -> this is Error
     }
 
-/** Refuses a result whose body runs only when somebody iterates, collects or starts it: nothing has run. */
+/** Rejects a result whose body runs only when iterated, collected or started, because nothing ran. */
 internal fun refuseUnrun(value: Any?) {
     val found =
         when (value) {
@@ -67,12 +67,12 @@ internal fun refuseUnrun(value: Any?) {
             is Job -> if (value.isNew) "a Job that was not started".also { quietly(value::cancel) } else return
             else -> return
         }
-    throw argumentError("execute", "expected a result, found $found, whose body has not run and never will")
+    throw argumentError("execute", "expected a result, found $found, which has not run")
 }
 
 private val Job.isNew: Boolean get() = quietly { !isActive && !isCompleted && !isCancelled } == true
 
-/** What [body] returns, or null where it throws: it only looks at a result, or lets go of it. */
+/** Returns the result of [body], or null if it throws. For inspecting or closing a result only. */
 private inline fun <T> quietly(body: () -> T): T? =
     try {
         body()
@@ -81,10 +81,10 @@ private inline fun <T> quietly(body: () -> T): T? =
     }
 
 /**
- * What a permitted block is given.
+ * The argument of a guarded block.
  *
  * @property decision the decision under which the block runs.
- * @property credential the secret that the gateway's vault holds for the tool; null where it holds none.
+ * @property credential the vaulted credential of the tool; null without one.
  */
 public class ExecutionContext
 @JvmOverloads
@@ -95,37 +95,37 @@ constructor(public val decision: Decision, public val credential: Credential? = 
     override fun toString(): String = "ExecutionContext(credential=$credential, decision=$decision)"
 }
 
-/** What a guard reports. */
+/** The outcome of a guard. */
 public sealed class Outcome<out T> {
-    /** The decision: the gateway's, or the one that the SDK made. */
+    /** The gateway's decision, or the SDK's denial because the gate failed. */
     public abstract val decision: Decision
 
-    /** The block ran and returned [result], the very object. */
+    /** The block ran and returned [result]. */
     public class Returned<out T>(
-        /** What it returned. */
+        /** The result. */
         public val result: T,
-        /** Under what it ran. */
+        /** The circumstances of the execution. */
         public val execution: Execution,
     ) : Outcome<T>() {
         override val decision: Decision get() = execution.decision
 
-        /** The value, and under which decision: `returned re_1: allow (refund.small_in_scope)`. */
+        /** The result and the decision: `returned re_1: allow (refund.small_in_scope)`. */
         override fun toString(): String = "returned $result: $execution"
     }
 
     /** The block did not run. */
     public class Blocked
     private constructor(
-        /** The tool that was not used. */
+        /** The blocked tool. */
         public val tool: String,
         override val decision: Decision,
-        /** How the gate failed; null where the gateway decided. */
+        /** The failure of the gate; null if the gateway decided. */
         public val error: ActPassException?,
-        /** What to keep in order to run the action once a person has approved it; null where nothing can be waited for. */
+        /** Data for `resume` after a human approval; null if no approval is pending. */
         public val approval: PendingApproval?,
         texts: NativeBlockTexts,
     ) : Outcome<Nothing>() {
-        /** Makes one, for tests. */
+        /** Creates an instance, for tests. */
         @JvmOverloads
         public constructor(tool: String, decision: Decision, error: ActPassException? = null, approval: PendingApproval? = null) : this(
             tool,
@@ -149,20 +149,19 @@ public sealed class Outcome<out T> {
         )
 
         /**
-         * For a model: what was not done and why, whether the same call can help, and what to do instead. It has one line and says
-         * nothing of how the gateway is reached or run.
+         * The message for a model: what did not run, why, whether to retry and what to do instead. One line, without infrastructure
+         * details.
          */
         public val message: String = texts.model
 
-        /** For a developer: what failed, at which hop, and what to check. It has one line. */
+        /** The message for a developer: what failed, where, and what to check. One line. */
         public val developerText: String = texts.developer
 
         /** The decision's [Decision.reasonCode]. */
         public val code: String get() = decision.reasonCode
 
         /**
-         * Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is no such
-         * failure.
+         * Whether the same call may succeed later unchanged, because the gate failed temporarily. `false` for a decision of the gateway.
          */
         public val isRetryable: Boolean get() = error?.isRetryable ?: false
 
@@ -171,16 +170,16 @@ public sealed class Outcome<out T> {
             "blocked: $decision" + (error?.let { " [${it.message}]" } ?: "") + (approval?.let { ", $it" } ?: "")
     }
 
-    /** The block ran and threw [error], the very object. */
+    /** The block ran and threw [error]. */
     public class Failed(
-        /** What it threw. */
+        /** The exception. */
         public val error: Throwable,
-        /** Under what it ran. */
+        /** The circumstances of the execution. */
         public val execution: Execution,
     ) : Outcome<Nothing>() {
         override val decision: Decision get() = execution.decision
 
-        /** The error, and under which decision. */
+        /** The exception and the decision. */
         override fun toString(): String = "failed with $error: $execution"
     }
 
@@ -193,7 +192,7 @@ public sealed class Outcome<out T> {
             }
 
     /**
-     * What the block returned.
+     * Returns the result of the block or throws.
      *
      * @throws ActionBlockedException if the block did not run.
      * @throws Throwable the same object that the block threw, if it threw.
@@ -206,7 +205,7 @@ public sealed class Outcome<out T> {
             is Failed -> throw error
         }
 
-    /** What the block returned, where it did. */
+    /** Returns the result of the block; null if it did not return. */
     public fun resultOrNull(): T? =
         when (this) {
             is Returned -> result
@@ -214,7 +213,7 @@ public sealed class Outcome<out T> {
         }
 
     /**
-     * What the block threw; else how the gate failed, an [ActPassException], also if [Mode.MONITOR] ran the block despite the failure.
+     * Returns the exception of the block; else the [ActPassException] of a failed gate, also if [Mode.MONITOR] ran the block.
      */
     public fun errorOrNull(): Throwable? =
         when (this) {
@@ -224,10 +223,10 @@ public sealed class Outcome<out T> {
         }
 
     /**
-     * `{"decision", "error", "executed"}` in canonical JSON, equal in every language. `error` is `null` or `{"kind", "status"}`, the
-     * kind being `action` for what the block threw.
+     * Returns `{"decision", "error", "executed"}` as canonical JSON, identical in every language. `error` is `null` or `{"kind",
+     * "status"}`; the kind is `action` for an exception of the block.
      *
-     * @throws ActPassException where the decision holds an integer that canonical JSON cannot carry.
+     * @throws ActPassException if the decision contains an integer that canonical JSON cannot represent.
      */
     @Throws(ActPassException::class)
     public fun canonicalJson(): String {
@@ -243,12 +242,12 @@ public sealed class Outcome<out T> {
 }
 
 /**
- * Under what a block ran.
+ * The circumstances of an execution: decision, gate failure, recording.
  *
  * @property decision the decision.
- * @property gateError how the gate failed, if [Mode.MONITOR] ran the block despite the failure.
- * @property evidence the ledger entry of how it ended, where that was to be recorded and was.
- * @property evidenceError why it was not, where it was to be.
+ * @property gateError the failure of the gate, if [Mode.MONITOR] ran the block despite it.
+ * @property evidence the ledger entry of the outcome, if recorded.
+ * @property evidenceError why recording failed.
  */
 public class Execution
 @JvmOverloads
@@ -265,7 +264,7 @@ constructor(
         evidenceError,
     )
 
-    /** The decision, how the gate failed, and the ledger entry. */
+    /** The decision, the failure of the gate, and the ledger entry. */
     override fun toString(): String =
         "$decision" + (gateError?.let { " [${it.message}]" } ?: "") + (evidence?.let { ", recorded as ${it.eventId}" } ?: "") +
             (evidenceError?.let { ", not recorded: ${it.message}" } ?: "")

@@ -11,7 +11,7 @@ import kotlinx.coroutines.future.await
 import kotlinx.coroutines.future.future
 import kotlinx.coroutines.runBlocking
 
-/** What a guard runs, for Java. It may throw anything; the outcome has the same object. */
+/** The function that a guard runs, for Java. It may throw any exception; the outcome contains the same object. */
 public fun interface Execute<out T> {
     /** Runs the action. */
     @Throws(Exception::class)
@@ -19,18 +19,18 @@ public fun interface Execute<out T> {
 }
 
 /**
- * The calls of an [ActPass] for Java, under two names each.
+ * The calls of [ActPass] for Java, in two variants each.
  *
- * The form that ends in `Blocking` blocks the thread until the call has ended; the action of a guard runs on that thread. Interrupting
- * the thread ends the call at once, and nothing runs.
+ * `…Blocking` blocks the calling thread, which also runs the guarded function. Interrupting the thread ends the call immediately, and
+ * nothing runs.
  *
- * The form that ends in `Async` gives a future; the action of a guard runs on an executor, by default the common pool. Cancelling the
- * future ends the call at once. A future that fails has the [ActPassException] as the cause of what `join` throws.
+ * `…Async` returns a future; the guarded function runs on an executor, by default the common pool. Cancelling the future ends the call
+ * immediately. If the future fails, the [ActPassException] is the cause of the exception of `join`.
  */
 public sealed class JavaForms {
     internal abstract val self: ActPass
 
-    /** [ActPass.withOptions], for Java; null leaves the limit of this client. */
+    /** [ActPass.withOptions], for Java; null keeps this client's limit. */
     @Throws(ActPassException::class)
     public fun withOptions(timeout: java.time.Duration?, maxRetries: Int?): ActPass = self.withOptions(timeout?.toKotlinDuration(), maxRetries)
 
@@ -105,7 +105,7 @@ public sealed class JavaForms {
         executor: Executor = ForkJoinPool.commonPool(),
     ): CompletableFuture<Outcome<T>> = later(executor) { guard(action, recordOutcome) { execute.run(it) } }
 
-    /** [ActPass.guard] of an action that is a future of its own: the outcome is that of the stage which [execute] returns. */
+    /** [ActPass.guard] for an asynchronous function: the outcome is that of the stage that [execute] returns. */
     @JvmOverloads
     public fun <T> guardStageAsync(
         action: Action,
@@ -274,6 +274,6 @@ public sealed class JavaForms {
         org.actpass.later(executor) { self.call() }
 }
 
-/** What [call] comes to, as a future; it runs on [executor]. */
+/** Runs [call] on [executor] and returns its future. */
 internal fun <T> later(executor: Executor = ForkJoinPool.commonPool(), call: suspend () -> T): CompletableFuture<T> =
     CoroutineScope(executor.asCoroutineDispatcher()).future { call() }

@@ -18,15 +18,15 @@ import org.actpass.bridge.NativeJson
 import org.actpass.bridge.NativeStep
 import org.actpass.bridge.nativeParseJson
 
-// JSON as Kotlin's own maps, lists, strings, numbers, booleans and null, and what has one obvious form in it.
+// JSON as Kotlin maps, lists, strings, numbers, booleans and null, plus types with an obvious JSON form.
 
-/** How many arrays and objects may be open at once. The core refuses deeper ones, so that nothing of them is written. */
+/** The maximum nesting of arrays and objects; the core rejects deeper values. */
 private const val MAX_DEPTH = 128
 
-/** The JSON text of [value]; [member] is its name in messages. */
+/** Serializes [value]; [member] is its name in messages. */
 internal fun json(member: String, value: Any?): String = buildString { write(Place(member), value, 0) }
 
-/** Where a value stands: an argument of a call, and the steps from it. */
+/** The path of a value: the argument and the steps from it. */
 private class Place private constructor(private val member: String, private val outer: Place?, private val step: NativeStep?) {
     constructor(member: String) : this(member, null, null)
 
@@ -40,7 +40,7 @@ private class Place private constructor(private val member: String, private val 
     }
 }
 
-/** The JSON text of a result, where it is JSON. Whatever a collection of the program's own throws, the result is one. */
+/** Serializes a result; null if it is not JSON or if a collection of the program throws. */
 internal fun jsonOrNull(value: Any?): String? =
     try {
         json("result", value)
@@ -75,18 +75,18 @@ private fun StringBuilder.write(place: Place, value: Any?, depth: Int) {
         }
         else -> {
             val text = textOf(value) ?: throw place.error(problemOf(value))
-            // Four digits are what every reader of ISO 8601 takes.
+            // All ISO 8601 parsers accept four-digit years.
             if (text.startsWith('+') || text.startsWith('-')) throw place.error("expected a date of the years 0 to 9999, found $text")
             writeString(place, text)
         }
     }
 }
 
-/** The one text of a value that has one; null if it has none. */
+/** The text of a value that is sent as a string; null for other values. */
 private fun textOf(value: Any): String? =
     when (value) {
         is UUID, is URI, is URL, is Instant, is kotlin.time.Instant -> value.toString()
-        // A zone's name in brackets is no part of ISO 8601.
+        // A zone name in brackets is not part of ISO 8601.
         is ZonedDateTime -> value.toOffsetDateTime().toString()
         is Date -> Instant.ofEpochMilli(value.time).toString()
         is Temporal, is TemporalAmount -> value.toString().takeIf { value.javaClass.name.startsWith("java.time.") }
@@ -131,14 +131,14 @@ private fun StringBuilder.writeItems(place: Place, items: Iterable<*>, depth: In
         append(']')
     }
 
-/** Names the collection that throws while it is read: it may be the program's own. */
+/** Names the collection that throws while it is read. */
 private inline fun reading(place: Place, read: () -> Unit) {
     try {
         read()
     } catch (error: ActPassException) {
         throw error
     } catch (_: ConcurrentModificationException) {
-        throw place.error("expected a value that stays as it is while it is written, found one that changed")
+        throw place.error("expected a value that does not change while it is serialized, found one that changed")
     } catch (error: RuntimeException) {
         throw place.error("expected a value that can be read, found a collection that threw ${error.javaClass.name}").apply { initCause(error) }
     }
@@ -149,7 +149,7 @@ private fun StringBuilder.writeFinite(place: Place, value: Number, isFinite: Boo
     append(value)
 }
 
-/** In UTF-8 a lone surrogate cannot be told. */
+/** UTF-8 cannot represent a lone surrogate. */
 private fun StringBuilder.writeString(place: Place, text: String) {
     append('"')
     for ((at, char) in text.withIndex()) {
@@ -176,13 +176,13 @@ private fun keyOf(key: Any?): String? =
 
 private fun typeOf(value: Any?): String = value?.javaClass?.name ?: "null"
 
-/** The members of an object; none if it is another value. */
+/** The members of an object; empty for another value. */
 internal fun members(json: String): Map<String, Any?> {
     @Suppress("UNCHECKED_CAST")
     return parse("json", json) as? Map<String, Any?> ?: emptyMap()
 }
 
-/** The value of a JSON text; [member] is its name in messages. */
+/** Parses JSON text; [member] is its name in messages. */
 internal fun parse(member: String, text: String): Any? = enter { nativeParseJson(member, text.wellFormed(member)) }.value()
 
 private fun NativeJson.value(): Any? =

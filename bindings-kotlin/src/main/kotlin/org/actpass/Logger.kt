@@ -6,7 +6,7 @@ import org.actpass.bridge.NativeLogLevel
 import org.actpass.bridge.NativeLogger
 
 /**
- * Takes the log lines of a client's calls. They hold no secret, no argument and no result.
+ * Receives the log lines of a client's calls, which contain no secrets, arguments or results.
  *
  * ```kotlin
  * import org.actpass.ActPass
@@ -19,18 +19,18 @@ import org.actpass.bridge.NativeLogger
  * }
  * ```
  *
- * A thread of the SDK calls the logger, one line at a time. A logger that is slow delays no call: 1024 lines wait for it at most, later
- * ones are dropped, and a line says how many. What a logger throws changes nothing, and is said once, on standard error.
+ * A thread of the SDK calls the logger, one line at a time. A slow logger does not delay calls: up to 1024 lines are queued, later ones
+ * are dropped, and a line reports their number. Exceptions of a logger are ignored and reported once on standard error.
  */
 public fun interface Logger {
-    /** Takes a line. */
+    /** Logs a line. */
     public fun log(event: LogEvent)
 }
 
 /**
- * A log line. Its texts are those of `docs/telemetry.md`, the same in every language.
+ * A log line. `docs/telemetry.md` lists the texts, which are the same in every language.
  *
- * @property level how important it is.
+ * @property level the level.
  * @property message what happened.
  * @property fields the fields, such as `tool` and `reason_code`.
  */
@@ -39,19 +39,19 @@ public data class LogEvent(
     public val message: String,
     public val fields: Map<String, String>,
 ) {
-    /** The message, and the fields in the order of their names. */
+    /** The message and the fields, sorted by name. */
     override fun toString(): String = fields.toSortedMap().entries.joinToString("") { (name, value) -> " $name=$value" }.let(message::plus)
 }
 
-/** How important a log line is. */
+/** The level of a log line. */
 public enum class LogLevel {
-    /** Each call: what may run, retries, how calls end. */
+    /** Each call, retry and permitted action. */
     DEBUG,
 
-    /** What is blocked. */
+    /** Blocked actions. */
     INFO,
 
-    /** Gates that failed. */
+    /** Failures of the gate. */
     WARN,
     ;
 
@@ -76,7 +76,7 @@ public enum class LogLevel {
     }
 }
 
-/** The logger as the native library calls it. */
+/** The logger that the native library calls. */
 internal class LogBridge(private val logger: Logger) : NativeLogger {
     override fun log(event: NativeLogEvent) {
         try {

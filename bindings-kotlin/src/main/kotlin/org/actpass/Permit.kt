@@ -9,28 +9,28 @@ import org.actpass.bridge.NativeEnded
 import org.actpass.bridge.NativeSession
 import org.actpass.bridge.NativeVerdict
 
-/** Whether an action may run: what [ActPass.authorize] gives. */
+/** Whether an action may run: the result of [ActPass.authorize]. */
 public sealed interface Verdict {
-    /** The decision: the gateway's, or the one that the SDK made. */
+    /** The gateway's decision, or the SDK's denial because the gate failed. */
     public val decision: Decision
 
     /**
      * The permit.
      *
-     * @throws ActionBlockedException if the action may not run.
+     * @throws ActionBlockedException if the action is blocked.
      */
     public fun unwrap(): Permit
 
-    /** The action may not run; [blocked] says why. */
+    /** The action may not run; [blocked] contains the reason. */
     public class Blocked(
-        /** Why. */
+        /** The blocked outcome. */
         public val blocked: Outcome.Blocked,
     ) : Verdict {
         override val decision: Decision get() = blocked.decision
 
         override fun unwrap(): Permit = blocked.unwrap()
 
-        /** Why the action may not run. */
+        /** The reason. */
         override fun toString(): String = "$blocked"
     }
 
@@ -55,23 +55,23 @@ internal fun verdict(native: NativeVerdict, recordsOutcome: Boolean): Verdict =
     }
 
 /**
- * Leave to run an action, once. Only [ActPass.authorize] gives one.
+ * Single-use permission to run an action; only [ActPass.authorize] creates one.
  *
- * It is void five minutes after the verdict, and once its credential has expired. A permit that is not spent runs and records nothing.
+ * It expires five minutes after the decision, or earlier with its credential. An unspent permit records nothing.
  */
 public class Permit internal constructor(internal val native: NativeSession, private val recordsOutcome: Boolean) {
     /** The decision under which the action may run. */
     public val decision: Decision by lazy { Decision(native.decision()) }
 
     /**
-     * Spends the permit. Run the action now.
+     * Spends the permit and returns the execution context. Run the action immediately afterwards.
      *
-     * @param args the arguments with which the action is about to run, if something could have changed them since they were judged.
-     *   They are compared as JSON text, to which the order of the members belongs.
-     * @return what the action is given: the decision, and the credential for the tool.
-     * @throws ActionBlockedException if the permit is void (`actpass.permit_expired`) or [args] are not those that were judged
-     *   (`actpass.arguments_changed`). Nothing may run then. In [Mode.MONITOR] the action runs, without the credential.
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit was spent before. Nothing may run then.
+     * @param args the current arguments. If they differ from the judged arguments, the action is blocked. They are compared as JSON
+     *   text, including the order of members. Default: no comparison.
+     * @return the decision and the vaulted credential of the tool.
+     * @throws ActionBlockedException if the permit expired (`actpass.permit_expired`) or [args] changed (`actpass.arguments_changed`).
+     *   Do not run the action. In [Mode.MONITOR] it may still run, without the credential.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit was already spent. Do not run the action.
      */
     @JvmOverloads
     @Throws(ActPassException::class)
@@ -82,14 +82,14 @@ public class Permit internal constructor(internal val native: NativeSession, pri
         }
 
     /**
-     * Reports that the action has returned [value], and records it if outcomes are recorded.
+     * Reports that the action returned [value]; with `recordOutcome`, records it.
      *
-     * If the coroutine is cancelled the recording goes on: the action has run.
+     * Cancelling the coroutine does not stop the recording, because the action ran.
      *
      * @param value what the action returned. Its hash is recorded if it is JSON.
-     * @return under what the action ran. A record that fails is in [Execution.evidenceError].
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its end was reported before,
-     *   and if [value] is a body that has not run: then report [failed].
+     * @return the circumstances of the execution. A failed recording is in [Execution.evidenceError].
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent, its outcome was already
+     *   reported, or [value] is a body that has not run: then report [failed].
      */
     public suspend fun returned(value: Any?): Execution {
         refuseUnrun(value)
@@ -97,19 +97,20 @@ public class Permit internal constructor(internal val native: NativeSession, pri
     }
 
     /**
-     * Reports that the action has thrown [error], and records it if outcomes are recorded.
+     * Reports that the action threw [error]; with `recordOutcome`, records it.
      *
-     * What stops a program or the coroutine is no failure: an `Error`, and a `CancellationException` in a cancelled coroutine, are
-     * reported as [cancelled].
+     * An `Error`, and a `CancellationException` in a cancelled coroutine, are reported as [cancelled].
      *
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its end was reported before.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its outcome was already
+     *   reported.
      */
     public suspend fun failed(error: Throwable): Execution = if (error.stops()) cancelled() else finish(NativeEnded.FAILED)
 
     /**
-     * Reports that the action was stopped while it ran. It is recorded without waiting for it, within one second.
+     * Reports that the action was cancelled while it ran. Recording happens in the background, within one second.
      *
-     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its end was reported before.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its outcome was already
+     *   reported.
      */
     @Throws(ActPassException::class)
     public fun cancelled(): Execution = Execution(enter { native.finish(NativeEnded.CANCELLED, null) })
@@ -131,7 +132,7 @@ public class Permit internal constructor(internal val native: NativeSession, pri
     /** Its decision: `Permit(allow (refund.small_in_scope))`. */
     override fun toString(): String = "Permit($decision)"
 
-    /** Nothing that fails while a record is sent, an element of the caller's context included, takes the place of the report. */
+    /** Failures while recording, including those of the caller's context elements, never replace the report. */
     internal suspend fun finish(ended: NativeEnded, value: Any? = null): Execution {
         val response = if (recordsOutcome && ended == NativeEnded.RETURNED) jsonOrNull(value) else null
         val report = enter { native.finish(ended, response) }

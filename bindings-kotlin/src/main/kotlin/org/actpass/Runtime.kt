@@ -12,12 +12,12 @@ import org.actpass.bridge.NativeStep
 import org.actpass.bridge.nativeArgumentError
 import org.actpass.bridge.nativePanicked
 
-// The one door to the native library.
+// The bridge to the native library.
 
-/** Makes a call, which is dropped at once when its coroutine is cancelled. */
+/** Runs a native call; cancelling the coroutine cancels it immediately. */
 internal suspend fun <T> call(body: suspend () -> T): T {
     coroutineContext.ensureActive()
-    // Where nothing takes the coroutine to a thread of its own, it would go on in that of the network and might block it.
+    // Without a dispatcher, the coroutine would resume on the network thread and might block it.
     val interceptor = coroutineContext[ContinuationInterceptor]
     val isConfined = interceptor != null && interceptor !== Dispatchers.Unconfined
     try {
@@ -29,7 +29,7 @@ internal suspend fun <T> call(body: suspend () -> T): T {
     }
 }
 
-/** Makes a conversion. */
+/** Runs a synchronous native call. */
 internal inline fun <T> enter(body: () -> T): T =
     try {
         body()
@@ -39,23 +39,23 @@ internal inline fun <T> enter(body: () -> T): T =
         throw converted(error)
     }
 
-/** The exception of the native library as the one that users know. */
+/** Converts an exception of the native library to the public exception. */
 internal fun converted(error: Exception): ActPassException =
     when (error) {
         is NativeException.Failed -> ActPassException(error.failure)
-        // A panic, which the generated code caught; calls from here are never cancelled by a token.
+        // A panic, caught by the generated code; these calls are never cancelled by a token.
         else -> ActPassException(nativePanicked())
     }
 
-/** The exception of an argument that cannot be sent; [steps] lead from it to the problem. */
+/** Creates the exception of an invalid argument; [steps] are the path to the problem. */
 internal fun argumentError(member: String, problem: String, steps: List<NativeStep> = emptyList()): ActPassException =
     ActPassException(nativeArgumentError(member, steps, problem))
 
-/** The exception of what failed here, beside the native library. */
+/** Creates the exception of a failure outside the native library. */
 internal fun internalError(problem: String, cause: Throwable): ActPassException =
     ActPassException(nativePanicked().copy(text = problem)).apply { initCause(cause) }
 
-/** The text, if it is one in Unicode: the native library takes UTF-8. */
+/** Returns the text if it is well-formed Unicode, because the native library takes UTF-8. */
 internal fun String.wellFormed(member: String, steps: List<NativeStep> = emptyList()): String {
     if (!Charsets.UTF_8.newEncoder().canEncode(this)) {
         throw argumentError(member, "expected text in Unicode, found a lone surrogate", steps)

@@ -238,7 +238,7 @@ class GuardTest {
             val error = (outcome as Outcome.Failed).error as ActPassException
             assertEquals(name, ActPassException.Kind.ARGUMENT, error.kind)
             val found = name.substringBefore(" over").substringBefore(" of").substringBefore(", with")
-            assertEquals("execute: expected a result, found $found, whose body has not run and never will", error.message)
+            assertEquals("execute: expected a result, found $found, which has not run", error.message)
             assertTrue(outcome.executed)
         }
         coroutineContext.cancelChildren()
@@ -375,7 +375,7 @@ class GuardTest {
             }
             val error = failure { client.guard(refund.copy(args = mapOf("order" to changing))) { fail("it ran") } }
             assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
-            assertEquals("args.order: expected a value that stays as it is while it is written, found one that changed", error.message)
+            assertEquals("args.order: expected a value that does not change while it is serialized, found one that changed", error.message)
             assertEquals(1, gateway.seen().size)
         }
     }

@@ -1,6 +1,6 @@
 package org.actpass.bridge
 
-/** A text that no form of printing shows: a key, a passport or a credential. Only [exposed] gives it. */
+/** A secret text (key, passport, credential) that printing redacts. Only [exposed] reveals it. */
 public class Secret(
     /** The text. */
     public val exposed: String,

@@ -14,7 +14,7 @@ import org.actpass.members
 import org.actpass.wellFormed
 
 /**
- * A gateway by script, for the tests of programs that use ActPass. It needs no network; the guard over it is the real one.
+ * A scripted gateway for tests of programs that use ActPass. It needs no network; client and guard are the real ones.
  *
  * ```kotlin
  * import org.actpass.Action
@@ -30,48 +30,48 @@ import org.actpass.wellFormed
  * }
  * ```
  *
- * A tool without an answer is denied, `test.unscripted`. Evidence is recorded, and passports are issued and valid. A scripted gateway is
- * safe for use from many threads at once.
+ * It denies tools without a scripted answer with `test.unscripted`, records evidence, and issues passports that verify as valid. It is
+ * thread-safe.
  */
 public class ScriptedGateway {
     private val script = NativeScript()
 
-    /** Answers each action with [tool] so from now on; each action whose tool has no answer if none is named. */
+    /** Answers all following preflights of [tool]; without [tool], those of every tool without an own answer. */
     @JvmOverloads
     public fun answer(answer: Answer, tool: String? = null) {
         enter { script.answer(answer.native, tool?.wellFormed("tool")) }
     }
 
-    /** Answers the next actions so, one answer each, before [answer] counts. */
+    /** Answers the next preflights with one answer each; afterwards [answer] applies again. */
     public fun answerNext(vararg answers: Answer) {
         enter { answers.forEach { script.answerNext(it.native) } }
     }
 
-    /** Approves, as an operator does. A guard that waits for the approval asks again: give it an answer that allows. */
+    /** Approves an approval request. A waiting guard then sends its preflight again: script an answer that allows it. */
     public fun approve(approvalRequestId: String): Unit = script.decide(approvalRequestId, true)
 
-    /** Rejects, as an operator does. */
+    /** Rejects an approval request. */
     public fun reject(approvalRequestId: String): Unit = script.decide(approvalRequestId, false)
 
-    /** The actions that were asked about so far, by the names of the wire: `tool`, `args`, `user_id`. */
+    /** The preflights so far, by wire name: `tool`, `args`, `user_id`. */
     public val actions: List<Map<String, Any?>> get() = bodies("/api/v1/actions/preflight")
 
-    /** The evidence that was recorded so far, by the names of the wire: `event_type`, `metadata`. */
+    /** The evidence so far, by wire name: `event_type`, `metadata`. */
     public val evidence: List<Map<String, Any?>> get() = bodies("/api/v1/evidence/events")
 
     private fun bodies(path: String) = script.requests().filter { it.path == path }.map { members(it.body) }
 
-    /** A client of this gateway, with the defaults. */
+    /** Creates a client of this gateway with defaults. */
     public fun client(): ActPass = client(agentId = "tests")
 
     /**
-     * A client of this gateway.
+     * Creates a client of this gateway.
      *
      * @param agentId the agent's name.
      * @param timeout the total deadline of a call.
-     * @param mode the mode of actions that name none.
-     * @param logger takes the log lines of the client's calls.
-     * @param logLevel the lowest level that is logged.
+     * @param mode the default mode of actions.
+     * @param logger receives the log lines of the client's calls.
+     * @param logLevel the lowest level to log.
      */
     public fun client(
         agentId: String = "tests",
@@ -81,24 +81,24 @@ public class ScriptedGateway {
         logLevel: LogLevel = LogLevel.INFO,
     ): ActPass = ActPass(script, agentId, timeout, mode, logger, logLevel)
 
-    /** A client of this gateway in a mode, for Java. */
+    /** Creates a client of this gateway with a mode, for Java. */
     public fun client(mode: Mode): ActPass = client(agentId = "tests", mode = mode)
 }
 
-/** The answer of a [ScriptedGateway] to the question whether an action may run. */
+/** A scripted response of a [ScriptedGateway] to a preflight. */
 public class Answer private constructor(private val status: Int, private val json: String?, private val name: String) {
     internal val native: NativeAnswer get() = NativeAnswer(status.toUShort(), json)
 
-    /** The name of what made it. */
+    /** The name of its factory function. */
     override fun toString(): String = "Answer.$name"
 
     public companion object {
-        /** A decision as it stands. `evidence_event_id` and `request_hash` are added if they are missing. */
+        /** Any decision; missing `evidence_event_id` and `request_hash` are added. */
         @JvmStatic
         @JvmOverloads
         public fun decision(members: Map<String, Any?>, status: Int = 200): Answer = Answer(status, json("decision", members), "decision")
 
-        /** The action may run, with this secret if one is given. */
+        /** `allow`, with a vaulted credential if given. */
         @JvmStatic
         @JvmOverloads
         public fun allow(reasonCode: String = "test.allow", credential: String? = null): Answer =
@@ -113,22 +113,22 @@ public class Answer private constructor(private val status: Int, private val jso
         public fun deny(reasonCode: String = "test.deny", summary: String = ""): Answer =
             decision(mapOf("decision" to "deny", "reason_code" to reasonCode, "explain" to mapOf("summary" to summary)))
 
-        /** Enforce would not allow the action. */
+        /** `warn`: enforce would block the action. */
         @JvmStatic
         @JvmOverloads
         public fun warn(reasonCode: String = "test.warn"): Answer = decision(mapOf("decision" to "warn", "reason_code" to reasonCode))
 
-        /** A person has to approve the action. */
+        /** `require_approval`: the action needs human approval. */
         @JvmStatic
         @JvmOverloads
         public fun requireApproval(id: String = "apr_test", reasonCode: String = "test.require_approval"): Answer =
             decision(mapOf("decision" to "require_approval", "reason_code" to reasonCode, "approval_request_id" to id))
 
-        /** The gateway fails with a status. */
+        /** A response with an error status. */
         @JvmStatic
         public fun failure(status: Int): Answer = Answer(status.coerceIn(100, 999), "{}", "failure")
 
-        /** The gateway cannot be reached. */
+        /** An unreachable gateway. */
         @JvmStatic
         public fun unreachable(): Answer = Answer(0, null, "unreachable")
     }
