@@ -1,8 +1,12 @@
-# make demo    build what the demo needs, start a gateway and run guarded refunds in each language
+# make demo    build what the demo needs, start a gateway and run guarded refunds in Python and Node; DIST=1 installs the
+#              artefacts of make dist instead, which needs no Rust
 # make test    run every test in every language and print the counts
 # make lint    check formatting, clippy, rustdoc, ruff, mypy, licences, versions and prose
 # make python | node | swift | kotlin   build and test one package; swift and kotlin install their toolchains first
 # make wheels  build and check the wheel for CPython 3.9 and later; make test-pythons runs the suite on every CPython found
+# make dist    build the Linux artefacts of a release, check them and print a table: TARGETS and PACKAGES select some
+# make test-dist  install the artefacts in other Linux systems, as a user would, and run a guarded call in each
+# make versions  check that every file states one version; scripts/set-version NEW changes it
 # make parity  run the vectors in every language and compare the outcomes byte for byte
 # make mutate-guard  remove the guard's safeguards one at a time; each mutation must fail vectors in every language
 # make test-examples  compile and run the code blocks of the documentation (part of make test)
@@ -43,28 +47,68 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release demo-build dist test-dist versions lint-deploy
 
-demo: python target/release/actpass-gateway
+# The gateway, and the native modules of Python and Node, in one build: what they share is compiled once.
+DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
+ifndef DIST
+DEMO_GATEWAY := target/demo/actpass-gateway
+DEMO_PYTHON := PYTHONPATH=target/demo/python $(PYTHON)
+else
+DEMO_GATEWAY := target/dist/demo/bin/actpass-gateway
+DEMO_PYTHON := target/dist/demo/bin/python
+endif
+
+demo: demo-build
 	@echo
-	@$(VENV)/bin/python examples/python/refund.py target/release/actpass-gateway .actpass/demo/refunds.jsonl
+	@$(DEMO_PYTHON) examples/python/refund.py $(DEMO_GATEWAY) .actpass/demo/refunds.jsonl
 	@echo
 	@echo 'A passport of at most 100 dollars:'
-	@$(VENV)/bin/python examples/python/passport.py target/release/actpass-gateway
+	@$(DEMO_PYTHON) examples/python/passport.py $(DEMO_GATEWAY)
 	@echo
 	@echo 'A refund that a person must approve:'
-	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
-	@$(MAKE) --no-print-directory demo-node
-	@if scripts/lib.sh with_swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
+	@$(DEMO_PYTHON) examples/python/approval.py $(DEMO_GATEWAY) --approve
+	@scripts/lib.sh if_node 'the demo of the Node package' $(MAKE) --no-print-directory demo-node
 
-# The demo skips Node if Node is missing.
-demo-node: target/release/actpass-gateway
-	@scripts/lib.sh if_node 'the demo of the Node package' $(MAKE) --no-print-directory demo-node-here
+ifndef DIST
+demo-build:
+	@scripts/lib.sh need_python $(PYTHON)
+	@echo 'demo: compiling the gateway and the SDKs; about 4 minutes the first time'
+	@if scripts/lib.sh have_node 2>/dev/null; then $(CARGO) build $(DEMO_BUILD) -p actpass-node; else $(CARGO) build $(DEMO_BUILD); fi
+	@mkdir -p target/demo/python && rm -rf target/demo/python/actpass && cp -r bindings-python/python/actpass target/demo/python/
+	@cp target/demo/lib_native.so target/demo/python/actpass/_native.abi3.so
 
-demo-node-here: node-release
+demo-node: node-face
+	@node bindings-node/scripts/place.mjs target/demo >/dev/null
 	@npm install --silent --no-audit --no-fund --no-package-lock --prefix examples/node
 	@echo
-	@node examples/node/refund.mjs target/release/actpass-gateway .actpass/demo/refunds-node.jsonl
+	@node examples/node/refund.mjs $(DEMO_GATEWAY) .actpass/demo/refunds-node.jsonl
+else
+demo-build:
+	@scripts/lib.sh need_python $(PYTHON)
+	$(PYTHON) -m venv target/dist/demo
+	target/dist/demo/bin/pip install --quiet --no-index --find-links target/dist/wheels actpass actpass-gateway
+
+demo-node:
+	@mkdir -p target/dist/demo/node && cp examples/node/refund.mjs target/dist/demo/node/
+	$(PYTHON) tests/dist/npm_registry.py target/dist/npm -- npm install --silent --no-audit --no-fund --prefix target/dist/demo/node @actpass/sdk
+	@echo
+	@node target/dist/demo/node/refund.mjs $(DEMO_GATEWAY) .actpass/demo/refunds-node.jsonl
+endif
+
+# PACKAGES: python, node, gateway, swift. TARGETS: see scripts/dist.
+dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-face),node-face)
+	scripts/cross-toolchain
+	scripts/dist build $(foreach package,$(PACKAGES),--package $(package)) $(TARGETS)
+	scripts/dist table --write
+
+# Debian 11 and 12 on x64, Debian 12 on arm64 in an emulator, a system with musl alone, and no system at all.
+test-dist:
+	$(PYTHON) tests/dist/run.py $(SYSTEMS)
+	scripts/dist table --write
+
+versions:
+	scripts/check-versions
 
 python: $(VENV)/installed
 
@@ -248,7 +292,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	scripts/mutate-guard --check
 	scripts/check-circles
 	scripts/check-layering
-	scripts/check-versions
+	$(MAKE) --no-print-directory versions lint-deploy
+	scripts/changelog check
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
@@ -260,6 +305,9 @@ lint-prose:
 lint-prose-checked:
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose --self-test
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose $(PROSE_CHECKED)
+# The workflows, the container, the service and the manifest, each with a tool of its own.
+lint-deploy:
+	scripts/lint-deploy
 
 lint-node:
 	@scripts/lib.sh if_node 'lint of the Node package' $(MAKE) --no-print-directory lint-node-here

@@ -1,8 +1,9 @@
 /**
- * Creates the packages to publish: one for each platform in `napi.targets`, in the layout of napi-rs, and the main package
- * without a binary, with the others as optional dependencies. The release build adds the binaries.
+ * Lay out the npm packages to publish: a package for each platform in `napi.targets`, named and shaped as napi-rs does it,
+ * and the main package without a binary, with those as optional dependencies. `scripts/dist` adds the binaries.
  *
- * Usage: platforms.mjs FOLDER, which is created.
+ * Usage: platforms.mjs FOLDER [GLIBC]. The script creates FOLDER. GLIBC, such as `>=2.17`, replaces `config.glibc`, which
+ * states the glibc that a binary built on the developer's machine needs.
  */
 
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -17,9 +18,9 @@ const SYSTEMS = {
 const PROCESSORS = { aarch64: 'arm64', x86_64: 'x64' };
 const LIBRARIES = { gnu: 'glibc', musl: 'musl' };
 
-const [folder] = process.argv.slice(2);
+const [folder, glibc] = process.argv.slice(2);
 if (folder === undefined) {
-  console.error('usage: platforms.mjs FOLDER');
+  console.error('usage: platforms.mjs FOLDER [GLIBC]');
   process.exit(2);
 }
 const root = resolve(import.meta.dirname, '..');
@@ -53,7 +54,7 @@ function platformPackage(target) {
       os: [os],
       cpu: [cpu],
       ...(libc && { libc: [libc] }),
-      ...(libc === 'glibc' && { config }),
+      ...(libc === 'glibc' && { config: { glibc: glibc ?? config.glibc } }),
       main,
       files: [main],
     },

