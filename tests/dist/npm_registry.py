@@ -3,8 +3,8 @@
 
 usage: npm_registry.py FOLDER -- COMMAND...
 
-So `npm install` selects the package of the platform by `os`, `cpu` and `libc` as it does from the public registry. Only the scope's
-packages come from here. Exits as COMMAND does.
+So `npm install` selects the package of the platform by `os`, `cpu` and `libc` as it does from the public registry. Only
+the scope's packages come from here. Exits as COMMAND does.
 """
 
 from __future__ import annotations

