@@ -13,10 +13,11 @@ try {
   console.error(`actpass-gateway: ${error.message}`);
   process.exit(1);
 }
-const child = spawn(program, process.argv.slice(2), { stdio: 'inherit' });
+// Before the program starts: a signal that arrives until then is delivered once it runs.
 for (const signal of SIGNALS) {
   process.on(signal, () => child.kill(signal));
 }
+const child = spawn(program, process.argv.slice(2), { stdio: 'inherit' });
 child.on('error', (error) => {
   console.error(`actpass-gateway: cannot run ${program}: ${error.message}`);
   process.exit(1);
