@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actpass import _run
-from actpass.testing import ScriptedGateway
+from actpass import ActPassConfigError, _run
+from actpass.testing import ScriptedGateway, installed_gateway
 from support import PACKAGE, WATCH, Child, binary, within
 
 AGENT = """
@@ -560,6 +560,39 @@ def test_the_real_gateway_knows_too(tmp_path: Path) -> None:
 
 def test_the_real_gateway(tmp_path: Path) -> None:
     said = run_tests(tmp_path, REAL, f"--actpass-gateway={binary('ACTPASS_GATEWAY')}")
+    assert "1 passed" in said, said
+
+
+def test_finds_the_gateway_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "actpass-gateway"
+    program.parent.mkdir()
+    program.touch()
+    information = tmp_path / "site" / "actpass_gateway-2.0.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.4\nName: actpass-gateway\nVersion: 2.0.0\n")
+    (information / "RECORD").write_text("../bin/actpass-gateway,,\nactpass_gateway-2.0.0.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert installed_gateway() == str(program.resolve())
+
+
+def test_finds_a_gateway_on_the_path_and_names_the_package_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ActPassConfigError, match=r"^no gateway is installed: pip install actpass-gateway, or give"):
+        installed_gateway()
+    program = tmp_path / "actpass-gateway"
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert installed_gateway() == str(program)
+
+
+def test_the_installed_gateway_runs_by_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "actpass-gateway").symlink_to(Path(binary("ACTPASS_GATEWAY")).resolve())
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    said = run_tests(tmp_path, REAL, "--actpass-gateway=installed")
     assert "1 passed" in said, said
 
 

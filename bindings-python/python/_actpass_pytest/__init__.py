@@ -21,7 +21,9 @@ OPTION = "--actpass-gateway"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
     parser.getgroup("actpass").addoption(
-        OPTION, metavar="PROGRAM", help="run the real gateway for the fixture actpass_gateway"
+        OPTION,
+        metavar="PROGRAM",
+        help="run the real gateway for the fixture actpass_gateway; 'installed' is that of the package actpass-gateway",
     )
 
 
@@ -30,9 +32,11 @@ def actpass_gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScriptedGateway | RealGateway]:
     """Provide a gateway to this test; clients without own settings connect to it."""
-    from actpass.testing import RealGateway, ScriptedGateway  # noqa: PLC0415
+    from actpass.testing import RealGateway, ScriptedGateway, installed_gateway  # noqa: PLC0415
 
     program = request.config.getoption(OPTION, default=None)
+    if program == "installed":
+        program = installed_gateway()
     gateway: ScriptedGateway | RealGateway
     gateway = RealGateway(program, str(tmp_path_factory.mktemp("actpass"))) if program else ScriptedGateway()
     # A separate patch: a test may undo those of the fixture `monkeypatch`.

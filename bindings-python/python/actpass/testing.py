@@ -53,6 +53,7 @@ __all__ = [
     "assert_executed",
     "assert_not_executed",
     "deny",
+    "installed_gateway",
     "require_approval",
     "unreachable",
     "warn",
@@ -552,6 +553,31 @@ class RealGateway(_Gateway):
             for event in events
             if "mode" in event and (event.get("decision") == "allow" or event["mode"] in {"monitor", "warn"})
         ]
+
+
+def installed_gateway() -> str:
+    """Return the path of the gateway: of the package ``actpass-gateway``, or else the one on the ``PATH``.
+
+    Raises:
+        ActPassConfigError: There is none.
+
+    >>> RealGateway(installed_gateway(), "/tmp/ledger")  # doctest: +SKIP
+    """
+    import importlib.metadata  # noqa: PLC0415
+    import shutil  # noqa: PLC0415
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.distribution("actpass-gateway").files or []:
+            program = pathlib.Path(str(file.locate())).resolve()
+            if program.stem == "actpass-gateway" and program.suffix in {"", ".exe"} and program.is_file():
+                return str(program)
+    found = shutil.which("actpass-gateway")
+    if found is None:
+        raise ActPassConfigError(
+            "no gateway is installed: pip install actpass-gateway, or give the path of the program",
+            code="actpass.invalid_config",
+        )
+    return found
 
 
 def _fail(problem: str) -> NoReturn:
