@@ -219,6 +219,7 @@ test-node:
 
 test-node-here: node-face debug
 	@mkdir -p target/test-output && rm -f target/test-output/node*.log
+	node --test --test-reporter=dot gateway/npm/tests/launcher.test.mjs
 	NODE_VERSIONS='$(NODE_VERSIONS)' $(TIMED) 'tests: Node $(NODE_VERSIONS)' scripts/test-node debug
 
 # The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.

@@ -104,12 +104,16 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
     assert.match(stderr, /^actpass-gateway: no gateway is built for sunos-\w+; gateways are built for darwin-arm64, /);
   });
 
-  test('runs the static program of musl if the package of glibc is missing', {
-    skip: process.platform !== 'linux' && 'needs Linux',
-  }, async () => {
-    install(`${HERE}-musl`, 'echo static');
-    assert.equal((await run([])).stdout, 'static\n');
-  });
+  test(
+    'runs the static program of musl if the package of glibc is missing',
+    {
+      skip: process.platform !== 'linux' && 'needs Linux',
+    },
+    async () => {
+      install(`${HERE}-musl`, 'echo static');
+      assert.equal((await run([])).stdout, 'static\n');
+    },
+  );
 
   test('names a program that cannot be executed', async () => {
     install(PLATFORM, '');
