@@ -4,7 +4,11 @@ import PackageDescription
 // The native library, which is built from `bindings-uniffi`. On Apple's platforms it is an XCFramework, which
 // `scripts/xcframework` here assembles; elsewhere it lies in `Native/`, where `make swift` puts it.
 #if canImport(Darwin)
-let native: Target = .binaryTarget(name: "ActPassFFI", path: "ActPassFFI.xcframework")
+// Set by `scripts/xcframework --release`; nil in the sources, whose XCFramework is a folder.
+let released: (url: String, checksum: String)? = nil
+let native: Target =
+    released.map { .binaryTarget(name: "ActPassFFI", url: $0.url, checksum: $0.checksum) }
+    ?? .binaryTarget(name: "ActPassFFI", path: "ActPassFFI.xcframework")
 let linking: [LinkerSetting] = []
 #else
 let folder = Context.environment["ACTPASS_NATIVE"] ?? Context.packageDirectory + "/Native"
