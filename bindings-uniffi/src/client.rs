@@ -312,12 +312,6 @@ fn convert(action: NativeAction) -> Result<Action, NativeError> {
     })
 }
 
-/// Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
-#[uniffi::export]
-pub(crate) fn native_check_json(member: String, text: String) -> Result<(), NativeError> {
-    catch_panic(|| parse_argument(&member, &text).map(drop).map_err(Into::into))
-}
-
 /// The SHA-256 of a value's canonical JSON.
 #[uniffi::export]
 pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {

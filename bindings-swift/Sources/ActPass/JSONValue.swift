@@ -138,18 +138,18 @@ public enum JSONValue: Sendable, Hashable {
     }
 
     private init(parsing text: String, as member: String) throws {
-        try enter { try nativeCheckJson(member: member, text: text) }
-        var reader = Reader(text)
-        self = reader.value()
-        if reader.dropped {
+        let native = try enter { try nativeParseJson(member: member, text: text) }
+        var collides = false
+        self.init(native, collides: &collides)
+        if collides {
             throw argumentError(member, "expected unique keys, found two that are equal in Unicode")
         }
     }
 
-    /// Parses a validated text.
+    /// Parses a text that the core wrote.
     init(checked text: String) {
-        var reader = Reader(text)
-        self = reader.value()
+        var collides = false
+        self = (try? nativeParseJson(member: "json", text: text)).map { JSONValue($0, collides: &collides) } ?? .null
     }
 
     /// The JSON text, with object members sorted by name.
@@ -476,121 +476,27 @@ extension JSONValue {
         text += "\""
     }
 
-    /// Parses a text that the core validated: one value of at most 128 levels. Invalid text is read as `null`.
-    private struct Reader {
-        private let bytes: [UInt8]
-        private var at = 0
-        /// Whether two keys with different bytes were equal as Unicode text; the first was kept.
-        private(set) var dropped = false
-
-        init(_ text: String) { bytes = Array(text.utf8) }
-
-        mutating func value() -> JSONValue {
-            skipSpace()
-            switch peek() {
-            case UInt8(ascii: "{"): return object()
-            case UInt8(ascii: "["): return array()
-            case UInt8(ascii: "\""): return .string(string())
-            case UInt8(ascii: "t"): return word("true", .bool(true))
-            case UInt8(ascii: "f"): return word("false", .bool(false))
-            case UInt8(ascii: "n"), nil: return word("null", .null)
-            default: return number()
-            }
-        }
-
-        private mutating func object() -> JSONValue {
-            at += 1
-            var members: [String: JSONValue] = [:]
-            while true {
-                skipSpace()
-                switch peek() {
-                case UInt8(ascii: "\""):
-                    let key = string()
-                    skipSpace()
-                    at += 1
-                    let member = value()
-                    if members[key] == nil {
-                        members[key] = member
-                    } else {
-                        dropped = true
-                    }
-                case UInt8(ascii: ","): at += 1
-                default:
-                    at += 1
-                    return .object(members)
+    /// Converts a value that the core has parsed. Nesting is at most 128 levels.
+    ///
+    /// Two keys of an object can differ in JSON and still be the same `String`, which compares by canonical equivalence: then the
+    /// first one stays, and `collides` becomes true.
+    fileprivate init(_ native: NativeJson, collides: inout Bool) {
+        switch native {
+        case .null: self = .null
+        case .bool(let value): self = .bool(value)
+        case .number(let text): self = .number(JSONNumber(text: text))
+        case .string(let value): self = .string(value)
+        case .array(let items): self = .array(items.map { JSONValue($0, collides: &collides) })
+        case .object(let natives):
+            var members = [String: JSONValue](minimumCapacity: natives.count)
+            for member in natives {
+                if members[member.name] == nil {
+                    members[member.name] = JSONValue(member.value, collides: &collides)
+                } else {
+                    collides = true
                 }
             }
+            self = .object(members)
         }
-
-        private mutating func array() -> JSONValue {
-            at += 1
-            var items: [JSONValue] = []
-            while true {
-                skipSpace()
-                switch peek() {
-                case UInt8(ascii: "]"), nil:
-                    at += 1
-                    return .array(items)
-                case UInt8(ascii: ","): at += 1
-                default: items.append(value())
-                }
-            }
-        }
-
-        private mutating func string() -> String {
-            at += 1
-            var text: [UInt8] = []
-            while let byte = peek(), byte != UInt8(ascii: "\"") {
-                at += 1
-                guard byte == UInt8(ascii: "\\"), let escaped = peek() else {
-                    text.append(byte)
-                    continue
-                }
-                at += 1
-                switch escaped {
-                case UInt8(ascii: "b"): text.append(0x08)
-                case UInt8(ascii: "f"): text.append(0x0C)
-                case UInt8(ascii: "n"): text.append(0x0A)
-                case UInt8(ascii: "r"): text.append(0x0D)
-                case UInt8(ascii: "t"): text.append(0x09)
-                case UInt8(ascii: "u"): text += utf8(ofEscape: unit())
-                default: text.append(escaped)
-                }
-            }
-            at += 1
-            return String(decoding: text, as: UTF8.self)
-        }
-
-        private mutating func utf8(ofEscape first: UInt16) -> [UInt8] {
-            var units = [first]
-            if UTF16.isLeadSurrogate(first) {
-                at += 2
-                units.append(unit())
-            }
-            return Array(String(decoding: units, as: UTF16.self).utf8)
-        }
-
-        private mutating func unit() -> UInt16 {
-            let digits = bytes[min(at, bytes.count)..<min(at + 4, bytes.count)]
-            at += 4
-            return UInt16(String(decoding: digits, as: UTF8.self), radix: 16) ?? 0xFFFD
-        }
-
-        private mutating func number() -> JSONValue {
-            let start = at
-            repeat { at += 1 } while peek().map("+-.eE0123456789".utf8.contains) ?? false
-            return .number(JSONNumber(text: String(decoding: bytes[start..<at], as: UTF8.self)))
-        }
-
-        private mutating func word(_ word: String, _ value: JSONValue) -> JSONValue {
-            at += word.utf8.count
-            return value
-        }
-
-        private mutating func skipSpace() {
-            while let byte = peek(), byte == 0x20 || (0x09...0x0D).contains(byte) { at += 1 }
-        }
-
-        private func peek() -> UInt8? { at < bytes.count ? bytes[at] : nil }
     }
 }

@@ -25,6 +25,6 @@ pub const DEFAULT_TTL: i64 = 300;
 const LEEWAY: i64 = 5;
 
 /// Returns the clock for verification at `now`, without tolerance for expired passports.
-pub(crate) fn at(now: i64) -> Time {
-    Time { now, early: LEEWAY, late: 0 }
+pub(crate) fn at(now: i64) -> ValidationTime {
+    ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: 0 }
 }
