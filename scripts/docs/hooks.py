@@ -43,6 +43,15 @@ LINK = re.compile(r"(\]\(|^\[[^\]]+\]: +)([^)\s]+)", re.MULTILINE)
 ITEM = re.compile(r" {0,3}([-*]|\d+\.) ")
 
 
+def on_config(config: Any) -> Any:
+    """Require that the site's folder is the version of the packages."""
+    version = re.search(r'^version = "(\d+\.\d+)', (ROOT / "Cargo.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    folder = Path(config["site_dir"]).name
+    if version is None or version[1] != folder:
+        raise PluginError(f"mkdocs.yml: expected site_dir target/site/{version and version[1]}, found {folder}")
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages from outside docs/ and the generated references."""
     for source, target in PAGES.items():
