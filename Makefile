@@ -299,7 +299,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
 PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md .github benches/page.py \
-	tests/vectors tests/hostile-gateway/README.md tests/examples docs ':!docs/glossary.md' ':!docs/migrating-from-1.1.3.md'
+	tests/vectors tests/hostile-gateway/README.md tests/examples docs ':!docs/glossary.md' ':!docs/migrating-from-1.1.3.md' ':!docs/gateway'
 lint-prose:
 	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
 
