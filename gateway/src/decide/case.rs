@@ -213,7 +213,8 @@ impl<'a> Case<'a> {
         Evaluation { opens, ..ruling.into() }
     }
 
-    /// Returns whether the caller is the agent that asked; unbound keys are not checked.
+    /// Returns whether the caller may use the approval. If a bound agent asked, only keys of that
+    /// agent may.
     fn is_asker(&self, approval: &Approval) -> bool {
         !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
     }

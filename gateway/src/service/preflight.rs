@@ -19,8 +19,8 @@ use crate::{ledger, tools, vault};
 /// Maximum number of attempts if the decision's basis changes concurrently.
 const MAX_ATTEMPTS: usize = 8;
 
-/// How long after the first `allow` a replay includes the credential; equal to the lifetime of the
-/// caller's permit.
+/// How long after the first `allow` a replay includes the credential. Not longer than the lifetime of
+/// the caller's permit.
 const CREDENTIAL_REPLAY_MS: i64 = 300_000;
 
 /// Factor of the pending limit per key over the limit per agent.

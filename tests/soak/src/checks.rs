@@ -477,7 +477,7 @@ mod tests {
                 allowed().evidence(Some("ev_of_another")),
                 "ran with evidence ev_of_another, but the ledger has ev_0",
             ),
-            (Case::new(9).allowed().evidence(None), "unrecorded in strict"),
+            (Case::new(9).allowed().evidence(None), "ran without evidence in strict"),
             (Case::new(9).allowed().hash(None), "ran with a response without request hash"),
             (Case::new(1).sealed().allowed().repeated(2).ran(), "it ran 2 times"),
             (Case::new(1).sealed().allowed().repeated(1), "has 2 reports instead of 3"),

@@ -19,7 +19,7 @@ use crate::ledger::Head;
 /// Maximum number of concurrent read connections.
 const READERS: usize = 4;
 
-/// Maximum number and bytes of events per page of [`Store::events`].
+/// Maximum number and bytes of events per page of [`Store::events`](crate::store::Store::events).
 pub(super) const PAGE_EVENTS: i64 = 512;
 pub(super) const PAGE_BYTES: i64 = 1 << 20;
 
