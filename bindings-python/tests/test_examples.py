@@ -47,7 +47,7 @@ def test_a_passport_bounds_by_value_and_is_used_once() -> None:
     first, over, ran, small, again = rows("passport.py")
     assert first[-1] == "True"
     assert over == ["250.00", "deny", "passport.constraint", "did", "not", "run"]
-    assert ran[-1] == "back"
+    assert ran[-1] == "refunded"
     assert small == ["49.00", "allow", "refund.small_in_scope", "ran"]
     assert again == ["49.00", "deny", "passport.replayed", "did", "not", "run"]
 

@@ -1,7 +1,7 @@
 // A support agent refunds customers, guarded by a gateway of its own.
 //
-// Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one more is
-// tried in `enforce` and one in `monitor`. What really ran stands in the ledger file: one line for each refund.
+// The example tries refunds of 49, 250 and 900 dollars under the refund policy. Then it stops the gateway and tries one refund
+// in `enforce` and one in `monitor`. The ledger file contains one line for each refund that ran.
 //
 // Usage: Refund GATEWAY LEDGER, the path of the program `actpass-gateway` and of a file to write.
 
@@ -67,7 +67,7 @@ public final class Refund {
         System.out.printf("%nrefunds that ran (%s):%n%s", ledger, Files.readString(ledger));
     }
 
-    /** Refunds a charge, if it may be. */
+    /** Refunds a charge if the gateway allows it. */
     private void refund(String charge, int cents, Mode mode) throws InterruptedException, ActPassException {
         Action action = Action.builder("resolve_refund_request", "stripe.refund.create")
             .resource("stripe:charge:" + charge)

@@ -1,8 +1,8 @@
 /**
  * A support agent refunds customers, guarded by a gateway of its own.
  *
- * Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one more is
- * tried in `enforce` and one in `monitor`. What really ran stands in the ledger file: one line for each refund.
+ * The example tries refunds of 49, 250 and 900 dollars under the refund policy. Then it stops the gateway and tries one refund
+ * in `enforce` and one in `monitor`. The ledger file contains one line for each refund that ran.
  *
  * Usage: refund.mjs GATEWAY LEDGER, the path of the program `actpass-gateway` and of a file to write.
  */
@@ -17,7 +17,7 @@ import { ActPass } from '@actpass/sdk';
 
 const KEY = 'apk_dev';
 
-/** Tries the refunds and prints what was decided and what ran. */
+/** Tries the refunds and prints the decisions and what ran. */
 async function main(gateway, ledger) {
   await mkdir(dirname(ledger), { recursive: true });
   await writeFile(ledger, '');
@@ -48,7 +48,7 @@ async function main(gateway, ledger) {
   process.stdout.write(await readFile(ledger, 'utf8'));
 }
 
-/** Refunds `charge`, if it may be, and prints a row about it. */
+/** Refunds `charge` if the gateway allows it, and prints a row. */
 async function guardedRefund(actpass, ledger, charge, cents, mode) {
   const { executed, decision } = await actpass.guard({
     goal: 'resolve_refund_request',
@@ -61,20 +61,20 @@ async function guardedRefund(actpass, ledger, charge, cents, mode) {
   printRow((cents / 100).toFixed(2), mode, decision.decision, decision.reason_code, executed ? 'yes' : 'no');
 }
 
-/** Gives the money back; here, a line in a file stands for it. */
+/** Pays the refund; this example appends a line to a file instead. */
 async function refund(ledger, charge, cents) {
   await appendFile(ledger, `${JSON.stringify({ charge, amount: cents })}\n`);
   return `re_${charge}`;
 }
 
-/** Asks the gateway to verify its chain of decisions. */
+/** Has the gateway verify its chain of decisions. */
 async function readChain(baseUrl) {
   const headers = { authorization: `Bearer ${KEY}` };
   const answer = await fetch(`${baseUrl}/api/v1/evidence/chains/decisions/verify`, { headers });
   return answer.json();
 }
 
-/** Starts a gateway with a fresh data file; its URL, and what stops it. */
+/** Starts a gateway with a new data file; returns its URL and a function that stops it. */
 async function start(gateway) {
   const folder = await mkdtemp(join(tmpdir(), 'actpass-'));
   const child = spawn(gateway, ['dev', '--listen', '127.0.0.1:0', '--data', join(folder, 'dev.db')], {

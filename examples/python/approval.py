@@ -1,7 +1,7 @@
-"""A refund waits for a person. What was approved runs once; another amount does not run under that approval.
+"""A refund needs human approval. The approved refund runs once; another amount does not run under that approval.
 
-Open the page that the example names, or use the command that it prints, within a minute. With ``--approve`` the
-example does it by itself, as that person would.
+Approve it within a minute, on the page or with the command that the example prints. With ``--approve`` the example
+approves it itself.
 
 Usage: approval.py GATEWAY [--approve], the path of the program ``actpass-gateway``.
 """
@@ -20,7 +20,7 @@ from own_gateway import AGENT_KEY, OPERATOR_KEY, running
 
 
 def main(gateway: str, *, approve: bool) -> None:
-    """Hold a refund until it is approved, then try what the approval does not cover."""
+    """Wait for the approval of a refund, then try refunds that it does not cover."""
     with (
         running(gateway) as (base_url, _),
         ActPassClient(AGENT_KEY, agent_id="support_agent", base_url=base_url) as client,
@@ -37,7 +37,7 @@ def main(gateway: str, *, approve: bool) -> None:
 
 
 def refund(client: ActPassClient, cents: int, **more: Any) -> Any:
-    """Refund so much, if it may be."""
+    """Refund ``cents`` if the gateway allows it."""
     return client.guard(
         goal="resolve_refund_request",
         tool="stripe.refund.create",
@@ -56,12 +56,12 @@ def report(what: str, out: Any) -> None:
 
 
 def attend(base_url: str, approve: bool, waiting: list[str]) -> None:
-    """See what waits, as the person who approves does, and say how to approve it, or approve it."""
+    """Poll pending approvals as an operator; print how to approve one, or approve it."""
     while not waiting:
         waiting += [one["id"] for one in ask(f"{base_url}/api/v1/approvals?status=pending")["approvals"]]
         time.sleep(0.1)
     url = f"{base_url}/api/v1/approvals/{waiting[0]}/approve"
-    print(f"250.00 waits. Approve it at {base_url}/ with the key {OPERATOR_KEY}, or by")
+    print(f"250.00 needs approval: approve it at {base_url}/ with the key {OPERATOR_KEY}, or run")
     print(
         f"  curl -H 'authorization: Bearer {OPERATOR_KEY}' -H 'content-type: application/json' -d '{{}}' {url}",
         flush=True,
@@ -71,7 +71,7 @@ def attend(base_url: str, approve: bool, waiting: list[str]) -> None:
 
 
 def ask(url: str, body: bytes | None = None) -> Any:
-    """Ask the gateway as an operator."""
+    """Call the gateway as an operator."""
     headers = {"authorization": f"Bearer {OPERATOR_KEY}", "content-type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
         return json.load(answer)

@@ -1,4 +1,4 @@
-"""A gateway for an example to talk to: with an empty ledger, stopped at the end."""
+"""Start a gateway with an empty ledger for an example, and stop it at the end."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
 
-#: The keys that a gateway started with ``dev`` knows: an agent's, and that of a person who approves.
+#: The API keys of ``actpass-gateway dev``: an agent's and an operator's.
 AGENT_KEY = "apk_dev"
 OPERATOR_KEY = "apdv_dev"
 
 
 @contextmanager
 def running(gateway: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a gateway with a fresh data file; its URL, and what stops it."""
+    """Run a gateway with a new data file; yield its URL and a function that stops it."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [gateway, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/dev.db"],

@@ -1,7 +1,7 @@
-"""A passport bounds what an agent may refund, by value, and is used once.
+"""A passport limits the amount that an agent may refund, and is single-use.
 
-The policy alone would send a refund of 250 dollars to a person. Under a passport of at most 100 dollars it is denied by
-that value. A refund of 49 dollars runs, and the same passport shown again is denied.
+The policy alone requires approval for a refund of 250 dollars. A passport of at most 100 dollars denies it. A refund of
+49 dollars runs; using the same passport again is denied.
 
 Usage: passport.py GATEWAY, the path of the program ``actpass-gateway``.
 """
@@ -18,7 +18,7 @@ AUDIENCE = "mcp://stripe-production"
 
 
 def main(gateway: str) -> None:
-    """Try three refunds under one passport."""
+    """Try three refunds with one passport."""
     with (
         running(gateway) as (base_url, _),
         ActPassClient(AGENT_KEY, tenant_id="dev", agent_id="support_agent", base_url=base_url) as client,
@@ -32,7 +32,7 @@ def main(gateway: str) -> None:
         )
         token = issued["token"]
         verified = client.verify_passport_offline(token, AUDIENCE)
-        print(f"passport {issued.get('jti')}, valid here without asking: {verified['valid']}")
+        print(f"passport {issued.get('jti')}, valid offline: {verified['valid']}")
         for cents in (25000, 4900, 4900):
             out: Any = client.guard(
                 goal="resolve_refund_request",
@@ -41,7 +41,7 @@ def main(gateway: str) -> None:
                 args={"amount": cents, "currency": "usd"},
                 passport=token,
                 audience=AUDIENCE,
-                execute_fn=lambda ctx: print("  ... the money goes back"),
+                execute_fn=lambda ctx: print("  ... refunded"),
             )
             ran = "ran" if out["executed"] else "did not run"
             print(f"{cents / 100:>8.2f}  {out['decision']['decision']:<6} {out['decision']['reason_code']:<24} {ran}")

@@ -1,8 +1,7 @@
 """A support agent refunds customers, guarded by a gateway of its own.
 
-Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one
-more is tried in ``enforce`` and one in ``monitor``. What really ran stands in the ledger file: one line for each
-refund.
+The example tries refunds of 49, 250 and 900 dollars under the refund policy. Then it stops the gateway and tries one
+refund in ``enforce`` and one in ``monitor``. The ledger file contains one line for each refund that ran.
 
 Usage: refund.py GATEWAY LEDGER, the path of the program ``actpass-gateway`` and of a file to write.
 """
@@ -20,7 +19,7 @@ from own_gateway import AGENT_KEY, running
 
 
 def main(gateway: str, ledger: Path) -> None:
-    """Try the refunds and print what was decided and what ran."""
+    """Try the refunds and print the decisions and what ran."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
     ledger.write_text("")
     print_row("amount", "mode", "decision", "reason", "ran")
@@ -40,7 +39,7 @@ def main(gateway: str, ledger: Path) -> None:
 
 
 def guarded_refund(client: ActPassClient, ledger: Path, charge: str, cents: int, mode: Any) -> None:
-    """Refund ``charge``, if it may be, and print a row about it."""
+    """Refund ``charge`` if the gateway allows it, and print a row."""
     out: GuardOutcome[str] = client.guard(
         goal="resolve_refund_request",
         tool="stripe.refund.create",
@@ -60,14 +59,14 @@ def guarded_refund(client: ActPassClient, ledger: Path, charge: str, cents: int,
 
 
 def refund(ledger: Path, charge: str, cents: int) -> str:
-    """Give the money back; here, a line in a file stands for it."""
+    """Pay the refund; this example appends a line to a file instead."""
     with ledger.open("a") as file:
         file.write(json.dumps({"charge": charge, "amount": cents}) + "\n")
     return f"re_{charge}"
 
 
 def read_chain(base_url: str) -> dict[str, Any]:
-    """Ask the gateway to verify its chain of decisions."""
+    """Have the gateway verify its chain of decisions."""
     request = urllib.request.Request(
         f"{base_url}/api/v1/evidence/chains/decisions/verify",
         headers={"authorization": f"Bearer {AGENT_KEY}"},

@@ -1,4 +1,4 @@
-"""Two tools of an agent on an event loop: each call is judged first, and a refusal tells the model what to do.
+"""Two protected tools on an event loop: each call is authorized first; a denial tells the model what to do.
 
 python examples/python/tools.py target/release/actpass-gateway
 """
@@ -13,18 +13,18 @@ from own_gateway import AGENT_KEY, running
 
 
 async def main(base_url: str) -> None:
-    """Let a model's calls of tools come in, all at once."""
+    """Run concurrent tool calls of a model."""
     async with AsyncActPassClient(AGENT_KEY, agent_id="support_agent", base_url=base_url) as client:
 
         @client.protect(tool="stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
         async def refund(charge: str, amount: int, currency: str = "usd") -> str:
-            """Pay a charge back."""
-            await asyncio.sleep(0.01)  # Here the payment provider is called.
+            """Refund a charge."""
+            await asyncio.sleep(0.01)  # Call the payment provider here.
             return f"refunded {amount / 100:.2f} {currency} of {charge}"
 
         @client.protect(tool="crm.note.add", goal="resolve_refund_request", redact=["text"])
         async def note(customer: str, text: str) -> str:
-            """Write down what was done."""
+            """Add a note to a customer."""
             return f"noted {len(text)} letters about {customer}"
 
         calls = [refund("ch_123", 4900), refund("ch_123", 25000), refund("ch_123", 90000), note("cus_1", "paid back")]

@@ -1,9 +1,8 @@
-"""What the environments share: a gateway, a folder each, and the verdict of a run.
+"""Shared code of the environments: the gateway, a folder per environment, and the result of a run.
 
-An environment is a way in which people package or run a program that uses ActPass. In each of them the same program
-makes two guarded refunds against a real gateway: one is allowed and runs, the other is denied and does not. An
-environment works as it stands, works with one documented line, or refuses with an error that says what to do. Anything
-else fails.
+An environment is a way to package or run a program that uses ActPass. Each runs the same program, which makes two
+guarded refunds against a real gateway: one is allowed and runs, the other is denied. An environment works without
+changes, works with one documented line, or fails with an error that names the fix. Any other result is a failure.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "target" / "environments"
 SOURCES = Path(__file__).resolve().parent
 GATEWAY = ROOT / "target" / "debug" / "actpass-gateway"
-#: What the program prints if the allowed refund ran, and it alone.
+#: The output of the program if only the allowed refund ran.
 EXPECTED = '{"result":4900,"denied":"refund.over_limit","ran":[4900]}'
-#: The longest that one command may take, in seconds. Builds of a busy machine are slow; a hang still ends.
+#: The timeout of one command in seconds; generous, because builds are slow on a busy machine.
 LONGEST = 1800
 
 
@@ -39,7 +38,7 @@ Made = TypeVar("Made")
 
 
 def once(make: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Cache what a function makes; threads that want the same wait for it."""
+    """Cache the result of a function; concurrent callers wait for it."""
     cached = functools.cache(make)
 
     @functools.wraps(make)
@@ -51,12 +50,12 @@ def once(make: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 class FailedError(Exception):
-    """A command of an environment failed; the text is all that it printed."""
+    """A command of an environment failed; the message is its output."""
 
 
 @dataclass
 class Box:
-    """The folder of one attempt, and the commands that run in it."""
+    """The folder of one attempt, and its commands."""
 
     folder: Path
     base_url: str
@@ -66,7 +65,7 @@ class Box:
     elsewhere: list[Path] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the variables of a command: nothing of this machine's settings for Node, Python or ActPass."""
+        """Return the environment of a command, without this machine's settings for Node, Python and ActPass."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -82,7 +81,7 @@ class Box:
         }
 
     def start(self, *command: str | Path, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
-        """Start a command in a session of its own; what it prints comes by one pipe."""
+        """Start a command in its own session, with its output in one pipe."""
         return subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd or self.folder,
@@ -96,7 +95,7 @@ class Box:
         )
 
     def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> str:
-        """Run a command and return what it printed. Raises :class:`FailedError` if it fails."""
+        """Run a command and return its output. Raises :class:`FailedError` if it fails."""
         process = self.start(*command, cwd=cwd, **env)
         try:
             output, _ = process.communicate(timeout=LONGEST)
@@ -110,7 +109,7 @@ class Box:
 
     @contextlib.contextmanager
     def serving(self, *command: str | Path, ready: str, cwd: Path | None = None, **env: str) -> Iterator[re.Match[str]]:
-        """Run a server until the block ends; `ready` is the pattern of the line that says where it listens."""
+        """Run a server until the block ends; `ready` matches the line with its address."""
         process = self.start(*command, cwd=cwd, **env)
         assert process.stdout
         said = ""
@@ -137,7 +136,7 @@ class Box:
             process.stdout.close()
 
     def away(self, *paths: str) -> Path:
-        """Copy these paths to a folder above which no package is installed, as a deployment does, and return it."""
+        """Copy these paths to a folder without installed packages above it, like a deployment, and return it."""
         folder = Path(tempfile.mkdtemp(prefix="actpass-environment-"))
         self.elsewhere.append(folder)
         for path in paths:
@@ -160,7 +159,7 @@ class Box:
         return (self.folder / name).read_text(encoding="utf-8")
 
     def close(self) -> None:
-        """Remove what is outside of the tree."""
+        """Remove files outside the tree."""
         for folder in self.elsewhere:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -187,7 +186,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of an environment."""
+    """The result of an environment."""
 
     environment: Environment
     cell: str
@@ -210,7 +209,7 @@ def quoted(text: str) -> str:
 
 
 def play(environment: Environment, make_box: Callable[[Environment, bool], Box]) -> Row:
-    """Run an environment without its line, and with it if there is one."""
+    """Run an environment without and, if defined, with its documented line."""
     worked, text = attempt(environment, make_box, line=False)
     if worked and (environment.line or environment.error):
         return Row(environment, "", f"works without {environment.line or 'a refusal'}, which the table would not say")
@@ -236,13 +235,13 @@ def attempt(environment: Environment, make_box: Callable[[Environment, bool], Bo
 
 
 def plain(text: str) -> str:
-    """Return the text without colours and line breaks, in which messages are looked for."""
+    """Return the text without colours and line breaks, to search for messages."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
 
 
 @contextlib.contextmanager
 def gateway() -> Iterator[str]:
-    """Run the real gateway in its development mode, and give its base URL."""
+    """Run the real gateway in development mode and yield its base URL."""
     with tempfile.TemporaryDirectory() as folder:
         command = [GATEWAY, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/data.db"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

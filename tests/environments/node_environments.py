@@ -26,7 +26,7 @@ COPY = f"`cp node_modules/@actpass/sdk-{PLATFORM}/*.node out/`"
 
 
 def npm(*arguments: str | Path, cwd: Path) -> None:
-    """Run npm, and end the run if it fails."""
+    """Run npm; abort the run if it fails."""
     command = ["npm", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -35,7 +35,7 @@ def npm(*arguments: str | Path, cwd: Path) -> None:
 
 @once
 def tools(name: str) -> Path:
-    """Install the tools that the lock file of this name pins, once, and return their `node_modules`."""
+    """Install the tools of this lock file once and return their `node_modules`."""
     folder = TOOLS / name
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / "installed.json"
@@ -49,7 +49,7 @@ def tools(name: str) -> Path:
 
 
 def pinned(name: str) -> str:
-    """Return the version of a tool as a `package.json` pins it."""
+    """Return the version of a tool in a `package.json`."""
     for folder in ("light", "full"):
         manifest = json.loads((NODE / folder / "package.json").read_text(encoding="utf-8"))
         if version := manifest["dependencies"].get(name):
@@ -59,7 +59,7 @@ def pinned(name: str) -> str:
 
 @once
 def packed() -> dict[str, Path]:
-    """Pack the package and that of this platform as they are published, and the package with the binary inside."""
+    """Pack the published packages (main and platform) and a package that contains the binary."""
     folder = TOOLS / "packed"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -87,7 +87,7 @@ def installed(*names: str) -> Path:
 
 
 def program(box: Box, *fixtures: str, packages: tuple[str, ...] = PUBLISHED) -> None:
-    """Put the program and the packages into the folder of the environment."""
+    """Copy the program and the packages to the folder of the environment."""
     for name in ("program", *fixtures):
         shutil.copytree(NODE / name, box.folder, dirs_exist_ok=True)
     shutil.copytree(installed(*packages), box.folder / "node_modules", symlinks=True, dirs_exist_ok=True)
@@ -97,12 +97,12 @@ def program(box: Box, *fixtures: str, packages: tuple[str, ...] = PUBLISHED) -> 
 
 
 def light(name: str) -> Path:
-    """Return a tool that the light environments have."""
+    """Return a tool of the light environments."""
     return tools("light") / ".bin" / name
 
 
 def full(name: str) -> Path:
-    """Return a tool that only the full run has."""
+    """Return a tool of the full run."""
     return tools("full") / ".bin" / name
 
 
@@ -113,7 +113,7 @@ def copy_binary(box: Box, to: Path) -> None:
 
 
 def deployed(box: Box, main: str, *, modules: bool = False) -> str:
-    """Run what was built into `out` where no package is installed; `modules` deploys `node_modules` with it."""
+    """Run the build in `out` without installed packages; `modules` deploys `node_modules` with it."""
     copy_binary(box, box.folder / "out")
     folder = box.away("out", *(["node_modules"] if modules else []))
     return box.run("node", folder / "out" / main, cwd=folder)
@@ -152,7 +152,7 @@ def worker(box: Box) -> str:
 
 
 def times(count: int, text: str) -> str:
-    """Return the text if it holds this many results."""
+    """Return the text if it contains this many results."""
     if text.count(EXPECTED) != count:
         raise FailedError(f"expected {count} results:\n{text}")
     return text
@@ -188,7 +188,7 @@ def pnpm(box: Box) -> str:
     program(box)
     shutil.rmtree(box.folder / "node_modules")
     manifest = json.loads((TOOLS / "packed" / "sdk" / "package.json").read_text(encoding="utf-8"))
-    # No registry has these packages yet: the platform's comes from its tarball, and the others are left out.
+    # The packages are not published yet: use the tarball of this platform, omit the others.
     overrides = {name: "-" for name in manifest["optionalDependencies"]}
     overrides[f"@actpass/sdk-{PLATFORM}"] = f"file:{packed()[PLATFORM]}"
     project = {"name": "stranger", "private": True, "dependencies": {"@actpass/sdk": f"file:{packed()['sdk']}"}}
@@ -204,7 +204,7 @@ def yarn(box: Box) -> str:
     program(box)
     shutil.rmtree(box.folder / "node_modules")
     manifest = json.loads((TOOLS / "packed" / "sdk" / "package.json").read_text(encoding="utf-8"))
-    # No registry has these packages yet: all are taken for the platform's, whose `os` and `cpu` yarn then asks.
+    # The packages are not published yet: use this platform's tarball for all; yarn checks `os` and `cpu`.
     resolutions = {name: f"file:{packed()[PLATFORM]}" for name in manifest["optionalDependencies"]}
     dependencies = {"@actpass/sdk": f"file:{packed()['sdk']}"}
     project = {"name": "stranger", "private": True, "dependencies": dependencies, "resolutions": resolutions}
@@ -323,7 +323,7 @@ def nft(main: str) -> Callable[[Box], str]:
 
 
 def rollup_to(box: Box, form: str) -> str:
-    """Bundle with rollup into `out`, and return the name of the file."""
+    """Bundle with rollup into `out` and return the file name."""
     name = {"cjs": "main.cjs", "es": "main.mjs"}[form]
     program(box)
     box.write("entry.mjs", "import { probe } from './probe.mjs';\nprobe().then(console.log);\n")
@@ -345,7 +345,7 @@ def rollup(form: str, *, modules: bool) -> Callable[[Box], str]:
 
 
 def vite(config: str, line: str = "") -> Callable[[Box], str]:
-    """Build with this configuration, or with the line that replaces it."""
+    """Build with this configuration or its documented replacement."""
 
     def run(box: Box) -> str:
         program(box)

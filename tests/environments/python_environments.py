@@ -19,14 +19,14 @@ HERE = "3.9 or later"
 
 
 def wheel() -> Path:
-    """Return the wheel under test, which `make` has built."""
+    """Return the wheel under test, built by `make`."""
     [found] = WHEELS.glob("actpass-*.whl")
     return found
 
 
 @once
 def tools(name: str) -> Path:
-    """Install the wheel and the tools that the requirements of this name pin, and return the folder of the programs."""
+    """Install the wheel and the pinned tools, and return the folder of the programs."""
     folder = TOOLS / name
     pinned = (PYTHON / f"requirements-{name}.txt").read_text(encoding="utf-8")
     stamp = folder / "installed"
@@ -43,14 +43,14 @@ def tools(name: str) -> Path:
 
 
 def quietly(command: list[str | Path]) -> None:
-    """Run a command, and end the run if it fails."""
+    """Run a command; abort the run if it fails."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 def pinned(name: str) -> str:
-    """Return the version of a tool as the requirements pin it."""
+    """Return the pinned version of a tool."""
     for file in ("light", "full"):
         text = (PYTHON / f"requirements-{file}.txt").read_text(encoding="utf-8")
         if found := re.search(rf"^{name}==(\S+)$", text, re.MULTILINE | re.IGNORECASE):
@@ -59,12 +59,12 @@ def pinned(name: str) -> str:
 
 
 def program(box: Box) -> None:
-    """Put the programs into the folder of the environment."""
+    """Copy the programs to the folder of the environment."""
     shutil.copytree(PYTHON, box.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.txt"))
 
 
 def python(*arguments: str, tools_of: str = "light", count: int = 1) -> Callable[[Box], str]:
-    """Run a program with its arguments, and expect so many results."""
+    """Run a program and expect this many results."""
 
     def run(box: Box) -> str:
         program(box)
@@ -74,7 +74,7 @@ def python(*arguments: str, tools_of: str = "light", count: int = 1) -> Callable
 
 
 def times(count: int, text: str) -> str:
-    """Return the text if it holds this many results."""
+    """Return the text if it contains this many results."""
     if text.count(EXPECTED) != count:
         raise FailedError(f"expected {count} results:\n{text}")
     return text
@@ -102,7 +102,7 @@ def trio(box: Box) -> str:
 
 
 def archive(name: str) -> Callable[[Box], str]:
-    """Pack with shiv or pex, and run the file where no package is installed."""
+    """Pack with shiv or pex and run the file without installed packages."""
 
     def run(box: Box) -> str:
         program(box)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the packages in the environments that docs/environments.md lists, and hold its tables equal to what came of it.
+"""Run the packages in the environments of docs/environments.md, and compare its tables with the results.
 
 usage: run.py [--light] [--write] [NAME...]
 
@@ -77,7 +77,7 @@ def timed(environment: Environment, base_url: str) -> Row:
 
 
 def written(everything: list[Environment], rows: list[Row]) -> str:
-    """Return the document with these rows in place; those that did not run stay, and unknown ones go."""
+    """Return the document with these rows replaced; rows that did not run stay, unknown rows are removed."""
     text = DOCUMENT.read_text(encoding="utf-8")
     ran = {(row.environment.package, row.environment.name): row.markdown() for row in rows if not row.problem}
     for package in ("Node", "Python"):
@@ -93,7 +93,7 @@ def written(everything: list[Environment], rows: list[Row]) -> str:
 
 
 def compared(everything: list[Environment], rows: list[Row], *, whole: bool) -> list[Row]:
-    """Return the rows that the document has otherwise."""
+    """Return the rows that differ from the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     different = [
         Row(row.environment, "", f"the document does not say: {row.markdown()}")

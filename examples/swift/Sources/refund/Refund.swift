@@ -1,7 +1,7 @@
 // A support agent refunds customers, guarded by a gateway of its own.
 //
-// Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one more is
-// tried in `enforce` and one in `monitor`. What really ran stands in the ledger file: one line for each refund.
+// The example tries refunds of 49, 250 and 900 dollars under the refund policy. Then it stops the gateway and tries one refund
+// in `enforce` and one in `monitor`. The ledger file contains one line for each refund that ran.
 //
 // Usage: refund GATEWAY LEDGER, the path of the program `actpass-gateway` and of a file to write.
 
@@ -34,7 +34,7 @@ struct Refund {
     }
 }
 
-/// Refunds charges, if they may be.
+/// Refunds charges that the gateway allows.
 @MainActor
 final class Agent {
     private let actpass: ActPass
@@ -66,7 +66,7 @@ final class Agent {
         }
     }
 
-    /// Gives the money back; here, a line in a file stands for it.
+    /// Pays the refund; this example appends a line to a file instead.
     private func pay(_ charge: String, _ cents: Int) throws -> String {
         let line: JSONValue = ["charge": JSONValue(charge), "amount": JSONValue(cents)]
         try ledger.write(contentsOf: Data("\(line)\n".utf8))
@@ -74,7 +74,7 @@ final class Agent {
     }
 }
 
-/// A gateway with a fresh data file.
+/// A gateway with a new data file.
 @MainActor
 final class Gateway {
     let url: String
