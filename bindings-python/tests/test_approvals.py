@@ -56,7 +56,7 @@ def test_an_approved_action_runs_once(hostile: Hostile) -> None:
         ("pending", 0, "require_approval", "actpass.approval_timeout"),
     ],
 )
-def test_what_is_not_approved_does_not_run(hostile: Hostile, status: str, wait: float, word: str, reason: str) -> None:
+def test_unapproved_action_does_not_run(hostile: Hostile, status: str, wait: float, word: str, reason: str) -> None:
     callback = Callback()
     looked = answer({"id": "apr_1", "status": status})
     with hostile.play(ASKED, looked, looked, looked) as gateway, new_client(gateway.base_url) as client:
@@ -78,7 +78,7 @@ ENDS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("name", ENDS)
-def test_a_wait_that_ends_keeps_the_handle_and_the_evidence(hostile: Hostile, name: str, asynchronous: bool) -> None:
+def test_wait_timeout_keeps_approval_and_evidence(hostile: Hostile, name: str, asynchronous: bool) -> None:
     step, code = ENDS[name]
     ids = {"evidence_event_id": "ev_1", "evidence_chain_id": "decisions"}
     asked = answer({"decision": "require_approval", "approval_request_id": "apr_1", **ids})
@@ -124,14 +124,14 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_the_wait_and_nothing_runs(hostile: Hostile) -> None:
+def test_ctrl_c_cancels_wait_and_runs_nothing(hostile: Hostile) -> None:
     with hostile.play(ASKED, {"do": "hang", "at": "request"}) as gateway:
         done = run_python(WAITING, gateway.base_url, cues=[gateway.has_seen(2)])
         assert len(gateway.seen()) == 2
     assert done.stdout.split() == ["interrupted"], done.stderr
 
 
-def test_a_handle_comes_back_from_json(hostile: Hostile) -> None:
+def test_resumes_pending_approval_from_json(hostile: Hostile) -> None:
     callback = Callback()
     with hostile.play(ASKED, ALLOWED) as gateway:
         with new_client(gateway.base_url) as client:
@@ -160,7 +160,7 @@ def test_a_handle_comes_back_from_json(hostile: Hostile) -> None:
         ({"args": {"n": float("nan")}}, "pending.args.n: expected a finite number, found NaN"),
     ],
 )
-def test_a_handle_that_is_none_is_named(change: dict[str, Any], problem: str) -> None:
+def test_rejects_invalid_pending_approval(change: dict[str, Any], problem: str) -> None:
     callback = Callback()
     with new_client("http://127.0.0.1:9") as client, pytest.raises(ActPassArgumentError) as raised:
         client.resume({**PENDING, **change}, callback)  # type: ignore[typeddict-item]
@@ -169,7 +169,7 @@ def test_a_handle_that_is_none_is_named(change: dict[str, Any], problem: str) ->
 
 
 @pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), "1", True, 10**400])
-def test_a_wait_that_is_none_is_named(wait: Any) -> None:
+def test_rejects_invalid_wait(wait: Any) -> None:
     with new_client("http://127.0.0.1:9") as client:
         for call in (
             lambda: client.guard(execute_fn=lambda _: None, wait_for_approval=wait, **REFUND),
@@ -181,7 +181,7 @@ def test_a_wait_that_is_none_is_named(wait: Any) -> None:
             client.wait_for_approval("apr_1", wait)
 
 
-def test_how_it_ended_is_recorded(hostile: Hostile) -> None:
+def test_records_outcome(hostile: Hostile) -> None:
     for does, ended, hashed in [
         (lambda _: {"id": "re_1"}, "returned", request_hash(b'{"id": "re_1"}')),
         (lambda _: object(), "returned", None),
@@ -200,7 +200,7 @@ def test_how_it_ended_is_recorded(hostile: Hostile) -> None:
         assert event["metadata"]["evidence_event_id"] == "ev_2"
 
 
-def test_a_failure_to_record_is_beside_the_result(hostile: Hostile) -> None:
+def test_recording_error_keeps_result(hostile: Hostile) -> None:
     callback = Callback()
     step = {"do": "respond", "status": 500}
     with hostile.play(ALLOWED, step) as gateway, new_client(gateway.base_url) as client:
@@ -236,7 +236,7 @@ def deciding(gateway: Gateway, verb: str) -> Iterator[None]:
     thread.join()
 
 
-def test_a_refund_waits_for_a_person_and_then_runs_once(gateway: Gateway) -> None:
+def test_refund_waits_for_approval_and_runs_once(gateway: Gateway) -> None:
     callback = Callback(lambda _: {"refund": "re_1"})
     with gateway.client() as client, deciding(gateway, "approve"):
         out: Any = client.guard(execute_fn=callback, wait_for_approval=20, record_outcome=True, **REFUND)
@@ -255,7 +255,7 @@ def test_a_rejected_refund_does_not_run(gateway: Gateway) -> None:
     assert (out["executed"], out["decision"]["reason_code"], callback.runs) == (False, "approval.rejected", 0)
 
 
-def test_what_runs_is_what_was_approved_or_nothing(gateway: Gateway) -> None:
+def test_changed_action_does_not_run_under_approval(gateway: Gateway) -> None:
     callback = Callback()
     with gateway.client() as client:
         pending: Any = client.guard(execute_fn=callback, **REFUND)["approval"]
@@ -283,7 +283,7 @@ BOUNDED = {
 }
 
 
-def test_a_passport_bounds_an_action_by_value_and_is_used_once(gateway: Gateway) -> None:
+def test_passport_constrains_value_and_is_single_use(gateway: Gateway) -> None:
     callback = Callback()
     with gateway.client(tenant_id="dev") as client:
         issued: Any = client.issue_passport(**BOUNDED)
@@ -298,7 +298,7 @@ def test_a_passport_bounds_an_action_by_value_and_is_used_once(gateway: Gateway)
     assert callback.runs == 1
 
 
-def test_a_passport_is_verified_here_as_there(gateway: Gateway) -> None:
+def test_offline_verification_equals_gateway(gateway: Gateway) -> None:
     with gateway.client(tenant_id="dev") as client:
         issued: Any = client.issue_passport(**BOUNDED)
         token, audience = issued["token"], BOUNDED["audience"]

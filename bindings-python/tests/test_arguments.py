@@ -144,7 +144,7 @@ def silent(hostile: Hostile) -> Iterator[Played]:
         *(named(member, value) for member, values in BAD.items() for value in values),
     ],
 )
-def test_what_cannot_be_sent(silent: Played, member: str, value: Any) -> None:
+def test_rejects_invalid_arguments(silent: Played, member: str, value: Any) -> None:
     callback = Callback()
     arguments = {**ACTION, member: value}
     with new_client(silent.base_url) as client:
@@ -210,7 +210,7 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
         for value in values
     ],
 )
-def test_what_the_other_calls_cannot_send(silent: Played, method: str, member: str, value: Any) -> None:
+def test_rejects_invalid_arguments_of_other_calls(silent: Played, method: str, member: str, value: Any) -> None:
     with new_client(silent.base_url) as client, pytest.raises(ActPassArgumentError, match=rf"\A{member}[^ ]*: "):
         getattr(client, method)(**{**GOOD_CALLS[method], member: value})
 
@@ -258,7 +258,7 @@ async def good() -> None:
     raise AssertionError
 
 
-def test_the_native_half_drops_no_argument(silent: Played) -> None:
+def test_native_module_receives_every_argument(silent: Played) -> None:
     native = new_client(silent.base_url)._native
     action = {"goal": "g", "tool": "t", "args": {}, "resource": ""}
     with pytest.raises(TypeError, match=r"unknown arguments among .*'idempotencykey'"):
@@ -315,7 +315,7 @@ BAD_SETTINGS: dict[str, tuple[Any, ...]] = {
         for at, value in enumerate(values)
     ],
 )
-def test_what_no_client_can_be_made_of(name: str, value: Any) -> None:
+def test_rejects_invalid_settings(name: str, value: Any) -> None:
     settings: dict[str, Any] = {"api_key": API_KEY, "base_url": "https://gate.example", name: value}
     with pytest.raises(ActPassConfigError, match=rf"\A{name}: ") as raised:
         ActPassClient(**settings)
@@ -420,7 +420,7 @@ KEPT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_sent_is_what_json_dumps_writes(hostile: Hostile, name: str) -> None:
+def test_sends_output_of_json_dumps(hostile: Hostile, name: str) -> None:
     value = KEPT[name]
     written = json.dumps(value)
     said = answer({**ALLOW, **ANSWERS["/api/v1/passports/issue"], **ANSWERS["/api/v1/evidence/events"]})
@@ -438,7 +438,7 @@ def test_what_is_sent_is_what_json_dumps_writes(hostile: Hostile, name: str) -> 
         assert f'"{member}": {written}, "{after}": ' in body
 
 
-def test_what_comes_back_is_what_json_loads_reads(hostile: Hostile) -> None:
+def test_returns_output_of_json_loads(hostile: Hostile) -> None:
     text = (
         '{"decision":"allow","big":123456789012345678901234567890,"float":1.50,"exponent":1e2,"zero":-0,"minus":-0.0,'
         '"tiny":5e-324,"unicode":"\\ud83d\\ude00é\\u0000","nested":[[],{},[null,true,false]],"z":1,"a":2}'
@@ -466,7 +466,7 @@ def test_a_fresh_idempotency_key_for_each_call(hostile: Hostile) -> None:
 @pytest.mark.parametrize(
     "outcome", [{}, {"executed": True}, {"decision": {}, "executed": True}, {"decision": 1, "executed": True}]
 )
-def test_what_is_no_outcome_has_no_canonical_form(outcome: Any) -> None:
+def test_canonical_outcome_rejects_other_values(outcome: Any) -> None:
     with pytest.raises(ActPassArgumentError):
         canonical_outcome(outcome)
 
@@ -559,7 +559,7 @@ class Growing(dict):  # type: ignore[type-arg]
 GROWING: dict[str, Any] = {"a": {"x": Growing()}}
 
 
-def test_items_that_are_none(silent: Played) -> None:
+def test_rejects_invalid_items(silent: Played) -> None:
     with new_client(silent.base_url) as client:
         for wrong in (NoPairs(a=1), {"a": [NoPairs(a=1)]}):
             with pytest.raises(ActPassArgumentError, match=r"args\S*: expected pairs from items\(\) of \S*NoPairs"):
@@ -638,7 +638,7 @@ def with_third_parties() -> dict[str, tuple[Any, str, str]]:
 
 
 @pytest.mark.parametrize("name", with_third_parties())
-def test_what_is_not_json_is_named_with_its_place_and_how_to_convert_it(silent: Played, name: str) -> None:
+def test_non_json_error_names_path_and_conversion(silent: Played, name: str) -> None:
     value, found, how = with_third_parties()[name]
     with new_client(silent.base_url) as client:
         for args, place in (({"order": {"items": [0, value]}}, "order.items[1]"), ({"a": (value,)}, "a[0]")):
@@ -652,7 +652,7 @@ def test_what_is_not_json_is_named_with_its_place_and_how_to_convert_it(silent: 
                 assert "default=" in said
 
 
-def test_the_path_is_the_one_that_every_language_shows(silent: Played) -> None:
+def test_argument_paths_equal_other_languages(silent: Played) -> None:
     rows = json.loads((VECTORS.parent / "argument-paths.json").read_text(encoding="utf-8"))
     assert rows
     with new_client(silent.base_url) as client:
@@ -671,7 +671,7 @@ def test_the_path_is_the_one_that_every_language_shows(silent: Played) -> None:
                 assert str(raised.value) == expected
 
 
-def test_what_the_core_refuses_has_its_path_too(silent: Played) -> None:
+def test_core_errors_name_path(silent: Played) -> None:
     """Keys that Python tells apart and JSON does not; numbers that JSON can write and nobody can read."""
     with new_client(silent.base_url) as client:
         for args, expected in (
@@ -717,7 +717,7 @@ def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> 
                 client.preflight("g", "t", {"a": numpy.float64(wrong)})
 
 
-def test_a_hook_converts_what_is_not_json(hostile: Hostile) -> None:
+def test_default_converts_non_json(hostile: Hostile) -> None:
     """On the client and for a call; its result is read like any value; what the function gets stays as it is."""
     when, order = datetime.date(2026, 1, 2), Order(3)
     args = {"when": when, "orders": [order, {"of": (order,)}], "plain": 1}
@@ -745,7 +745,7 @@ def test_a_hook_converts_what_is_not_json(hostile: Hostile) -> None:
     assert '"args": {"when": "its own"}' in bodies[-1]
 
 
-def test_a_hook_that_cannot(silent: Played) -> None:
+def test_default_that_fails(silent: Played) -> None:
     error = LookupError("mine")
 
     def fail(value: Any) -> Any:
@@ -778,7 +778,7 @@ def test_a_hook_that_cannot(silent: Played) -> None:
         new_client(silent.base_url, default=3)
 
 
-def test_a_hook_for_all_arguments_and_never_for_what_is_json(hostile: Hostile) -> None:
+def test_default_of_client_is_not_called_for_json(hostile: Hostile) -> None:
     seen: list[Any] = []
 
     def write(value: Any) -> Any:
@@ -793,7 +793,7 @@ def test_a_hook_for_all_arguments_and_never_for_what_is_json(hostile: Hostile) -
     assert seen == [value]
 
 
-def test_a_hook_that_changes_what_it_is_given(hostile: Hostile) -> None:
+def test_default_that_mutates_its_argument(hostile: Hostile) -> None:
     args: dict[str, Any] = {"a": object(), "b": 1}
 
     def write(value: Any) -> Any:
@@ -813,7 +813,7 @@ LIMITS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_limits_that_are_none(silent: Played, name: str) -> None:
+def test_rejects_invalid_limits(silent: Played, name: str) -> None:
     with new_client(silent.base_url) as client:
         calls: list[Any] = [
             lambda **limit: client.preflight("g", "t", {}, **limit),

@@ -104,7 +104,7 @@ def test_the_function_runs_in_the_callers_task(hostile: Hostile, plain: bool) ->
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_what_it_raises_comes_back_as_itself(hostile: Hostile, plain: bool) -> None:
+def test_error_is_same_exception(hostile: Hostile, plain: bool) -> None:
     error = ValueError("mine")
 
     def fail(_: Any) -> Any:
@@ -124,7 +124,7 @@ def test_what_it_raises_comes_back_as_itself(hostile: Hostile, plain: bool) -> N
         run_loop(main())
 
 
-def test_what_is_denied_does_not_run(hostile: Hostile) -> None:
+def test_denied_action_does_not_run(hostile: Hostile) -> None:
     callback = Callback()
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_a_cancelled_task_ends_its_call_at_once(call: str) -> None:
     run_loop(main())
 
 
-def test_what_was_cancelled_runs_nothing_although_it_is_allowed_meanwhile(hostile: Hostile) -> None:
+def test_cancelled_task_runs_nothing_even_if_allowed(hostile: Hostile) -> None:
     callback = Callback()
 
     async def main() -> None:
@@ -242,7 +242,7 @@ def test_what_was_cancelled_runs_nothing_although_it_is_allowed_meanwhile(hostil
     assert callback.runs == 0
 
 
-def test_an_error_and_a_cancellation_at_once_leave_no_complaint() -> None:
+def test_error_during_cancellation_logs_nothing() -> None:
     async def main() -> None:
         async with new_async_client("http://127.0.0.1:9") as client:
             task = asyncio.ensure_future(client.preflight(**ACTION))
@@ -391,7 +391,7 @@ class Counting(asyncio.SelectorEventLoop):
         super().add_reader(fd, counted)
 
 
-def test_many_answers_take_one_wake_up(hostile: Hostile) -> None:
+def test_many_completions_need_one_wakeup(hostile: Hostile) -> None:
     calls = 40
 
     async def main() -> None:
@@ -457,7 +457,7 @@ def test_anyio_on_asyncio(hostile: Hostile) -> None:
     assert callback.runs == 1
 
 
-def test_trio_is_told_clearly() -> None:
+def test_rejects_trio_with_clear_error() -> None:
     trio = pytest.importorskip("trio")
     callback = Callback()
 
@@ -471,7 +471,7 @@ def test_trio_is_told_clearly() -> None:
     assert callback.runs == 0
 
 
-def test_without_a_loop_it_says_so() -> None:
+def test_requires_running_event_loop() -> None:
     call = new_async_client("http://127.0.0.1:9").preflight(**ACTION)
     with pytest.raises(ActPassConfigError, match="found none"):
         call.send(None)

@@ -39,9 +39,7 @@ def test_an_untrusted_authority_says_how_to_add_one(hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_an_authority_that_cannot_be_read_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_rejects_unreadable_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(tmp_path / "missing.pem"))
     with pytest.raises(ActPassConfigError, match=f"^{name}: expected CA certificates in PEM, found "):
         new_client("https://gate.example")
@@ -49,7 +47,7 @@ def test_an_authority_that_cannot_be_read_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "all_proxy"])
-def test_a_proxy_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_rejects_invalid_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "socks://127.0.0.1:1080")
     with pytest.raises(ActPassConfigError, match=f"^{name}: expected http, https, socks4"):
         new_client("https://gate.example")

@@ -58,6 +58,6 @@ def test_a_child_has_a_circuit_of_its_own(hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "5", True, None])
-def test_a_number_that_is_none_is_named(wrong: Any) -> None:
+def test_rejects_invalid_circuit_failures(wrong: Any) -> None:
     with pytest.raises(ActPassConfigError, match="circuit_failures: expected a non-negative integer"):
         new_client("http://127.0.0.1:9", circuit_failures=wrong)

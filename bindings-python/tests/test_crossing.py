@@ -268,7 +268,7 @@ def test_a_client_is_not_copied(kind: Any, way: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*BLOCKS, "busy_error", "reset_error"])
-def test_a_serializer_that_keeps_arguments_alone_keeps_all(errors: dict[str, ActPassError], name: str) -> None:
+def test_serializer_that_keeps_only_args_keeps_all_members(errors: dict[str, ActPassError], name: str) -> None:
     """As Celery's JSON has it: the class and ``args``, by JSON."""
     error = errors[name]
     again = type(error)(*json.loads(json.dumps(error.args)))
@@ -352,13 +352,13 @@ def test_fastapi_answers_an_outcome_by_its_type(outcomes: dict[str, GuardOutcome
     assert json.loads(again.to_json()) == json.loads(outcomes[kind].to_json())
 
 
-def test_no_form_holds_a_secret(outcomes: dict[str, GuardOutcome[Any]]) -> None:
+def test_serialized_forms_contain_no_secrets(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     for outcome in outcomes.values():
         assert API_KEY not in outcome.to_json()
         assert API_KEY.encode() not in pickle.dumps(outcome)
 
 
-def test_every_exported_error_crosses() -> None:
+def test_every_exported_error_crosses_processes() -> None:
     kinds = [one for one in vars(actpass).values() if isinstance(one, type) and issubclass(one, ActPassError)]
     assert len(kinds) == 12
     for kind in kinds:

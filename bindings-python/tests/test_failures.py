@@ -148,7 +148,7 @@ def test_preflight(hostile: Hostile, row: Row) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("word", ["deny", "require_approval", "require_tool_reapproval", "warn", "quarantine"])
-def test_a_refusal_that_explains_itself_is_that_decision(hostile: Hostile, status: int, word: str) -> None:
+def test_401_with_decision_is_decision(hostile: Hostile, status: int, word: str) -> None:
     decision = {"decision": word, "reason_code": "key.revoked"}
     callback = Callback()
     with hostile.play(answer(decision, status=status)) as gateway, new_client(gateway.base_url) as client:
@@ -164,7 +164,7 @@ def test_a_refusal_that_explains_itself_is_that_decision(hostile: Hostile, statu
 @pytest.mark.parametrize(
     "recorded", [{}, {"evidence_event_id": None}, {"evidence_event_id": ""}, {"evidence_event_id": 7}]
 )
-def test_strict_runs_nothing_unrecorded(hostile: Hostile, recorded: dict[str, Any]) -> None:
+def test_strict_blocks_unrecorded_allow(hostile: Hostile, recorded: dict[str, Any]) -> None:
     callback = Callback()
     with hostile.play(answer({"decision": "allow", **recorded})) as gateway, new_client(gateway.base_url) as client:
         out: Any = client.guard(execute_fn=callback, mode="strict", **ACTION)
@@ -175,7 +175,7 @@ def test_strict_runs_nothing_unrecorded(hostile: Hostile, recorded: dict[str, An
     assert "error" not in out
 
 
-def test_a_word_that_looks_like_allow_runs_nothing(hostile: Hostile) -> None:
+def test_lookalike_of_allow_blocks(hostile: Hostile) -> None:
     callback = Callback()
     for word in (" allow", "allow ", "ALLOW", "Allow", "allow\n", "allow\0", "\u0430llow", "allowed", "permit"):
         decision = {"decision": word, "evidence_event_id": "ev_1"}
@@ -220,7 +220,7 @@ def test_other_calls_raise_on_a_failed_gate(hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_only_calls_that_are_safe_to_repeat_are_repeated(hostile: Hostile, name: str) -> None:
+def test_retries_only_safe_calls(hostile: Hostile, name: str) -> None:
     steps = ({"do": "reset", "at": "request"}, answer({**ALLOW, "valid": True, "revoked": True}))
     with hostile.play(*steps) as gateway:
         with new_client(gateway.base_url, max_retries=2) as client, contextlib.suppress(actpass.ActPassError):

@@ -239,7 +239,7 @@ def test_a_fork_while_another_thread_makes_the_first_client(client: ActPassClien
     assert int(done.stdout) > 0
 
 
-def test_a_child_that_cannot_ask_runs_nothing_and_monitors(client: ActPassClient) -> None:
+def test_child_without_gateway_blocks_and_monitor_runs(client: ActPassClient) -> None:
     def starve() -> None:
         free = os.dup(0)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))

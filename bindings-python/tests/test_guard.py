@@ -111,7 +111,7 @@ class Odd:
 @pytest.mark.parametrize(
     "result", [None, object(), Odd(), float("nan"), {1: {2}}, ActPassClient, ValueError("returned")]
 )
-def test_the_result_is_that_very_object(client: ActPassClient, result: Any) -> None:
+def test_result_is_same_object(client: ActPassClient, result: Any) -> None:
     out = client.guard(execute_fn=lambda _: result, **ACTION)
     assert out["result"] is result
     assert "error" not in out
@@ -133,7 +133,7 @@ class OddError(Exception):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OddError(1, 2), StopIteration(3), TimeoutError(), MemoryError()])
-def test_the_error_is_that_very_exception(client: ActPassClient, error: Exception) -> None:
+def test_error_is_same_exception_object(client: ActPassClient, error: Exception) -> None:
     def fail(_: Any) -> None:
         raise error
 
@@ -154,7 +154,7 @@ def test_the_error_is_that_very_exception(client: ActPassClient, error: Exceptio
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_stops_a_program_passes_through(hostile: Hostile, kind: Any, mode: Any) -> None:
+def test_base_exceptions_propagate(hostile: Hostile, kind: Any, mode: Any) -> None:
     stop = kind("stop")
 
     def fail(_: Any) -> None:
@@ -169,7 +169,7 @@ def test_what_stops_a_program_passes_through(hostile: Hostile, kind: Any, mode: 
     assert raised.value is stop
 
 
-def test_it_runs_on_the_calling_thread_with_its_context(client: ActPassClient) -> None:
+def test_runs_on_calling_thread_in_its_context(client: ActPassClient) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("outside")
 
@@ -193,7 +193,7 @@ def test_it_runs_on_the_calling_thread_with_its_context(client: ActPassClient) -
     assert seen == (ident, "of a thread")
 
 
-def test_it_runs_after_the_verdict_and_asks_once(client: ActPassClient, allowing: Played) -> None:
+def test_runs_after_decision_and_sends_one_request(client: ActPassClient, allowing: Played) -> None:
     seen_inside = client.guard(execute_fn=lambda _: len(allowing.seen()), **ACTION)["result"]
     assert (seen_inside, len(allowing.seen())) == (1, 1)
 
@@ -219,7 +219,7 @@ def test_the_credential_is_in_the_context_alone(hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("word", [word for word in WORDS if word != "allow"])
-def test_a_credential_with_another_word_is_given_to_nobody(hostile: Hostile, word: str) -> None:
+def test_credential_without_allow_is_dropped(hostile: Hostile, word: str) -> None:
     callback = Callback()
     with hostile.play(answer({**WITH_CREDENTIAL, "decision": word})) as gateway, new_client(gateway.base_url) as client:
         for mode in MODES:
@@ -229,7 +229,7 @@ def test_a_credential_with_another_word_is_given_to_nobody(hostile: Hostile, wor
     assert callback.runs == (2 if word == "warn" else 1)
 
 
-def test_what_the_function_does_to_its_decision_changes_nothing(hostile: Hostile) -> None:
+def test_mutating_decision_does_not_change_outcome(hostile: Hostile) -> None:
     def change(context: Any) -> None:
         context["decision"]["decision"] = "deny"
         context["decision"]["explain"]["summary"] = "changed"
@@ -250,9 +250,7 @@ def test_outcomes_share_nothing(client: ActPassClient) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("function", [None, 1, "print", [print], {}])
-def test_what_cannot_be_called_is_refused_before_anything_is_sent(
-    client: ActPassClient, allowing: Played, function: Any, mode: Any
-) -> None:
+def test_rejects_non_callable_before_sending(client: ActPassClient, allowing: Played, function: Any, mode: Any) -> None:
     with pytest.raises(ActPassArgumentError, match=f"execute_fn: .*{type(function).__name__}") as raised:
         client.guard(execute_fn=function, mode=mode, **ACTION)
     assert raised.value.code == "actpass.invalid_argument"
@@ -286,7 +284,7 @@ class Methods:
         (asynchronous_generator_function, "found a generator function"),
     ],
 )
-def test_what_would_run_later_is_refused_before_anything_is_sent(
+def test_rejects_deferred_functions_before_sending(
     client: ActPassClient, allowing: Played, function: Any, problem: str
 ) -> None:
     for mode in MODES:
@@ -367,7 +365,7 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, Stopped])
-def test_what_stops_the_function_passes_on_and_is_recorded(stop: type[BaseException]) -> None:
+def test_base_exception_of_function_propagates_and_is_recorded(stop: type[BaseException]) -> None:
     raised = stop()
 
     def act(_: Any) -> None:
@@ -386,7 +384,7 @@ def test_what_stops_the_function_passes_on_and_is_recorded(stop: type[BaseExcept
     assert (event["event_type"], event["metadata"]["ended"]) == ("action.outcome", "cancelled")
 
 
-def test_a_stop_does_not_wait_for_its_recording(hostile: Hostile) -> None:
+def test_cancellation_does_not_wait_for_recording(hostile: Hostile) -> None:
     """The gateway never answers the recording; the stop is there long before the client would give up."""
 
     def act(_: Any) -> None:
@@ -398,7 +396,7 @@ def test_a_stop_does_not_wait_for_its_recording(hostile: Hostile) -> None:
             client.guard(execute_fn=act, record_outcome=True, **ACTION)
 
 
-def test_a_stop_is_not_recorded_unasked(allowing: Played, client: ActPassClient) -> None:
+def test_cancellation_is_not_recorded_by_default(allowing: Played, client: ActPassClient) -> None:
     def act(_: Any) -> None:
         raise SystemExit
 

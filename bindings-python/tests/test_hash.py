@@ -106,13 +106,13 @@ def test_any_text_is_a_signing_key(secret: str) -> None:
     ],
     ids=ascii,
 )
-def test_what_has_no_canonical_form(payload: Any) -> None:
+def test_rejects_values_without_canonical_form(payload: Any) -> None:
     for call in (ActPassClient.hash_payload, lambda value: ActPassClient.sign_payload(SIGNING_KEY, value)):
         with pytest.raises(ActPassArgumentError, match=r"\Apayload\S*: "):
             call(payload)
 
 
 @pytest.mark.parametrize("secret", [None, 1, b"bytes", "\ud800"])
-def test_what_is_no_signing_key(secret: Any) -> None:
+def test_rejects_invalid_signing_key(secret: Any) -> None:
     with pytest.raises(ActPassArgumentError, match=r"\Asecret: "):
         ActPassClient.sign_payload(secret, {})

@@ -44,14 +44,14 @@ def test_an_archive_is_refused(tmp_path: Path) -> None:
     assert "shiv or pex" in said
 
 
-def test_sources_without_a_native_half_are_refused(tmp_path: Path) -> None:
+def test_explains_missing_native_module(tmp_path: Path) -> None:
     package = sources(tmp_path)
     said = refusal(tmp_path)
     assert f"{package} has no native module: install a wheel (pip install actpass)" in said
 
 
 @pytest.mark.parametrize("name", ["_native.cpython-38-darwin.so", "_native.pyd", "_native.cp39-win_amd64.pyd"])
-def test_a_native_half_of_another_platform_is_refused(tmp_path: Path, name: str) -> None:
+def test_explains_native_module_of_other_platform(tmp_path: Path, name: str) -> None:
     (sources(tmp_path) / name).write_bytes(b"")
     assert f"{name} is not for cpython {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}" in refusal(
         tmp_path
@@ -59,7 +59,7 @@ def test_a_native_half_of_another_platform_is_refused(tmp_path: Path, name: str)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what the linker of Linux says")
-def test_a_damaged_native_half_is_named_by_the_linker(tmp_path: Path) -> None:
+def test_explains_damaged_native_module(tmp_path: Path) -> None:
     (sources(tmp_path) / "_native.abi3.so").write_bytes(b"\x7fELF")
     assert "cannot load the native module of actpass: " in refusal(tmp_path)
     assert "file too short" in refusal(tmp_path)
@@ -78,7 +78,7 @@ def test_another_reason_is_kept() -> None:
     assert str(said) == "cannot load the native module of actpass: libgcc_s.so.1: cannot open shared object file"
 
 
-def test_bundlers_find_what_only_the_native_half_imports() -> None:
+def test_bundlers_find_imports_of_native_module() -> None:
     finder = modulefinder.ModuleFinder([str(SOURCE.parent)])
     finder.import_hook("actpass")
     rust = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "src").glob("*.rs"))

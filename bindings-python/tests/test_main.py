@@ -46,7 +46,7 @@ def test_the_check(hostile: Hostile, step: dict[str, Any], code: int, said: str)
     assert gateway.base_url in text
 
 
-def test_it_asks_nothing_if_it_is_told_so(hostile: Hostile) -> None:
+def test_no_check_sends_nothing(hostile: Hostile) -> None:
     with hostile.play(VALID) as gateway:
         environment = {"ACTPASS_API_KEY": API_KEY, "ACTPASS_API_BASE_URL": gateway.base_url}
         code, text = run(environment, "--no-check", "--json")

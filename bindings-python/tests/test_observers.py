@@ -233,7 +233,7 @@ class Recorded:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_an_observer_raises_is_dropped(
+def test_ignores_observer_errors(
     gateway: CapturingServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -319,9 +319,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_a_trace_that_is_nonsense_is_not_sent(
-    gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_invalid_trace_is_not_sent(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     it = Otel(monkeypatch)
     monkeypatch.setattr(it.trace, "get_current_span", lambda *_: span_context(lambda: NONSENSE[what]))
     with new_client(gateway.base_url) as client:
@@ -330,7 +328,7 @@ def test_a_trace_that_is_nonsense_is_not_sent(
 
 
 @pytest.mark.parametrize("level", ["x", -5, 10**6, None, 1.5])
-def test_levels_that_are_nonsense(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, level: Any) -> None:
+def test_invalid_log_levels(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, level: Any) -> None:
     logger_class(monkeypatch, "getEffectiveLevel", lambda _: level)
     with new_client(gateway.base_url) as client:
         assert client.guard(execute_fn=lambda _: 7, **ACTION)["result"] == 7
@@ -404,7 +402,7 @@ def raising(*_: Any) -> None:
 
 @pytest.mark.parametrize("on_signal", [raising, Raising(), Raising().__call__], ids=["function", "object", "method"])
 @pytest.mark.parametrize("place", ["processor.on_end", "handler.emit"])
-def test_what_a_signals_handler_raises_in_an_observer_passes(
+def test_signal_handler_error_in_observer_propagates(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, place: str, on_signal: Any
 ) -> None:
     recorded = Recorded(gateway)
@@ -421,7 +419,7 @@ def test_what_a_signals_handler_raises_in_an_observer_passes(
         assert caught.value.actpass_outcome["result"] is recorded.result  # type: ignore[attr-defined]
 
 
-def test_an_exception_that_takes_no_attribute_passes_all_the_same() -> None:
+def test_exception_without_attributes_propagates() -> None:
     class Closed(KeyboardInterrupt):
         def __setattr__(self, *_: Any) -> None:
             raise TypeError

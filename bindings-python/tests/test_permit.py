@@ -146,7 +146,7 @@ def test_a_permit_is_spent_and_reported_once(asking: Asking) -> None:
             again()
 
 
-def test_of_many_threads_one_spends_it(allowing: Played) -> None:
+def test_one_of_many_threads_spends_permit(allowing: Played) -> None:
     with new_client(allowing.base_url) as client:
         permit: Any = client.authorize(**ACTION)
 
@@ -160,7 +160,7 @@ def test_of_many_threads_one_spends_it(allowing: Played) -> None:
         assert sum(together(8, spend)) == 1
 
 
-def test_a_permit_cannot_be_made_nor_doubled(allowing: Played) -> None:
+def test_permit_cannot_be_created_or_copied(allowing: Played) -> None:
     from actpass._native import GuardSession
 
     for make in (GuardSession, lambda: GuardSession.__new__(GuardSession), lambda: object.__new__(GuardSession)):
@@ -197,7 +197,7 @@ def test_authorize_takes_what_guard_takes() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_blocked_gives_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
+def test_blocked_action_returns_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
     said = {"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1"}
     with hostile.play(answer(said)) as gateway:
         asking = Asking(gateway.base_url, awaited)
@@ -217,7 +217,7 @@ def test_what_is_blocked_gives_no_permit(hostile: Hostile, awaited: bool, mode: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_gate_that_fails_gives_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
+def test_failed_gate_returns_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
     with hostile.play({"do": "reset", "at": "request"}) as gateway:
         asking = Asking(gateway.base_url, awaited)
         given = asking.authorize(mode=mode)
@@ -269,7 +269,7 @@ def test_a_permit_is_void_once_its_credential_has_expired(hostile: Hostile, awai
         asking.close()
 
 
-def test_how_it_ended_is_recorded(hostile: Hostile, awaited: bool) -> None:
+def test_records_outcome(hostile: Hostile, awaited: bool) -> None:
     ends: dict[str, Any] = {
         "returned": lambda permit: permit.returned({"id": "re_1"}),
         "failed": lambda permit: permit.failed(ValueError("no")),
@@ -288,7 +288,7 @@ def test_how_it_ended_is_recorded(hostile: Hostile, awaited: bool) -> None:
             asking.close()
 
 
-def test_an_action_that_was_stopped_is_recorded_without_a_wait(hostile: Hostile, awaited: bool) -> None:
+def test_cancelled_action_is_recorded_without_waiting(hostile: Hostile, awaited: bool) -> None:
     with hostile.play(answer(ALLOW), answer(RECORDED, delay_ms=500)) as gateway:
         asking = Asking(gateway.base_url, awaited)
         permit = asking.permit(record_outcome=True)
@@ -299,7 +299,7 @@ def test_an_action_that_was_stopped_is_recorded_without_a_wait(hostile: Hostile,
         asking.close()
 
 
-def test_a_body_that_has_not_run_is_no_result(asking: Asking) -> None:
+def test_rejects_result_that_has_not_run(asking: Asking) -> None:
     permit = asking.permit()
     permit.spend()
     out = asking.wait_for(lambda: permit.returned(number for number in [1]))
@@ -307,7 +307,7 @@ def test_a_body_that_has_not_run_is_no_result(asking: Asking) -> None:
     assert "result" not in out
 
 
-def test_what_cannot_be_sent_is_named(asking: Asking, allowing: Played) -> None:
+def test_invalid_argument_is_named(asking: Asking, allowing: Played) -> None:
     for wrong in ({"args": {"n": object()}}, {"mode": "off"}, {"record_outcome": "yes"}, {"default": 7}):
         with pytest.raises(ActPassConfigError, match=rf"\A{next(iter(wrong))}\b") as raised:
             asking.authorize(**wrong)

@@ -63,7 +63,7 @@ def judged(gateway: Played) -> dict[str, Any]:
     return body
 
 
-def test_what_is_judged_is_what_is_passed(gateway: Played, client: ActPassClient) -> None:
+def test_judged_arguments_are_passed(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES, resource="stripe:charge:{charge}", user_id="u", passport=lambda: PASSPORT, audience="a")
     def refund(charge: str, amount: int, *notes: str, currency: str = "usd", **more: Any) -> Any:
         """Pay back."""
@@ -81,7 +81,7 @@ def test_what_is_judged_is_what_is_passed(gateway: Played, client: ActPassClient
     assert len(gateway.seen()) == 2
 
 
-def test_it_stays_what_it_was(client: ActPassClient) -> None:
+def test_keeps_name_signature_and_docstring(client: ActPassClient) -> None:
     def refund(charge: str, amount: int = 3) -> str:
         """Pay back."""
         return charge * amount
@@ -98,7 +98,7 @@ def test_it_stays_what_it_was(client: ActPassClient) -> None:
     assert inspect.iscoroutinefunction(client.protect(**NAMES)(later))
 
 
-def test_objects_and_exceptions_pass_as_themselves(client: ActPassClient) -> None:
+def test_results_and_exceptions_are_same_objects(client: ActPassClient) -> None:
     given, error = {"a": [1]}, KeyError("mine")
 
     @client.protect(**NAMES)
@@ -252,7 +252,7 @@ def test_resources(gateway: Played, client: ActPassClient, resource: Any, expect
         ({"resource": 7}, "resource: expected a template or a function, found int"),
     ],
 )
-def test_mistakes_are_told_when_it_is_decorated(client: ActPassClient, options: dict[str, Any], problem: str) -> None:
+def test_invalid_options_raise_at_decoration(client: ActPassClient, options: dict[str, Any], problem: str) -> None:
     def pay(amount: int) -> None:
         pass
 
@@ -427,7 +427,7 @@ def test_a_resource_that_is_no_text_sends_nothing(gateway: Played, client: ActPa
     assert gateway.seen() == []
 
 
-def test_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
+def test_arguments_changed_during_decision_block(hostile: Hostile) -> None:
     """The gateway judged one refund; another thread has made it another by the time of the answer."""
     items: list[Any] = [{"amount": 1}]
     ran: list[Any] = []
@@ -539,7 +539,7 @@ def test_coroutine_callables_of_any_kind(hostile: Hostile, asynchronous: bool) -
         run_loop(main())
 
 
-def test_a_coroutine_that_a_plain_function_returns_is_not_let_out(client: ActPassClient) -> None:
+def test_plain_function_must_not_return_coroutine(client: ActPassClient) -> None:
     async def pay(amount: int) -> None:
         pytest.fail("it ran")
 
@@ -579,7 +579,7 @@ def test_arguments_that_change_before_they_are_sent(gateway: Played, client: Act
         protected({1: "a", "1": "b"})
 
 
-def test_asynchronous_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
+def test_async_arguments_changed_during_decision_block(hostile: Hostile) -> None:
     items: list[Any] = [{"amount": 1}]
     ran: list[Any] = []
 
@@ -709,7 +709,7 @@ def test_an_allow_that_is_not_recorded_is_no_matter_of_the_arguments(hostile: Ho
     assert str(blocked).endswith("Do not call it again: an operator must fix this first.")
 
 
-def test_odd_explanations_are_left_away(hostile: Hostile) -> None:
+def test_invalid_explanations_are_omitted(hostile: Hostile) -> None:
     for explain in (7, {"summary": 7, "next_steps": "x"}, {"next_steps": [1, None, ""]}, None):
         blocked = blocked_by(hostile, answer({"decision": "deny", "reason_code": 7, "explain": explain}))
         assert str(blocked).startswith("stripe.refund.create was not run: deny (unspecified). Do not")

@@ -44,7 +44,7 @@ def published_tests(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_result_is_the_one_that_is_explained(published_tests: Path) -> None:
+def test_published_test_results_match_guide(published_tests: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     command = [sys.executable, str(published_tests), "-v"]
     done = subprocess.run(

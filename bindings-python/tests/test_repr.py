@@ -49,7 +49,7 @@ def shows_a_secret(text: str) -> bool:
     return any(secret in text for secret in SECRETS)
 
 
-def test_the_client_and_its_native_half() -> None:
+def test_repr_of_client_and_native_client() -> None:
     client = new_client("https://gate.example", tenant_id="team")
     expected = "ActPassClient(base_url='https://gate.example', tenant_id='team', agent_id='tests')"
     assert repr(client) == str(client) == f"{client}" == f"{client!r}" == expected

@@ -251,7 +251,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_thread_that_waits_does_not_hold_up_the_end_of_the_program(hostile: Hostile) -> None:
+def test_waiting_thread_does_not_delay_exit(hostile: Hostile) -> None:
     with hostile.play(*[HANGS["request"]] * 3) as gateway, within(25):
         done = run_python(ENDS, gateway.base_url, cues=[gateway.has_seen(3)])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

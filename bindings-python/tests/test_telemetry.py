@@ -60,9 +60,7 @@ def test_log_lines_keep_their_levels(hostile: Hostile, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_who_does_not_listen_is_not_told(
-    hostile: Hostile, caplog: pytest.LogCaptureFixture, asynchronous: bool
-) -> None:
+def test_no_log_lines_without_handlers(hostile: Hostile, caplog: pytest.LogCaptureFixture, asynchronous: bool) -> None:
     with hostile.play(DENY, DENY, answer(ALLOW)) as gateway:
         with caplog.at_level(logging.INFO, "actpass"):
             ask(gateway.base_url, asynchronous)
@@ -308,7 +306,7 @@ def test_a_variable_turns_the_log_on(hostile: Hostile, monkeypatch: pytest.Monke
     assert PASSPORT not in done.stderr
 
 
-def test_a_program_that_logs_itself_gets_each_line_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_logging_gets_each_line_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTPASS_LOG", "warn")
     with hostile.play(answer({}, status=500)) as gateway:
         done = run_python(LOGGED, gateway.base_url, "configured")

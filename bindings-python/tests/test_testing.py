@@ -139,7 +139,7 @@ def test_without_the_fixture():
         gateway.assert_not_asked("other")
 
 
-def test_it_counts_anew(actpass_gateway):
+def test_reset_of_executed(actpass_gateway):
     actpass_gateway.allow()
     agent.refund(1)
     actpass_gateway.executed = []
@@ -430,7 +430,7 @@ GUARD = "client.guard('g', 't', {}, lambda ctx: 1, mode=sys.argv[2])"
     [("allow", "enforce", False), ("deny", "enforce", True), ("deny", "monitor", False), ("warn", "warn", False),
      ("warn", "enforce", True), ("unreachable", "monitor", False), ("unreachable", "enforce", True)],
 )
-def test_what_cannot_be_known_is_not_answered(actpass_gateway, answer, mode, is_known, monkeypatch):
+def test_unknown_execution_raises(actpass_gateway, answer, mode, is_known, monkeypatch):
     monkeypatch.setattr("actpass.testing._SETTLED_WITHIN", 0.1)
     getattr(actpass_gateway, answer)()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTPASS_")}
@@ -483,7 +483,7 @@ def test_a_closed_gateway_does_not_answer(actpass_gateway):
 
 
 @pytest.mark.parametrize("wrong", ["", 3, True, b"t", ["t"]])
-def test_a_tool_that_is_none(actpass_gateway, wrong):
+def test_helpers_reject_invalid_tool(actpass_gateway, wrong):
     for ask in (actpass_gateway.assert_not_executed, actpass_gateway.assert_executed, actpass_gateway.assert_asked):
         with pytest.raises(TypeError, match="tool: expected"):
             ask(wrong)
@@ -496,7 +496,7 @@ NO_OUTCOMES = [None, {}, {"executed": 0}, {"executed": None}, {"decision": "deny
 
 
 @pytest.mark.parametrize("wrong", NO_OUTCOMES)
-def test_what_is_no_outcome(wrong):
+def test_helpers_reject_other_values(wrong):
     with pytest.raises(TypeError, match="outcome: expected"):
         assert_not_executed(wrong)
 
@@ -546,7 +546,7 @@ def test_a_run_that_does_not_use_the_plugin_imports_nothing(tmp_path: Path) -> N
     assert "1 passed" in run_tests(tmp_path, UNUSED, plugin="_actpass_pytest")
 
 
-def test_a_broken_native_half_does_not_break_a_run(tmp_path: Path) -> None:
+def test_broken_native_module_does_not_break_pytest_run(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text("import sys\nsys.modules['actpass._native'] = None\n", encoding="utf-8")
     assert "1 passed" in run_tests(tmp_path, "def test_it(): pass", plugin="_actpass_pytest")
     said = run_tests(tmp_path, REAL, plugin="_actpass_pytest")

@@ -297,7 +297,7 @@ def guard_async(gateway: CapturingServer, function: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("what", SHOWN_ASYNC)
-def test_what_is_asynchronous_is_refused_by_the_blocking_client(gateway: CapturingServer, what: str) -> None:
+def test_blocking_client_rejects_async_functions(gateway: CapturingServer, what: str) -> None:
     function = SHOWN_ASYNC[what]
     client = client_of(gateway.base_url)
     for mode in ("enforce", "monitor"):
@@ -329,7 +329,7 @@ def test_what_is_asynchronous_runs_in_the_other(gateway: CapturingServer, what: 
 
 
 @pytest.mark.parametrize("what", HIDDEN)
-def test_a_body_that_has_not_run_is_no_result(gateway: CapturingServer, what: str) -> None:
+def test_rejects_result_that_has_not_run(gateway: CapturingServer, what: str) -> None:
     out = guard(gateway, HIDDEN[what], record_outcome=True)
     error = out["error"]
     assert isinstance(error, ActPassArgumentError)
@@ -340,7 +340,7 @@ def test_a_body_that_has_not_run_is_no_result(gateway: CapturingServer, what: st
 
 
 @pytest.mark.parametrize("what", HIDDEN)
-def test_a_body_that_nobody_awaits_is_no_result(gateway: CapturingServer, what: str) -> None:
+def test_rejects_unawaited_result(gateway: CapturingServer, what: str) -> None:
     out = guard_async(gateway, HIDDEN[what], record_outcome=True)
     if what in AWAITED:
         assert ("error" in out, len(RAN), ended(gateway)) == (False, 1, ["returned"])
@@ -523,7 +523,7 @@ def test_results_that_look_like_bodies_are_results(gateway: CapturingServer, tmp
             assert out["result"] is result
 
 
-def test_a_function_that_runs_the_coroutine_itself_is_none(gateway: CapturingServer) -> None:
+def test_function_that_runs_its_coroutine_is_accepted(gateway: CapturingServer) -> None:
     assert guard(gateway, runs_it)["result"] == "paid"
     assert guard(gateway, lambda _: asyncio.run(pay()))["result"] == "paid"
 
@@ -607,7 +607,7 @@ CANNOT_ASYNC: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", CANNOT)
-def test_what_cannot_take_the_context_is_found_before_anything_is_sent(gateway: CapturingServer, what: str) -> None:
+def test_rejects_functions_without_context_before_sending(gateway: CapturingServer, what: str) -> None:
     client = client_of(gateway.base_url)
     for mode in ("enforce", "strict", "monitor"):
         with pytest.raises(
@@ -623,7 +623,7 @@ def test_what_cannot_take_the_context_is_found_before_anything_is_sent(gateway: 
 
 
 @pytest.mark.parametrize("what", CANNOT_ASYNC)
-def test_what_cannot_take_the_context_is_found_in_coroutine_functions(gateway: CapturingServer, what: str) -> None:
+def test_rejects_coroutine_functions_without_context(gateway: CapturingServer, what: str) -> None:
     with pytest.raises(ActPassArgumentError, match="only argument, found"):
         guard_async(gateway, CANNOT_ASYNC[what])
     assert gateway.captured == []
@@ -675,7 +675,7 @@ CAN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", CAN)
-def test_what_can_take_the_context_runs(gateway: CapturingServer, what: str) -> None:
+def test_functions_with_context_run(gateway: CapturingServer, what: str) -> None:
     assert guard(gateway, CAN[what])["executed"] is True
     out = guard_async(gateway, CAN[what])
     assert "error" not in out, out

@@ -74,9 +74,7 @@ def kept(gateway: Gateway, folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("expires", [None, "2999-01-01T00:00:00Z"])
-def test_the_secret_is_in_the_callback_and_nowhere_else(
-    gateway: Gateway, settings: Path, tmp_path: Path, expires: str | None
-) -> None:
+def test_credential_is_only_in_callback(gateway: Gateway, settings: Path, tmp_path: Path, expires: str | None) -> None:
     client = gateway.client(timeout=5)
     vault(settings, "set", TOOL, *(["--expires", expires] if expires else []), given=CREDENTIAL + "\n")
     shown: list[str] = []
@@ -107,7 +105,7 @@ def test_the_secret_is_in_the_callback_and_nowhere_else(
     assert [name for name, content in files.items() if CREDENTIAL.encode() in content] == []
 
 
-def test_what_is_not_allowed_gets_no_secret(gateway: Gateway, settings: Path) -> None:
+def test_blocked_action_gets_no_credential(gateway: Gateway, settings: Path) -> None:
     client = gateway.client(timeout=5)
     vault(settings, "set", TOOL, given=CREDENTIAL)
     for amount, mode in ((90000, "enforce"), (25000, "enforce"), (90000, "monitor"), (90000, "warn")):
@@ -139,7 +137,7 @@ def test_an_expired_or_replaced_secret_is_not_handed_out(gateway: Gateway, setti
     assert vault(settings, "list") == ""
 
 
-def test_nothing_of_the_secret_is_seen_while_it_is_set(gateway: Gateway, settings: Path) -> None:
+def test_secret_is_not_shown_while_set(gateway: Gateway, settings: Path) -> None:
     command = [binary("ACTPASS_GATEWAY"), "vault", "set", TOOL, "--config", str(settings)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

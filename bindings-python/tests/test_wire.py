@@ -129,7 +129,7 @@ def test_requests_equal_the_published_clients(published: Published, settings: di
         assert "connection" not in our.headers, "the connection is not kept"
 
 
-def test_what_the_published_client_leaves_null_is_ours_to_give(published: Published) -> None:
+def test_fills_members_that_published_client_leaves_null(published: Published) -> None:
     with capturing() as server:
         where = {"api_key": API_KEY, "base_url": server.base_url}
         published.call(where, [("preflight", ACTION)])

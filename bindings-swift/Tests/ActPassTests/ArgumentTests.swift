@@ -3,7 +3,7 @@ import XCTest
 
 /// What cannot be sent or set, and JSON.
 final class ArgumentTests: XCTestCase {
-    func testWhatCannotBeSentIsNamedAndRunsNothing() async throws {
+    func testInvalidArgumentIsNamedAndRunsNothing() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let runs = Counter()
@@ -44,7 +44,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(try gateway.seen().count, 0)
     }
 
-    func testThePathIsTheOneThatEveryLanguageShows() async throws {
+    func testArgumentPathsEqualOtherLanguages() async throws {
         let file = URL(fileURLWithPath: #filePath).appendingPathComponent("../../../../tests/argument-paths.json").standardized
         let rows = try JSONValue(parsing: String(contentsOf: file, encoding: .utf8)).arrayValue ?? []
         XCTAssertFalse(rows.isEmpty)
@@ -75,7 +75,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(error.kind, .argument)
     }
 
-    func testSettingsThatAreWrongAreNamed() throws {
+    func testInvalidSettingsAreNamed() throws {
         let cases: [(String, () throws -> ActPass)] = [
             ("apiKey", { try ActPass(apiKey: "") }),
             ("baseURL", { try ActPass(apiKey: "apk_x", baseURL: "gateway") }),

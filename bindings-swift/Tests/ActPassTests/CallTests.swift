@@ -130,7 +130,7 @@ final class CallTests: XCTestCase {
     }
 
     /// A person approves while the guard holds, and what ran is recorded.
-    func testAnApprovalIsWaitedFor() async throws {
+    func testWaitsForApproval() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
         let client = try gateway.client()
@@ -165,7 +165,7 @@ final class CallTests: XCTestCase {
         XCTAssertFalse(again.executed, "an approval is spent once: \(again.decision.json)")
     }
 
-    func testLimitsOfCallsAreThoseOfTheHandle() async throws {
+    func testDerivedClientHasItsOwnLimits() async throws {
         let gateway = try Hostile.play(steps: ["do": "respond", "status": 503, "body": ""])
         defer { gateway.stop() }
         let client = try ActPass(apiKey: apiKey, baseURL: gateway.baseURL, maxRetries: 0, circuitFailures: 0)
@@ -215,7 +215,7 @@ final class CallTests: XCTestCase {
         XCTAssertNotNil((outcome.error as? ActPassError)?.retryAfter)
     }
 
-    func testARejectedOrUndecidedActionDoesNotRun() async throws {
+    func testRejectedOrPendingActionDoesNotRun() async throws {
         let asked: JSONValue = [
             "decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1",
         ]
@@ -250,7 +250,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(runs.total, 0)
     }
 
-    func testHowAnActionEndedIsRecorded() async throws {
+    func testRecordsOutcome() async throws {
         let recorded: JSONValue = ["event_id": "ev_2", "current_event_hash": "ab"]
         let gateway = try Hostile.play(
             steps: answer(allow), answer(recorded), answer(allow), answer(recorded), answer(allow),

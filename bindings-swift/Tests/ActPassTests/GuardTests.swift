@@ -12,7 +12,7 @@ final class GuardTests: XCTestCase {
 
     final class Refused: Error {}
 
-    func testWhatItReturnsAndThrowsIsTheVeryValue() async throws {
+    func testResultAndErrorAreSameValues() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -130,7 +130,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(try gateway.seen().count, 0)
     }
 
-    func testTheCancellationOfTheOwnTaskIsPassedOnAndAnotherIsAnError() async throws {
+    func testOwnCancellationPropagatesAndOtherIsError() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -181,7 +181,7 @@ final class GuardTests: XCTestCase {
         XCTAssertTrue(outcome.error is Refused)
     }
 
-    func testABodyThatHasNotRunIsAnError() async throws {
+    func testRejectsResultThatHasNotRun() async throws {
         let gateway = try Hostile.play(steps: answer(allow), answer(["event_id": "ev_2"]), answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -231,7 +231,7 @@ final class GuardTests: XCTestCase {
 
     private static func failing(_ number: Int) throws -> Int { number }
 
-    func testWhatRunsByItselfIsAResult() async throws {
+    func testRunningValuesAreResults() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -254,7 +254,7 @@ final class GuardTests: XCTestCase {
     }
 
     /// What cannot be encoded is still the result.
-    func testAResultThatCannotBeWrittenIsStillTheResult() async throws {
+    func testUnserializableResultIsReturned() async throws {
         struct Unwritable: Encodable, Equatable {
             let number: Double
             func encode(to encoder: any Encoder) throws { throw Refused() }
@@ -277,7 +277,7 @@ final class GuardTests: XCTestCase {
     }
 
     /// The record of a stop is sent, and delays nothing: the gateway here answers it never.
-    func testAnActionThatIsStoppedIsRecorded() async throws {
+    func testCancelledActionIsRecorded() async throws {
         let gateway = try Hostile.play(steps: answer(allow), ["do": "hang", "at": "request"])
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -336,7 +336,7 @@ final class GuardTests: XCTestCase {
         XCTAssertTrue(runs.all.values.allSatisfy { $0 == 1 })
     }
 
-    func testAManyTimesCancelledClientStillWorks() async throws {
+    func testClientWorksAfterManyCancellations() async throws {
         let gateway = try Hostile.play(steps: ["do": "respond", "json": allow, "delay_ms": 20])
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -395,7 +395,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(runs.total, 0)
     }
 
-    func testACallThatNeverEndsCanBeCancelled() async throws {
+    func testHangingCallCanBeCancelled() async throws {
         let client = try ActPass.quick("http://127.0.0.1:9")
         var action = refund
         action.tool = "actpass.test.never_ends"

@@ -59,7 +59,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(spent.total, 1)
     }
 
-    func testAVerdictThatBlocksSaysWhy() async throws {
+    func testBlockedVerdictNamesReason() async throws {
         let gateway = allowing(.deny(reasonCode: "refund.over_limit", summary: "The limit is 50 dollars."))
         let verdict = try await gateway.client().authorize(action)
         guard case .blocked(let blocked) = verdict else { return XCTFail("\(verdict)") }
@@ -75,7 +75,7 @@ final class PermitTests: XCTestCase {
             ActionBlockedError(tool: blocked.tool, decision: blocked.decision), blocked, "one made up has the same texts")
     }
 
-    func testOtherArgumentsAreNotRun() async throws {
+    func testChangedArgumentsBlock() async throws {
         for mode in Mode.allCases {
             let permit = try await permitted(allowing(), mode: mode)
             if mode == .monitor {
@@ -92,7 +92,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(same.decision.word, .allow)
     }
 
-    func testAPermitWithAnExpiredCredentialIsVoid() async throws {
+    func testPermitExpiresWithCredential() async throws {
         let expired = allowing(
             .decision(["decision": "allow", "credential": ["token": "sk_old_secret", "expires_at": "2001-01-01T00:00:00Z"]]))
         let permit = try await permitted(expired)
@@ -105,7 +105,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(observed.decision.reasonCode, "actpass.permit_expired")
     }
 
-    func testEachEndIsRecorded() async throws {
+    func testRecordsEachOutcome() async throws {
         struct Refused: Error {}
         let gateway = allowing()
         let returning = try await permitted(gateway, recordOutcome: true)
@@ -144,7 +144,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(gateway.evidence.last?["metadata"]?["ended"], "cancelled")
     }
 
-    func testABodyThatHasNotRunIsNotReported() async throws {
+    func testRejectsReportOfUnrunBody() async throws {
         let permit = try await permitted(allowing())
         _ = try permit.spend()
         let error = try await failure { try await permit.returned([1].lazy.map { $0 }) }
@@ -153,7 +153,7 @@ final class PermitTests: XCTestCase {
     }
 
     /// The value may belong to the caller's actor.
-    func testWhatReturnedNeedNotBeSendable() async throws {
+    func testReportedResultNeedNotBeSendable() async throws {
         try await Self.reportOnTheMainActor()
     }
 
@@ -169,7 +169,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(receipt.number, 2)
     }
 
-    func testWithoutAnEndNothingIsRecorded() async throws {
+    func testUnreportedPermitRecordsNothing() async throws {
         let gateway = allowing()
         do {
             let permit = try await permitted(gateway, recordOutcome: true)

@@ -7,7 +7,7 @@ final class TestingTests: XCTestCase {
     private let action = Action(
         goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900])
 
-    func testAScriptAnswersThroughTheRealGuard() async throws {
+    func testScriptedGatewayAnswersRealGuard() async throws {
         let gateway = ScriptedGateway()
         let client = try gateway.client()
         let unscripted = try await client.guard(action) { _ in 1 }
@@ -31,7 +31,7 @@ final class TestingTests: XCTestCase {
         XCTAssertFalse(other.executed)
     }
 
-    func testEachAnswerMeansWhatItsNameSays() async throws {
+    func testEachScriptedAnswer() async throws {
         let expected: [(ScriptedGateway.Answer, Mode, String, Bool)] = [
             (.allow(), .strict, "test.allow", true),
             (.deny(), .warn, "test.deny", false),
@@ -84,7 +84,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(gateway.evidence[0]["metadata"]?["ended"], "returned")
     }
 
-    func testUnwrapGivesTheValueOrThrows() async throws {
+    func testUnwrapReturnsResultOrThrows() async throws {
         struct Refused: Error, Equatable {}
         let gateway = ScriptedGateway()
         gateway.answer(.allow())
@@ -136,7 +136,7 @@ final class TestingTests: XCTestCase {
         }
     }
 
-    func testWhatIsPrintedReadsWell() async throws {
+    func testDescriptions() async throws {
         let gateway = ScriptedGateway()
         gateway.answerNext(.allow(), .deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"))
         let client = try gateway.client()
@@ -157,7 +157,7 @@ final class TestingTests: XCTestCase {
     }
 
     /// A program's own functions over these types can be tested without a client.
-    func testEveryTypeCanBeMade() throws {
+    func testEveryTypeHasAnInitializer() throws {
         let decision = try Decision(["decision": "deny", "reason_code": "refund.too_large", "risk_tier": "high"])
         XCTAssertEqual(decision.word, .deny)
         XCTAssertEqual(decision.riskTier, "high")
@@ -190,7 +190,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(verification.claims?["jti"], "ap_1")
     }
 
-    func testALoggerGetsTheLines() async throws {
+    func testLoggerReceivesLines() async throws {
         let lines = AsyncStream.makeStream(of: ActPass.Logger.Event.self)
         let gateway = ScriptedGateway()
         gateway.answerNext(.deny(reasonCode: "refund.too_large"), .unreachable, .allow(credential: "sk_log_secret"))
@@ -211,7 +211,7 @@ final class TestingTests: XCTestCase {
         XCTAssertFalse(everythingShown(seen).contains("secret"))
     }
 
-    func testALoggerHearsFromItsLevelOnAndFromItsClientAlone() async throws {
+    func testLoggerReceivesLinesOfItsLevelAndClient() async throws {
         let lines = AsyncStream.makeStream(of: ActPass.Logger.Event.self)
         let gateway = ScriptedGateway()
         gateway.answer(.allow())
@@ -230,7 +230,7 @@ final class TestingTests: XCTestCase {
     }
 
     /// A logger that never returns delays no call.
-    func testALoggerThatBlocksDelaysNothing() async throws {
+    func testBlockingLoggerDelaysNothing() async throws {
         let release = DispatchSemaphore(value: 0)
         defer { release.signal() }
         let gateway = ScriptedGateway()

@@ -140,7 +140,7 @@ public class JavaTest {
     }
 
     @Test
-    public void whatIsThrownCanBeCaught() throws Exception {
+    public void thrownErrorsCanBeCaught() throws Exception {
         Map<String, Object> args = new HashMap<>();
         args.put("amount", Double.NaN);
         try {
@@ -251,7 +251,7 @@ public class JavaTest {
     }
 
     @Test
-    public void everyTypeCanBeMade() throws Exception {
+    public void everyTypeHasAConstructor() throws Exception {
         Decision decision = new Decision("{\"decision\": \"deny\"}");
         assertEquals("unspecified", decision.getReasonCode());
         ActPassException error = new ActPassException(ActPassException.Kind.TIMEOUT, "no answer");

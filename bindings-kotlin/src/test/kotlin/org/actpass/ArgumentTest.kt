@@ -36,7 +36,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun whatCannotBeSentIsNamedAndRunsNothing(): Unit = runBlocking {
+    fun invalidArgumentIsNamedAndRunsNothing(): Unit = runBlocking {
         val cyclic = mutableMapOf<String, Any?>()
         cyclic["self"] = cyclic
         val cases = listOf(
@@ -93,7 +93,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun thePathIsTheOneThatEveryLanguageShows(): Unit = runBlocking {
+    fun argumentPathsEqualOtherLanguages(): Unit = runBlocking {
         val rows = parse("rows", File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()) as List<*>
         assertFalse(rows.isEmpty())
         val client = quick("http://127.0.0.1:9")
@@ -115,7 +115,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun settingsThatAreWrongAreNamed() {
+    fun invalidSettingsAreNamed() {
         val cases: List<Pair<String, () -> ActPass>> = listOf(
             "apiKey" to { ActPass("") },
             "apiKey" to { ActPass(lone) },
@@ -221,7 +221,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun wordsAreThoseOfTheWire() {
+    fun wordsEqualWire() {
         assertEquals("[enforce, strict, warn, monitor]", "${Mode.entries}")
         val words = listOf("allow", "deny", "require_approval", "require_tool_reapproval", "warn", "maybe")
         assertEquals(words, words.map { Decision("""{"decision": "$it"}""").word.toString() })
@@ -255,7 +255,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun whatIsNoPendingApprovalIsNamed() {
+    fun rejectsInvalidPendingApproval() {
         val error = failure { PendingApproval("""{"approval_request_id": "apr_1"}""") }
         assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
         assertTrue("${error.message}", error.message!!.startsWith("pending.goal: "))

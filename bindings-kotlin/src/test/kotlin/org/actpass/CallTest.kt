@@ -132,7 +132,7 @@ class CallTest {
 
     /** A person approves while the guard holds, and what ran is recorded. */
     @Test
-    fun anApprovalIsWaitedFor(): Unit = runBlocking {
+    fun waitsForApproval(): Unit = runBlocking {
         Gateway().use { gateway ->
             val client = gateway.client()
             val action = refund.copy(args = mapOf("amount" to 25_000, "currency" to "usd"))
@@ -172,7 +172,7 @@ class CallTest {
     }
 
     @Test
-    fun aRejectedOrUndecidedActionDoesNotRun(): Unit = runBlocking {
+    fun rejectedOrPendingActionDoesNotRun(): Unit = runBlocking {
         val asked = mapOf("decision" to "require_approval", "approval_request_id" to "apr_1")
         for ((status, reason) in listOf("rejected" to "approval.rejected", "pending" to "actpass.approval_timeout")) {
             Hostile.play(answer(asked), answer(mapOf("id" to "apr_1", "status" to status))).use { gateway ->
@@ -201,7 +201,7 @@ class CallTest {
     }
 
     @Test
-    fun howAnActionEndedIsRecorded(): Unit = runBlocking {
+    fun recordsOutcome(): Unit = runBlocking {
         val recorded = answer(mapOf("event_id" to "ev_2", "current_event_hash" to "ab"))
         val steps = arrayOf(answer(allow), recorded, answer(allow), recorded, answer(allow), mapOf("do" to "respond", "status" to 500))
         Hostile.play(*steps).use { gateway ->

@@ -54,7 +54,7 @@ class GuardTest {
     private class Refused : Exception("refused")
 
     @Test
-    fun whatItReturnsAndThrowsIsTheVeryObject(): Unit = runBlocking {
+    fun resultAndErrorAreSameObjects(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val receipt = Any()
@@ -138,7 +138,7 @@ class GuardTest {
     private fun yield2() = Thread.yield()
 
     @Test
-    fun theCancellationOfTheOwnCoroutineIsPassedOnAndAnotherIsAnError(): Unit = runBlocking {
+    fun ownCancellationPropagatesAndOtherIsError(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val started = CompletableDeferred<Unit>()
@@ -164,7 +164,7 @@ class GuardTest {
     }
 
     @Test
-    fun whatStopsAProgramIsPassedOn(): Unit = runBlocking {
+    fun errorsOfTheJvmPropagate(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val stops = listOf(OutOfMemoryError(), NoClassDefFoundError(), AssertionError("stop"), NotImplementedError())
@@ -200,7 +200,7 @@ class GuardTest {
     }
 
     @Test
-    fun aBodyThatHasNotRunIsAnError(): Unit = runBlocking {
+    fun rejectsResultThatHasNotRun(): Unit = runBlocking {
         Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2")), answer(allow)).use { gateway -> unrun(gateway) }
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
@@ -245,7 +245,7 @@ class GuardTest {
     }
 
     @Test
-    fun whatRunsByItselfIsAResult(): Unit = runBlocking {
+    fun runningValuesAreResults(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val running = async(Dispatchers.Default) { awaitCancellation() }
@@ -274,7 +274,7 @@ class GuardTest {
 
     /** What is hard to write down, or to hash, is still the result. */
     @Test
-    fun aResultThatCannotBeWrittenIsStillTheResult(): Unit = runBlocking {
+    fun unserializableResultIsReturned(): Unit = runBlocking {
         val cyclic = mutableListOf<Any?>()
         cyclic.add(cyclic)
         val breaking = object : AbstractList<Int>() {
@@ -315,7 +315,7 @@ class GuardTest {
     }
 
     @Test
-    fun anElementOfTheContextThatThrowsDoesNotTakeTheOutcome(): Unit = runBlocking {
+    fun throwingContextElementKeepsOutcome(): Unit = runBlocking {
         Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2"))).use { gateway ->
             val client = quick(gateway.baseUrl)
             val element = Breaking()
@@ -332,7 +332,7 @@ class GuardTest {
 
     /** The record of a stop is sent, and delays nothing: the gateway here answers it never. */
     @Test
-    fun anActionThatIsStoppedIsRecorded(): Unit = runBlocking {
+    fun cancelledActionIsRecorded(): Unit = runBlocking {
         val stops: List<suspend (CompletableDeferred<Unit>) -> Nothing> = listOf(
             { it.complete(Unit).let { awaitCancellation() } },
             { it.complete(Unit).let { throw AssertionError("stop") } },
@@ -358,7 +358,7 @@ class GuardTest {
     }
 
     @Test
-    fun theArgumentsAreThoseOfTheCall(): Unit = runBlocking {
+    fun argumentsAreSnapshotOfTheCall(): Unit = runBlocking {
         Hostile.play(answer(allow) + ("delay_ms" to 40)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val items = mutableListOf(1)
@@ -402,7 +402,7 @@ class GuardTest {
     }
 
     @Test
-    fun aManyTimesCancelledClientStillWorks(): Unit = runBlocking {
+    fun clientWorksAfterManyCancellations(): Unit = runBlocking {
         Hostile.play(answer(allow) + ("delay_ms" to 20)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val runs = ConcurrentHashMap<Int, AtomicInteger>()
@@ -447,7 +447,7 @@ class GuardTest {
     }
 
     @Test
-    fun aCallThatNeverEndsCanBeCancelled(): Unit = runBlocking {
+    fun hangingCallCanBeCancelled(): Unit = runBlocking {
         val client = quick("http://127.0.0.1:9")
         val runs = AtomicInteger()
         val job = launch(Dispatchers.Default) {

@@ -61,7 +61,7 @@ class PermitTest {
     }
 
     @Test
-    fun aVerdictThatBlocksSaysWhy(): Unit = runBlocking {
+    fun blockedVerdictNamesReason(): Unit = runBlocking {
         val gateway = allowing(Answer.deny("refund.over_limit", "The limit is 50 dollars."))
         val verdict = gateway.client().authorize(action)
         val blocked = (verdict as Verdict.Blocked).blocked
@@ -77,7 +77,7 @@ class PermitTest {
     }
 
     @Test
-    fun otherArgumentsAreNotRun(): Unit = runBlocking {
+    fun changedArgumentsBlock(): Unit = runBlocking {
         val changed = mapOf("amount" to 490_000, "currency" to "usd")
         for (mode in Mode.entries) {
             val permit = permitted(allowing(), mode)
@@ -97,7 +97,7 @@ class PermitTest {
     }
 
     @Test
-    fun aPermitWithAnExpiredCredentialIsVoid(): Unit = runBlocking {
+    fun permitExpiresWithCredential(): Unit = runBlocking {
         val credential = mapOf("token" to "sk_old_secret", "expires_at" to "2001-01-01T00:00:00Z")
         val expired = allowing(Answer.decision(mapOf("decision" to "allow", "credential" to credential)))
         val permit = permitted(expired)
@@ -111,7 +111,7 @@ class PermitTest {
     }
 
     @Test
-    fun eachEndIsRecorded(): Unit = runBlocking {
+    fun recordsEachOutcome(): Unit = runBlocking {
         val gateway = allowing()
         suspend fun spent() = permitted(gateway, recordOutcome = true).also { it.spend() }
         assertTrue(spent().returned("refunded").evidence!!.eventId.startsWith("ev_"))
@@ -137,7 +137,7 @@ class PermitTest {
     }
 
     @Test
-    fun aBodyThatHasNotRunIsNotReported(): Unit = runBlocking {
+    fun rejectsReportOfUnrunBody(): Unit = runBlocking {
         val permit = permitted(allowing()).also { it.spend() }
         val error = failure { permit.returned(sequenceOf(1)) }
         assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
@@ -145,7 +145,7 @@ class PermitTest {
     }
 
     @Test
-    fun withoutAnEndNothingIsRecorded(): Unit = runBlocking {
+    fun unreportedPermitRecordsNothing(): Unit = runBlocking {
         val gateway = allowing()
         permitted(gateway, recordOutcome = true).spend()
         permitted(gateway, recordOutcome = true)

@@ -22,7 +22,7 @@ class TestingTest {
     private val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900))
 
     @Test
-    fun aScriptAnswersThroughTheRealGuard(): Unit = runBlocking {
+    fun scriptedGatewayAnswersRealGuard(): Unit = runBlocking {
         val gateway = ScriptedGateway()
         val client = gateway.client()
         assertEquals("test.unscripted", client.guard(action) { 1 }.decision.reasonCode)
@@ -42,7 +42,7 @@ class TestingTest {
     }
 
     @Test
-    fun eachAnswerMeansWhatItsNameSays(): Unit = runBlocking {
+    fun eachScriptedAnswer(): Unit = runBlocking {
         val expected = listOf(
             listOf(Answer.allow(), Mode.STRICT, "test.allow", true),
             listOf(Answer.deny(), Mode.WARN, "test.deny", false),
@@ -89,7 +89,7 @@ class TestingTest {
     }
 
     @Test
-    fun unwrapGivesTheValueOrThrows(): Unit = runBlocking {
+    fun unwrapReturnsResultOrThrows(): Unit = runBlocking {
         val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
         val client = gateway.client()
         val receipt = Any()
@@ -130,7 +130,7 @@ class TestingTest {
     }
 
     @Test
-    fun whatIsPrintedReadsWell(): Unit = runBlocking {
+    fun descriptions(): Unit = runBlocking {
         val gateway = ScriptedGateway()
         gateway.answerNext(Answer.allow(), Answer.deny("refund.too_large", "the amount is over the limit"))
         val client = gateway.client()
@@ -148,7 +148,7 @@ class TestingTest {
 
     /** A program's own functions over these types can be tested without a client. */
     @Test
-    fun everyTypeCanBeMade() {
+    fun everyTypeHasAConstructor() {
         val decision = Decision("""{"decision": "deny", "reason_code": "refund.too_large", "risk_tier": "high"}""")
         assertEquals(DecisionWord.Deny, decision.word)
         assertEquals("high", decision.riskTier)
@@ -181,7 +181,7 @@ class TestingTest {
     }
 
     @Test
-    fun aLoggerGetsTheLines(): Unit = runBlocking {
+    fun loggerReceivesLines(): Unit = runBlocking {
         val lines = LinkedBlockingQueue<LogEvent>()
         val gateway = ScriptedGateway()
         gateway.answerNext(Answer.deny("refund.too_large"), Answer.unreachable(), Answer.allow(credential = "sk_log_secret"))
@@ -206,7 +206,7 @@ class TestingTest {
 
     /** A logger that never returns delays no call, and one that throws changes none; that is said once. */
     @Test
-    fun aLoggerThatBlocksOrThrowsChangesNothing(): Unit = runBlocking {
+    fun blockingOrThrowingLoggerChangesNothing(): Unit = runBlocking {
         val release = CountDownLatch(1)
         val threw = CountDownLatch(20)
         val said = ByteArrayOutputStream()
@@ -231,7 +231,7 @@ class TestingTest {
     }
 
     @Test
-    fun limitsOfCallsAreThoseOfTheHandle(): Unit = runBlocking {
+    fun derivedClientHasItsOwnLimits(): Unit = runBlocking {
         val busy = mapOf("do" to "respond", "status" to 503, "body" to "")
         Hostile.play(busy).use { gateway ->
             val client = ActPass(API_KEY, baseUrl = gateway.baseUrl, maxRetries = 0, circuitFailures = 0)
