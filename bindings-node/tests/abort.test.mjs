@@ -118,7 +118,7 @@ test('an abort between the verdict and the run runs nothing', () =>
     }
   }));
 
-test('an abort while the action runs does not hide what it did', () =>
+test('an abort while the action runs keeps its outcome', () =>
   hostile.play([answer(ALLOW), answer({ event_id: 'ev_2' })], async ({ baseUrl, seen }) => {
     const controller = new AbortController();
     const outcome = await newClient(baseUrl).guard({
@@ -134,7 +134,7 @@ test('an abort while the action runs does not hide what it did', () =>
     assert.equal(JSON.parse((await seen())[1].body).metadata.ended, 'returned');
   }));
 
-test('a signal that serves many calls is left without listeners', () =>
+test('a signal of many calls keeps no listeners', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const { getEventListeners } = await import('node:events');
     const controller = new AbortController();
@@ -145,7 +145,7 @@ test('a signal that serves many calls is left without listeners', () =>
     assert.equal(getEventListeners(controller.signal, 'abort').length, 0);
   }));
 
-describe('what is no signal', () => {
+describe('rejects an invalid signal', () => {
   for (const signal of [null, {}, 'abort', new AbortController()]) {
     test(`${signal}`, async () => {
       const error = await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, signal }));

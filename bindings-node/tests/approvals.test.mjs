@@ -45,7 +45,7 @@ test('an action waits, a person approves, it is resumed from JSON, once', () =>
     assert.equal(again.executed, false);
   }));
 
-test('a changed copy of what was approved runs nothing', () =>
+test('a changed copy of an approved action does not run', () =>
   withPerson(async ({ actpass, decide }) => {
     const { approval } = await actpass.guard({ ...MEDIUM, execute: () => assert.fail('it ran') });
     await decide(approval.approval_request_id, 'approve');
@@ -58,7 +58,7 @@ for (const [word, executed] of [
   ['approve', true],
   ['reject', false],
 ]) {
-  test(`a guard holds an action until somebody decided to ${word} it`, () =>
+  test(`a guard waits until the approval is decided: ${word} it`, () =>
     withPerson(async ({ actpass, decide, baseUrl }) => {
       const held = actpass.guard({ ...MEDIUM, waitForApprovalMs: 20_000, execute: () => 'refunded' });
       const headers = { authorization: 'Bearer apdv_dev' };
@@ -74,7 +74,7 @@ for (const [word, executed] of [
     }));
 }
 
-test('a guard that holds reports in time, and can be abandoned', () =>
+test('a waiting guard times out and can be aborted', () =>
   withPerson(async ({ actpass }) => {
     const execute = () => assert.fail('it ran');
     const outcome = await actpass.guard({ ...MEDIUM, waitForApprovalMs: 50, execute });
@@ -87,7 +87,7 @@ test('a guard that holds reports in time, and can be abandoned', () =>
     assert.equal((await rejection(waiting)).name, 'TimeoutError');
   }));
 
-test('what is kept holds no secret, and what is not one is named', () =>
+test('a pending approval contains no secret; an invalid one is named', () =>
   hostile.play([answer({ decision: 'require_approval', approval_request_id: 'apr_1' })], async ({ baseUrl, seen }) => {
     const actpass = newClient(baseUrl);
     const { approval } = await actpass.guard({ ...ACTION, passport: PASSPORT, mode: 'strict', execute: () => 1 });
@@ -140,7 +140,7 @@ describe('recordOutcome', () => {
       assert.deepEqual(events[0].metadata, { ended: 'returned', evidence_event_id: 'ev_1' });
     }));
 
-  test('records an error, and the error stays what it is', () => {
+  test('records an error and keeps it unchanged', () => {
     const own = new Error('the card is closed');
     return record({ execute: () => Promise.reject(own) }, good, (outcome, events) => {
       assert.equal(outcome.error, own);
@@ -155,14 +155,14 @@ describe('recordOutcome', () => {
       assert.deepEqual([events[0].metadata.ended, events[0].response_hash], ['returned', null]);
     }));
 
-  test('a failure to record is told beside the outcome', () =>
+  test('reports a recording error in the outcome', () =>
     record({ execute: () => 'refunded' }, [answer(ALLOW), answer({}, { status: 500 })], (outcome) => {
       assert.deepEqual([outcome.executed, outcome.result, outcome.evidence], [true, 'refunded', undefined]);
       assert.equal(outcome.evidenceError.code, 'actpass.gateway_error');
       assert.ok(!('error' in outcome));
     }));
 
-  test('records nothing where nothing ran, or nobody asked for it', async () => {
+  test('records nothing for a blocked action or by default', async () => {
     await record({ execute: () => assert.fail() }, [answer({ decision: 'deny' })], (outcome, events) => {
       assert.deepEqual([events, outcome.evidence], [[], undefined]);
     });

@@ -73,7 +73,7 @@ describe('a setting', () => {
     });
   }
 
-  test('that is undefined counts as not given', () => {
+  test('ignores undefined settings', () => {
     new ActPass({ apiKey: API_KEY, tenantId: undefined, timeoutMs: undefined, ca: undefined, mode: undefined });
   });
 
@@ -228,7 +228,7 @@ describe('an argument', () => {
     [{ approvalRequestId: 7 }, /^approvalRequestId: expected a string/],
     [{ toolManifestHash: 7 }, /^toolManifestHash: expected a string/],
   ];
-  test('that cannot be sent is thrown in every mode; nothing is sent, nothing runs', () =>
+  test('an invalid argument throws in every mode; nothing is sent or run', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -250,7 +250,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('is named by the path that every language shows', async () => {
+  test('is named by the same path in every language', async () => {
     const rows = JSON.parse(readFileSync(join(ROOT, 'tests', 'argument-paths.json'), 'utf8'));
     assert.ok(rows.length > 0);
     const actpass = newClient('http://127.0.0.1:9');
@@ -297,7 +297,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('is read once: what a getter says first is what is sent', () =>
+  test('is read once: the first value of a getter is sent', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -314,7 +314,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('whose getter or toJSON throws is refused, and that error is the cause', async () => {
+  test('whose getter or toJSON throws is rejected with that error as cause', async () => {
     const own = new Error('own');
     const args = {
       toJSON() {

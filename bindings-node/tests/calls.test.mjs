@@ -214,7 +214,7 @@ describe('verifyPassportOffline', () => {
   };
   const now = Math.floor(Date.now() / 1000);
 
-  test('believes the gateway’s keys, and asks for them once', () =>
+  test('uses the gateway’s keys and fetches them once', () =>
     capturing(
       () => jwks,
       async (baseUrl, captured) => {

@@ -126,7 +126,7 @@ describe('an error of the gate', () => {
     }));
 });
 
-test('an error of one’s own making has defaults', () => {
+test('an error created by a program has defaults', () => {
   const cause = new Error('why');
   const error = new sdk.ActPassTimeoutError('late', { code: 'actpass.timeout', status: 504, cause });
   assert.deepEqual([error.message, error.code, error.status, error.cause], ['late', 'actpass.timeout', 504, cause]);
@@ -134,7 +134,7 @@ test('an error of one’s own making has defaults', () => {
   assert.ok(!('cause' in new sdk.ActPassError('x')));
 });
 
-test('nothing is an unhandled rejection that was awaited', () =>
+test('an awaited rejection is not unhandled', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const unhandled = [];
     process.on('unhandledRejection', (reason) => unhandled.push(reason));
@@ -146,7 +146,7 @@ test('nothing is an unhandled rejection that was awaited', () =>
     assert.deepEqual(unhandled, []);
   }));
 
-test('a gateway that cannot be reached is left alone after some calls', () =>
+test('the circuit opens after consecutive unreachable calls', () =>
   hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
     const actpass = newClient(baseUrl, { circuitFailures: 2 });
     assert.equal(actpass.circuit, 'closed');

@@ -152,7 +152,7 @@ describe('execute', () => {
       hostile.play(script, ({ baseUrl }) => body(newClient(baseUrl)));
 
   test(
-    'returns the very value, thrown errors are the very ones',
+    'returns the same value, throws the same error',
     allowed(async (actpass) => {
       const thenable = (value) => ({ then: (done) => done(value) });
       for (const value of [{ cyclic: null }, Symbol('s'), 7n, undefined, null, () => 1, new Map(), Number.NaN]) {
@@ -261,7 +261,7 @@ describe('execute', () => {
     }),
   );
 
-  test('that is no function is refused before anything is sent', () =>
+  test('rejects a non-function before sending', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       for (const execute of [undefined, null, 'refund', {}]) {
         const error = await rejection(newClient(baseUrl).guard({ ...ACTION, mode: 'monitor', execute }));
@@ -351,7 +351,7 @@ describe('a call that breaks', { skip: !native.hasTestHooks && 'a release build 
     }
   });
 
-  test('that never ends can be abandoned', async () => {
+  test('that never ends can be aborted', async () => {
     const signal = AbortSignal.timeout(50);
     const execute = () => assert.fail('it ran');
     const error = await rejection(actpass.guard({ ...breaking('never_ends'), signal, mode: 'monitor', execute }));

@@ -32,7 +32,7 @@ test('known values', () => {
   assert.equal(actpass.signPayload('secret', 'payload'), signPayload('secret', 'payload'));
 });
 
-test('what has no canonical form is refused', () => {
+test('rejects values without a canonical form', () => {
   const cyclic = [];
   cyclic.push(cyclic);
   for (const value of [undefined, Number.NaN, Infinity, 1n, '\ud800', 2 ** 53, () => 1, new Map(), cyclic]) {

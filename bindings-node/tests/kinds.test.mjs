@@ -58,7 +58,7 @@ describe('kind', () => {
       assert.equal(outcome.unwrap(), 'ran');
     }));
 
-  test('threw for a rejection without a reason, whatever else looks like nothing stays itself', () =>
+  test('failed for a rejection without a reason; other falsy reasons stay unchanged', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
       const nothing = [

@@ -100,7 +100,7 @@ test('loads the package of the platform, and the binary beside it', async () => 
   assert.deepEqual(await attempt(), { loaded: true });
 });
 
-test('names the version of both halves in one place', () => {
+test('has one version for both modules', () => {
   layOut();
   assert.match(readFileSync(sdk('dist', 'version.js'), 'utf8'), new RegExp(`VERSION = '${MANIFEST.version}'`));
 });
@@ -192,7 +192,7 @@ describe('the error says', () => {
     assert.deepEqual(await attempt({ flags: [PERMISSION, '--allow-fs-read=*', '--allow-addons'] }), { loaded: true });
   });
 
-  test('that the versions of the halves differ', async () => {
+  test('that the versions differ', async () => {
     layOut();
     writeFileSync(sdk('dist', 'version.js'), "exports.VERSION = '2.7.1';");
     const says = new RegExp(

@@ -60,7 +60,7 @@ describe('a function whose call runs nothing', () => {
       }));
   }
 
-  test('any other function is taken', () =>
+  test('accepts any other function', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
       const methods = { class() {}, classify() {}, class_: () => undefined, async run() {} };
@@ -334,7 +334,7 @@ test('a member of all objects is not the result of a function that threw', () =>
     }
   }));
 
-describe('a result that cannot be written down', () => {
+describe('a result that cannot be serialized', () => {
   const cyclic = {};
   cyclic.self = cyclic;
   const fail = () => {

@@ -61,7 +61,7 @@ test('a permit is spent once, and reports what the action returned', () =>
     assert.equal((await seen()).length, 1);
   }));
 
-test('an end is not taken before the permit is spent', () =>
+test('rejects a report before the permit is spent', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const permit = await newClient(baseUrl).authorize(ACTION);
     const error = await rejection(permit.returned(1));
@@ -116,7 +116,7 @@ describe('how the action ended is recorded', () => {
     );
   }
 
-  test('a stop is reported even if recording it takes longer than a second', () =>
+  test('a cancellation is reported even if recording takes longer than a second', () =>
     hostile.play([answer(ALLOW), { do: 'hang', at: 'request' }], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize({ ...ACTION, recordOutcome: true });
       permit.spend();
@@ -135,7 +135,7 @@ describe('how the action ended is recorded', () => {
       assert.equal(error.message, 'the action threw undefined, so the cause is unknown');
     }));
 
-  test('a body that has not run is no result', () =>
+  test('rejects a result that has not run', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       permit.spend();
@@ -146,7 +146,7 @@ describe('how the action ended is recorded', () => {
     }));
 });
 
-describe('what runs is what was judged', () => {
+describe('runs with the judged arguments', () => {
   const changes = [
     { args: { ...ACTION.args, amount: 490_000 } },
     { args: {} },
@@ -227,7 +227,7 @@ test('its functions can be taken out of it, and show no credential', () =>
     assert.equal((await returned(7)).result, 7);
   }));
 
-test('permits that nothing refers to are let go, and keep no process alive', async () => {
+test('unreferenced permits are released and keep no process alive', async () => {
   const { code, stdout, stderr } = await runModule(
     `import { ActPass } from '@actpass/sdk';
     import { createServer } from 'node:http';

@@ -248,7 +248,7 @@ test('a gate that fails blocks, and is the cause', () =>
     assert.equal(await actpass.protect(async () => 'ran', { ...OPTIONS, mode: 'monitor' })(), 'ran');
   }));
 
-test('what it throws is thrown as it is, also what looks like nothing', () =>
+test('throws the same value, also a falsy one', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const own = new Error('the card is closed');
     for (const thrown of [own, undefined, null, 'text']) {
@@ -265,7 +265,7 @@ test('what it throws is thrown as it is, also what looks like nothing', () =>
     }
   }));
 
-test('a wrong option is named where it is written', () => {
+test('an invalid option throws immediately and is named', () => {
   const actpass = newClient('http://127.0.0.1:9');
   for (const [options, message] of [
     [{ resourse: 'x' }, /^resourse: expected one of goal, tool, args, /],

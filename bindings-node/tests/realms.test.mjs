@@ -116,7 +116,7 @@ describe('another realm', () => {
       assert.equal(outcome.returned.result, outcome.value);
     }));
 
-  test('names what is wrong in values of another realm as in those of its own', async () => {
+  test('names invalid values of another realm', async () => {
     const actpass = newClient('http://127.0.0.1:9');
     for (const [code, message] of [
       ['({ at: new Date(NaN) })', /args\.at: .*found an invalid Date; /],

@@ -216,7 +216,7 @@ describe('withScope', () => {
     }
   });
 
-  test('is what a protected function judges, and no change of it', () =>
+  test('applies to protected functions', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const guarded = actpass.protect(() => 'ran', { tool: 't', goal: 'g' });
@@ -289,7 +289,7 @@ describe('close', () => {
 });
 
 describe('a signal of many calls', () => {
-  test('warns of nothing and keeps no listener', () =>
+  test('causes no warning and keeps no listener', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const warnings = [];
       const note = (warning) => warnings.push(warning.name);
@@ -333,7 +333,7 @@ describe('the log', () => {
     return { lines, logger: { error: take('error'), warn: take('warn'), info: take('info'), debug: take('debug') } };
   };
 
-  test('tells of blocks, failures, retries and calls, by level', () =>
+  test('logs blocks, failures, retries and calls by level', () =>
     hostile.play(
       [answer({ decision: 'deny', reason_code: 'refund.over_limit' }), answer({}, { status: 503 }), answer(ALLOW)],
       async ({ baseUrl }) => {
@@ -394,7 +394,7 @@ describe('the log', () => {
       assert.ok(!/\p{Cc}/u.test(lines[0][1]), JSON.stringify(lines));
     }));
 
-  test('changes nothing when it throws, rejects or is changed', () =>
+  test('does not affect calls if it throws, rejects or is changed', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const fail = () => {
         throw new Error('the disk is full');

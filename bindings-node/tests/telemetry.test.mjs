@@ -58,7 +58,7 @@ describe('without OpenTelemetry', () => {
     });
   });
 
-  test('one that is none is an error that names it; nothing is sent and nothing runs', async () => {
+  test('rejects an invalid traceparent; nothing is sent or run', async () => {
     await hostile.play([answer(ALLOW)], async (gateway) => {
       const actpass = newClient(gateway.baseUrl);
       for (const traceparent of ['', 'x', GIVEN.toUpperCase(), `${GIVEN}\r\n`, 7, null]) {
@@ -190,7 +190,7 @@ describe('with OpenTelemetry', () => {
     assert.ok(!JSON.stringify(spans()).includes('secret'));
   });
 
-  test('a function that throws nothing at all has failed', async () => {
+  test('a function that throws undefined has failed', async () => {
     await hostile.play([answer(ALLOW)], async (gateway) => {
       const outcome = await newClient(gateway.baseUrl).guard({ ...ACTION, execute: () => Promise.reject() });
       assert.deepEqual([outcome.kind, 'result' in outcome, outcome.error.name], ['failed', false, 'Error']);
@@ -229,7 +229,7 @@ describe('with OpenTelemetry', () => {
     }
   });
 
-  test('how long the gateway took is measured', async () => {
+  test('records the duration of the gateway call', async () => {
     await hostile.play([answer({ decision: 'warn' }, { delay_ms: 60 })], async (gateway) => {
       await newClient(gateway.baseUrl).guard({
         ...ACTION,
@@ -456,7 +456,7 @@ describe('an observer that fails changes no outcome', () => {
     });
   }
 
-  test('is said once, by its error', async () => {
+  test('is reported once', async () => {
     const { stderr } = await programWith(programs['a span that throws']);
     assert.equal(
       stderr,
@@ -464,7 +464,7 @@ describe('an observer that fails changes no outcome', () => {
     );
   });
 
-  test('nothing is said where nothing failed', async () => {
+  test('reports nothing without a failure', async () => {
     const { stderr } = await programWith(api(`{ ${tracer(`() => (${span('() => ({})')})`)}, context: ${context} }`));
     assert.equal(stderr, '');
   });
@@ -484,7 +484,7 @@ describe('an observer that fails changes no outcome', () => {
     });
   });
 
-  test('a signal of the program’s own making ends nothing but its call', async () => {
+  test('a custom signal affects only its call', async () => {
     await hostile.play([answer(ALLOW, { delay_ms: 20 })], async ({ baseUrl }) => {
       const signal = {
         aborted: false,
