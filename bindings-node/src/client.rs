@@ -202,9 +202,9 @@ impl Client {
             let actpass = self.scoped(&members, Deadline::Call)?;
             let record = records_outcome(&members)?;
             let request = actpass.prepare(convert(&members)?)?;
-            let asked = request.clone();
+            let prepared = request.clone();
             let call = async move {
-                Ok(CallOutput::Verdict(GuardSession::authorize(&actpass, asked, record).await))
+                Ok(CallOutput::Verdict(GuardSession::authorize(&actpass, prepared, record).await))
             };
             let lost =
                 move |error| Ok(CallOutput::Verdict(GuardSession::for_failure(request, error, record)));

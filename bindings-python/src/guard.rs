@@ -88,12 +88,12 @@ impl CallArguments<'_> {
 /// `recorder` is the client that records the outcome.
 pub(crate) fn verdict<'py>(
     py: Python<'py>,
-    ruled: Result<actpass_session::GuardSession, Box<Blocked>>,
+    result: Result<actpass_session::GuardSession, Box<Blocked>>,
     action: Action,
     called: &'static str,
     recorder: Option<Bridge>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    match ruled {
+    match result {
         Err(blocked) => (None::<GuardSession>, Some(blocked_outcome(py, *blocked, called)?)),
         Ok(session) => {
             let request_id = session.decision().and_then(|decision| decision.request_id().map(str::to_owned));

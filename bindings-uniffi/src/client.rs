@@ -293,10 +293,10 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
         let prepared = catch_panic(|| Ok(self.0.actpass.prepare(action.clone())?))?;
-        let asked = prepared.clone();
+        let request = prepared.clone();
         let call = self
             .0
-            .call(async move |actpass| Ok(GuardSession::authorize(&actpass, asked, record_outcome).await));
+            .call(async move |actpass| Ok(GuardSession::authorize(&actpass, request, record_outcome).await));
         let lost = |failure| {
             with_default(&self.0.log, || Ok(GuardSession::for_failure(prepared, failure, record_outcome)))
         };

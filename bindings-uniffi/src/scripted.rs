@@ -119,9 +119,9 @@ impl NativeScript {
         }
     }
 
-    fn decision(&self, asked: &str, count: usize) -> Result<Response, TransportError> {
-        let asked = Json::parse(asked.as_bytes()).unwrap_or(Json::Null);
-        let tool = asked.member("tool").and_then(Json::as_str).unwrap_or_default();
+    fn decision(&self, request: &str, count: usize) -> Result<Response, TransportError> {
+        let request = Json::parse(request.as_bytes()).unwrap_or(Json::Null);
+        let tool = request.member("tool").and_then(Json::as_str).unwrap_or_default();
         let mut script = self.script();
         let answer = script.next.pop_front();
         let answer =
@@ -137,7 +137,7 @@ impl NativeScript {
             let error = Error::new(ErrorKind::Connection, "cannot reach the scripted gateway");
             return Err(TransportError { error, is_pre_send: true });
         };
-        Ok(Response::new(answer.status, recorded(&decision, &asked, count)))
+        Ok(Response::new(answer.status, recorded(&decision, &request, count)))
     }
 
     /// The state of an approval. Holds the poll until a decision, like a gateway.
@@ -165,12 +165,12 @@ impl NativeScript {
 
 /// The decision as a gateway with a ledger sends it: with its ledger entry and the hash of its
 /// request.
-fn recorded(decision: &str, asked: &Json, count: usize) -> String {
+fn recorded(decision: &str, request: &Json, count: usize) -> String {
     let Ok(Json::Object(mut members)) = Json::parse(decision.as_bytes()) else {
         return decision.to_owned();
     };
     let event = Json::String(format!("ev_{count}"));
-    let bound = hash_payload(asked).ok().map(Json::String);
+    let bound = hash_payload(request).ok().map(Json::String);
     for (name, value) in [("evidence_event_id", Some(event)), ("request_hash", bound)] {
         if let Some(value) = value.filter(|_| members.iter().all(|(member, _)| member != name)) {
             members.push((name.to_owned(), value));

@@ -254,7 +254,7 @@ mod tests {
         probe.settle(Some(&failure(ErrorKind::Status)), &TokioClock);
         assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed, "an answer is an answer");
         fails(&breaker, ErrorKind::Connection);
-        assert!(opened_for(&breaker) <= INITIAL_OPEN, "it begins anew");
+        assert!(opened_for(&breaker) <= INITIAL_OPEN, "the open time restarts");
     }
 
     #[tokio::test(start_paused = true)]

@@ -413,16 +413,18 @@ impl ActPass {
     ///
     /// let answer = FixedResponse::new(200, r#"{"token": "eyJ.a.b", "jwks_uri": "https://gateway.example/jwks"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
-    /// let wanted = PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"]);
-    /// let passport = actpass.issue_passport(&wanted).await?;
+    /// let request = PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"]);
+    /// let passport = actpass.issue_passport(&request).await?;
     /// assert_eq!(passport.token(), "eyJ.a.b");
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();
     /// ```
-    pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
-        let body = request::issue(wanted, &self.config().agent_id)?;
-        let request = Request::new(Operation::IssuePassport, body);
-        self.call(request, None, |document| IssuedPassport::parse(&document)).await
+    pub async fn issue_passport(&self, request: &PassportRequest) -> Result<IssuedPassport, Error> {
+        let body = request::issue(request, &self.config().agent_id)?;
+        self.call(Request::new(Operation::IssuePassport, body), None, |document| {
+            IssuedPassport::parse(&document)
+        })
+        .await
     }
 
     /// Asks the gateway to verify a passport.
@@ -444,10 +446,14 @@ impl ActPass {
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();
     /// ```
-    pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
-        let body = request::verify(wanted)?;
-        let request = Request::new(Operation::VerifyPassport, body);
-        self.call(request, Some(wanted.token.clone()), Verification::parse).await
+    pub async fn verify_passport(&self, request: &VerifyRequest) -> Result<Verification, Error> {
+        let body = request::verify(request)?;
+        self.call(
+            Request::new(Operation::VerifyPassport, body),
+            Some(request.token.clone()),
+            Verification::parse,
+        )
+        .await
     }
 
     /// Verifies a passport offline with the gateway's public keys: see [`OfflineVerifyRequest`].
@@ -468,32 +474,32 @@ impl ActPass {
     ///
     /// let actpass =
     ///     ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(200, r#"{"keys": []}"#)).build()?;
-    /// let wanted = OfflineVerifyRequest::new("not.a.passport", "mcp://stripe-production");
-    /// assert_eq!(actpass.verify_passport_offline(&wanted).await?.errors(), ["passport.malformed"]);
+    /// let request = OfflineVerifyRequest::new("not.a.passport", "mcp://stripe-production");
+    /// assert_eq!(actpass.verify_passport_offline(&request).await?.errors(), ["passport.malformed"]);
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();
     /// ```
     pub async fn verify_passport_offline(
         &self,
-        wanted: &OfflineVerifyRequest,
+        request: &OfflineVerifyRequest,
     ) -> Result<Verification, Error> {
-        request::require_non_empty("token", wanted.token.expose())?;
-        request::require_non_empty("audience", &wanted.audience)?;
-        let passport = match Unverified::passport(wanted.token.expose()) {
+        request::require_non_empty("token", request.token.expose())?;
+        request::require_non_empty("audience", &request.audience)?;
+        let passport = match Unverified::passport(request.token.expose()) {
             Ok(passport) => passport,
-            Err(refusal) => return Ok(Verification::from_result(Err(vec![refusal]))),
+            Err(error) => return Ok(Verification::from_result(Err(vec![error]))),
         };
         let fetch = async || {
-            let request = Request::new(Operation::Jwks, "");
-            self.call(request, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
+            let fetch_keys = Request::new(Operation::Jwks, "");
+            self.call(fetch_keys, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
         };
         let keys = self.0.keys.find(passport.kid(), self.clock(), fetch).await?;
         let config = self.config();
         let hint = config.tenant_id.as_ref().and_then(|id| id.to_str().ok());
         let expected = offline::Expected {
-            issuer: wanted.issuer.as_deref().or(keys.issuer()).unwrap_or(config.base_url.as_str()),
-            tenant_id: wanted.tenant_id.as_deref().or(keys.tenant_id()).or(hint),
-            wanted,
+            issuer: request.issuer.as_deref().or(keys.issuer()).unwrap_or(config.base_url.as_str()),
+            tenant_id: request.tenant_id.as_deref().or(keys.tenant_id()).or(hint),
+            request,
             now: self.clock().wall_clock(),
         };
         let key = keys.find(passport.kid());

@@ -145,8 +145,8 @@ impl Verdict {
         };
         // A denial by the SDK keeps the approval that the action names.
         let named = action.fields().approval_request_id.as_deref().filter(|id| !id.is_empty());
-        let made_by_sdk = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
-        let approval_id = approval_id.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
+        let is_sdk_decision = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
+        let approval_id = approval_id.or_else(|| named.filter(|_| is_sdk_decision).map(str::to_owned));
         let (decision, credential, error) = match gate {
             Ok(response) => {
                 // Only an allowed action receives the credential, even if monitor runs another one.

@@ -28,7 +28,7 @@ const LEEWAY: i64 = 10;
 pub(crate) struct Expected<'e> {
     pub(crate) issuer: &'e str,
     pub(crate) tenant_id: Option<&'e str>,
-    pub(crate) wanted: &'e OfflineVerifyRequest,
+    pub(crate) request: &'e OfflineVerifyRequest,
     pub(crate) now: SystemTime,
 }
 
@@ -40,13 +40,13 @@ pub(crate) fn verify(
 ) -> Result<Claims, Vec<PassportError>> {
     let signed = key.ok_or(PassportError::UnknownKey).and_then(|key| passport.verify(key));
     let claims = signed.and_then(|payload| Claims::parse(&payload)).map_err(|refusal| vec![refusal])?;
-    let wanted = expected.wanted;
+    let request = expected.request;
     let presentation = Presentation {
         issuer: expected.issuer,
-        audience: Some(&wanted.audience),
+        audience: Some(&request.audience),
         tenant_id: expected.tenant_id,
-        agent_id: wanted.agent_id.as_deref().map(Some),
-        user_id: wanted.user_id.as_deref().map(Some),
+        agent_id: request.agent_id.as_deref().map(Some),
+        user_id: request.user_id.as_deref().map(Some),
     };
     let now = expected.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);

@@ -43,37 +43,37 @@ pub(crate) fn preflight(
     Ok(body.finish())
 }
 
-pub(crate) fn issue(wanted: &PassportRequest, agent_id: &str) -> Result<Bytes, Error> {
-    require_non_empty("audience", &wanted.audience)?;
-    require_non_empty("goal", &wanted.goal)?;
-    require_non_empty("risk_tier", &wanted.risk_tier)?;
+pub(crate) fn issue(request: &PassportRequest, agent_id: &str) -> Result<Bytes, Error> {
+    require_non_empty("audience", &request.audience)?;
+    require_non_empty("goal", &request.goal)?;
+    require_non_empty("risk_tier", &request.risk_tier)?;
     let mut body = Body::new();
-    body.string("audience", &wanted.audience);
+    body.string("audience", &request.audience);
     body.string("agent_id", agent_id);
-    body.string("goal", &wanted.goal);
-    body.strings("allowed_tools", &wanted.allowed_tools);
-    body.strings("allowed_resources", &wanted.allowed_resources);
-    body.object("resource_constraints", Some(&wanted.resource_constraints))?;
-    body.nullable("user_id", wanted.user_id.as_deref());
-    body.string("risk_tier", &wanted.risk_tier);
+    body.string("goal", &request.goal);
+    body.strings("allowed_tools", &request.allowed_tools);
+    body.strings("allowed_resources", &request.allowed_resources);
+    body.object("resource_constraints", Some(&request.resource_constraints))?;
+    body.nullable("user_id", request.user_id.as_deref());
+    body.string("risk_tier", &request.risk_tier);
     body.raw(
         "ttl_seconds",
-        &wanted.ttl_seconds.map_or_else(|| "null".to_owned(), |seconds| seconds.to_string()),
+        &request.ttl_seconds.map_or_else(|| "null".to_owned(), |seconds| seconds.to_string()),
     );
-    body.optional("approval_request_id", wanted.approval_request_id.as_deref());
+    body.optional("approval_request_id", request.approval_request_id.as_deref());
     Ok(body.finish())
 }
 
-pub(crate) fn verify(wanted: &VerifyRequest) -> Result<Bytes, Error> {
-    require_non_empty("token", wanted.token.expose())?;
-    require_non_empty("audience", &wanted.audience)?;
+pub(crate) fn verify(request: &VerifyRequest) -> Result<Bytes, Error> {
+    require_non_empty("token", request.token.expose())?;
+    require_non_empty("audience", &request.audience)?;
     let mut body = Body::new();
-    body.string("token", wanted.token.expose());
-    body.string("audience", &wanted.audience);
-    body.nullable("agent_id", wanted.agent_id.as_deref());
-    body.nullable("user_id", wanted.user_id.as_deref());
-    body.nullable("current_tool_manifest_hash", wanted.current_tool_manifest_hash.as_deref());
-    body.nullable("policy_hash", wanted.policy_hash.as_deref());
+    body.string("token", request.token.expose());
+    body.string("audience", &request.audience);
+    body.nullable("agent_id", request.agent_id.as_deref());
+    body.nullable("user_id", request.user_id.as_deref());
+    body.nullable("current_tool_manifest_hash", request.current_tool_manifest_hash.as_deref());
+    body.nullable("policy_hash", request.policy_hash.as_deref());
     Ok(body.finish())
 }
 

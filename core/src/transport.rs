@@ -198,7 +198,7 @@ impl fmt::Display for BodyError {
 /// use actpass_core::transport::TransportError;
 /// use actpass_core::{Error, ErrorKind};
 ///
-/// let refused = TransportError { error: Error::new(ErrorKind::Connection, "nobody listens"), is_pre_send: true };
+/// let refused = TransportError { error: Error::new(ErrorKind::Connection, "connection refused"), is_pre_send: true };
 /// assert!(refused.error.is_retryable());
 /// ```
 #[derive(Clone, Debug)]

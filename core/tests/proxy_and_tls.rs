@@ -294,7 +294,7 @@ fn proxy_errors_name_the_setting_and_hide_the_password() {
             http,
             Box::new(answers(b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n")),
             ErrorKind::Connection,
-            "it answered 407",
+            "the proxy answered 407",
             "rejected the client's user name and password",
         ),
         (
@@ -302,7 +302,7 @@ fn proxy_errors_name_the_setting_and_hide_the_password() {
             http,
             Box::new(answers(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno")),
             ErrorKind::Connection,
-            "it answered 403",
+            "the proxy answered 403",
             "does not allow connections to the gateway",
         ),
         (
@@ -310,7 +310,7 @@ fn proxy_errors_name_the_setting_and_hide_the_password() {
             http,
             Box::new(answers(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")),
             ErrorKind::Connection,
-            "it answered 502",
+            "the proxy answered 502",
             "could not connect to the gateway",
         ),
         (

@@ -29,11 +29,11 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 /// use std::convert::Infallible;
 ///
 /// let client = BlockingClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
-/// let asked = client.wait(
+/// let result = client.wait(
 ///     async |actpass| actpass.preflight(&Action::new("demo", "demo.tool")).await,
 ///     || Ok::<(), Infallible>(()),
 /// );
-/// let Ok(answer) = asked else { unreachable!("nothing interrupts it") };
+/// let Ok(answer) = result else { unreachable!("nothing interrupts it") };
 /// assert_eq!(answer.unwrap_err().code(), "actpass.unreachable");
 /// # Ok::<(), actpass_core::Error>(())
 /// ```

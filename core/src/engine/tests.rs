@@ -312,7 +312,7 @@ fn walk(seed: u64, counts: &mut Counts) {
     let now = Action::new("goal", if changed { "another" } else { "tool" });
     match session.begin(Some(&now), &script).unwrap() {
         Begun::Running(_) => {
-            assert!(mode == Mode::Monitor || !(late || changed), "{seed}: an invalid permit ran")
+            assert!(mode == Mode::Monitor || !(late || changed), "{seed}: an invalid permit ran");
         }
         Begun::Blocked(blocked) => {
             assert!(mode != Mode::Monitor && (late || changed), "{seed}: it was blocked");

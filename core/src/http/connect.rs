@@ -277,7 +277,9 @@ impl Tunnel {
             let response = sender.send_request(request).await.map_err(broken)?;
             match response.status() {
                 status if status.is_success() => hyper::upgrade::on(response).await.map_err(broken),
-                status => Err(self.failed(http_proxy_problem(status), format!("it answered {status}"))),
+                status => {
+                    Err(self.failed(http_proxy_problem(status), format!("the proxy answered {status}")))
+                }
             }
         });
         let answer = match future::select(answer, connection).await {

@@ -413,9 +413,10 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let url = BaseUrl::parse("https://gate.example", false).unwrap();
         for name in ["HTTPS_PROXY", "all_proxy", "no_proxy", "NO_PROXY"] {
-            let error =
-                Proxy::choose_in(&url, &|asked| (asked == name).then(|| OsString::from_vec(vec![0xff])))
-                    .unwrap_err();
+            let error = Proxy::choose_in(&url, &|variable| {
+                (variable == name).then(|| OsString::from_vec(vec![0xff]))
+            })
+            .unwrap_err();
             assert_eq!(error.to_string(), format!("{name}: expected text in UTF-8"));
         }
     }
