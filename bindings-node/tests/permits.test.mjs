@@ -66,7 +66,7 @@ test('rejects a report before the permit is spent', () =>
     const permit = await newClient(baseUrl).authorize(ACTION);
     const error = await rejection(permit.returned(1));
     assert.ok(error instanceof ActPassArgumentError);
-    assert.match(error.message, /^permit: expected one that is spent/);
+    assert.match(error.message, /^permit: not running/);
     assert.ok(permit.spend().decision);
     assert.equal((await permit.returned(1)).result, 1);
   }));

@@ -761,7 +761,7 @@ def test_default_that_fails(silent: Played) -> None:
                 call("g", "t", {"a": object()}, default=fail)
             assert raised.value is error
             for default in (lambda value: value, lambda value: Other(), lambda value: [Other()]):
-                with pytest.raises(ActPassArgumentError, match="nested past 128 levels"):
+                with pytest.raises(ActPassArgumentError, match="nested deeper than 128 levels"):
                     call("g", "t", {"a": object()}, default=default)
             with pytest.raises(ActPassArgumentError, match=r"\Aargs\.a\.b: expected a finite number, found NaN"):
                 call("g", "t", {"a": object()}, default=lambda value: {"b": NAN})

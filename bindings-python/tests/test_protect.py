@@ -693,7 +693,7 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
         ({"decision": "quarantine"}, "it would be blocked again."),
         ({"decision": ["deny"]}, "Do not call it again: an operator must fix this first."),
         ({"decision": "require_approval"}, "A person must approve this first: do not call it again before that."),
-        ({"decision": "require_tool_reapproval"}, "The tool has to be approved again first: do not call it again"),
+        ({"decision": "require_tool_reapproval"}, "The tool must be approved again first: do not call it again"),
         ({"decision": "deny", "reason_code": "approval.expired"}, "The same call asks for approval again."),
         ({"decision": "deny", "reason_code": "actpass.replayed"}, "until it is known whether it ran."),
     ],

@@ -311,4 +311,4 @@ def test_configured_logging_gets_each_line_once(hostile: Hostile, monkeypatch: p
     with hostile.play(answer({}, status=500)) as gateway:
         done = run_python(LOGGED, gateway.base_url, "configured")
     [line] = done.stderr.splitlines()
-    assert line.startswith("program: blocked, the gate failed")
+    assert line.startswith("program: blocked: the gate failed")
