@@ -146,7 +146,8 @@ async fn retired_keys_verify_until_last_passport_expires() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
     let keys = SigningKeyStore::open(&store, master(1)).await.unwrap();
-    let (token, old) = keys.cached().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let (token, old) =
+        keys.cached().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     let issue = Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
     store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
