@@ -233,9 +233,9 @@ test('unreferenced permits are released and keep no process alive', async () => 
     import { createServer } from 'node:http';
     import { createRequire } from 'node:module';
     const { native } = createRequire(process.cwd() + '/')('./dist/native.js');
-    const cancel = native.Door.prototype.cancel;
+    const cancel = native.Bridge.prototype.cancel;
     let cancelled = 0;
-    native.Door.prototype.cancel = function (call) {
+    native.Bridge.prototype.cancel = function (call) {
       cancelled += 1;
       return cancel.call(this, call);
     };
