@@ -41,7 +41,7 @@ _observing: ContextVar[bool] = ContextVar("actpass_observing", default=False)
 def call_observer(what: str, call: Callable[..., R], *given: object) -> R | None:
     """Call an observer of the program; ignore any exception that it raises, and report it once.
 
-    ``KeyboardInterrupt`` and exceptions of the program's signal handlers, which may occur meanwhile, propagate.
+    ``KeyboardInterrupt`` and exceptions of the program's signal handlers propagate.
     """
     outer = _observing.set(True)
     try:

@@ -20,7 +20,7 @@ def action(amount: int) -> dict[str, object]:
 
 
 def probe(client: ActPassClient | None = None) -> str:
-    """Return what came of both refunds."""
+    """Return the results of both refunds."""
     client = client or ActPassClient()
     ran: list[int] = []
 

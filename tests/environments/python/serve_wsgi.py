@@ -10,6 +10,6 @@ probe(CLIENT)
 
 
 def app(_environ, start_response):
-    """Answer with what came of the program."""
+    """Respond with the result of the program."""
     start_response("200 OK", [("content-type", "text/plain")])
     return [probe(CLIENT).encode()]
