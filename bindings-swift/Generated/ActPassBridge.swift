@@ -746,7 +746,7 @@ public func FfiConverterTypeNativeCancel_lower(_ value: NativeCancel) -> UInt64 
 
 
 /**
- * The native module of a client.
+ * The native half of a client.
  */
 public protocol NativeClientProtocol: AnyObject, Sendable {
     
@@ -822,7 +822,7 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     
 }
 /**
- * The native module of a client.
+ * The native half of a client.
  */
 open class NativeClient: NativeClientProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -5977,17 +5977,6 @@ public func nativePendingApproval(json: String)throws  -> NativePending  {
 })
 }
 /**
- * Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
- */
-public func nativeCheckJson(member: String, text: String)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
-        uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_func_native_check_json(
-        FfiConverterString.lower(member),
-        FfiConverterString.lower(text),uniffiCallStatus
-    )
-}
-}
-/**
  * The SHA-256 of a value's canonical JSON.
  */
 public func nativeHashPayload(payload: String)throws  -> String  {
@@ -6139,9 +6128,6 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.contractVersionMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_pending_approval() != 14179) {
-        return InitializationResult.apiChecksumMismatch
-    }
-    if (uniffi_actpass_uniffi_checksum_func_native_check_json() != 29929) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_hash_payload() != 31094) {

@@ -706,8 +706,6 @@ internal object IntegrityCheckingUniffiLib {
     internal fun ensureInitialized() = Unit
     external fun uniffi_actpass_uniffi_checksum_func_native_pending_approval(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_func_native_check_json(
-    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_hash_payload(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_sign_payload(
@@ -887,8 +885,6 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_pending_approval(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_func_native_check_json(`member`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
-    ): Unit
     external fun uniffi_actpass_uniffi_fn_func_native_hash_payload(`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_sign_payload(`secret`: RustBuffer.ByValue,`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -1031,9 +1027,6 @@ private fun uniffiCheckContractApiVersion(lib: IntegrityCheckingUniffiLib) {
 @Suppress("UNUSED_PARAMETER")
 private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_pending_approval() and 0xFFFF) != 14179) {
-        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
-    }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_json() and 0xFFFF) != 29929) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_hash_payload() and 0xFFFF) != 31094) {
@@ -1928,7 +1921,7 @@ public object FfiConverterTypeNativeCancel: FfiConverter<NativeCancel, Long> {
 
 
 /**
- * The native module of a client.
+ * The native half of a client.
  */
 public interface NativeClientInterface {
     
@@ -2006,7 +1999,7 @@ public interface NativeClientInterface {
 }
 
 /**
- * The native module of a client.
+ * The native half of a client.
  */
 open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 {
@@ -7143,21 +7136,6 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
 }
     )
     }
-    
-
-        /**
-         * Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
-         */
-    @Throws(NativeException::class) fun `nativeCheckJson`(`member`: kotlin.String, `text`: kotlin.String)
-        = 
-    uniffiRustCallWithError(NativeException) { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_func_native_check_json(
-    
-        
-        FfiConverterString.lower(`member`),
-        FfiConverterString.lower(`text`),_status)
-}
-    
     
 
         /**
