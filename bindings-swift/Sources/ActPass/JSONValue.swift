@@ -485,7 +485,7 @@ extension JSONValue {
         case .null: self = .null
         case .bool(let value): self = .bool(value)
         case .number(let text): self = .number(JSONNumber(text: text))
-        case .string(let value): self = .string(value)
+        case .text(let value): self = .string(value)
         case .array(let items): self = .array(items.map { JSONValue($0, collides: &collides) })
         case .object(let natives):
             var members = [String: JSONValue](minimumCapacity: natives.count)
