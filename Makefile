@@ -376,11 +376,13 @@ verify: verify-generated $(TEST_VENV)/bin/maturin
 	scripts/check-links
 	scripts/check-threat-model
 	scripts/surface --check
+	scripts/public-names --check
 	$(GATEWAY) openapi | diff docs/openapi.json -
 
 generate: generate-bindings $(TEST_VENV)/bin/maturin
 	scripts/blocking-client $(TEST_VENV)/bin/ruff
 	scripts/surface
+	scripts/public-names
 	$(GATEWAY) openapi > docs/openapi.json
 
 clean:
