@@ -7,7 +7,7 @@ use crate::error::Error;
 use actpass_protocol::json::{self, JsonWriter, Style, Validator};
 use actpass_protocol::{Json, Mode, Secret};
 
-/// An action to authorize: what an agent is about to do, and why.
+/// An action to authorize: the agent's tool call, and its goal.
 ///
 /// ```
 /// use actpass_core::{Action, Mode};
@@ -113,7 +113,7 @@ impl Action {
         Arc::make_mut(&mut self.0)
     }
 
-    /// Sets what the tool acts on, such as `stripe:charge:ch_123`. Empty by default.
+    /// Sets the resource that the tool acts on, such as `stripe:charge:ch_123`. Empty by default.
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.fields_mut().resource = resource.into();

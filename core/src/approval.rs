@@ -62,7 +62,7 @@ impl Approval {
         self.status
     }
 
-    /// Who decided; `None` while it is undecided.
+    /// The decider; `None` while it is undecided.
     pub fn decided_by(&self) -> Option<Cow<'_, str>> {
         self.document.string("decided_by")
     }

@@ -117,7 +117,7 @@ impl BaseUrl {
 }
 
 /// The part of `url` before an API path, if the URL ends in one: `/api/v1`, an operation below it,
-/// or a path beside it such as `/healthz`.
+/// or a path next to it such as `/healthz`.
 fn base_of_call_url(url: &Url) -> Option<String> {
     const API_ROOT: &str = "/api/v1";
     /// API paths that this client does not call.

@@ -29,9 +29,9 @@ const MAX_GATEWAY_TEXT: usize = 2_000;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockTexts {
-    /// For a developer: what failed, at which hop, and what to check.
+    /// For a developer: the failure, its hop, and what to check.
     pub developer: String,
-    /// For a model: what did not run, the policy reason, whether to retry, and what to do instead.
+    /// For a model: the blocked tool, the policy reason, whether to retry, and what to do instead.
     /// It does not describe the gateway's infrastructure.
     pub model: String,
 }
@@ -190,8 +190,7 @@ fn sentence(text: &str) -> String {
     text
 }
 
-/// `text` on one line, without control characters: a model text is one paragraph, whatever the
-/// gateway sends.
+/// `text` on one line, without control characters: a model text is one paragraph for any response.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")

@@ -138,7 +138,7 @@ impl Admission {
     /// Settles the call: with a response, or with this error.
     pub(crate) fn settle(mut self, error: Option<&Error>, clock: &dyn Clock) {
         let unanswered = match error.map(Error::kind) {
-            // A client-side fault says nothing about the gateway.
+            // A client-side fault is unrelated to the gateway's state.
             Some(ErrorKind::Internal) => return,
             Some(ErrorKind::Connection | ErrorKind::Timeout) => true,
             _ => false,

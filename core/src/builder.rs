@@ -143,9 +143,8 @@ impl ActPassBuilder {
         self
     }
 
-    /// Sets the environment variables that name certificate authorities in a host language, for
-    /// bindings. Default: none. A variable that names an unreadable file is an error, like
-    /// `SSL_CERT_FILE`.
+    /// Sets the environment variables that name certificate authorities in a binding's language.
+    /// Default: none. A variable that names an unreadable file is an error, like `SSL_CERT_FILE`.
     #[cfg(feature = "http")]
     #[must_use]
     pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
@@ -186,8 +185,8 @@ impl ActPassBuilder {
     /// Sends requests through a `reqwest` client built from `client`, with its proxies, name
     /// resolution and TLS settings. [`ca`](ActPassBuilder::ca) has no effect on it.
     ///
-    /// Redirects are never followed and requests never repeated, whatever `client` sets. Over plain
-    /// `http` no proxy is used. The connect timeout is this builder's. The connection time is
+    /// Redirects are never followed and requests never repeated, even if `client` sets this. Over
+    /// plain `http` no proxy is used. The connect timeout is this builder's. The connection time is
     /// unknown, so a replayed `allow` with an age is never accepted as the response to this call's
     /// own attempt.
     ///

@@ -69,7 +69,7 @@ pub(crate) enum CertificateProblem {
     WrongName,
 }
 
-/// How a proxy failed.
+/// The failure of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyProblem {
     /// 407 in response to CONNECT, or a SOCKS proxy rejected the user name and password.

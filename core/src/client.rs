@@ -229,7 +229,7 @@ impl ActPass {
         &self.config().agent_id
     }
 
-    /// Asks the gateway for a decision about `action`. Runs nothing.
+    /// Requests the gateway's decision about `action`. Runs nothing.
     ///
     /// A 401 or 403 with a decision other than `allow` in its body returns that decision.
     ///
@@ -279,7 +279,7 @@ impl ActPass {
         self.0.engine.prepare(action, self.clock())
     }
 
-    /// Asks the gateway whether `action` may run, and returns the verdict. This is the gate: see
+    /// Requests a decision about `action` and returns the verdict. This is the gate: see
     /// [`crate::guard`].
     ///
     /// # Errors
@@ -289,8 +289,8 @@ impl ActPass {
     /// An action that needs approval and [waits for it](Action::wait_for_approval) is held. Once a
     /// person has approved it, the same action is sent again with the id of the approval, and that
     /// decision is final. An action that is rejected, expires or is not decided in time is blocked
-    /// with that reason. Polling continues while the gateway is unreachable, until the wait is
-    /// over.
+    /// with that reason. Polling continues while the gateway is unreachable, until the wait
+    /// expires.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
         Ok(self.authorize_prepared(&self.prepare(action.clone())?).await)
     }
@@ -304,8 +304,8 @@ impl ActPass {
     /// Waits up to `wait` for a decision about the approval `id` and returns its state. It can
     /// still be pending. A `wait` of zero polls once.
     ///
-    /// The gateway holds each poll for up to 25 s. A retryable failure is retried until the wait is
-    /// over.
+    /// The gateway holds each poll for up to 25 s. A retryable failure is retried until the wait
+    /// expires.
     ///
     /// # Errors
     ///
@@ -387,7 +387,7 @@ impl ActPass {
             Begun::Running(context) => context,
         };
         let ended = execute(context).await;
-        // A failed or panicking serializer does not change what the action returned.
+        // A failed or panicking serializer does not change the action's result.
         let response =
             ended.as_ref().ok().and_then(|result| ignore_panic(|| serde_json::to_vec(result).ok())?);
         let response = response.and_then(|json| Json::parse(&json).ok());
@@ -427,7 +427,7 @@ impl ActPass {
         .await
     }
 
-    /// Asks the gateway to verify a passport.
+    /// Verifies a passport at the gateway.
     ///
     /// # Errors
     ///
@@ -459,9 +459,9 @@ impl ActPass {
     /// Verifies a passport offline with the gateway's public keys: see [`OfflineVerifyRequest`].
     /// Offline verification does not detect revocation or replay; the gateway does.
     ///
-    /// The keys are cached. They are fetched again after 10 minutes, and at once for an unknown key
-    /// id, but at most once per second. If a fetch fails, cached keys are used until they are one
-    /// hour old.
+    /// The keys are cached. They are fetched again after 10 minutes, and immediately for an unknown
+    /// key id, but at most once per second. If a fetch fails, cached keys are used until they are
+    /// one hour old.
     ///
     /// # Errors
     ///

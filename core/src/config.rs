@@ -40,7 +40,7 @@ pub(crate) struct Config {
     pub(crate) via_proxy: String,
 }
 
-/// Converts seconds from a host language to a timeout; `member` is its name in error messages.
+/// Converts a binding's seconds to a timeout; `member` is its name in error messages.
 ///
 /// # Errors
 ///
@@ -59,8 +59,8 @@ pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
     }
 }
 
-/// Converts seconds from a host language to an approval wait; `member` is its name in error
-/// messages. 0 polls once.
+/// Converts a binding's seconds to an approval wait; `member` is its name in error messages. 0
+/// polls once.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
         .map_err(|_| Error::argument(member, format_args!("expected non-negative seconds, found {value}")))
 }
 
-/// Converts an integer from a host language to a setting; `member` is its name in error messages.
+/// Converts a binding's integer to a setting; `member` is its name in error messages.
 ///
 /// # Errors
 ///
@@ -136,7 +136,7 @@ impl CallOptions {
         })
     }
 
-    /// Like [`CallOptions::new`], from numbers of a host language. The timeout is in seconds.
+    /// Like [`CallOptions::new`], from a binding's numbers. The timeout is in seconds.
     ///
     /// # Errors
     ///

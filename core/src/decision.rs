@@ -91,8 +91,8 @@ impl Decision {
         .with_request_id(error.request_id().map(str::to_owned))
     }
 
-    /// The decision of the SDK after a gate failure, if `answer` had asked for an approval before.
-    /// It keeps the ledger references of `answer`.
+    /// The decision of the SDK after a gate failure, if `answer` had required an approval. It keeps
+    /// the ledger references of `answer`.
     pub(crate) fn for_failure_after(answer: &Self, error: &Error, approval: Option<&str>) -> Self {
         answer
             .derived(DecisionWord::Deny, error.code(), &Explanation::of(error), approval)
@@ -167,7 +167,7 @@ impl Decision {
     }
 
     /// The decision of the SDK about an action that waited for the approval `id`, which was not
-    /// approved. `answer` is the decision that asked for the approval.
+    /// approved. `answer` is the decision that required the approval.
     pub(crate) fn unapproved(answer: &Self, id: &str, status: ApprovalStatus) -> Self {
         let (word, reason_code, summary, next_step) = match status {
             ApprovalStatus::Approved | ApprovalStatus::Pending => (

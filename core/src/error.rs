@@ -48,7 +48,7 @@ impl Error {
         self.0.kind.code()
     }
 
-    /// Who can fix it.
+    /// The party that can fix it.
     pub fn fault(&self) -> Fault {
         self.0.kind.fault()
     }

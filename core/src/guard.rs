@@ -16,7 +16,7 @@
 //! "Recorded" means that the decision names its ledger entry (`evidence_event_id`). "Bound" means
 //! that it names the request that it belongs to (`request_hash`). A `request_hash` of another
 //! request makes the decision invalid in every mode. A decision in a non-2xx response (a gateway
-//! may explain a 401 or 403 with one) runs nothing outside `monitor`, whatever its word.
+//! may explain a 401 or 403 with one) runs nothing outside `monitor`, for any word.
 //!
 //! A response with `replayed: true` repeats an earlier response for the idempotency key. Outside
 //! `monitor` it runs nothing, unless the earlier response belonged to this call: an earlier attempt
@@ -27,7 +27,7 @@
 //!
 //! A test of the same name in `core/tests/guard.rs` verifies each property.
 //!
-//! - `default_deny`: outside `monitor`, only what the table lists runs.
+//! - `default_deny`: outside `monitor`, an action runs only if the table lists its case.
 //! - `error_denies`: any failure blocks.
 //! - `timeout_denies`: a timeout at any stage blocks.
 //! - `panic_denies`: a panic inside the gate blocks and does not propagate.
@@ -37,7 +37,7 @@
 //! - `redirect_denies`: a redirect blocks, and nothing is sent to its target.
 //! - `cancelled_never_runs`: a call that is dropped before the verdict runs nothing.
 //! - `runs_at_most_once`: retries and resets never run the action twice.
-//! - `monitor_always_runs`: `monitor` runs the action whatever the response, and reports it.
+//! - `monitor_always_runs`: `monitor` runs the action for any response, and reports the response.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -103,8 +103,8 @@ pub enum Verdict {
 impl Verdict {
     /// Applies the table to the gate's result. This is the only implementation of the table.
     ///
-    /// `now` is the time of the response; `None` if there was none, and then there is no credential
-    /// that could expire.
+    /// `now` is the time of the response; `None` without a response, and then there is no
+    /// credential that could expire.
     pub(crate) fn of(
         request: &PreparedAction,
         gate: Result<PreflightResponse, Error>,
@@ -182,8 +182,8 @@ impl Verdict {
         Self::Blocked(Blocked::new(request, decision, error, approval))
     }
 
-    /// The verdict for a call that failed before the gateway could be asked: it panicked, was
-    /// dropped, or had no thread. Like any failed gate, it blocks except in `monitor`.
+    /// The verdict for a call that failed before the request was sent: it panicked, was dropped, or
+    /// had no thread. Like any failed gate, it blocks except in `monitor`.
     ///
     /// ```
     /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
@@ -208,7 +208,7 @@ impl Verdict {
     }
 
     /// The verdict on an action that waited for `pending` without approval. `original` is the
-    /// decision that asked for the approval.
+    /// decision that required the approval.
     pub(crate) fn unapproved(
         request: &PreparedAction,
         original: &Decision,
@@ -220,7 +220,7 @@ impl Verdict {
         Self::Blocked(Blocked::new(request, decision, None, approval))
     }
 
-    /// The verdict on an action that waited for `pending`, which `original` had asked for. A gate
+    /// The verdict on an action that waited for `pending`, which `original` had required. A gate
     /// failure keeps the ledger references of `original`. The handle is kept unless this response
     /// settles the approval.
     pub(crate) fn after_approval_wait(self, original: &Decision, pending: &PendingApproval) -> Self {
@@ -262,7 +262,7 @@ impl Verdict {
         }
     }
 
-    /// The decision that asks for an approval, and its handle, if the action waits for one.
+    /// The decision that requires an approval, and its handle, if the action waits for one.
     pub(crate) fn pending(&self) -> Option<(&Decision, &PendingApproval)> {
         match self {
             Self::Blocked(blocked) if blocked.decision.pending_approval_id().is_some() => {
@@ -331,7 +331,7 @@ impl Blocked {
 
     /// The texts for a developer and for a model.
     ///
-    /// Neither contains the API key or the passport, whatever the gateway sent.
+    /// Neither contains the API key or the passport, even if the response echoes them.
     pub fn texts(&self) -> BlockTexts {
         let failure = self.error.as_ref().map(BlockFailure::from);
         let approval = self.approval().map(PendingApproval::id);
@@ -382,7 +382,7 @@ pub struct Permit {
     void_after: Option<Moment>,
 }
 
-/// How long a [`Permit`] can be spent: five minutes.
+/// Validity of a [`Permit`]: five minutes.
 pub const PERMIT_VALIDITY: Duration = Duration::from_secs(5 * 60);
 
 impl Permit {
@@ -391,7 +391,7 @@ impl Permit {
         &self.decision
     }
 
-    /// Compares the action that is about to run with the one that was judged: goal, tool, resource,
+    /// Compares the action that is about to run with the evaluated one: goal, tool, resource,
     /// arguments (as text), user, audience and manifest hash. If they differ, the result is that of
     /// [`Permit::arguments_changed`].
     pub fn compare(self, now: &Action) -> Verdict {
@@ -401,7 +401,7 @@ impl Permit {
         }
     }
 
-    /// The verdict if the arguments differ from those that were judged.
+    /// The verdict if the arguments differ from the evaluated ones.
     ///
     /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs,
     /// without a credential: an `allow` is reported as that denial, any other decision is kept.
@@ -501,7 +501,7 @@ impl ExecutionContext {
         &self.decision
     }
 
-    /// The secret from the gateway's vault for the tool; `None` if there is none.
+    /// The secret from the gateway's vault for the tool, if any.
     pub fn credential(&self) -> Option<&Credential> {
         self.credential.as_ref()
     }
@@ -568,7 +568,7 @@ impl Recording {
         &self.event
     }
 
-    /// How the action ended.
+    /// The end of the action.
     pub fn ended(&self) -> ActionEnd {
         self.ended
     }

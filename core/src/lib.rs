@@ -1,8 +1,8 @@
 //! ActPass: an agent acts only when it may.
 //!
-//! [`ActPass`] asks an ActPass gateway about an action. [`ActPass::guard`] runs the action only if
-//! the gateway allows it. In every other case (a denial, a pending approval, a changed tool, an
-//! unreachable gateway) the action does not run.
+//! [`ActPass`] requests an ActPass gateway's decision about an action. [`ActPass::guard`] runs the
+//! action only if the gateway allows it. In every other case (a denial, a pending approval, a
+//! changed tool, an unreachable gateway) the action does not run.
 //!
 //! ```
 //! # use actpass_core::transport::{Request, Response, SendFuture, Transport};

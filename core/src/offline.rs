@@ -17,7 +17,7 @@ use actpass_protocol::token::{Claims, PassportError, Presentation, PublicKey, Un
 const REFRESH_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The maximum age of keys if fetching fails.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// How long stale keys are used after a failed fetch.
+/// Delay before the next fetch after a failed one; stale keys are used until then.
 const RETRY_COOLDOWN: Duration = Duration::from_secs(30);
 /// The minimum time between the starts of two fetches.
 const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(1);

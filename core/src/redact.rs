@@ -40,7 +40,7 @@ pub(crate) fn text(text: &str, secrets: &[&Secret]) -> String {
 }
 
 /// Redacts every `credential` member, and the `secrets` in keys and strings, however they are
-/// escaped. Returns whether there were any.
+/// escaped. Returns whether it redacted anything.
 fn redact_json(value: &mut Json, secrets: &[&Secret], depth: usize) -> bool {
     let Some(depth) = depth.checked_sub(1) else {
         return false;

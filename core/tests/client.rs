@@ -849,7 +849,7 @@ fn plain_http_bypasses_environment_proxy() {
         assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
     });
     if std::env::var_os("ACTPASS_TEST_CHILD").is_none() {
-        // Over https the proxy is asked for a tunnel and sees only ciphertext.
+        // Over https the client requests a tunnel, and the proxy sees only ciphertext.
         let seen = proxy.seen();
         assert!(!seen.is_empty() && seen.iter().all(|seen| seen.method == "CONNECT"), "{seen:?}");
         assert!(!format!("{seen:?}").contains(KEY), "{seen:?}");

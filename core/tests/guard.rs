@@ -252,7 +252,7 @@ fn replay_denies() {
         Ok(Response { retry_after: retry_after.map(str::to_owned), ..Response::new(status, "") })
     };
     for (before, age, runs) in [
-        // No earlier attempt, or none that the gateway processed.
+        // No earlier attempt, or the gateway processed no earlier attempt.
         (vec![], None, false),
         (vec![], Some(0), false),
         (vec![fails(ErrorKind::Connection, true)], Some(0), false),
@@ -923,7 +923,7 @@ fn permit_is_neither_clone_nor_default() {
     <actpass_core::Settlement as Copied<_>>::is_not();
     <Verdict as Copied<_>>::is_not();
 
-    // What may be shared implements the traits.
+    // The shared types implement the traits.
     fn shared<T: Clone + fmt::Debug + Send + Sync>() {}
     shared::<Blocked>();
     shared::<ActPass>();

@@ -289,7 +289,7 @@ enum Attempt {
     Panics,
 }
 
-/// Plays its attempts in order.
+/// Runs its attempts in order.
 #[derive(Debug)]
 struct Played {
     attempts: Vec<Attempt>,
@@ -337,7 +337,7 @@ struct Call {
     mode: Mode,
     max_retries: u32,
     attempts: Vec<Attempt>,
-    /// How often the action is pending before it completes.
+    /// The number of times the action is pending before it completes.
     pauses: u32,
     /// The number of polls after which the caller drops the call, if any.
     dropped: Option<u32>,
@@ -692,7 +692,7 @@ proptest! {
         let [ours, expected] = [Json::parse(&text).ok(), model::read(&text).map(Json::from)];
         prop_assert_eq!(ours.is_some(), expected.is_some());
         if let (Some(ours), Some(expected)) = (ours, expected) {
-            // Values with a canonical form: `expected` no longer knows which large numbers were
+            // Values with a canonical form: `expected` no longer records which large numbers were
             // written as integers.
             if let Ok(canonical) = canonical_json(&ours) {
                 prop_assert_eq!(String::from_utf8(canonical), String::from_utf8(canonical_json(&expected).unwrap()));

@@ -54,7 +54,7 @@ fn url_of(listener: &TcpListener, scheme: &str) -> String {
     format!("{scheme}{}", listener.local_addr().unwrap())
 }
 
-/// A proxy that plays `each` on every connection. It ends with the test process.
+/// A proxy that runs `each` on every connection. It ends with the test process.
 fn proxy(each: impl Fn(TcpStream) + Send + 'static) -> (TcpListener, Arc<Mutex<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let accepting = listener.try_clone().unwrap();

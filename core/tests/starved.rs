@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use actpass_core::{ActPass, Action, Outcome};
 
-/// How long the caller's thread is blocked after each poll.
+/// Time for which the caller's thread is blocked after each poll.
 const STARVED: Duration = Duration::from_millis(100);
-/// How long before this call the other call was recorded.
+/// Time from the recording of the other call to this call.
 const BEFORE: Duration = Duration::from_millis(5);
 
 /// Reads one request; the client sends head and body together.

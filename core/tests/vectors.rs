@@ -121,7 +121,7 @@ struct Run<'v> {
     vector: &'v Vector,
     mode: &'v str,
     expected: &'v Expected,
-    /// Runs without a circuit breaker, whatever the vector sets.
+    /// Runs without a circuit breaker, even if the vector sets one.
     circuit_off: bool,
 }
 
@@ -131,7 +131,7 @@ impl<'v> Run<'v> {
     }
 }
 
-/// Plays a run. Returns the differences, and the result as one line.
+/// Runs one case. Returns the differences, and the result as one line.
 fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
@@ -351,10 +351,10 @@ struct Vector {
     /// Whether the outcome is recorded.
     #[serde(default)]
     record_outcome: bool,
-    /// How the action ends.
+    /// The end of the action.
     #[serde(default)]
     ends: Ends,
-    /// The arguments with which the action is about to run, if they differ from the judged ones.
+    /// The arguments with which the action is about to run, if they differ from the evaluated ones.
     changed_args: Option<Map<String, Value>>,
     /// Whether the gateway's decision echoes a secret; then only the block texts are searched.
     #[serde(default)]
@@ -559,7 +559,7 @@ struct Expected {
     blocked: Map<String, Value>,
 }
 
-/// How an action ends.
+/// The end of an action.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Ends {

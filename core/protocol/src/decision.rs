@@ -25,7 +25,7 @@ pub enum DecisionWord {
     RequireApproval,
     /// `require_tool_reapproval`: the tool's manifest changed since it was approved.
     RequireToolReapproval,
-    /// `warn`: enforce would block the action, and the request asked for warnings only.
+    /// `warn`: enforce would block the action, and the request has the mode `warn`.
     Warn,
 }
 

@@ -83,7 +83,7 @@ impl ErrorKind {
         }
     }
 
-    /// Who can fix it.
+    /// The party that can fix it.
     pub const fn fault(self) -> Fault {
         match self {
             Self::Argument | Self::Authentication | Self::Config | Self::Permission => Fault::Caller,
@@ -94,7 +94,7 @@ impl ErrorKind {
     }
 }
 
-/// Who can fix an error.
+/// The party that can fix an error.
 ///
 /// ```
 /// use actpass_protocol::{ErrorKind, Fault};

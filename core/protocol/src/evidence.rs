@@ -6,7 +6,7 @@ pub const ACTION_OUTCOME: &str = "action.outcome";
 /// The chain of decisions.
 pub const DECISIONS: &str = "decisions";
 
-/// How an action ended, as recorded in the ledger.
+/// The end of an action, as recorded in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActionEnd {
     /// It was cancelled after it had begun: the program or its task is ending.

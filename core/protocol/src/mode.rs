@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::InvalidArgument;
 
-/// How a guard applies the gateway's decision. Parse it with [`str::parse`].
+/// The way a guard applies the gateway's decision. Parse it with [`str::parse`].
 ///
 /// ```
 /// use actpass_protocol::Mode;

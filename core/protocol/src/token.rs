@@ -199,7 +199,7 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     ///
-    /// [`PassportError::Algorithm`] for another algorithm, whatever else is wrong;
+    /// [`PassportError::Algorithm`] for another algorithm, before any other error;
     /// [`PassportError::Malformed`] for padding, spare bits, white space, a missing `kid`, or an
     /// unknown or duplicate header member.
     pub fn passport(token: &'t str) -> Result<Self, PassportError> {

@@ -2,7 +2,7 @@
 //!
 //! No thread drives the connections between calls, so a closed idle connection goes unnoticed. Each
 //! call therefore first polls the sockets once, without waiting, before it takes a connection from
-//! the pool. If many threads call at once after a pause, only one of them drives the polling.
+//! the pool. If many threads call concurrently after a pause, only one of them drives the polling.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,7 +18,7 @@ use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 use crate::runtime::OwnedRuntime;
 
-/// How often a waiting call checks for interruption: every 50 ms.
+/// Interval at which a waiting call checks for interruption: 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A client for blocking programs. Safe to use from many threads and on both sides of a `fork()`.
@@ -92,7 +92,7 @@ impl BlockingClient {
         };
         let call = call(client.actpass.clone());
         let mut call = pin!(async move {
-            // As a task, so that whichever thread drives the runtime runs it.
+            // As a task, so that any thread that drives the runtime can run it.
             let _ = tokio::spawn(reap_closed_connections()).await;
             call.await
         });

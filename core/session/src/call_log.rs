@@ -1,8 +1,8 @@
-//! Per-call log lines for host languages.
+//! Per-call log lines for bindings.
 //!
-//! A host language's logger must not run on the thread that drives the network. A [`CallLog`]
-//! collects the lines of one call. When the call ends, a binding passes them to the logger on a
-//! thread of its language.
+//! A binding's logger must not run on the thread that drives the network. A [`CallLog`] collects
+//! the lines of one call. When the call ends, a binding passes them to the logger on a thread of
+//! its language.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};

@@ -12,7 +12,7 @@ use actpass_core::{
 use crate::test_hooks;
 
 /// An action that may run, once. Between [`authorize`](GuardSession::authorize) and
-/// [`finish`](GuardSession::finish) the host language runs its function on any thread.
+/// [`finish`](GuardSession::finish) the binding runs the function on any thread.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -59,9 +59,8 @@ impl GuardSession {
         Self::from_stage(session, stage)
     }
 
-    /// The result for a call that failed before the gateway could be asked, because it panicked,
-    /// was dropped, or had no thread: see
-    /// [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
+    /// The result for a call that failed before the request was sent, because it panicked, was
+    /// dropped, or had no thread: see [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
     ///
     /// # Errors
     ///

@@ -54,7 +54,7 @@ fn closed_while_idle(tls: &str) {
     );
 }
 
-/// If many threads call at once after a pause, only one polls. The others must not take a
+/// If many threads call concurrently after a pause, only one polls. The others must not take a
 /// connection before closed ones are detected.
 #[test]
 fn idle_connections_of_many_threads_fail_no_call() {

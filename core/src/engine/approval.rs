@@ -12,7 +12,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::transport::Request;
 
-/// Polls an approval until it is decided or the wait is over: see [`Engine::wait_for_approval`].
+/// Polls an approval until it is decided or the wait expires: see [`Engine::wait_for_approval`].
 pub struct ApprovalWait {
     engine: Engine,
     scope: Scope,

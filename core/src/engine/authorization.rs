@@ -29,7 +29,7 @@ pub struct Authorization {
 enum State {
     Created,
     Asking(Call<DecisionParser>),
-    /// Waits for the approval that `original` asked for.
+    /// Waits for the approval that `original` requires.
     Held {
         wait: ApprovalWait,
         original: Decision,
@@ -55,7 +55,7 @@ impl Authorization {
         Step::Ended(verdict)
     }
 
-    /// The verdict if the gate failed after `original` had asked for an approval.
+    /// The verdict if the gate failed after `original` had required an approval.
     fn finish_failed(&self, error: Error, original: &Decision, pending: &PendingApproval) -> Step<Verdict> {
         self.finish(Verdict::for_failure(&self.prepared, error).after_approval_wait(original, pending))
     }

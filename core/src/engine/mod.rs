@@ -78,7 +78,7 @@ pub enum Event {
     Panicked,
 }
 
-/// What the driver of a [`Machine`] must do next.
+/// The next step for the driver of a [`Machine`].
 #[derive(Debug)]
 #[must_use = "a step that is not taken stops its machine"]
 pub enum Step<T> {
@@ -176,8 +176,8 @@ impl Engine {
         PreparedAction::new(action, self.config(), clock)
     }
 
-    /// Requests a decision, waits for approval if the action asks for it, and returns the verdict:
-    /// see [`ActPass::authorize`](crate::ActPass::authorize).
+    /// Requests a decision, waits for approval if the action is set to wait, and returns the
+    /// verdict: see [`ActPass::authorize`](crate::ActPass::authorize).
     pub fn authorize(&self, prepared: PreparedAction, scope: Scope) -> Authorization {
         Authorization::new(self.clone(), prepared, scope)
     }

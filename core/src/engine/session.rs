@@ -68,7 +68,7 @@ pub enum Stage {
 #[derive(Debug)]
 #[must_use = "what has begun says whether the action runs"]
 pub enum Begun {
-    /// The permit has expired, or the action differs from the one that was judged.
+    /// The permit has expired, or the action differs from the evaluated one.
     Blocked(Blocked),
     /// The action runs with this context.
     Running(ExecutionContext),
@@ -80,7 +80,7 @@ impl GuardSession {
         Self { prepared, record_outcome, state: State::Authorizing(Box::new(authorization)) }
     }
 
-    /// The session of a call that failed before the gateway could be asked: see
+    /// The session of a call that failed before the request was sent: see
     /// [`Verdict::for_failure`](crate::Verdict::for_failure).
     pub fn for_failure(prepared: PreparedAction, failure: Error, record_outcome: bool) -> (Self, Stage) {
         let verdict = Verdict::for_failure(&prepared, failure);

@@ -223,7 +223,7 @@ fn make(retries: u32) -> Engine {
         .engine()
 }
 
-/// Plays one guarded action in one order of events and compares it with the model.
+/// Runs one guarded action in one order of events and compares it with the model.
 fn walk(seed: u64, counts: &mut Counts) {
     let script = Script::new(seed);
     let mode = script.pick(&[Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor]);

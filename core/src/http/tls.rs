@@ -1,9 +1,9 @@
 //! Trusted certificates and the TLS configuration.
 //!
-//! Trusted are the authorities passed as `ca`, those of the host language's additional variables,
-//! and one of: the authorities named by variables, if any is set; else the system's; else, if the
-//! system has none, those bundled with this library. A variable that names an unreadable authority
-//! is an error.
+//! Trusted are the authorities passed as `ca`, those of the binding's additional variables, and one
+//! of: the authorities named by variables, if any is set; else the system's; else, if the system
+//! has none, those bundled with this library. A variable that names an unreadable authority is an
+//! error.
 
 use std::collections::HashSet;
 use std::env;
@@ -37,7 +37,7 @@ static SYSTEM: OnceBox<LoadedTrust> = OnceBox::new();
 /// The same for the authorities that the environment named most recently.
 static FROM_ENVIRONMENT: ArcSwapOption<(Vec<FileStamp>, LoadedTrust)> = ArcSwapOption::const_empty();
 
-/// An environment variable that names certificate authorities for clients in a host language.
+/// An environment variable that names certificate authorities for clients in a binding's language.
 ///
 /// ```
 /// use actpass_core::{ActPass, CaVariable};

@@ -12,8 +12,8 @@ use super::tree::Json;
 use super::write::JsonWriter;
 
 impl Json {
-    /// Appends the canonical form to `out`, which is compact. The error says what has no canonical
-    /// form, and where.
+    /// Appends the canonical form to `out`, which is compact. The error names the value without a
+    /// canonical form, and its path.
     pub fn write_canonical(&self, out: &mut JsonWriter) -> Result<(), NotCanonical> {
         match self {
             Self::Array(items) => {

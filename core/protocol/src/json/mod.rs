@@ -1,6 +1,6 @@
-//! Strict JSON that loses nothing and guesses nothing.
+//! Strict JSON without loss or coercion.
 //!
-//! [`read`] accepts RFC 8259 and additionally rejects what two parsers could interpret differently:
+//! [`read`] accepts RFC 8259 and additionally rejects input that parsers interpret differently:
 //! duplicate keys (however escaped), nesting deeper than [`MAX_DEPTH`], lone surrogates, and
 //! numbers beyond the range of a double. Numbers keep their text, so integers of any length and
 //! floats are preserved.

@@ -38,7 +38,7 @@ impl Number {
         !self.0.contains(['.', 'e', 'E'])
     }
 
-    /// Compares two numbers by exact value, whatever their length.
+    /// Compares two numbers by exact value, at any length.
     ///
     /// ```
     /// use actpass_protocol::Json;

@@ -3,8 +3,7 @@
 //! A path begins with the member of the call. An array index follows as `[2]`. A key of at most 64
 //! letters, digits, `_` and `-` follows as `.key`; any other key as a JSON string, `["a b"]`, with
 //! non-printing characters escaped and truncated to 64 characters. After eight steps the path ends
-//! with `…`. A message is therefore one short line whatever the keys are, and never contains a
-//! value.
+//! with `…`. A message is therefore one short line for any keys, and never contains a value.
 
 use std::fmt::Write as _;
 
