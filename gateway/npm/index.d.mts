@@ -7,6 +7,6 @@ export declare class GatewayNotFoundError extends Error {
 /**
  * Return the absolute path of the program `actpass-gateway` for this platform.
  *
- * @throws {GatewayNotFoundError} The package of this platform is not installed, or none is published for it.
+ * @throws {GatewayNotFoundError} This platform's package is missing, or this platform is not supported.
  */
 export declare function gatewayPath(): string;

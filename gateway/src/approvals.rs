@@ -79,9 +79,9 @@ pub struct Approval {
     pub resource: Option<String>,
     /// The arguments as JSON text.
     pub args: String,
-    /// What the agent is trying to achieve.
+    /// The agent's goal.
     pub goal: String,
-    /// The agent that asked.
+    /// The agent that requested the approval.
     pub agent_id: Option<String>,
     /// The authenticated requester: `agent:<id>` if the API key is bound to an agent, otherwise
     /// `key:<name>`. Empty for approvals created by older versions.

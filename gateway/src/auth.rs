@@ -132,7 +132,7 @@ pub struct ApiKey {
     pub agent: Option<Json>,
     /// Rate limiter; `None` if unlimited.
     pub limiter: Option<DefaultDirectRateLimiter>,
-    /// What requests with this key may ask for.
+    /// Limits of requests with this key.
     pub grants: Grants,
     /// Held while an approval is opened, so that the pending limit is exact.
     pub opening: tokio::sync::Mutex<()>,
@@ -191,7 +191,7 @@ pub mod reason {
     pub const USER: &str = "key.user_not_allowed";
 }
 
-/// What a key may request.
+/// Limits of a key's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants {
     /// Permitted modes of preflights.
@@ -296,8 +296,8 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 /// All API keys of a gateway.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    /// Buckets by the first bytes of the hash. The lookup time reveals only the hash of what the
-    /// caller sent, which the caller knows. Full hashes are compared in constant time.
+    /// Buckets by the first bytes of the hash. The lookup time reveals only the hash of the sent
+    /// key, which the caller knows. Full hashes are compared in constant time.
     buckets: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<ApiKey>)>>,
 }
 

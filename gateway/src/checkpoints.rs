@@ -27,7 +27,7 @@ const CHECKPOINTED_CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger
 /// Maximum interval between checks for due checkpoints.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often chains get a checkpoint.
+/// Interval between checkpoints of a chain.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval {
     /// Number of new events after which a checkpoint is due.
@@ -232,7 +232,8 @@ impl Checkpoints {
     }
 }
 
-/// Finds the last recorded checkpoint of a chain; `started` begins the interval if there is none.
+/// Finds the last recorded checkpoint of a chain; without a checkpoint, the interval begins at
+/// `started`.
 async fn find_last(
     store: &dyn Store,
     tenant_id: &str,

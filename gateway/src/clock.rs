@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A monotonic wall clock, based on the system clock or a test clock. Clones share their state.
 ///
-/// It never steps back and never precedes the last event in the ledger, so what has expired stays
-/// expired. While its source is behind, it advances at the pace of the machine's monotonic clock.
+/// It never steps back and never precedes the last event in the ledger, so expiry is final. While
+/// its source is behind, it advances at the pace of the machine's monotonic clock.
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> SystemTime + Send + Sync>,

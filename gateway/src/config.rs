@@ -322,7 +322,7 @@ const BODY_WARNING_ABOVE: usize = 64 << 20;
 /// A smaller body limit causes a warning, because typical preflights do not fit.
 const BODY_WARNING_BELOW: usize = 1 << 10;
 
-/// A higher rate limit causes a warning, because it exceeds what any gateway can serve.
+/// A higher rate limit causes a warning, because it exceeds any gateway's throughput.
 const RATE_WARNING_ABOVE: u32 = 100_000;
 
 /// Minimum number of distinct bytes of a master key; 32 random bytes have about 30.

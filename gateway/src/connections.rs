@@ -216,8 +216,8 @@ struct Traffic {
     /// When the last request began or ended.
     last: Instant,
     next: u64,
-    /// Requests in flight, each with the time of the last progress of its response, once there is
-    /// one.
+    /// Requests in flight, each with the time of the last progress of its response; `None` before
+    /// the response.
     in_flight: HashMap<u64, Option<Instant>>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! An export contains a chain's events, one per line, as stored. If the gateway has signing keys, a
 //! last line `{"signature": "…"}` follows: a compact JWS over the chain's head. Its `typ` differs
-//! from a passport's, so neither is accepted as the other. An export contains no keys, because
-//! whoever can replace the events could replace the keys.
+//! from a passport's, so neither is accepted as the other. An export contains no keys, because a
+//! party that can replace the events could also replace the keys.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -293,7 +293,7 @@ pub enum Signature {
     Good {
         /// The key's id.
         kid: String,
-        /// The signed claims besides the head: `tenant_id`, `chain_id`, `exported_at`.
+        /// The signed claims other than the head: `tenant_id`, `chain_id`, `exported_at`.
         claims: Json,
     },
     /// There is no signature.
@@ -326,7 +326,7 @@ impl fmt::Display for Signature {
 ///
 /// # Errors
 ///
-/// Returns the first broken event, or what is wrong with the head or the signature.
+/// Returns the first broken event, or the problem of the head or the signature.
 pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);

@@ -1,4 +1,4 @@
-//! The ledger: hash-chained events. An edit, a removal or a reordering is detectable.
+//! The ledger: hash-chained events. An edit, a deletion or a reordering is detectable.
 //!
 //! An event is a JSON object. Its `current_event_hash` is the [`hash_payload`] of the event without
 //! that member; it covers `previous_event_hash`, the hash of the previous event (64 zeros for the
@@ -192,7 +192,7 @@ impl Draft {
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;
         }
-        // Store exactly what was hashed: the canonical members, plus their hash.
+        // Store exactly the hashed bytes: the canonical members, plus their hash.
         let mut event = self.canonical(seq, &head.hash, created_at)?;
         let hash = event.sha256();
         event.string("current_event_hash", Some(&hash));

@@ -98,7 +98,7 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// Opens the data and listens. When this returns, the gateway is ready.
+    /// Opens the data and the listening socket. When this returns, the gateway is ready.
     ///
     /// # Errors
     ///

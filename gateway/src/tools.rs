@@ -2,7 +2,7 @@
 //!
 //! A tool's manifest is everything that an MCP server returns for it in `tools/list`: name,
 //! description, input schema and other members. A tool whose manifest changes after approval may
-//! do, or make an agent do, what nobody reviewed.
+//! perform, or make an agent perform, unreviewed actions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -183,7 +183,7 @@ pub fn was_approved(event: &str, hash: &str) -> bool {
 pub struct Difference {
     /// The tool's name.
     pub tool: String,
-    /// What was added, removed or changed.
+    /// The added, removed or changed part.
     pub what: String,
 }
 

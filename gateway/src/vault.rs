@@ -121,8 +121,8 @@ struct CredentialMember<'a> {
     expires_at: Option<String>,
 }
 
-/// Adds the member `credential` to the response for the client; `response` without it is what is
-/// stored. Returns `None` if `response` is not an object.
+/// Adds the member `credential` to the response for the client; the stored `response` does not
+/// contain it. Returns `None` if `response` is not an object.
 pub fn add_credential(response: &[u8], secret: &Secret, expires_at: Option<i64>) -> Option<Bytes> {
     let ResponseMembers(members) = serde_json::from_slice(response).ok()?;
     let credential = CredentialMember { token: secret.expose(), expires_at: expires_at.map(rfc3339) };

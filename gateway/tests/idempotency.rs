@@ -1,4 +1,4 @@
-//! Idempotency over HTTP: what is replayed, and for how long.
+//! Idempotency over HTTP: the replayed responses and their retention.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;

@@ -349,7 +349,7 @@ impl Readers {
         Self { gateway, offline }
     }
 
-    /// The client's tenant is wrong and its issuer is not its base URL; the gateway knows both.
+    /// The client's tenant is wrong and its issuer is not its base URL; the gateway supplies both.
     fn client(gateway: &Gateway) -> ActPass {
         ActPass::builder().api_key("apk_one").tenant_id("hint").base_url(&gateway.url).build().unwrap()
     }

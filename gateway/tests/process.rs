@@ -134,7 +134,7 @@ async fn sigterm_drains_requests() {
         body.len()
     );
     half.write_all(head.as_bytes()).unwrap();
-    // The gateway asks for the body, so the request has begun.
+    // The gateway sends `100 Continue`, so the request has begun.
     let mut begun = [0; 25];
     half.read_exact(&mut begun).unwrap();
     assert!(begun.starts_with(b"HTTP/1.1 100 Continue\r\n"));

@@ -1,4 +1,4 @@
-/** The launcher, with a shell script in the place of the gateway's program. Each case has an installation of its own. */
+/** The launcher, with a shell script instead of the gateway's program. Each case has its own installation. */
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';

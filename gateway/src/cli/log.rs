@@ -48,7 +48,7 @@ pub(super) async fn report_dropped(dropped: ErrorCounter) {
     }
 }
 
-/// How often to check for dropped log lines.
+/// Interval between checks for dropped log lines.
 const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The running log writer; dropping it flushes.
@@ -60,8 +60,8 @@ pub(super) struct Log {
 /// Writes the gateway's log to standard error. Log lines of libraries are excluded, because they
 /// are not reviewed for secrets.
 ///
-/// A separate thread writes, and drops lines instead of blocking: a log that nobody reads must not
-/// stop the gateway. Dropping the guard writes the remaining lines.
+/// A separate thread writes, and drops lines instead of blocking: an unread log must not stop the
+/// gateway. Dropping the guard writes the remaining lines.
 pub(super) fn start_log(format: LogFormat, level: LogLevel) -> Log {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,

@@ -42,8 +42,8 @@ pub(super) struct Case<'a> {
     /// The acting agent: the one bound to the key, otherwise the one named in the request.
     agent: Option<&'a Json>,
     context: &'a DecisionContext,
-    /// Whether this evaluates if an earlier `allow` still holds; what that response consumed then
-    /// counts as available.
+    /// Whether this re-evaluates an earlier `allow`. The approval and passport that it consumed
+    /// then count as available.
     is_replay: bool,
 }
 
@@ -220,7 +220,7 @@ impl<'a> Case<'a> {
     }
 
     /// Returns the basis and expiry of the earlier response if it would be given again now,
-    /// ignoring what that response consumed.
+    /// ignoring that it consumed its approval and passport.
     pub(super) fn replay_basis(&self, earlier: &EarlierResponse) -> Option<(AllowBasis, Option<i64>)> {
         if !earlier.is_allow {
             return None;

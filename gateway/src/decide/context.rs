@@ -1,4 +1,4 @@
-//! Data that a decision depends on, besides the request.
+//! Inputs of a decision other than the request.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::approvals::Approval;
 use crate::passport::{Claims, PassportError};
 use crate::store::{EarlierResponse, ManifestPin, PassportState};
 
-/// Everything that a decision depends on, besides the request and the key.
+/// All inputs of a decision other than the request and the key.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionContext {
     /// This gateway's issuer.
@@ -18,7 +18,7 @@ pub struct DecisionContext {
     /// The approval named by the request, by its passport, or by an earlier response under its
     /// idempotency key. The inner `None` means that it does not exist.
     pub approval: Option<Option<Approval>>,
-    /// The live approval for the same action if the request names none.
+    /// The live approval for the same action if the request names no approval.
     pub live_approval: Option<Approval>,
     /// Whether approvals are reused for the same action.
     pub reuse_approvals: bool,
@@ -41,7 +41,7 @@ pub struct DecisionContext {
 /// State of a tool's manifest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ManifestState {
-    /// It is the approved one, or the request names none.
+    /// It is the approved one, or the request names no manifest.
     #[default]
     Approved,
     /// It differs from the approved one.
@@ -75,7 +75,7 @@ pub struct ToolCredential {
 /// A passport with a valid signature.
 #[derive(Clone, Debug)]
 pub struct PresentedPassport {
-    /// What it claims.
+    /// Its claims.
     pub claims: Claims,
     /// Its state; `None` if this gateway has no record of issuing it.
     pub standing: Option<PassportState>,

@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// A client denies a word that it does not know.
+    /// A client denies an unknown decision word.
     #[test]
     fn decision_words_match_protocol() {
         for (decision, word) in [

@@ -10,7 +10,7 @@ use actpass_protocol::token::{Claims, PassportError};
 pub struct Covered<'a> {
     /// The tool to call.
     pub tool: &'a str,
-    /// The affected resource; empty if none.
+    /// The affected resource; can be empty.
     pub resource: &'a str,
     /// The goal of the agent.
     pub goal: &'a str,

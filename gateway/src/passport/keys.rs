@@ -153,7 +153,7 @@ pub struct SigningKeyStore {
 }
 
 impl SigningKeyStore {
-    /// Opens the stored keys; creates the first one if there is none.
+    /// Opens the stored keys; creates the first one if the store is empty.
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ pub struct Finding {
 pub enum FindingKind {
     /// The conditions contradict each other; with the explanation.
     NeverHolds(String),
-    /// The rule allows any arguments besides the ones listed here.
+    /// The rule allows any arguments in addition to the ones listed here.
     OpenArguments(Vec<String>),
     /// An earlier rule, named here, matches whenever this one does.
     Shadowed(String),

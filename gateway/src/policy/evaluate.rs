@@ -156,7 +156,7 @@ fn order(a: &Json, b: &Json) -> Option<Ordering> {
 }
 
 impl Test {
-    /// Returns whether the test holds for a value. Comparisons with another path never hold here.
+    /// Returns whether the test holds for a value. Comparisons with another path are false here.
     #[inline]
     pub(super) fn holds(&self, actual: Option<&Json>) -> bool {
         let Some(actual) = actual else {

@@ -340,7 +340,7 @@ impl Loader {
     }
 }
 
-/// Identifies a rule in problems: by name, or by index if it has none.
+/// Identifies a rule in problems: by name, or by index if it is unnamed.
 enum RuleLocation<'j> {
     Index(usize),
     Name(&'j str),

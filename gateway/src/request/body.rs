@@ -18,7 +18,7 @@ pub(crate) const LIST_ITEMS: usize = 100;
 pub struct InvalidMember {
     /// The member's name; `body` for the whole body.
     pub member: String,
-    /// What was expected and found.
+    /// The expected and the found value.
     pub problem: String,
 }
 
@@ -47,8 +47,8 @@ impl BodyMembers {
         }
     }
 
-    /// Rejects other members. What an operator decides must not differ from what the body seems to
-    /// say.
+    /// Rejects other members, because an ignored member could make the operator's decision differ
+    /// from the intended one.
     pub(super) fn with_known_members(body: Json, known: &[&str]) -> Result<Self, InvalidMember> {
         let members = Self::of(body)?;
         match members.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {

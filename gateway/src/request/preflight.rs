@@ -128,7 +128,7 @@ impl Preflight {
 
 /// Returns the fingerprint of equivalent bodies under one idempotency key; `None` without a key. It
 /// excludes the approval id, so that a request without an approval is equivalent to its repetition
-/// with the approval that it opened. `digest` is that of the complete body.
+/// with the approval that it opened. `digest` is the digest of the complete body.
 fn fingerprint(body: &Json, digest: Option<[u8; 32]>) -> Option<[u8; 32]> {
     body.member(IDEMPOTENCY_KEY)?;
     let named = |(name, _): &&(String, Json)| name != APPROVAL;

@@ -20,7 +20,7 @@ pub(crate) enum ServiceError {
     Internal,
     /// A member of the request is invalid.
     InvalidMember(InvalidMember),
-    /// The named thing does not exist.
+    /// The named resource does not exist.
     NotFound(&'static str),
     /// No master key is configured.
     NoMasterKey,

@@ -182,7 +182,7 @@ impl Passports<'_> {
         Ok(service.with_timeout(async { split_store_error(self.keys.read(&*service.store).await) }).await??)
     }
 
-    /// Returns the tenant's approval if it is usable now. It is checked again on use.
+    /// Returns the tenant's approval if it is usable now. Its use checks it again.
     async fn approved(&self, key: &ApiKey, id: &str, now: i64) -> Result<Approval, ServiceError> {
         let approval = self.service.with_timeout(self.service.store.approval(&key.tenant.id, id)).await?;
         // An approval of another agent counts as missing.

@@ -19,8 +19,8 @@ use crate::{ledger, tools, vault};
 /// Maximum number of attempts if the decision's basis changes concurrently.
 const MAX_ATTEMPTS: usize = 8;
 
-/// How long after the first `allow` a replay includes the credential. Not longer than the lifetime of
-/// the caller's permit.
+/// Time after the first `allow` during which a replay includes the credential. At most the lifetime
+/// of the caller's permit.
 const CREDENTIAL_REPLAY_MS: i64 = 300_000;
 
 /// Factor of the pending limit per key over the limit per agent.
@@ -38,7 +38,7 @@ pub(crate) struct PendingPreflight {
     pub(crate) received: i64,
 }
 
-/// What failed attempts to record a decision found.
+/// Data found by failed attempts to record a decision.
 ///
 /// Most requests are new, most tools have no credential, and most actions no open approval. The
 /// attempt to record reveals exceptions, which saves lookups beforehand.
@@ -172,7 +172,7 @@ impl Service {
         })
     }
 
-    /// Loads what the decision depends on.
+    /// Loads the inputs of the decision.
     async fn load_context(
         &self,
         pending: &PendingPreflight,

@@ -100,7 +100,7 @@ pub struct DecisionRecord {
     pub event: Draft,
     /// Ensures that a repetition of the request records nothing.
     pub idempotency: Option<Idempotency>,
-    /// What the decision consumes: all or nothing.
+    /// The single uses that the decision consumes: all or nothing.
     pub uses: Vec<SingleUse>,
     /// The credential that the tool must have.
     pub credential: Option<CredentialPin>,
@@ -195,7 +195,7 @@ pub struct Idempotency {
     pub response: Bytes,
     /// Whether the response is an `allow`; only an `allow` is replayed.
     pub allows: bool,
-    /// How long the response is stored, in seconds.
+    /// Retention of the response, in seconds.
     pub retention_seconds: i64,
     /// The earlier response that the decision has seen.
     pub earlier: Option<SeenResponse>,
@@ -206,11 +206,11 @@ pub struct Idempotency {
 pub struct SeenResponse {
     /// The `seq` of its event.
     pub seq: u64,
-    /// The basis of that response, if it appears to hold; then it is replayed.
+    /// The basis of that response, if it appears to be valid; then it is replayed.
     pub replay_of: Option<AllowBasis>,
 }
 
-/// The basis of an `allow`, besides the policy.
+/// The basis of an `allow`, in addition to the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowBasis {
     /// Id of the approval.
@@ -256,8 +256,8 @@ pub enum DecisionOutcome {
     Recorded,
     /// A single use failed. Its fallback is durable; this is its response.
     Refused(Bytes),
-    /// The earlier response is still valid and is to be replayed. Nothing was recorded.
+    /// The earlier response is still valid and must be replayed. Nothing was recorded.
     Repeated(Bytes),
-    /// A precondition no longer holds. Nothing was recorded.
+    /// A precondition is no longer true. Nothing was recorded.
     Stale,
 }

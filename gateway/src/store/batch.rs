@@ -204,7 +204,7 @@ impl<R: Rows> Batch<R> {
                 false => DecisionOutcome::Stale,
             }));
         }
-        // The transaction's locks ensure that what is available here stays available below.
+        // The transaction's locks ensure that an available single use stays available below.
         let mut refused = None;
         for single_use in uses {
             match self.availability(tenant_id, single_use)? {

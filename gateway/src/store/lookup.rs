@@ -8,16 +8,16 @@ use super::StoredEvent;
 use crate::approvals::Status;
 use crate::ledger;
 
-/// Numbers of pending approvals.
+/// The numbers of pending approvals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingCounts {
-    /// Of one agent of a key.
+    /// The number for one agent of a key.
     pub agent: u64,
-    /// Of all agents of a key.
+    /// The number for all agents of a key.
     pub key: u64,
 }
 
-/// The subject of an event, by which it is found.
+/// The subject of an event; a lookup finds the event by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A decision that opened or used an approval, by the approval's id.
@@ -61,7 +61,7 @@ impl Subject {
     }
 }
 
-/// Who caused an event: a key, or any key for its bound agent.
+/// The author of an event: a key, or any key for its bound agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author<'a> {
     /// The key's name.

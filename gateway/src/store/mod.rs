@@ -146,7 +146,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError>;
 
     /// Returns events of a tenant's chain with `seq` in `after + 1 ..= until`, in order: a page of
-    /// at least one, if there is any.
+    /// at least one, or empty at the end.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: u64,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Returns the hash of the tool's approved manifest; `None` if there is none.
+    /// Returns the hash of the tool's approved manifest; `None` if absent.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError>;
 
     /// Returns when the last event of any tenant was recorded, in milliseconds since 1970; `None`
-    /// if there is none.
+    /// for an empty ledger.
     ///
     /// # Errors
     ///
@@ -270,7 +270,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         author: Author<'_>,
     ) -> Result<bool, StoreError>;
 
-    /// Returns a tool's credential; `None` if there is none. Changes by other processes are visible
+    /// Returns a tool's credential; `None` if absent. Changes by other processes are visible
     /// immediately.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The write queue: everything queued at once is written as one batch in one transaction.
+//! The write queue: all queued writes are written as one batch in one transaction.
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -252,7 +252,8 @@ async fn decide(
         let (operator, form) = read_form(&app, request, &["action_hash", "note", "token"]).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
-        // Approve what was displayed: compare the hash of the stored action, not the stored hash.
+        // Approve only the displayed action: compare the hash of the stored action, not the stored
+        // hash.
         if !session::constant_time_eq(
             form.field("action_hash"),
             approval.recompute_hash().as_deref().unwrap_or_default(),

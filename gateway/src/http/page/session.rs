@@ -29,7 +29,7 @@ pub(super) struct Sessions {
     open: Mutex<HashMap<SessionHash, Session>>,
 }
 
-/// The SHA-256 of a session id. The lookup time reveals only the hash of what the caller sent.
+/// The SHA-256 of a session id. The lookup time reveals only the hash of the sent id.
 type SessionHash = [u8; 32];
 
 struct Session {

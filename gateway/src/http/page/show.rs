@@ -1,4 +1,5 @@
-//! Rendering of untrusted text, so that what the reader sees is what is there.
+//! Rendering of untrusted text: every character is visible and leaves the display of others
+//! unchanged.
 //!
 //! A text becomes a list of segments; the template escapes each into HTML.
 
@@ -324,7 +325,7 @@ fn is_visible(character: char) -> bool {
     match character {
         ' '..='~' => true,
         // Characters that the standard library considers printable but that are blank or change the
-        // look of others: joiners, fillers, variation selectors.
+        // appearance of others: joiners, fillers, variation selectors.
         '\u{034f}'
         | '\u{115f}'..='\u{1160}'
         | '\u{17b4}'..='\u{17b5}'
@@ -349,7 +350,7 @@ fn is_mark(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Returns what a reader sees with everything unfolded; escaped characters in brackets.
+    /// Returns the displayed text with everything unfolded; escaped characters in brackets.
     fn seen(shown: &DisplayText) -> String {
         read(shown, "[", "]")
     }

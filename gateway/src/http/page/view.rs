@@ -203,7 +203,7 @@ impl ApprovalDetail {
 /// Why an approval cannot be approved on the page.
 pub(super) struct Withheld {
     pub(super) why: String,
-    /// The record was changed, so nobody can decide it.
+    /// The record was changed, so it cannot be decided.
     altered: bool,
 }
 

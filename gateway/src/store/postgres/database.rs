@@ -17,7 +17,7 @@ use super::describe;
 /// Connection timeout, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// TCP user timeout: how long data may stay unacknowledged.
+/// TCP user timeout: maximum time for which data may stay unacknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Idle time before the first TCP keep-alive probe.

@@ -340,7 +340,7 @@ struct ReconnectBackoff {
 
 impl Server {
     /// Returns a connection ready for this version's statements. After a failure, calls fail
-    /// immediately for a while, so that requests fail fast.
+    /// immediately during the backoff, so that requests fail fast.
     async fn connect(&self) -> Result<Client, DatabaseError> {
         if let Some(backoff) = &*self.backoff()
             && Instant::now() < backoff.until

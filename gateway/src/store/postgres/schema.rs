@@ -308,7 +308,7 @@ pub(super) async fn check(client: &Client, database: &Database) -> Result<(), Da
     }
 }
 
-/// Returns the schema version, 0 if there is none; an error if it is newer than supported.
+/// Returns the schema version, 0 without a schema; an error if it is newer than supported.
 async fn version(client: &Client, database: &Database) -> Result<i32, DatabaseError> {
     match client.query_one("SELECT coalesce(max(version), 0) FROM actpass.migrations", &[]).await {
         Ok(row) => match row.get(0) {

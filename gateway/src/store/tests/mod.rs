@@ -914,7 +914,7 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
         Ok(DecisionOutcome::Stale) => false,
         other => panic!("{other:?}"),
     };
-    // Both are spent, but by this very response.
+    // Both are spent, but by this response itself.
     assert!(holds(repeat(None, None)).await);
     assert!(holds(repeat(Some("apr_1"), Some("ap_1"))).await);
     for (approval, passport) in
