@@ -5,7 +5,7 @@ SWIFT_FLAGS := -Xswiftc -warnings-as-errors
 SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
 KOTLIN := target/kotlin
 KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.JavaTest org.actpass.PermitTest org.actpass.TestingTest
-# The names by which JNA looks for a library in a jar.
+# JNA's folder for a platform's library in a jar.
 JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 
 .PHONY: swift swift-toolchain swift-tests test-swift test-swift-now outcomes-swift demo-swift outcomes-kotlin kotlin kotlin-toolchain test-kotlin test-kotlin-now test-native \
@@ -17,7 +17,7 @@ swift-toolchain:
 kotlin-toolchain:
 	@scripts/kotlin-toolchain
 
-# The toolchain, the native library where the package looks for it, the tests, and a package that depends on this one.
+# The toolchain, the native library in the package's search path, the tests, and a package that depends on this one.
 swift: swift-toolchain $(SWIFT_NATIVE)
 	$(MAKE) --no-print-directory test-swift-now target/swift/example.built
 	@echo "make swift: depend on it with .package(path: \"$(CURDIR)/bindings-swift\")"
@@ -42,7 +42,7 @@ demo-swift: target/release/actpass-gateway target/swift/example.built
 	@echo 'The same from Swift:'
 	@scripts/lib.sh with_swift target/swift/example/release/refund target/release/actpass-gateway .actpass/demo/refunds-swift.jsonl
 
-# What the tests of both languages call: the library of the tests, whose calls break on request, and two gateways.
+# Dependencies of both languages' tests: the library with calls that fail on request, and two gateways.
 test-native: debug
 
 TEST_ENVIRONMENT = RUST_BACKTRACE=0 ACTPASS_NATIVE=$(CURDIR)/target/debug ACTPASS_VECTORS=$(CURDIR)/tests/vectors \
@@ -71,7 +71,7 @@ test-swift-now: swift-tests
 		scripts/lib.sh with_swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - target/swift/refunds.jsonl
 
-# The compiler, a jar with the native library in it, the tests, and those that need no breaking library with the jar.
+# The compiler, a jar with the native library, the tests, and the jar's tests that need no failing calls.
 kotlin: kotlin-toolchain $(KOTLIN)/actpass.jar
 	$(MAKE) --no-print-directory test-kotlin-now
 	$(TEST_ENVIRONMENT) scripts/test-kotlin $(KOTLIN)/actpass.jar:$(KOTLIN)/tests $(KOTLIN_TESTS)

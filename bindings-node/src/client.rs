@@ -16,12 +16,12 @@ use crate::panic::catch_panic;
 use crate::runtime::{Bridge, CallOutput};
 use crate::{approval, evidence, guard, passport};
 
-/// What a call's `timeoutMs` limits.
+/// The duration that a call's `timeoutMs` limits.
 #[derive(Clone, Copy)]
 enum Deadline {
     /// The timeout of each of its requests.
     Call,
-    /// Something else: requests have the client's timeout.
+    /// A longer wait: requests have the client's timeout.
     Client,
 }
 

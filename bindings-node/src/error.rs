@@ -1,4 +1,4 @@
-//! Errors as JSON texts, from which the TypeScript layer creates its exceptions.
+//! Errors as JSON texts. The TypeScript layer creates its exceptions from them.
 
 use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{Error, ErrorKind};

@@ -60,7 +60,7 @@ fn holding(action: Action, members: &InputObject) -> Result<Action, Error> {
     })
 }
 
-/// The action as it is about to run. An unreadable one differs from every judged action.
+/// The action as it is about to run. An unreadable one differs from every evaluated action.
 fn present(text: String) -> Action {
     let text = Secret::new(text);
     InputObject::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))
@@ -106,8 +106,8 @@ pub(crate) fn report(blocked: &Blocked) -> String {
     text.into_string()
 }
 
-/// The JSON text of what the TypeScript layer does not know about an action that ran: `{executed,
-/// requestId?, error?}`, where the error is the gate's.
+/// The JSON text of the native part of the outcome of an action that ran: `{executed, requestId?,
+/// error?}`, where the error is the gate's.
 pub(crate) fn settled(settlement: Settlement, returned: bool) -> String {
     let outcome = settlement.settle(if returned { Ok(()) } else { Err(()) });
     let error = match &outcome {

@@ -4,7 +4,7 @@ use actpass_core::json::{JsonWriter, Style};
 use actpass_session::CallLog;
 use tracing::Level;
 
-/// Drains the lines as JSON text, `[[level, text], …]`; empty if there are none.
+/// Drains the lines as JSON text, `[[level, text], …]`; empty without lines.
 pub(crate) fn take(log: &CallLog) -> String {
     let lines = log.drain();
     if lines.is_empty() {

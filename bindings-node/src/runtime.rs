@@ -38,7 +38,7 @@ type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 
-/// How a call completed.
+/// The completion of a call.
 enum CompletionKind {
     /// With its output: the gateway's response, or the outcome of a blocked guard.
     Answered = 0,
@@ -59,7 +59,7 @@ pub struct Bridge {
 
 /// The state of a call.
 enum Stage {
-    /// On the background thread, if there is one.
+    /// On the background thread; `None` if the call could not start.
     Asking(Option<AbortHandle>),
     /// Permitted or running.
     Permitted(GuardSession),
@@ -67,7 +67,7 @@ enum Stage {
     Ended(Recording),
 }
 
-/// How a permitted action ended.
+/// The end of a permitted action.
 #[napi(string_enum = "lowercase")]
 pub enum NativeActionEnd {
     /// It threw an error.
@@ -261,7 +261,7 @@ impl CompletionQueue {
         };
         // Later completions are delivered in the same batch.
         if is_first && let Some(waker) = self.waker.get() {
-            // Fails only if the JavaScript thread is ending and nobody waits.
+            // Fails only if the JavaScript thread is ending and no promise waits.
             waker.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
     }

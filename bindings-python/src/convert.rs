@@ -319,7 +319,7 @@ impl Writer<'_, '_> {
 }
 
 /// The members of a dict as a new list, because `default` may change the dict. For a subclass, the
-/// result of its own `items()`, as in `json.dumps`.
+/// result of the subclass's `items()`, as in `json.dumps`.
 fn members_of<'py>(members: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>> {
     if members.is_exact_instance_of::<PyDict>() {
         return Ok(members.items());

@@ -110,7 +110,7 @@ pub(crate) struct GuardSession {
     /// The `x-request-id` of the decision.
     #[pyo3(get)]
     request_id: Option<String>,
-    /// The action as it was judged.
+    /// The evaluated action.
     action: Action,
     called: &'static str,
     recorder: Option<Bridge>,
@@ -132,8 +132,8 @@ impl GuardSession {
     }
 
     /// Spends the permit. Returns `(context, None)`, or `(None, outcome)` if the action may no
-    /// longer run. `args` and `resource` are those with which it is about to run, if they may have
-    /// changed; `default` converts values that are not JSON.
+    /// longer run. `args` and `resource` are the current ones, if they may have changed; `default`
+    /// converts values that are not JSON.
     #[pyo3(signature = (args = None, resource = None, default = None))]
     fn begin<'py>(
         &self,
@@ -199,7 +199,7 @@ impl GuardSession {
         if let Some(args) = args {
             now = now.args_text(match to_json_by("args", &args, default) {
                 Ok(args) => args,
-                // Arguments that cannot be encoded differ from those that were judged.
+                // Arguments that cannot be encoded differ from the evaluated ones.
                 Err(error) if is_of_an_argument(py, &error)? => String::new(),
                 Err(error) => return Err(error),
             });

@@ -13,7 +13,7 @@ use crate::completion_queue::CompletionQueue;
 use crate::telemetry::CallSpan;
 use crate::test_hooks;
 
-/// How a client makes its calls.
+/// The thread of a client's calls.
 #[derive(Clone)]
 pub(crate) enum Bridge {
     /// On the background thread. A call returns an awaitable
@@ -64,7 +64,8 @@ impl Bridge {
         }
     }
 
-    /// Makes a call on the background thread, if there is one, without waiting for it.
+    /// Makes a call on the background thread without waiting for it. Does nothing if the thread
+    /// cannot start.
     pub(crate) fn spawn<T, F>(&self, call: impl FnOnce(ActPass) -> F)
     where
         T: Send + 'static,

@@ -24,7 +24,7 @@ pub(crate) enum NativeApprovalStatus {
 pub(crate) struct NativeApproval {
     /// Its status.
     pub(crate) status: NativeApprovalStatus,
-    /// Who decided.
+    /// The decider.
     pub(crate) decided_by: Option<String>,
     /// The JSON text.
     pub(crate) json: String,

@@ -104,7 +104,7 @@ impl From<&Error> for NativeFailure {
     }
 }
 
-/// How a call ends without a result.
+/// The end of a call without a result.
 #[derive(Debug, thiserror::Error, uniffi::Error)]
 pub(crate) enum NativeError {
     /// Its task was cancelled.

@@ -46,7 +46,7 @@ pub(crate) struct NativeAction {
     pub(crate) goal: String,
     /// The tool.
     pub(crate) tool: String,
-    /// What the tool acts on.
+    /// The resource that the tool acts on.
     pub(crate) resource: String,
     /// The JSON text of the arguments, an object.
     pub(crate) args: String,
@@ -64,7 +64,7 @@ pub(crate) struct NativeAction {
     pub(crate) approval_request_id: Option<String>,
     /// The hash of the tool's manifest.
     pub(crate) tool_manifest_hash: Option<String>,
-    /// How long a guard waits for approval, in seconds.
+    /// A guard's wait for approval, in seconds.
     pub(crate) wait_for_approval: Option<f64>,
 }
 
@@ -254,7 +254,7 @@ pub(crate) enum NativeBegun {
     },
 }
 
-/// How an action ended.
+/// The end of an action.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeEnded {
     /// It was cancelled.
@@ -270,7 +270,7 @@ pub(crate) enum NativeEnded {
 pub(crate) struct NativeReport {
     /// The decision.
     pub(crate) decision: NativeDecision,
-    /// How the gate failed, if `monitor` ran the action despite the failure.
+    /// The failure of the gate, if `monitor` ran the action despite the failure.
     pub(crate) failure: Option<NativeFailure>,
     /// The recording to send, if outcomes are recorded and it is not in progress yet.
     pub(crate) recording: Option<Arc<NativeRecording>>,

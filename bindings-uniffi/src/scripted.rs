@@ -12,7 +12,7 @@ use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
 use crate::error::NativeError;
 use crate::runtime::catch_panic;
 
-/// How often a held poll of an approval checks for a decision.
+/// Interval at which a held poll of an approval checks for a decision.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A scripted response to a preflight.

@@ -1,5 +1,5 @@
-//! A gateway, given arbitrary bytes: it responds, never fails internally, and allows only what its
-//! policy allows.
+//! A gateway, given arbitrary bytes: it responds, never fails internally, and allows only actions
+//! that its policy allows.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -181,7 +181,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     Gateway { address, _folder: folder, _server: server, _runtime: runtime }
 });
 
-/// What follows the written bytes.
+/// The step after the written bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     /// Close, while a response may be in progress.

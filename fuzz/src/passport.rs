@@ -23,7 +23,7 @@ static KEYS: LazyLock<String> = LazyLock::new(|| {
 });
 static GOOD: LazyLock<String> = LazyLock::new(|| signed(HEADER.as_bytes(), claims().as_bytes()));
 
-/// The first byte selects what the rest is: a token, claims to sign, a header to sign, or the
+/// The first byte selects the type of the rest: a token, claims to sign, a header to sign, or the
 /// gateway's keys.
 pub(crate) fn run(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };

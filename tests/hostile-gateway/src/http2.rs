@@ -1,4 +1,4 @@
-//! HTTP/2 over TLS: plays a step, including stream and connection errors that HTTP/1.1 does not
+//! HTTP/2 over TLS: runs a step, including stream and connection errors that HTTP/1.1 does not
 //! have.
 
 use std::collections::VecDeque;

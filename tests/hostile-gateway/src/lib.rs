@@ -1,7 +1,7 @@
 //! A test gateway that misbehaves on request and records requests.
 //!
 //! A [`Script`] defines the behaviour of the port, the certificate, and the response to each
-//! request. [`HostileGateway::start`] plays it on a free port of 127.0.0.1 until the gateway is
+//! request. [`HostileGateway::start`] serves it on a free port of 127.0.0.1 until the gateway is
 //! dropped.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! Plays a step over HTTP/1.1.
+//! Runs a step over HTTP/1.1.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use crate::client_stream::ClientStream;
 use crate::script::{Body, Hang, HangAt, Raw, Reset, ResetAt, Respond, Step, Trickle, Truncate};
 use crate::shared::Stop;
 
-/// What happens to the connection after a step.
+/// The state of the connection after a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ConnectionFate {
     KeepAlive,

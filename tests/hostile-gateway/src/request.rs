@@ -190,7 +190,7 @@ impl RequestReader {
         Incoming::Unreadable(mem::take(&mut self.buf))
     }
 
-    /// Reads more bytes. Returns whether there were any; errors count as the end.
+    /// Reads more bytes. Returns whether it read any; errors count as the end.
     fn fill(&mut self, stream: &mut ClientStream<'_>) -> bool {
         self.read(stream).is_ok_and(|n| n > 0)
     }

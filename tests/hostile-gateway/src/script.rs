@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Script {
-    /// Whether the port listens.
+    /// Whether the port is open.
     pub listen: Listen,
     /// The gateway's certificate.
     pub tls: Tls,
@@ -73,11 +73,11 @@ impl Script {
 /// Replaced in bodies by the SHA-256 of the request's canonical JSON.
 pub(crate) const REQUEST_HASH: &str = "{{request_hash}}";
 
-/// Whether the gateway's port listens.
+/// Whether the gateway's port is open.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Listen {
-    /// The port listens.
+    /// The port accepts connections.
     #[default]
     Open,
     /// Connections are refused.
@@ -97,7 +97,7 @@ pub enum Tls {
     SelfSigned,
     /// Like [`Tls::Trusted`], but expired.
     Expired,
-    /// Like [`Tls::Trusted`], but for `example.test`.
+    /// Like [`Tls::Trusted`], with the name `example.test`.
     WrongHost,
     /// Never presented: the handshake is answered with TLS 1.1, as by an old server.
     OldProtocol,
@@ -331,7 +331,7 @@ impl Body {
 pub struct Raw {
     /// The bytes: `text` or `base64` in JSON.
     pub bytes: Vec<u8>,
-    /// Keeps the connection open for the next request, whatever the bytes say.
+    /// Keeps the connection open for the next request, regardless of the bytes.
     pub keep_alive: bool,
     /// The delay before writing.
     pub delay_ms: u64,
@@ -408,7 +408,7 @@ pub struct Truncate {
     /// The part of the body that is sent.
     #[serde(default)]
     pub body: String,
-    /// How many bytes the content-length exceeds it by.
+    /// The content-length minus the length of the body, in bytes.
     pub missing: u64,
     /// The delay before the response.
     #[serde(default)]
@@ -437,7 +437,7 @@ pub struct Goaway {
     /// The error code. Default: 0 (`NO_ERROR`).
     #[serde(default)]
     pub code: u32,
-    /// Whether the frame says that the request may have been processed.
+    /// Whether the frame's stream id covers the request, which may then have been processed.
     #[serde(default)]
     pub processed: bool,
     /// The delay before it starts.

@@ -109,7 +109,7 @@ impl Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) seen: Vec<Seen>,
-    // Not the length of `seen`: invalid requests are recorded but play no step.
+    // Not the length of `seen`: invalid requests are recorded but use no step.
     steps_played: usize,
 }
 

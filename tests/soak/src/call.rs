@@ -144,7 +144,7 @@ pub struct Ran {
 pub struct Reported {
     /// Id of the call.
     pub id: String,
-    /// The gateway that was asked.
+    /// The called gateway.
     pub gateway: String,
     /// Whether the action ran.
     pub executed: bool,

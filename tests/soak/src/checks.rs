@@ -158,7 +158,7 @@ pub struct RunSummary {
 pub struct NetworkChanges {
     /// The gateway allowed a changed request, and nothing ran.
     pub allowed_changed: u64,
-    /// Of these, the original request would have been denied.
+    /// The subset of these whose original request would have been denied.
     pub allowed_denied: u64,
     /// The gateway did not allow a changed request.
     pub other_changed: u64,
@@ -252,7 +252,7 @@ impl RunSummary {
         }
     }
 
-    /// Counts events for requests that nobody sent. Over TLS, there must be none.
+    /// Counts events for requests that no client sent. Over TLS, the count must be zero.
     fn find_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
         let way = self.on_the_way.entry(ledger.gateway.clone()).or_default();
         for event in ledger.events.values().filter(|event| event.event_type == "decision") {

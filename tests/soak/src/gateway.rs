@@ -147,7 +147,7 @@ pub struct Log {
     pub statuses: BTreeMap<String, u64>,
     /// Internal errors, one line each.
     pub complaints: Vec<String>,
-    /// How often it detected a removed or replaced data file.
+    /// Number of detections of a removed or replaced data file.
     pub harmed: u64,
 }
 

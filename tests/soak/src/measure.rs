@@ -83,7 +83,7 @@ impl Series {
 }
 
 /// Compares two idle samples and describes leaks beyond `memory` KiB and the `readers` of a store,
-/// each of which may keep a thread and three files for a while.
+/// each of which may temporarily keep a thread and three files.
 ///
 /// One leaked descriptor, socket or thread per hundred calls would exceed the allowances by far.
 pub fn leaked(name: &str, before: &Sample, after: &Sample, memory: u64, readers: u64) -> Vec<String> {

@@ -22,7 +22,7 @@ const ATTEMPTS: u32 = 40;
 pub struct Revocations {
     /// Passports whose revocation was acknowledged.
     pub revoked: u64,
-    /// Of these, passports that had been used.
+    /// The subset of these that had been used.
     pub used: u64,
     /// Requests decided afterwards; none allowed.
     pub denied: u64,

@@ -34,7 +34,7 @@ pub struct Proxy {
 struct Shared {
     upstream: Mutex<Option<SocketAddr>>,
     calm: AtomicBool,
-    /// Changes when all connections are to be closed.
+    /// Changes when all connections must be closed.
     closing: watch::Sender<()>,
     faults: Counts,
     connections: AtomicU64,
@@ -47,7 +47,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot listen.
+    /// Returns an error if it cannot bind a port.
     pub async fn start(seed: u64) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

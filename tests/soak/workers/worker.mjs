@@ -1,8 +1,8 @@
 /**
  * The worker in Node.
  *
- * Usage: worker.mjs SDK ORDERS, the folder of the built package `@actpass/sdk` and the path of its orders. What it is told and what it
- * answers is said in `tests/soak/src/worker.rs`.
+ * Usage: worker.mjs SDK ORDERS, the folder of the built package `@actpass/sdk` and the path of its orders. The protocol is described
+ * in `tests/soak/src/worker.rs`.
  */
 
 import { openSync, readFileSync, writeSync } from 'node:fs';

@@ -57,7 +57,7 @@ impl Answer {
     }
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum End {
     Fin,

@@ -1,4 +1,4 @@
-//! Each step, and which request plays it.
+//! Each step, and the request that it answers.
 
 use std::time::{Duration, Instant};
 
