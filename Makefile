@@ -301,8 +301,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md .github benches/page.py \
 	tests/vectors tests/hostile-gateway tests/soak tests/examples docs core gateway bindings-uniffi bindings-python/src bindings-node/src \
 	':!core/src/decision.rs' ':!core/src/engine/session.rs' ':!core/src/guard.rs' ':!core/src/offline.rs' ':!core/session/tests' \
-	':!core/tests' ':!gateway/src/store/postgres/database.rs' ':!tests/hostile-gateway/src/request.rs' \
-	':!tests/hostile-gateway/src/script.rs' ':!tests/hostile-gateway/tests' ':!tests/soak/src/checks.rs'
+	':!core/tests' ':!gateway/src/store/postgres/database.rs' ':!tests/hostile-gateway/src/script.rs' \
+	':!tests/hostile-gateway/tests' ':!tests/soak/src/checks.rs'
 lint-prose:
 	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
 

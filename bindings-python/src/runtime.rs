@@ -13,7 +13,7 @@ use crate::completion_queue::CompletionQueue;
 use crate::telemetry::CallSpan;
 use crate::test_hooks;
 
-/// The thread of a client's calls.
+/// The thread that runs a client's calls.
 #[derive(Clone)]
 pub(crate) enum Bridge {
     /// On the background thread. A call returns an awaitable

@@ -17,7 +17,7 @@ pub struct PendingCounts {
     pub key: u64,
 }
 
-/// The subject of an event; a lookup finds the event by it.
+/// The lookup key of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A decision that opened or used an approval, by the approval's id.

@@ -146,7 +146,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError>;
 
     /// Returns events of a tenant's chain with `seq` in `after + 1 ..= until`, in order: a page of
-    /// at least one, or empty at the end.
+    /// at least one event, or an empty page at the end.
     ///
     /// # Errors
     ///
