@@ -4,7 +4,8 @@
 # make lint    check formatting, clippy, rustdoc, ruff, mypy, licences, versions and prose
 # make python | node | swift | kotlin   build and test one package; swift and kotlin install their toolchains first
 # make wheels  build and check the wheel for CPython 3.9 and later; make test-pythons runs the suite on every CPython found
-# make dist    build the Linux artefacts of a release, check them and print a table: TARGETS and PACKAGES select some
+# make dist    build the Linux artefacts of a release, check them and print a table: TARGETS and PACKAGES select some,
+#              QUICK=1 does not optimise
 # make test-dist  install the artefacts in other Linux systems, as a user would, and run a guarded call in each
 # make versions  check that every file states one version; scripts/set-version NEW changes it
 # make parity  run the vectors in every language and compare the outcomes byte for byte
@@ -99,7 +100,7 @@ endif
 # PACKAGES: python, node, gateway, swift. TARGETS: see scripts/dist.
 dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-face),node-face)
 	scripts/cross-toolchain
-	scripts/dist build $(foreach package,$(PACKAGES),--package $(package)) $(TARGETS)
+	scripts/dist build $(if $(QUICK),--quick) $(foreach package,$(PACKAGES),--package $(package)) $(TARGETS)
 	scripts/dist table --write
 
 # Debian 11 and 12 on x64, Debian 12 on arm64 in an emulator, a system with musl alone, and no system at all.
