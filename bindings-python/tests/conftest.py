@@ -31,7 +31,7 @@ def pytest_warning_recorded(warning_message: object) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note what was printed and logged, and the texts of failures."""
+    """Record the printed and logged text, and the texts of failures."""
     WATCH.note(*(text for _, text in report.sections))
     if report.failed:
         WATCH.note(report.longreprtext)

@@ -1,4 +1,4 @@
-"""A gateway that allows everything and says back what it was asked, so that nobody can take another's answer for his.
+"""A gateway that allows every action and echoes the request, so that a test detects a response to another request.
 
 It runs until its standard input ends. Its first line is its URL. ``--idle-close SECONDS`` closes idle connections.
 ``args.delay`` in a preflight delays that answer by seconds.

@@ -1,4 +1,4 @@
-"""Runs in the published client's own interpreter: calls in on standard input, what came back out as JSON."""
+"""Run calls in the published client's own interpreter: calls on standard input, results on standard output, as JSON."""
 
 from __future__ import annotations
 

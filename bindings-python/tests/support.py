@@ -1,4 +1,4 @@
-"""What the tests share: secrets, clients, servers that misbehave or capture, children that cannot hang."""
+"""Test support: secrets, clients, servers that misbehave or capture, child processes with a time limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = Path(actpass.__file__).resolve().parents[1]
 VECTORS = TESTS.parents[1] / "tests" / "vectors"
 
-#: The secrets of the tests. Each ends in ``_secret``, and none may ever be shown.
+#: The secrets of the tests. Each ends in ``_secret``, and must never be shown.
 API_KEY = "apk_tests_secret"
 PASSPORT = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 CREDENTIAL = "cred_vaulted_secret"
@@ -47,7 +47,7 @@ ACTION: dict[str, Any] = {
     "args": {"amount": 4900, "currency": "usd"},
     "resource": "stripe:charge:ch_123",
 }
-#: What the SDK fills in where a gateway sent no explanation.
+#: The explanation that the SDK fills in if the gateway sent an empty one.
 EXPLAIN: dict[str, Any] = {"summary": "", "matched_rules": [], "next_steps": []}
 ALLOW = {
     "decision": "allow",
@@ -55,7 +55,7 @@ ALLOW = {
     "explain": EXPLAIN,
     "evidence_event_id": "ev_1",
 }
-#: The same, from a scripted gateway that says which request it answers.
+#: The same, from a scripted gateway that returns the request's hash.
 BOUND = {**ALLOW, "request_hash": "{{request_hash}}"}
 
 
@@ -75,7 +75,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "/api/v1/evidence/events": {"event_id": "ev_2", "current_event_hash": "00"},
 }
 
-#: Every call that asks the gateway, with arguments that it takes.
+#: Every call that sends a request, with valid arguments.
 CALLS: dict[str, Callable[[ActPassClient], Any]] = {
     "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
     "guard": lambda client: client.guard(execute_fn=lambda _: None, passport=PASSPORT, **ACTION),
@@ -88,7 +88,7 @@ CALLS: dict[str, Callable[[ActPassClient], Any]] = {
 
 
 def request_hash(body: bytes) -> str:
-    """Return what a gateway gives as ``request_hash`` of ``body``, without the package under test."""
+    """Return the gateway's ``request_hash`` of ``body``, computed without the package under test."""
     canonical = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -111,7 +111,7 @@ def new_async_client(base_url: str, **settings: Any) -> AsyncActPassClient:
 
 
 class Callback:
-    """A function to be guarded that remembers how it was called."""
+    """A function to guard that records its calls."""
 
     def __init__(self, does: Callable[[Any], Any] | None = None) -> None:
         self.contexts: list[Any] = []
@@ -175,7 +175,7 @@ def run_loop(main: Coroutine[Any, Any, T], new_loop: Callable[[], Any] = asyncio
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fail if what is inside takes longer."""
+    """Fail if the body takes longer."""
     started = time.monotonic()
     yield
     elapsed = time.monotonic() - started
@@ -201,7 +201,7 @@ class Hostile:
 
     @contextlib.contextmanager
     def play(self, *steps: dict[str, Any], **script: Any) -> Iterator[Played]:
-        """Run one gateway that plays ``steps``, or a whole script."""
+        """Run a gateway with the script ``steps``, or with a whole script."""
         played = Played(self, self.tell(start={"steps": list(steps), **script}))
         try:
             yield played
@@ -219,15 +219,15 @@ class Played:
         self._hostile = hostile
 
     def seen(self) -> list[dict[str, Any]]:
-        """Return the requests so far, without what was none."""
+        """Return the requests so far, without invalid ones."""
         return [one for one in self._hostile.tell(seen=self.id)["seen"] if one["method"] != "?"]
 
     def has_seen(self, requests: int) -> Callable[[], bool]:
-        """Return what says whether so many requests came."""
+        """Return a condition: the gateway has received ``requests`` requests."""
         return lambda: len(self.seen()) >= requests
 
     def close_connections(self) -> None:
-        """Close what is open, and return when that is done."""
+        """Close the open connections and wait until they are closed."""
         self._hostile.tell(close=self.id)
 
     def release(self) -> None:
@@ -282,7 +282,7 @@ class Gateway:
 
 
 class Captured:
-    """One request as it came: the header names in lower case, the body in bytes."""
+    """One request: the header names in lower case, the body in bytes."""
 
     def __init__(self, path: str, headers: dict[str, str], body: bytes) -> None:
         self.path = path
@@ -329,7 +329,7 @@ class _CapturingHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.captured.append(Captured(self.path, headers, body))
-        # What a client sends elsewhere may be without the canonical form that is made here.
+        # Only the hash of a strict request is computed; other requests may have no canonical form.
         hashed = request_hash(body) if b'"mode": "strict"' in body else ""
         said = (
             json.dumps(ANSWERS[self.path]).replace('"{{request_hash}}"', f'"{hashed}"' if hashed else "null").encode()
@@ -364,9 +364,9 @@ def run_python(
     timeout: float = 60,
     cues: Sequence[Callable[[], bool]] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, with the package and these helpers at hand.
+    """Run a program in a separate interpreter, with the package and these helpers importable.
 
-    After each of ``cues`` holds, it can read one more line from its standard input.
+    Each time one of ``cues`` becomes true, the program gets one more line on its standard input.
     """
     environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}"}
     command = [python, *options, "-c", code, *arguments]
@@ -387,7 +387,7 @@ def run_python(
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
-    """Wait until ``condition`` holds."""
+    """Wait until ``condition`` is true."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
@@ -395,13 +395,13 @@ def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
 
 
 class Published:
-    """The client 1.1.3 from the package index, in an interpreter of its own."""
+    """The client 1.1.3 from the package index, in a separate interpreter."""
 
     def __init__(self, python: str) -> None:
         self.python = python
 
     def call(self, settings: dict[str, Any], calls: list[Any]) -> list[Any]:
-        """Make ``(method, arguments)`` calls and return what came back, or an error's class and text."""
+        """Make ``(method, arguments)`` calls and return the results, or an error's class and text."""
         done = subprocess.run(
             [self.python, "-I", str(TESTS / "published_driver.py")],
             input=repr((settings, calls)),
@@ -447,7 +447,7 @@ class Child:
 
 
 def together(count: int, body: Callable[[int], Any]) -> list[Any]:
-    """Run ``body`` on ``count`` threads at once and return what each returned; the first error is raised."""
+    """Run ``body`` on ``count`` threads concurrently and return the results; the first error is raised."""
     results: list[Any] = [None] * count
     errors: list[BaseException] = []
     start = threading.Barrier(count)
@@ -480,7 +480,7 @@ def everything_shown(value: Any) -> str:
 def _show(value: Any, shown: list[str], known: dict[int, Any], depth: int) -> None:
     if id(value) in known or depth > 4:
         return
-    known[id(value)] = value  # Kept, so that no other object gets its identity meanwhile.
+    known[id(value)] = value  # Kept, so that no other object gets its identity during the search.
     shown += [repr(value), str(value), format(value)]
     if isinstance(value, BaseException):
         shown.append("".join(traceback.format_exception(type(value), value, value.__traceback__)))

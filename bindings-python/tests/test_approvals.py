@@ -1,4 +1,4 @@
-"""Actions that wait for a person, passports, and what is recorded, by script and against the real gateway."""
+"""Approvals, passports and evidence, with a scripted and with the real gateway."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_unapproved_action_does_not_run(hostile: Hostile, status: str, wait: flo
     assert ("approval" in out) is (status == "pending")
 
 
-#: What may end the wait for an approval, and the code of the decision.
+#: Events that end the wait for an approval, and the reason code of the decision.
 ENDS: dict[str, tuple[dict[str, Any], str]] = {
     "nobody_decided": (answer({"id": "apr_1", "status": "pending"}), "actpass.approval_timeout"),
     "the_gateway_died": ({"do": "reset", "at": "request"}, "actpass.unreachable"),
@@ -175,9 +175,9 @@ def test_rejects_invalid_wait(wait: Any) -> None:
             lambda: client.guard(execute_fn=lambda _: None, wait_for_approval=wait, **REFUND),
             lambda: client.resume(PENDING, lambda _: None, wait_for_approval=wait),  # type: ignore[arg-type]
         ):
-            with pytest.raises(ActPassArgumentError, match="wait_for_approval: expected (non-negative )?seconds"):
+            with pytest.raises(ActPassArgumentError, match=r"wait_for_approval: expected (non-negative )?seconds"):
                 call()
-        with pytest.raises(ActPassArgumentError, match="timeout: expected (non-negative )?seconds"):
+        with pytest.raises(ActPassArgumentError, match=r"timeout: expected (non-negative )?seconds"):
             client.wait_for_approval("apr_1", wait)
 
 

@@ -1,4 +1,4 @@
-"""What cannot be sent is an error that names it, in every mode; what can is sent as ``json.dumps`` writes it."""
+"""Arguments that are not JSON raise an error that names them, in every mode; others follow ``json.dumps``."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def named(member: str, value: Any, *before: str) -> Any:
 
 @pytest.fixture
 def silent(hostile: Hostile) -> Iterator[Played]:
-    """Give a gateway that allows everything and must not be asked."""
+    """Run a gateway that allows every action; the test must not send it a request."""
     with hostile.play(answer(ALLOW)) as gateway:
         yield gateway
         assert gateway.seen() == [], "something was sent"
@@ -215,7 +215,7 @@ def test_rejects_invalid_arguments_of_other_calls(silent: Played, method: str, m
         getattr(client, method)(**{**GOOD_CALLS[method], member: value})
 
 
-#: What each call must be given, as values of a type that none takes.
+#: Required arguments of each call; the tests replace them with values of an invalid type.
 ASKING: dict[str, tuple[Any, ...]] = {
     "preflight": ("g", "t", {}),
     "guard": ("g", "t", {}, lambda _: None),
@@ -472,7 +472,7 @@ def test_canonical_outcome_rejects_other_values(outcome: Any) -> None:
 
 
 class Wire(dict):  # type: ignore[type-arg]
-    """A mapping that says other things of itself than its insides hold."""
+    """A dict whose overridden methods disagree with its contents."""
 
     def items(self) -> Any:
         return [("amount", 4900), ("deep", Wire2({"hidden": 1}))]
@@ -484,7 +484,7 @@ class Wire2(dict):  # type: ignore[type-arg]
 
 
 class Lower(dict):  # type: ignore[type-arg]
-    """Only what is asked for by name is another."""
+    """A dict whose lookups by key return other values than its items."""
 
     def __getitem__(self, name: str) -> Any:
         return "not sent"
@@ -587,7 +587,7 @@ class Node:
     __slots__ = ()
 
 
-#: What is found, and the advice.
+#: The value, the type that the error names, and its advice.
 ODD: dict[str, tuple[Any, str, str]] = {
     "decimal": (decimal.Decimal("4.90"), "decimal.Decimal", "str(value)"),
     "fraction": (fractions.Fraction(1, 3), "fractions.Fraction", "str(value)"),
@@ -672,7 +672,7 @@ def test_argument_paths_equal_other_languages(silent: Played) -> None:
 
 
 def test_core_errors_name_path(silent: Played) -> None:
-    """Keys that Python tells apart and JSON does not; numbers that JSON can write and nobody can read."""
+    """Distinct Python keys that are equal in JSON; numbers that are valid JSON but out of range."""
     with new_client(silent.base_url) as client:
         for args, expected in (
             ({"a": {1: "a", "1": "b"}}, "args.a.1: expected unique keys, found a duplicate"),
@@ -718,7 +718,7 @@ def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> 
 
 
 def test_default_converts_non_json(hostile: Hostile) -> None:
-    """On the client and for a call; its result is read like any value; what the function gets stays as it is."""
+    """On the client and per call; its result is encoded like any value; the function gets the original arguments."""
     when, order = datetime.date(2026, 1, 2), Order(3)
     args = {"when": when, "orders": [order, {"of": (order,)}], "plain": 1}
 
@@ -738,7 +738,7 @@ def test_default_converts_non_json(hostile: Hostile) -> None:
             client.with_options(timeout=3).guard("g", "t", args, lambda _: None)
             client.protect(tool="t", goal="g")(lambda **given: given)(**args)
             client.record_evidence("e", "c", metadata=args)
-            # That of the call comes before that of the client.
+            # The call's ``default`` takes precedence over the client's.
             client.preflight("g", "t", {"when": when}, default=lambda value: "its own")
         bodies = [one["body"] for one in gateway.seen()]
     assert [written in body for body in bodies] == [True] * 8 + [False]

@@ -41,7 +41,7 @@ HANG = {"do": "hang", "at": "request"}
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 Call = Callable[[AsyncActPassClient], Coroutine[Any, Any, Any]]
 
-#: Every call that asks the gateway.
+#: Every call that sends a request.
 CALLS: dict[str, Call] = {
     "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
     "guard": lambda client: client.guard(execute_fn=lambda _: None, mode="monitor", **ACTION),
@@ -180,7 +180,7 @@ def test_eager_tasks(hostile: Hostile) -> None:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
-    """Listen without ever answering; the events say that a request has come, and that its connection was closed."""
+    """Accept connections and never respond; the events are set when a request arrives and its connection closes."""
     asked, closed = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -225,7 +225,7 @@ def test_cancelled_task_runs_nothing_even_if_allowed(hostile: Hostile) -> None:
             task = asyncio.ensure_future(client.guard(execute_fn=callback, **ACTION))
             while not gateway.seen():
                 await asyncio.sleep(0.01)
-            time.sleep(0.5)  # The answer is there, and this loop has not looked yet.
+            time.sleep(0.5)  # The response is queued, and the loop has not delivered it yet.
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -379,7 +379,7 @@ def test_one_client_in_many_loops() -> None:
 
 
 class Counting(asyncio.SelectorEventLoop):
-    """A loop that counts how often it was told of something."""
+    """A loop that counts its wake-ups."""
 
     wakes = 0
 
@@ -400,7 +400,7 @@ def test_many_completions_need_one_wakeup(hostile: Hostile) -> None:
             await asyncio.sleep(0)
             with within(10):
                 while len(gateway.seen()) < calls:
-                    time.sleep(0.05)  # Nothing is delivered meanwhile.
+                    time.sleep(0.05)  # The loop is blocked: nothing is delivered.
             time.sleep(0.3)
             await asyncio.gather(*tasks)
 
@@ -527,7 +527,7 @@ def test_a_closed_client() -> None:
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, WithoutReaders])
 def test_a_loop_is_not_kept(monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], Any]) -> None:
-    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # What is captured keeps its loops.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # Captured log records keep their loops alive.
 
     class Mine:
         pass

@@ -86,7 +86,7 @@ def test_a_child_of_a_child(client: AsyncActPassClient) -> None:
 
 
 def test_a_fork_in_the_midst_of_calls(client: AsyncActPassClient) -> None:
-    """The fork finds the background thread at any point of its work; no child waits for what it held."""
+    """The fork happens at any point of the background thread's work; no child waits for a lock that the thread held."""
     over = threading.Event()
     errors: list[BaseException] = []
 
@@ -119,7 +119,7 @@ def test_a_fork_inside_a_task(client: AsyncActPassClient) -> None:
         await asyncio.sleep(0.1)
 
         def in_child() -> None:
-            # What is the parent's is dropped here, also a call that waits: the parent's must go on.
+            # The child drops its copy of the parent's objects, including a waiting call; the parent's call must go on.
             nonlocal waiting
             waiting.cancel()
             del waiting

@@ -1,4 +1,4 @@
-"""Which certificate authorities the environment names, and what a name that leads nowhere does."""
+"""Certificate authorities from the environment, and invalid paths of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that break inside the SDK: what panics there denies and goes no further."""
+"""Panics inside the SDK deny the action and never reach the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import ACTION, ALLOW, MODES, Callback, Hostile, answer, new_async_c
 breaks: Callable[[str], None] = getattr(_native, "break_next_call", pytest.fail)
 pytestmark = pytest.mark.skipif(breaks is pytest.fail, reason="a wheel that is shipped breaks no call")
 
-#: An address that is asked by none of these calls.
+#: An address to which no call sends a request.
 NOBODY = "http://127.0.0.1:9"
 
 

@@ -1,4 +1,4 @@
-"""A gateway that cannot be reached is left alone for a while."""
+"""The circuit breaker for an unreachable gateway."""
 
 from __future__ import annotations
 

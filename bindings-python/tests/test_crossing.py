@@ -1,4 +1,4 @@
-"""What leaves the process keeps what it says: errors, outcomes, decisions and handles over pickle, copy and JSON."""
+"""Errors, outcomes, decisions and handles keep their content over pickle, copy and JSON."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ COPIES = {
 
 
 class CardError(Exception):
-    """An exception of the program's, whose parameters are not its ``args``."""
+    """An application exception whose parameters are not its ``args``."""
 
     def __init__(self, number: int, *, why: str) -> None:
         super().__init__(f"{number}: {why}")
 
 
 class MineError(ActPassError):
-    """A subclass of the program's with parameters of its own."""
+    """An application's subclass with its own parameters."""
 
     def __init__(self, number: int, *, why: str) -> None:
         super().__init__(f"{number}: {why}", code="mine")
@@ -64,7 +64,7 @@ class MineError(ActPassError):
 
 
 def told(error: BaseException | None) -> Any:
-    """Return all that an error says, its causes too."""
+    """Return the content of an error, with its causes."""
     if error is None:
         return None
     shown = {name: getattr(error, name, None) for name in (*MEMBERS, "tool", "decision", "approval")}
@@ -303,7 +303,7 @@ FRAMEWORKS = ["fastapi", "flask", "django"]
 
 
 def answer_of(framework: str, data: Any) -> Any:
-    """Return what a client gets when a view answers ``data``."""
+    """Return a client's response from a view that returns ``data``."""
     module = pytest.importorskip(framework)
     if framework == "django":
         from django.http import JsonResponse

@@ -1,4 +1,4 @@
-"""The exceptions: one tree, what they carry, and what they never show."""
+"""The exceptions: one hierarchy, their attributes, and no secrets in their texts."""
 
 from __future__ import annotations
 

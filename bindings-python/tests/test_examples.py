@@ -1,4 +1,4 @@
-"""The examples of the repository, run as their first lines say."""
+"""The examples of the repository, run by the commands in their first lines."""
 
 from __future__ import annotations
 

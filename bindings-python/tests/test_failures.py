@@ -13,7 +13,7 @@ from support import ACTION, ALLOW, CALLS, Callback, Hostile, answer, new_client,
 
 @dataclass
 class Row:
-    """What a gateway does, and what must come of it."""
+    """A gateway's behaviour and the expected result."""
 
     name: str
     reason_code: str

@@ -31,7 +31,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client() -> Iterator[ActPassClient]:
-    """Give a client with an open connection to a gateway that says back what it was asked."""
+    """Give a client with an open connection to a gateway that echoes each request."""
     with echoing() as base_url, new_client(base_url) as client:
         client.preflight("warm", "up", {})
         yield client

@@ -1,4 +1,4 @@
-"""What ``guard`` does with the function that it guards."""
+"""``guard`` and the functions that it runs."""
 
 from __future__ import annotations
 

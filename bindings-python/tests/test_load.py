@@ -1,4 +1,4 @@
-"""What the package says where its native module cannot be loaded."""
+"""The import error if the native module cannot be loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sources(folder: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """Import the package from ``folder`` in a process of its own, and return the last line of what is raised."""
+    """Import the package from ``folder`` in a separate process, and return the last line of its error."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); import actpass; print(actpass.__file__)"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0, done.stdout

@@ -1,4 +1,4 @@
-"""``python -m actpass``: what it prints, and its exit codes."""
+"""The output and exit codes of ``python -m actpass``."""
 
 from __future__ import annotations
 

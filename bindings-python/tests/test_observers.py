@@ -1,4 +1,4 @@
-"""Observers (logging, OpenTelemetry) cannot change, hide or prevent an outcome, whatever they raise, wherever."""
+"""Exceptions in observers (logging, OpenTelemetry) never change, hide or prevent an outcome."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Broken = Callable[..., Any]
 
 
 class Stop(BaseException):
-    """What no ``except Exception`` catches."""
+    """An exception that ``except Exception`` does not catch."""
 
 
-#: What observers raise.
+#: Exceptions of the observers.
 RAISED = [
     RuntimeError,
     StopIteration,
@@ -40,7 +40,7 @@ RAISED = [
     asyncio.CancelledError,
     Stop,
 ]
-#: Of these no report is made: there may be no room for it.
+#: Exceptions without a report: the report itself could fail.
 UNSAID = (RecursionError, MemoryError)
 
 
@@ -92,7 +92,7 @@ class Otel:
 
 
 def logger_class(patch: pytest.MonkeyPatch, name: str, broken: Broken) -> None:
-    """Make ``actpass`` a logger of a class of the program's."""
+    """Replace the logger ``actpass`` by one of an application class."""
     mine = type("Mine", (logging.Logger,), {name: broken})("actpass")
     mine.parent, mine.manager = logging.getLogger(), logging.Logger.manager
     patch.setitem(logging.Logger.manager.loggerDict, "actpass", mine)
@@ -226,7 +226,7 @@ class Recorded:
         return self._loop.run_until_complete(self._async_client.guard(execute_fn=does, record_outcome=True, **ACTION))
 
     def ended(self) -> list[str]:
-        """Return how the action ended, as the ledger was told."""
+        """Return how the action ended, from the events sent to the ledger."""
         sent = [one for one in self._gateway.take() if one.path.endswith("/evidence/events")]
         return [json.loads(one.body)["metadata"]["ended"] for one in sent]
 
@@ -339,7 +339,7 @@ def test_invalid_log_levels(gateway: CapturingServer, monkeypatch: pytest.Monkey
 def test_ctrl_c_in_an_observer_passes_with_the_outcome(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, place: str, asynchronous: bool
 ) -> None:
-    """The outcome is in the ledger by then, and with the exception."""
+    """The outcome is already in the ledger, and on the exception."""
     recorded = Recorded(gateway)
     run: list[int] = []
 
@@ -348,7 +348,7 @@ def test_ctrl_c_in_an_observer_passes_with_the_outcome(
             run.append(1)
             raise KeyboardInterrupt
 
-    # The duration is measured before the function runs: only what follows it can lose the outcome.
+    # The duration is measured before the function runs; an interrupt there would prevent the run.
     if place == "histogram.record":
         monkeypatch.setattr(_telemetry._Duration, "ended", interrupted)
     PLACES[place](monkeypatch, interrupted)
@@ -388,7 +388,7 @@ def test_ctrl_c_in_an_observer_leaves_no_span_current(
 
 
 class Late(Exception):  # noqa: N818
-    """What a handler of signals raises to end a task that takes too long, as task queues do."""
+    """The exception of a signal handler that ends a task after its time limit, as in task queues."""
 
 
 class Raising:
@@ -482,7 +482,7 @@ def test_errors_at_ever_new_places_are_not_reported_without_end(capsys: pytest.C
 
 
 def test_a_program_near_the_end_of_its_stack(gateway: CapturingServer) -> None:
-    """Observers need more of it than the guard does; what began to run is reported."""
+    """Observers need more stack than the guard; an action that began is reported."""
     code = """
 import sys
 from support import ACTION, new_client

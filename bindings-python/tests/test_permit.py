@@ -77,7 +77,7 @@ def awaited(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def allowing(hostile: Hostile) -> Iterator[Played]:
-    """Give a gateway that allows everything and records what it is told."""
+    """Run a gateway that allows every action and records evidence."""
     with hostile.play(answer({**BOUND, **RECORDED, "evidence_chain_id": "decisions"})) as gateway:
         yield gateway
 
@@ -90,7 +90,7 @@ def asking(allowing: Played, awaited: bool) -> Iterator[Asking]:
 
 
 def event(gateway: Played) -> Any:
-    """Return the event that the gateway was told, once it is there."""
+    """Return the event that the gateway recorded, once it arrives."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         told = [json.loads(one["body"]) for one in gateway.seen() if one["path"] == "/api/v1/evidence/events"]
@@ -142,7 +142,7 @@ def test_a_permit_is_spent_and_reported_once(asking: Asking) -> None:
         asking.wait_for(lambda: permit.failed("no"))
     assert asking.wait_for(lambda: permit.returned(1))["executed"]
     for again in [permit.spend, *unspent]:
-        with pytest.raises(ActPassArgumentError, match="permit: (already spent|not running)"):
+        with pytest.raises(ActPassArgumentError, match=r"permit: (already spent|not running)"):
             again()
 
 

@@ -1,4 +1,4 @@
-"""Functions protected by ``client.protect``: what is judged is what is passed; what is blocked tells a model."""
+"""Functions protected by ``client.protect``: they run with the approved arguments; a block is explained to a model."""
 
 from __future__ import annotations
 
@@ -428,7 +428,7 @@ def test_a_resource_that_is_no_text_sends_nothing(gateway: Played, client: ActPa
 
 
 def test_arguments_changed_during_decision_block(hostile: Hostile) -> None:
-    """The gateway judged one refund; another thread has made it another by the time of the answer."""
+    """The gateway approves one refund; another thread changes the amount before the response."""
     items: list[Any] = [{"amount": 1}]
     ran: list[Any] = []
 
@@ -563,7 +563,7 @@ def test_a_default_that_changed_is_judged_as_it_is(gateway: Played, client: ActP
 
 
 def test_arguments_that_change_before_they_are_sent(gateway: Played, client: ActPassClient) -> None:
-    """The arguments are read once: what is asked about is what they were at the call."""
+    """The arguments are read once, at the call; later changes do not reach the gateway."""
     items = [{"amount": 1}]
     ran: list[Any] = []
 

@@ -14,10 +14,10 @@ from support import PACKAGE, TESTS, WATCH
 
 GUIDE = TESTS.parents[1] / "docs" / "migrating-from-1.1.3.md"
 
-#: Each of its tests, and what becomes of it here.
+#: The published client's tests and their results with this client.
 RESULTS = {
     "test_preflight_posts_expected_body": "ERROR",  # Patches a private method that sends the request.
-    "test_guard_executes_only_on_allow": "ERROR",  # Patches preflight to say allow; nothing but a gateway can.
+    "test_guard_executes_only_on_allow": "ERROR",  # Patches preflight to return allow; only a gateway can allow.
     "test_guard_blocks_on_deny": "ok",
     "test_hash_payload_is_canonical": "ok",
     "test_sign_payload_deterministic": "ok",
@@ -34,7 +34,7 @@ def published_tests(tmp_path: Path) -> Path:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "actpass"]
         subprocess.run([*download, "--dest", str(tmp_path), "actpass==1.1.3"], check=True, capture_output=True)
     archive = Path(given) if given else tmp_path / "actpass-1.1.3.tar.gz"
-    # Where there is no package beside them, they import the one that is installed.
+    # If the folder has no package, the tests import the installed one.
     (tmp_path / "their" / "tests").mkdir(parents=True)
     path = tmp_path / "their" / "tests" / "test_client.py"
     with tarfile.open(archive) as packed:

@@ -124,7 +124,7 @@ def test_hashes_agree_with_the_gateway(gateway: Gateway) -> None:
     assert decision["request_hash"] == hashed
 
 
-#: The Python snippets of the product's SDK page, as they stand there.
+#: The Python snippets of the product's SDK page, verbatim.
 SETUP = """
 from actpass import ActPassClient
 client = ActPassClient(

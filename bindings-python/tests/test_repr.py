@@ -127,7 +127,7 @@ def test_errors_of_arguments_do_not_show_them() -> None:
     ):
         with pytest.raises(ActPassError) as raised:
             call()
-        # The frames of this test hold the secrets, so only what the error itself says counts.
+        # The frames of this test hold the secrets, so the traceback is excluded: only the error's own text counts.
         said = [str(raised.value), repr(raised.value), repr(raised.value.args), repr(vars(raised.value))]
         assert not shows_a_secret("".join(said))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a waiting call at once, and nothing runs; other threads are never held up by one that waits."""
+"""Ctrl-C ends a waiting call immediately, and nothing runs; a waiting thread never blocks other threads."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_an_interrupt_of_the_interpreters_own(hostile: Hostile) -> None:
     interrupted(hostile, HANGS["request"], "enforce", "interrupt_main")
 
 
-#: The main thread is interrupted while another thread waits on the same client; it gets its answer all the same.
+#: The main thread is interrupted while another thread waits on the same client; that thread still gets its response.
 WITH_A_WORKER = """
 import os, signal, sys, threading, time
 from support import new_client
@@ -203,7 +203,7 @@ def test_a_deadline_that_passes_in_one_thread_leaves_the_others_alone(hostile: H
     assert (out["executed"], out["decision"]["reason_code"]) == (False, "actpass.timeout")
 
 
-#: As the first program, many times in one process: how long each interrupt took, in milliseconds, worst last.
+#: As the first program, many times in one process: milliseconds of each interrupt, sorted ascending.
 HOW_FAST = """
 import os, signal, sys, threading, time
 from support import ACTION, new_client
@@ -234,8 +234,7 @@ def test_interrupts_end_one_call_after_another(hostile: Hostile) -> None:
         done = run_python(HOW_FAST, gateway.base_url, cues=[gateway.has_seen(at + 1) for at in range(12)])
     took = [float(word) for word in done.stdout.split()]
     assert len(took) == 12, done.stderr
-    # The fastest: how soon a busy machine wakes a thread says nothing. A call that does not look for signals
-    # takes 30 s.
+    # The fastest: the others depend on the machine's load. A call that does not check for signals takes 30 s.
     assert took[0] < 100, took
     assert took[-1] < 15_000, took
 
@@ -257,7 +256,7 @@ def test_waiting_thread_does_not_delay_exit(hostile: Hostile) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-#: Calls at each point of the interpreter's end: of exit handlers, of finalizers, of a thread that is still there.
+#: Calls at each point of the interpreter's exit: in exit handlers, in finalizers, on a running daemon thread.
 AT_THE_END = """
 import asyncio, atexit, sys, threading, time
 from actpass import ActPassError

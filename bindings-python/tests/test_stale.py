@@ -25,7 +25,7 @@ def guard(client: ActPassClient, name: str) -> dict[str, Any]:
 
 
 def closes_between(gateway: Played, clients: list[ActPassClient]) -> None:
-    """Call with all clients at once, three times, between which the server closes every connection."""
+    """Call with all clients concurrently, three times; the server closes every connection in between."""
     connections: set[int] = set()
     for at, call in enumerate((guard, evidence, guard)):
         together(len(clients), lambda client: call(clients[client], f"{client}"))  # noqa: B023

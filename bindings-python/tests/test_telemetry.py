@@ -1,4 +1,4 @@
-"""What calls tell the program's logging and OpenTelemetry; the names are those of ``docs/telemetry.md``."""
+"""Logs and OpenTelemetry signals of calls; ``docs/telemetry.md`` lists the names."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_handler_that_raises_does_not_reach_the_guard(hostile: Hostile) -> Non
 
 
 class Telemetry:
-    """What the program's OpenTelemetry has been told."""
+    """The signals that the program's OpenTelemetry received."""
 
     def __init__(self, spans: Any, reader: Any, tracer: Any) -> None:
         self.tracer = tracer

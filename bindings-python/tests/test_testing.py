@@ -1,4 +1,4 @@
-"""The pytest plugin ``actpass.testing``, used as a user's tests use it: in a pytest of their own."""
+"""The pytest plugin ``actpass.testing``, in a separate pytest process, as in a user's tests."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def run_tests(
     (directory / "test_agent.py").write_text(tests, encoding="utf-8")
     installed = importlib.metadata.entry_points()
     found = installed.select(group="pytest11") if hasattr(installed, "select") else installed.get("pytest11", [])
-    # An installed package brings its plugin by itself.
+    # An installed package registers its plugin by itself.
     named = [] if any(one.value == "_actpass_pytest" for one in found) else ["-p", plugin]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACTPASS_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE), str(directory)])
@@ -327,7 +327,7 @@ def test_a_users_tests_fail_where_they_should(tmp_path: Path) -> None:
     assert "7 failed" in run_tests(tmp_path, FAILING)
 
 
-#: How a process can be made in which an action runs, and what makes it.
+#: Ways to start a process in which an action runs, and their code.
 ELSEWHERE = """
 import asyncio
 import multiprocessing
@@ -511,7 +511,7 @@ def test_the_outcome_of_another_tool(actpass_gateway):
 
 @pytest.mark.parametrize("setting", ["plain", "optimized", "xdist"])
 def test_where_an_action_runs(tmp_path: Path, setting: str) -> None:
-    """Whatever process or thread it runs in, and without `assert` statements."""
+    """Any process or thread, and without `assert` statements."""
     options = []
     if setting == "xdist":
         pytest.importorskip("xdist")

@@ -36,7 +36,7 @@ def test_each_call_runs_its_own_function_once() -> None:
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_no_thread_waits_for_another_that_waits(guarded: bool) -> None:
-    """64 answers that take 300 ms each are there after one such time, and Python goes on meanwhile."""
+    """64 responses that take 300 ms each arrive after one such delay, and Python code runs during the wait."""
     delay, counted = 0.3, []
     over = threading.Event()
 

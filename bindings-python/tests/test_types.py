@@ -1,4 +1,4 @@
-"""What a user's editor, type checker and ``help()`` see."""
+"""The package in a user's editor, type checker and ``help()``."""
 
 from __future__ import annotations
 
@@ -535,7 +535,7 @@ ERROR: dict[str, Any] = {
     "kind": "internal",
     "retryable": False,
 }
-#: What is valid of each exported type, and is kept whole.
+#: A valid value of each exported type; it is kept whole.
 VALID: dict[str, Any] = {
     "Approval": {"id": "apr_1", "status": "pending", "of_tomorrow": 1},
     "Credential": {"token": "t", "of_tomorrow": 1},

@@ -26,7 +26,7 @@ from support import ACTION, CapturingServer, capturing, new_async_client, new_cl
 PENDING: Any = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
 NAMES: dict[str, Any] = {"tool": "t", "goal": "g"}
 
-#: What ran of the bodies that should not.
+#: Bodies that ran although they must not.
 RAN: list[str] = []
 
 
@@ -101,7 +101,7 @@ class Made(metaclass=Meta):
 
 
 def cython(flags: int) -> Any:
-    """Return what compiled functions look like: no function of Python's, but one that shows its flags."""
+    """Return an object like a compiled function: not a Python function, but with code flags."""
 
     class Compiled:
         __code__ = types.SimpleNamespace(co_flags=flags)
@@ -201,7 +201,7 @@ class Odd(metaclass=Ordered):
 
 
 class Proxy:
-    """What raises at whatever it is asked, its class too."""
+    """An object that raises on any attribute access, including its class."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
@@ -215,7 +215,7 @@ def callback(*_: Any) -> None:
     RAN.append("callback")
 
 
-#: Functions that do not show that they return what has not run.
+#: Functions whose type does not reveal that their result has not run.
 HIDDEN: dict[str, Callable[[Any], Any]] = {
     "lambda of a coroutine": lambda _: pay(),
     "decorated": decorated,
@@ -240,13 +240,13 @@ HIDDEN: dict[str, Callable[[Any], Any]] = {
     "dict": lambda _: {"ch_1": pay(), "ch_2": steps()},
     "list beside a type that cannot be hashed": lambda _: [Odd(), pay()],
 }
-#: In the client for event loops, what is not awaited: what is returned within something else, or by what was awaited.
+#: Results that the client for event loops does not await: nested in another value, or returned by an awaited value.
 AWAITED = {"lambda of a coroutine", "decorated", "generic", "step of an asynchronous generator", "awaitable"}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> Iterator[None]:
-    """No body runs, and nobody is warned of one that was never awaited."""
+    """No body runs, and no warning reports a coroutine that was never awaited."""
     RAN.clear()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -289,7 +289,7 @@ def guard(gateway: CapturingServer, function: Any, **options: Any) -> Any:
 def guard_async(gateway: CapturingServer, function: Any, **options: Any) -> Any:
     async def main() -> Any:
         out = await async_client_of(gateway.base_url).guard(execute_fn=function, **{**ACTION, **options})
-        for _ in range(3):  # For what the loop does about asynchronous generators that are dropped.
+        for _ in range(3):  # Lets the loop finalize dropped asynchronous generators.
             await asyncio.sleep(0)
         return out
 
@@ -455,7 +455,7 @@ def finished() -> Iterator[None]:
 
 
 def test_results_that_look_like_bodies_are_results(gateway: CapturingServer, tmp_path: Any) -> None:
-    """Also those of which nothing can be asked."""
+    """Including results whose attributes cannot be read."""
 
     class Reader:
         """As asyncio's streams and asynchronous files."""
@@ -639,7 +639,7 @@ def test_the_message_names_the_function_and_its_parameters(gateway: CapturingSer
 
 
 class Unreadable:
-    """What has a signature that cannot be read."""
+    """A callable with an unreadable signature."""
 
     @property
     def __signature__(self) -> Any:
@@ -692,7 +692,7 @@ def test_a_type_error_of_the_function_is_its_own(gateway: CapturingServer) -> No
 
 
 def test_a_signature_that_changed_is_not_asked(gateway: CapturingServer) -> None:
-    """What is called decides: a function of Python's own does what its code says."""
+    """The called object decides: a Python function behaves as its code flags declare."""
     import inspect
 
     def act(ctx: Any) -> int:

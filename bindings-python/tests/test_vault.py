@@ -24,7 +24,7 @@ TOOL: str = ACTION["tool"]
 
 @pytest.fixture
 def settings(gateway: Gateway, tmp_path: Path) -> Path:
-    """Give the running gateway's settings in a file, for the commands that work beside it."""
+    """Give the running gateway's settings in a file, for vault commands that run at the same time."""
     path = tmp_path / "gateway.toml"
     policy = Path(__file__).resolve().parents[2] / "policies" / "refunds.json"
     path.write_text(
@@ -36,7 +36,7 @@ def settings(gateway: Gateway, tmp_path: Path) -> Path:
 
 
 def vault(settings: Path, *arguments: str, given: str = "") -> str:
-    """Run a command of the vault and return what it printed."""
+    """Run a vault command and return its output."""
     command = [binary("ACTPASS_GATEWAY"), "vault", *arguments, "--config", str(settings)]
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def test_credential_is_only_in_callback(gateway: Gateway, settings: Path, tmp_pa
     shown: list[str] = []
     for mode in MODES:
         callback = Callback()
-        # Twice: a key gives leave once, so each call has its own.
+        # Twice: a key authorizes one call, so each call has its own.
         for runs in (1, 2):
             key = f"{mode} {runs}"
             out: Any = client.guard(execute_fn=callback, **ACTION, mode=mode, idempotency_key=key)
@@ -158,7 +158,7 @@ def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -
         os._exit(127)
     try:
         shown = read_until(terminal, b"(not shown): ")
-        # What is typed before the terminal was told would be shown, by the terminal itself.
+        # Input before the program disables echo would be echoed by the terminal itself.
         deadline = time.monotonic() + 20
         while termios.tcgetattr(terminal)[3] & termios.ECHO:
             assert time.monotonic() < deadline, "the terminal still shows what is typed"
@@ -168,7 +168,7 @@ def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -
         _, status = os.waitpid(child, 0)
         assert status == 0
     finally:
-        # Ends the child, if it is still there.
+        # Ends the child if it still runs.
         os.close(terminal)
     assert CREDENTIAL.encode() not in shown
     callback = Callback()
@@ -177,7 +177,7 @@ def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -
 
 
 def read_until(terminal: int, end: bytes) -> bytes:
-    """Read what a terminal shows until ``end`` is in it."""
+    """Read the terminal's output up to and including ``end``."""
     shown = b""
     deadline = time.monotonic() + 20
     while end not in shown:

@@ -18,7 +18,7 @@ from actpass import ActionBlockedError, ActPassArgumentError, AsyncPermit, Permi
 from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown, new_async_client, new_client
 
 KEY = "apk_vector_secret"
-#: Of an action that gives none, so that every language sends the same request.
+#: The default key of an action, so that every language sends the same request.
 IDEMPOTENCY_KEY = "vector_key"
 CLIENT = {"timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"}
 ACTION_MEMBERS = {
@@ -40,7 +40,7 @@ def no_repeated_key(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a vector, and refuse what no vector has."""
+    """Read a vector, and reject unknown members."""
     vector: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_repeated_key)
     needed = {"description", "gateway", "expect"}
     optional = {"client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"}
@@ -70,7 +70,7 @@ class Run:
 
 
 def runs_of(path: Path, kind: str) -> list[Run]:
-    """Return each mode; of a failure, the two that any failure has once more without a circuit breaker."""
+    """Return each mode; for a failure, ``enforce`` and ``monitor`` again without a circuit breaker."""
     again = {"enforce", "monitor"} if path.parent.name == "failures" else set()
     return [
         Run(path, mode, off, kind)
@@ -87,16 +87,16 @@ FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != 
 KINDS = ("sync", "async")
 RUNS = [run for kind in KINDS for path in FILES for run in runs_of(path, kind)]
 WORKERS = 6
-#: What came of each run, as a line.
+#: The result of each run, as a line.
 done: dict[Run, str] = {}
 
 
 class Stopped(KeyboardInterrupt):
-    """What stops the action of a vector in a blocking program."""
+    """The exception that stops a vector's action in a blocking program."""
 
 
 class Ending(Callback):
-    """The action of a vector, which ends as that says."""
+    """The action of a vector, which ends as ``ends`` defines."""
 
     def __init__(self, ends: str, kind: str, recorded: bool) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Ending(Callback):
 
 @dataclass
 class Played:
-    """What came of a run; no ``out`` if its action was stopped."""
+    """The result of a run; no ``out`` if its action was stopped."""
 
     out: Any
     blocked: ActionBlockedError | None
@@ -144,20 +144,20 @@ def play(hostile: Hostile, run: Run) -> Played:
         ca = gateway.ca_pem if trust_ca else None
         settings = {"api_key": KEY, "agent_id": "vectors", "ca": ca, **settings}
         action = {"mode": run.mode, **ACTION, "idempotency_key": IDEMPOTENCY_KEY, **vector.get("action", {})}
-        # The last call is the one that is judged.
+        # The vector's expectations apply to the last call.
         calls = [Callback() for _ in range(vector.get("calls_before", 0))] + [callback]
         out = blocked = None
         with contextlib.suppress(Stopped, asyncio.CancelledError):
             out = GUARDS[run.kind](gateway.base_url, settings, action, calls, recorded, vector.get("changed_args"))
         if isinstance(out, ActionBlockedError):
-            # What spending a permit raised.
+            # Spending a permit raised it.
             out, blocked = {"executed": False, "decision": out.decision}, out
         elif out is not None and not out["executed"]:
             with pytest.raises(ActionBlockedError) as raised:
                 out.unwrap()
             blocked = raised.value
         if out is None:
-            # A stop is recorded beside the program.
+            # A stop is recorded in the background.
             deadline = time.monotonic() + 5
             while len(gateway.seen()) < vector["expect"][run.mode]["requests_sent"] and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -211,7 +211,7 @@ GUARDS = {"sync": guard, "async": guard_async}
 
 @pytest.fixture(scope="module")
 def plays(hostile: Hostile, request: pytest.FixtureRequest) -> Iterator[dict[Run, Future[Played]]]:
-    """Play what was selected, some at once: most of the time is spent in waiting for deadlines."""
+    """Run the selected vectors, several concurrently: most of the time is spent waiting for deadlines."""
     chosen: list[Run] = [
         item.callspec.params["run"]
         for item in request.session.items
@@ -233,7 +233,7 @@ def canonical(value: Any) -> str:
 
 
 def thrown(blocked: ActionBlockedError | None) -> dict[str, Any] | None:
-    """Return what is raised where an outcome that was blocked is unwrapped."""
+    """Return the error that unwrapping a blocked outcome raises."""
     if blocked is None:
         return None
     return {
@@ -258,7 +258,7 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
     texts = json.dumps(blocked)
     whole = "" if vector.get("gateway_echoes") else everything_shown([out and {**out, "result": None}, played.blocked])
     leaks = (texts + whole).count("secret")
-    # What the gate's error says may depend on the time and on a race.
+    # The text of the gate's error may depend on the time and on a race.
     line = blocked and ({**blocked, "developer": None} if expected["error"] else blocked)
     done[run] = (
         f'{{"blocked":{canonical(line)},"circuit_off":{json.dumps(run.circuit_off)},"leaks":{leaks},'

@@ -1,4 +1,4 @@
-"""What goes over the wire, held against what the published client 1.1.3 sends and gets."""
+"""The wire format, compared with the requests and responses of the published client 1.1.3."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "with_the_key_alone": {"api_key": API_KEY},
 }
 
-#: Headers that may differ: who speaks; that connections are kept, not closed; that any answer is taken.
+#: Headers that may differ: the user agent, keep-alive, and the accepted media types.
 MAY_DIFFER = {"user-agent", "connection", "accept"}
 
 
 def members(body: bytes) -> Any:
-    """Return the members in their order, numbers as they are written."""
+    """Return the members in their order, numbers as source text."""
     return json.loads(
         body, object_pairs_hook=list, parse_int=lambda text: ("int", text), parse_float=lambda text: ("float", text)
     )
@@ -110,7 +110,7 @@ def test_requests_equal_the_published_clients(published: Published, settings: di
                 if method == "guard":
                     assert our_answer.pop("executed") is True
                 for said in (our_answer, their_answer):
-                    # Of each client's own request: the idempotency keys differ.
+                    # A request hash differs between the clients: the idempotency keys differ.
                     (said["decision"] if method == "guard" else said).pop("request_hash", None)
                 assert our_answer == their_answer
         ours = server.take()
@@ -169,7 +169,7 @@ def test_the_published_client_works_against_the_gateway(published: Published, ga
         for (_, arguments), outcome in zip(guards, their_outcomes):
             callback = Callback(lambda _: "ran")
             out: Any = client.guard(execute_fn=callback, **arguments)
-            # Another call's allow is no leave for this one.
+            # The allow of another call does not authorize this one.
             repeated = outcome["decision"]["decision"] == "allow"
             expected = "actpass.replayed" if repeated else outcome["decision"]["reason_code"]
             assert (out["executed"], callback.runs, out["decision"]["reason_code"]) == (False, 0, expected)
@@ -182,5 +182,5 @@ def test_the_published_client_works_against_the_gateway(published: Published, ga
         recorded["current_event_hash"],
     )
     assert gateway.get("/api/v1/evidence/chains/case_1/verify")["valid"] is True
-    # Six of the published client's, and what was decided again of ours: one approval and one denial, twice.
+    # Six events of the published client, and two repeated decisions of this one: an approval and a denial, twice.
     assert len(gateway.get("/api/v1/evidence/chains/decisions")["events"]) == 10

@@ -39,7 +39,7 @@ def actpass_gateway(
         program = installed_gateway()
     gateway: ScriptedGateway | RealGateway
     gateway = RealGateway(program, str(tmp_path_factory.mktemp("actpass"))) if program else ScriptedGateway()
-    # A separate patch: a test may undo those of the fixture `monkeypatch`.
+    # A separate patch: a test may call `undo()` on the fixture `monkeypatch`.
     with gateway, pytest.MonkeyPatch.context() as patch:
         for name, value in gateway.environment.items():
             patch.setenv(name, value)

@@ -71,7 +71,7 @@ class AsyncPermit:
 
     @property
     def decision(self) -> Decision:
-        """The decision under which the action may run.
+        """The gateway's decision that allowed the action.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -87,7 +87,7 @@ class AsyncPermit:
         Run the action once, immediately afterwards.
 
         Args:
-            args: The current arguments. If they differ from the judged arguments, the action is blocked with
+            args: The current arguments. If they differ from the approved arguments, the action is blocked with
                 ``actpass.arguments_changed``. Default: no comparison.
 
         Raises:
@@ -223,7 +223,7 @@ class AsyncActPassClient(Awaited):
             if the gateway certainly did not process it.
         mode: The default mode of calls. No environment variable changes it.
         ca: Additional trusted certificates in PEM, as ``str`` or ``bytes``: authorities or the server's own.
-        circuit_failures: How many consecutive calls must fail to reach the gateway before the circuit opens; 0
+        circuit_failures: Number of consecutive calls that must fail to reach the gateway before the circuit opens; 0
             disables it. While open, calls fail immediately with ``actpass.unreachable`` and a ``retry_after``; see
             :attr:`circuit`.
         danger_allow_insecure_http: Permits plain ``http`` to other machines. Anyone on the network path can then read
@@ -261,10 +261,10 @@ class AsyncActPassClient(Awaited):
         """Request a decision without running anything.
 
         Args:
-            goal: What the agent wants to achieve.
+            goal: The agent's goal.
             tool: The tool that the action uses.
             args: The tool's arguments: a JSON-compatible dict, nested at most 127 levels deep.
-            resource: What the tool acts on, such as ``stripe:charge:ch_123``.
+            resource: The target of the action, such as ``stripe:charge:ch_123``.
             user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
@@ -397,11 +397,11 @@ class AsyncActPassClient(Awaited):
         to this request; in ``warn`` also on ``warn``; in ``monitor`` always.
 
         Args:
-            goal: What the agent wants to achieve.
+            goal: The agent's goal.
             tool: The tool that the action uses.
             args: The tool's arguments.
             execute_fn: The function to run, with one argument, the context. Generator functions are rejected.
-            resource: What the tool acts on, such as ``stripe:charge:ch_123``.
+            resource: The target of the action, such as ``stripe:charge:ch_123``.
             user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
@@ -409,9 +409,9 @@ class AsyncActPassClient(Awaited):
             audience: The service to which the passport is presented.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
-            wait_for_approval: How many seconds to wait for a human decision if the action needs approval, at most 30
-                days; ``timeout`` applies to each request separately. After an approval the action is preflighted once
-                more, and that decision applies. Default: no waiting; the action is blocked.
+            wait_for_approval: Seconds to wait for a human decision if the action needs approval, at most 30 days;
+                ``timeout`` applies to each request separately. After an approval the action is preflighted again, and
+                that decision applies. Default: no waiting; the action is blocked.
             record_outcome: Record in the ledger, on the decision's chain, how the action ended. Default: ``False``.
             default: A function that converts values in ``args`` that are not JSON, as for ``json.dumps``. Its
                 exceptions propagate. Default: the client's, else such values are rejected.
@@ -487,10 +487,10 @@ class AsyncActPassClient(Awaited):
         before and after a tool. Spend the permit once, right before the action runs, then report how it ended.
 
         Args:
-            goal: What the agent wants to achieve.
+            goal: The agent's goal.
             tool: The tool that the action uses.
             args: The tool's arguments.
-            resource: What the tool acts on.
+            resource: The target of the action.
             user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
@@ -666,16 +666,16 @@ class AsyncActPassClient(Awaited):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> IssuedPassport:
-        """Issue a passport: a signed, short-lived, single-use token that limits what an agent may request.
+        """Issue a passport: a signed, short-lived, single-use token that limits an agent's requests.
 
         Args:
             audience: The service to which the passport is presented, such as ``mcp://stripe-production``.
-            goal: What the agent wants to achieve.
+            goal: The agent's goal.
             allowed_tools: The tools that the passport allows.
             allowed_resources: The resources that it allows. Default: none.
             resource_constraints: Constraints on the arguments: ``{"max_amount": 10000, "currency": "usd"}``.
             user_id: The user on whose behalf the agent acts.
-            ttl_seconds: How long it is valid, 1 to 3600 seconds. Default: the gateway's.
+            ttl_seconds: Lifetime, 1 to 3600 seconds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
             approval_request_id: An approved request. The passport is then valid for that action only and spends the
                 approval.
@@ -788,7 +788,7 @@ class AsyncActPassClient(Awaited):
         """Verify a passport locally with the gateway's cached public keys.
 
         Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10
-        seconds of clock leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched
+        seconds of clock leeway. Revoked and spent passports are known only to the gateway. Keys are refetched
         after 10 minutes, and immediately for an unknown key id (at most once a second). If that fails, cached keys are
         used until they are one hour old.
 
@@ -884,10 +884,10 @@ class AsyncActPassClient(Awaited):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> RecordedEvidence:
-        """Append an event of your own to a chain of the gateway's tamper-evident ledger.
+        """Append an application event to a chain of the gateway's tamper-evident ledger.
 
         Args:
-            event_type: What happened, in your own naming.
+            event_type: The type of the event; any name.
             chain_id: The chain; its first event creates it.
             tool_id: The tool.
             decision: The decision that preceded the event.
@@ -964,8 +964,8 @@ class AsyncActPassClient(Awaited):
 
         Args:
             tool: The name of the tool that the function implements.
-            goal: What the agent wants to achieve.
-            resource: What the tool acts on: a template such as ``"stripe:charge:{charge}"``, or a function that takes
+            goal: The agent's goal.
+            resource: Target of the action: a template such as ``"stripe:charge:{charge}"``, or a function that takes
                 some of the arguments by name, or all of them as one dict if its only parameter has another name. Values
                 chosen by a model may contain any character; policies also see the arguments themselves.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.

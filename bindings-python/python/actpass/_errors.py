@@ -261,12 +261,12 @@ class ActPassInternalError(ActPassError):
 class ActionBlockedError(ActPassError):
     """An action was blocked and did not run.
 
-    The message is written for a model: what did not run, why, and whether to retry. It contains no infrastructure
-    details, API key or passport, and is the same in every language.
+    The message is written for a model: the blocked tool, the reason, and whether to retry. It contains no
+    infrastructure details, API key or passport, and is the same in every language.
 
     Attributes:
         message: The message for a model, equal to ``str(error)``.
-        developer_text: The message for a developer: what failed, where, and what to check.
+        developer_text: The message for a developer: the failure, its place, and what to check.
         tool: The blocked tool.
         decision: The gateway's decision, or the denial that the SDK made because the gate failed. Its ``reason_code``
             equals ``code``.

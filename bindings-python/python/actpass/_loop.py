@@ -1,4 +1,4 @@
-"""The event loops of this process, and the mailbox of each."""
+"""The event loops of this process, and the completion queue of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Callable
 from . import _native
 from ._errors import ActPassConfigError
 
-# The loop itself keeps its mailbox, by what it watches; so both go at the same time.
+# The loop's reader callback keeps the queue alive, so both are freed at the same time.
 _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.CompletionQueue]] = (
     weakref.WeakKeyDictionary()
 )
@@ -20,7 +20,7 @@ _kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _native.CompletionQu
 
 
 def running() -> tuple[_native.CompletionQueue, asyncio.Future[Any]]:
-    """Return the mailbox of the running event loop, and a new future of it."""
+    """Return the completion queue of the running event loop, and a new future."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -37,7 +37,7 @@ def running() -> tuple[_native.CompletionQueue, asyncio.Future[Any]]:
 def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
     mailbox = _native.CompletionQueue()
     try:
-        # In a context of its own: a loop keeps the one in which it was asked, with all that the first caller had set.
+        # In an empty context: the loop keeps the context of this call, with the first caller's variables.
         contextvars.Context().run(loop.add_reader, mailbox.fileno(), mailbox.deliver)
     except NotImplementedError:
         mailbox.set_waker(_bell(loop, mailbox))
@@ -47,7 +47,7 @@ def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
 
 
 def _bell(loop: asyncio.AbstractEventLoop, mailbox: _native.CompletionQueue) -> Callable[[], None]:
-    """Return what tells a loop that can watch no descriptor, such as Windows' proactor loop."""
+    """Return a waker for a loop that cannot watch a file descriptor, such as Windows' proactor loop."""
     to_loop, to_mailbox, context = weakref.ref(loop), weakref.ref(mailbox), contextvars.Context()
 
     def ring() -> None:

@@ -18,7 +18,7 @@ class Errors(NamedTuple):
 
 
 def outcome_schema(kind: Any, source: Any, handler: Any, errors: Errors, types: Mapping[str, Any]) -> Any:
-    """Return the schema of ``GuardOutcome`` or of ``GuardOutcome[T]``; ``types`` are those of its members."""
+    """Return the schema of ``GuardOutcome`` or of ``GuardOutcome[T]``; ``types`` are the types of its members."""
     result = get_args(source)
     error = _error_schema(core_schema.any_schema(), handler, errors)
     members = {

@@ -23,7 +23,7 @@ Limits = Optional[dict[str, object]]
 
 
 def limits(timeout: object, max_retries: object) -> Limits:
-    """Return the per-call limits, or ``None`` if there are none."""
+    """Return the per-call limits, or ``None`` if neither is set."""
     return None if timeout is None and max_retries is None else {"timeout": timeout, "max_retries": max_retries}
 
 
@@ -160,7 +160,7 @@ class Settings:
 
     @property
     def circuit(self) -> Literal["closed", "open", "half_open"]:
-        """State of the circuit breaker: ``closed``, ``open`` (calls fail at once) or ``half_open`` (one call probes).
+        """State of the circuit: ``closed``, ``open`` (calls fail immediately) or ``half_open`` (one call probes).
 
         The circuit opens after ``circuit_failures`` consecutive calls that could not reach the gateway, first for about
         a second, then twice as long after each failed probe, up to 30 seconds.

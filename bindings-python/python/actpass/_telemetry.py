@@ -175,7 +175,7 @@ _logs_by = ""
 
 
 def log_by_environment() -> None:
-    """Configure the logger ``actpass`` to write to stderr as ``ACTPASS_LOG`` says; once per value."""
+    """Configure the logger ``actpass`` to write to stderr as set by ``ACTPASS_LOG``; once per value."""
     global _logs_by  # noqa: PLW0603
     word = os.environ.get("ACTPASS_LOG", "")
     if word == _logs_by:

@@ -14,7 +14,7 @@ if TYPE_CHECKING or sys.version_info >= (3, 10):
 else:
     P = ...  # `Callable[P, R]` is then any callable.
 
-#: How a guard applies the decision: it runs on ``allow`` (``enforce``), on a recorded ``allow`` (``strict``), also on
+#: The guard's mode: the function runs on ``allow`` (``enforce``), on a recorded ``allow`` (``strict``), also on
 #: ``warn`` (``warn``), or always, to observe (``monitor``).
 Mode = Literal["enforce", "strict", "warn", "monitor"]
 
@@ -70,7 +70,7 @@ class _Credential(TypedDict):
 
 
 class Credential(_Credential, total=False):
-    """A secret that the gateway's vault holds for the tool."""
+    """A secret for the tool from the gateway's vault."""
 
     expires_at: Optional[str]
 
@@ -192,7 +192,7 @@ class PassportRevocation(TypedDict):
 
 
 def _schema(kind: Any, source: Any, handler: Any) -> Any:
-    """Return the pydantic schema of a ``TypedDict``; pydantic rejects those of ``typing`` before Python 3.12."""
+    """Return the pydantic schema of a ``TypedDict``; pydantic rejects ``typing.TypedDict`` before Python 3.12."""
     from ._pydantic import dict_schema  # noqa: PLC0415
 
     return dict_schema(kind, handler)

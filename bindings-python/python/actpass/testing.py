@@ -11,7 +11,7 @@ Installing the package registers the pytest fixture ``actpass_gateway``. During 
 client, its transport and its guard are the real ones. Without a script it denies every action. With
 ``pytest --actpass-gateway=PROGRAM`` the fixture starts the real gateway instead, in development mode.
 
-**What counts as executed.** A guarded function that was called, or a permit that was spent, in this process or in one
+**Executed** means: a guarded function that was called, or a permit that was spent, in this process or in one
 that it started after creating the gateway: by ``fork``, ``spawn``, ``subprocess`` or a pool. (``spawn`` and
 ``subprocess`` pass on the environment; if you pass another one, merge ``gateway.environment`` into it.) If the gateway
 allowed an action and no process reported whether it ran, the helpers raise :class:`UnknownExecution`, an
@@ -61,7 +61,7 @@ __all__ = [
 
 #: The API key of the scripted gateway's clients.
 API_KEY = "apk_test"
-#: How many seconds to wait for the report of an allowed action.
+#: Seconds to wait for the report of an allowed action.
 _SETTLED_WITHIN = 2.0
 
 Gateway = TypeVar("Gateway", bound="_Gateway")
@@ -559,7 +559,7 @@ def installed_gateway() -> str:
     """Return the path of the gateway: of the package ``actpass-gateway``, or else the one on the ``PATH``.
 
     Raises:
-        ActPassConfigError: There is none.
+        ActPassConfigError: No gateway is installed.
 
     >>> RealGateway(installed_gateway(), "/tmp/ledger")  # doctest: +SKIP
     """
