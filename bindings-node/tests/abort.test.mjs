@@ -1,4 +1,4 @@
-/** What an AbortSignal ends, and when. */
+/** An AbortSignal and the calls that it ends. */
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -92,7 +92,7 @@ test('of two verdicts that come together, the first action may abort the second'
 test('an abort between the verdict and the run runs nothing', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
-    // Whichever of the many turns of the loop the answer falls into, either it ran before or it never runs.
+    // In any turn of the event loop: the response arrived and the action ran before the abort, or it never runs.
     for (let turns = 0; turns < 300; turns += 1) {
       const controller = new AbortController();
       let aborted = false;

@@ -1,4 +1,4 @@
-/** Settings and arguments: what is refused, under which name, before anything is sent. */
+/** Settings and arguments: invalid ones are rejected by name before a request is sent. */
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-/** Every call, its bytes on the wire and what comes back. */
+/** Every call, its bytes on the wire and its result. */
 
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign } from 'node:crypto';
@@ -29,7 +29,7 @@ const ANSWERS = {
   '/api/v1/evidence/events': { event_id: 'ev_2', current_event_hash: '00' },
 };
 
-/** Makes a call; what was sent, and what came back. */
+/** Makes a call and returns the request and the result. */
 async function sentBy(call, settings) {
   return capturing(
     ({ path }) => ANSWERS[path],

@@ -21,7 +21,7 @@ import {
 } from './support.mjs';
 
 const hostile = new Hostile();
-// Some versions of Node add these to what a CommonJS module exports.
+// Some versions of Node add these to the exports of a CommonJS module.
 const { default: _, 'module.exports': __, ...sdk } = imported;
 
 test('the classes and their order are Python’s', () => {

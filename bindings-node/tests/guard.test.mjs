@@ -1,4 +1,4 @@
-/** What runs, when, where and how often; and what a guard reports. */
+/** The guard: whether, when, where and how often an action runs, and its outcome. */
 
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';

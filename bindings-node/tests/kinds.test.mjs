@@ -156,7 +156,7 @@ describe('unwrap', () => {
 
 describe('the page of the documentation, verbatim and whole', () => {
   const { setup, guard, preflight, passports } = pageSnippets();
-  /** What the page takes for granted. */
+  /** The page's implicit declarations. */
   const program = `${setup}
 declare global { var said: unknown[]; }
 globalThis.said = [];

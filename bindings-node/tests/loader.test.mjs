@@ -1,4 +1,4 @@
-/** What is thrown where the native module cannot be loaded: each case in a process of its own, from a package laid out as it is published. */
+/** The errors if the native module cannot be loaded: each case in a separate process, in a package with the published layout. */
 
 import assert from 'node:assert/strict';
 import {
@@ -40,7 +40,7 @@ const binary = () => join(folder, 'node_modules', '@actpass', `sdk-${PLATFORM}`,
 function layOut() {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, 'node_modules', '@actpass', `sdk-${PLATFORM}`), { recursive: true });
-  // Otherwise Node reads a package.json that somebody left in a folder above.
+  // Otherwise Node reads a package.json of a parent folder.
   writeFileSync(join(folder, 'package.json'), '{"private": true}');
   cpSync(DIST, sdk('dist'), { recursive: true, filter: (path) => !path.endsWith('.node') });
   cpSync(join(PACKAGE, 'package.json'), sdk('package.json'));
@@ -72,7 +72,7 @@ async function attempt({ prelude = '', flags = [], env = {} } = {}) {
   return JSON.parse(stdout.split('\n')[0]);
 }
 
-/** Fails unless the error is ours, has this code, and says this on one line. */
+/** Fails unless the error is an ActPass error with this code and contains this text on one line. */
 async function refuses(code, says, options) {
   const error = await attempt(options);
   assert.equal(error.code, code, error.message);

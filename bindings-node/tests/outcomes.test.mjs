@@ -1,4 +1,4 @@
-/** Outcomes that tell the truth: bodies that have not run, arguments that changed, results that are hard to write down. */
+/** Outcomes are true: for bodies that have not run, changed arguments, and results that are hard to serialize. */
 
 import assert from 'node:assert/strict';
 import { EventEmitter, on } from 'node:events';
@@ -203,7 +203,7 @@ describe('a result whose body has not run', () => {
 
 describe('arguments that change between the question and the run', () => {
   const slow = (json) => answer(json, { delay_ms: 40 });
-  /** Calls a protected function and changes its arguments while the gateway is asked. */
+  /** Calls a protected function and changes its arguments while the gateway decides. */
   async function changed(actpass, options, args, change) {
     const ran = [];
     const refund = actpass.protect((...given) => ran.push(structuredClone(given)), { ...OPTIONS, ...options });

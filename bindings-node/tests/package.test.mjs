@@ -1,4 +1,4 @@
-/** The package as a stranger gets it: packed, installed into a fresh folder, used from it. */
+/** The package as a user installs it: packed, installed into an empty folder, and imported there. */
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { PACKAGE, pageSnippets, run, withGateway } from './support.mjs';
 
 const { setup, guard } = pageSnippets();
-/** The page's first two snippets; its guard stands in a function, as its \`return\` shows. */
+/** The page's first two snippets; its guard is the body of a function, because it contains \`return\`. */
 const PAGE = `${setup}
 const log = console;
 const notify = console.log;

@@ -20,12 +20,12 @@ const hostile = new Hostile();
 const RECORDED = answer({ event_id: 'ev_2', current_event_hash: '00' });
 const WITH_CREDENTIAL = { ...ALLOW, credential: { token: CREDENTIAL, expires_at: null } };
 
-/** What was sent to be recorded. */
+/** The events sent to the ledger. */
 async function recordedBy(gateway) {
   return (await gateway.seen()).filter(({ path }) => path.endsWith('/events')).map(({ body }) => JSON.parse(body));
 }
 
-/** What `call` throws. */
+/** The exception that `call` throws. */
 function thrown(call) {
   try {
     call();

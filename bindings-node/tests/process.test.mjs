@@ -208,7 +208,7 @@ test('10,000 guarded calls, 64 at a time, each run exactly once', () =>
 
 test('memory is flat over 100,000 calls', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
-    // In a program of its own, whose memory is nothing but this.
+    // In a separate program, so that its memory contains no other data.
     const { code, stdout, stderr } = await runModule(
       `${PROGRAM(baseUrl)}
       const round = async (calls) => {

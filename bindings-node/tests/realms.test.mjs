@@ -1,4 +1,4 @@
-/** Errors and values over the borders of realms: contexts of `node:vm`, as Jest has them, threads, and copies of the package. */
+/** Errors and values across realms: contexts of `node:vm`, as in Jest, threads, and copies of the package. */
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { ACTION, ALLOW, answer, Hostile, newClient, PACKAGE } from './support.mj
 const hostile = new Hostile();
 const require = createRequire(import.meta.url);
 
-/** Loads the package into a realm of its own, as Jest does: its modules run there, Node's and the addon do not. */
+/** Loads the package into a separate realm, as Jest does: its modules run there, Node's and the addon do not. */
 function inContext() {
   const context = vm.createContext({
     ...Object.fromEntries(

@@ -1,4 +1,4 @@
-/** What a client of a modern SDK has: limits of single calls, defaults, scopes, its end, its log. */
+/** Limits per call, default options, scopes, closing a client, and its log. */
 
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';

@@ -1,4 +1,4 @@
-/** What an error shows: the caller's frame first, one line for each cause, the method that was called. */
+/** The text of an error: the caller's frame first, one line per cause, the called method. */
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -41,7 +41,7 @@ const CALLS = {
   ],
 };
 
-/** What `call` fails with, thrown or reported. */
+/** The error of `call`, thrown or reported. */
 async function failureOf(call) {
   try {
     const outcome = await call;

@@ -1,4 +1,4 @@
-/** What the tests share: clients, gateways that misbehave or are real, programs of their own, and what can be seen of values. */
+/** Test support: clients, scripted and real gateways, child processes, and the printed forms of values. */
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
@@ -28,7 +28,7 @@ export const ACTION = {
   args: { amount: 4900, currency: 'usd' },
   resource: 'stripe:charge:ch_123',
 };
-/** What a decision has if the gateway explains nothing. */
+/** The explanation of a decision if the gateway sends none of it. */
 export const UNEXPLAINED = { summary: '', matched_rules: [], next_steps: [] };
 export const ALLOW = {
   decision: 'allow',
@@ -82,13 +82,13 @@ export class Hostile {
     return said;
   }
 
-  /** Plays `script` while `body` runs. */
+  /** Runs a gateway with `script` while `body` runs. */
   async play(script, body) {
     const started = await this.tell({ start: Array.isArray(script) ? { steps: script } : script });
     const gateway = {
       baseUrl: started.base_url,
       ca: started.ca_pem,
-      /** The requests so far, without what was none. */
+      /** The requests so far, without invalid ones. */
       seen: async () => (await this.tell({ seen: started.id })).seen.filter((one) => one.method !== '?'),
       otherSeen: async () => (await this.tell({ seen: started.id })).other_seen,
       /** Closes the connections that are open. */
@@ -169,7 +169,7 @@ export function run(file, args, { cwd = PACKAGE, timeout = 60_000, env = {} } = 
   });
 }
 
-/** Runs the text of a module in a Node of its own. */
+/** Runs the text of a module in a separate Node process. */
 export function runModule(code, { flags = [], ...options } = {}) {
   return run(process.execPath, [...flags, '--input-type=module', '-e', code], options);
 }
@@ -212,7 +212,7 @@ export function pageSnippets() {
   };
 }
 
-/** What a promise was rejected with. */
+/** The error with which a promise was rejected. */
 export async function rejection(promise) {
   try {
     await promise;

@@ -1,4 +1,4 @@
-/** What calls tell the program's OpenTelemetry; the names are those of `docs/telemetry.md`. */
+/** The OpenTelemetry signals of calls; `docs/telemetry.md` lists the names. */
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -92,7 +92,7 @@ describe('with OpenTelemetry', () => {
 
   afterEach(() => exporter.reset());
 
-  /** What was told of each span, oldest first. */
+  /** The recorded spans, oldest first. */
   function spans() {
     return exporter
       .getFinishedSpans()
@@ -329,7 +329,7 @@ describe('with OpenTelemetry', () => {
   });
 });
 
-/** A program of its own, whose OpenTelemetry and console are what `setUp` makes of them. */
+/** Runs a separate program; `setUp` configures its OpenTelemetry and console. */
 async function programWith(setUp, flags = []) {
   const code = `
     import { ActPass } from '@actpass/sdk';

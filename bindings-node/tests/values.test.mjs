@@ -1,4 +1,4 @@
-/** Every public method with every kind of value: what leaves the SDK is always one of its own errors. */
+/** Every public method with every kind of value: the SDK throws only its own errors. */
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
@@ -25,7 +25,7 @@ class Order {
   amount = 1;
 }
 
-/** What a caller may pass by mistake, or by malice. */
+/** Values that a caller may pass by mistake or with malice. */
 const VALUES = {
   undefined,
   null: null,
@@ -114,7 +114,7 @@ const VERIFY = { token: 't', audience: 'a' };
 const EVENT = { eventType: 'e', chainId: 'c' };
 const RUN = { execute: () => 'ran' };
 
-/** Each way in: a name and what is called with a value. */
+/** Each entry point: a name and a function that calls it with a value. */
 function entries(actpass) {
   const { protect } = ActPass.prototype;
   const protection = { tool: 't', goal: 'g' };
@@ -191,7 +191,7 @@ function entries(actpass) {
   };
 }
 
-/** What `call` ends with: a value or what it threw or rejected with. */
+/** The end of `call`: its value or its error. */
 async function endOf(call) {
   try {
     return { value: await call() };
@@ -218,7 +218,7 @@ describe('whatever is passed', { concurrency: 4 }, () => {
       hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
         const actpass = newClient(baseUrl, { maxRetries: 0, circuitFailures: 0 });
         for (const [what, value] of Object.entries(VALUES)) {
-          // A handler of its own, for a promise that nobody else is given.
+          // A separate handler, for a promise that no other code receives.
           const { thrown, value: returned } = await endOf(() => entries(actpass)[name](value));
           if (thrown !== undefined) {
             assert.ok(thrown instanceof ActPassError, `${what}: ${inspect(thrown)}`);

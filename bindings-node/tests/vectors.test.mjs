@@ -9,7 +9,7 @@ import { ActionBlockedError, ActPass, ActPassArgumentError, canonicalOutcome } f
 import { ACTION, everythingShown, Hostile, MODES, VECTORS, vectorFiles } from './support.mjs';
 
 const KEY = 'apk_vector_secret';
-/** Of an action that gives none, so that every language sends the same request. */
+/** The default key of an action, so that every language sends the same request. */
 const IDEMPOTENCY_KEY = 'vector_key';
 const MEMBERS = [
   'description',
@@ -44,18 +44,18 @@ const hostile = new Hostile();
 /** In a release build no call breaks on request. */
 const names = vectorFiles().filter((name) => native.hasTestHooks !== undefined || !name.startsWith('lost/'));
 const runs = names.flatMap(runsOf);
-/** What came of each run, as a line. */
+/** The result of each run, as a line. */
 const lines = runs.map(() => '');
 let done = 0;
 
-/** Each mode of a vector; of a failure, the two that any failure has once more without a circuit breaker. */
+/** Each mode of a vector; for a failure, `enforce` and `monitor` again without a circuit breaker. */
 function runsOf(name) {
   const modes = Object.keys(read(name).expect).sort();
   const again = name.startsWith('failures/') ? ['enforce', 'monitor'] : [];
   return modes.flatMap((mode) => (again.includes(mode) ? [false, true] : [false]).map((off) => [name, mode, off]));
 }
 
-/** Reads a vector, and refuses what no vector has. */
+/** Reads a vector, and rejects unknown members. */
 function read(name) {
   const vector = JSON.parse(readFileSync(join(VECTORS, `${name}.json`), 'utf8'));
   const onlyHas = (object, known) => {
@@ -122,7 +122,7 @@ async function play(at, name, mode, circuitOff) {
     const seen = requests.filter((request) => !events.includes(request));
     const recorded = events.length > 0 ? JSON.parse(events[0].body) : null;
     const blocked = outcome.kind === 'blocked' ? thrownBy(outcome) : null;
-    // What the gate's error says may depend on the time and on a race.
+    // The text of the gate's error may depend on the time and on a race.
     const compared = blocked && { ...blocked, developer: expected.error === null ? blocked.developer : null };
     // Every secret in a vector holds this word. Only their number is compared, so that a failure shows none.
     const shown = vector.gateway_echoes ? [] : [{ ...outcome, actpass }];
@@ -173,7 +173,7 @@ async function play(at, name, mode, circuitOff) {
   done += 1;
 }
 
-/** What an action of each end throws, or its permit is told. */
+/** The error of an action of each end, thrown or passed to its permit. */
 const ENDS = { failed: new Error('the card is closed'), cancelled: new Error('stopped') };
 
 /** Guards an action that ends so; by a permit, if its arguments change or it is stopped. */
@@ -210,7 +210,7 @@ function raise(error) {
   throw error;
 }
 
-/** What a blocked outcome throws. */
+/** The error that a blocked outcome throws. */
 function thrownBy(outcome) {
   let error;
   try {
@@ -230,7 +230,7 @@ function thrownBy(outcome) {
   };
 }
 
-/** RFC 8785 by another hand than the one that is tested; JavaScript's own serialisation is what that RFC is made of. */
+/** An independent implementation of RFC 8785, which builds on JavaScript's own serialisation. */
 function canonicalJson(value) {
   if (Array.isArray(value)) {
     return `[${value.map(canonicalJson).join()}]`;

@@ -36,7 +36,7 @@ function uncallable(run: Function): string | undefined {
 }
 
 /**
- * @internal Closes `result` and returns what it is, for messages, if its body runs only when it is iterated: a generator, or
+ * @internal Closes `result` and returns its description for messages, if its body runs only when it is iterated: a generator, or
  * an iterator over anything but existing data. Returns `undefined` for any other result, such as a stream.
  */
 export function unrun(result: unknown): string | undefined {
@@ -75,7 +75,7 @@ function kindOf(result: unknown): string | undefined {
   return typeof iterator === 'function' && !DATA_ITERATOR.test(tagOf(result)) ? 'an iterator' : undefined;
 }
 
-/** Closes an iterator, so that it releases what it holds. Its errors are ignored. */
+/** Closes an iterator, so that it releases its resources. Its errors are ignored. */
 function close(iterator: { return?: unknown }): void {
   try {
     if (typeof iterator.return === 'function') {

@@ -146,7 +146,7 @@ export class ActPass {
    * If the gate fails, the call does not throw. The outcome is blocked by a `deny` that the SDK made, with a `reason_code`
    * such as `actpass.unreachable`; `error` is the failure.
    *
-   * @typeParam T - What `execute` returns, or what its promise resolves to.
+   * @typeParam T - The result of `execute`, or of its promise.
    * @returns The decision and how the call ended: `kind` is `returned`, `failed` or `blocked`.
    * @throws {@link ActPassArgumentError} An argument is invalid. Nothing was sent and nothing ran, in any mode.
    * @throws The reason of `signal`, if it aborted the call. Nothing ran.
@@ -319,9 +319,9 @@ export class ActPass {
    * `goal`, `args`, `resource` and `userId` may be pure functions of the call's arguments; only their results are sent.
    * Without `args`, the first argument, an object literal, is sent.
    *
-   * `run` receives what was judged: copies, made at the call, of the object literals, arrays, dates, maps and sets among its
-   * arguments (of the first argument only, if no option is a function). If an argument changes before `run` starts, the call
-   * is blocked with `actpass.arguments_changed`.
+   * `run` receives the approved arguments: copies, made at the call, of the object literals, arrays, dates, maps and sets
+   * among its arguments (of the first argument only, if no option is a function). If an argument changes before `run` starts,
+   * the call is blocked with `actpass.arguments_changed`.
    *
    * With `withContext`, `run` receives the {@link ExecutionContext}, with the vaulted credential, before its own arguments.
    *
@@ -359,7 +359,7 @@ export class ActPass {
   }
 
   /**
-   * Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
+   * Issues a passport: a signed, short-lived, single-use token that limits an agent's requests.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have processed it.
    *
@@ -405,8 +405,8 @@ export class ActPass {
    * Verifies a passport locally with the gateway's cached public keys.
    *
    * Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of
-   * clock leeway. Issuer and tenant default to those of the key set, then to the client's. Only the gateway knows whether a
-   * passport was revoked or spent. Keys are refetched after 10 minutes, and immediately for an unknown key id (at most once a
+   * clock leeway. Issuer and tenant default to the key set's, then to the client's. Only the gateway can detect a
+   * revoked or spent passport. Keys are refetched after 10 minutes, and immediately for an unknown key id (at most once a
    * second). If that fails, cached keys are used until they are one hour old.
    *
    * @throws {@link ActPassError} No public keys are available. An invalid passport does not throw.
@@ -449,7 +449,7 @@ export class ActPass {
   }
 
   /**
-   * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
+   * Appends an application event to a chain of the gateway's tamper-evident ledger.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have processed it.
    *
@@ -584,7 +584,7 @@ export class ActPass {
   }
 }
 
-/** The original methods, at which stack traces are cut; a program may replace those of the prototype. */
+/** The original methods, at which stack traces are cut; a program may replace the prototype's methods. */
 const METHODS = Object.fromEntries(
   Object.entries(Object.getOwnPropertyDescriptors(ActPass.prototype)).map(([name, { get, value }]) => [
     name,

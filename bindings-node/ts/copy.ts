@@ -1,4 +1,4 @@
-/** Copies the arguments of a call, so that the judged arguments are the ones that run. */
+/** Copies the arguments of a call, so that an action runs with the approved arguments. */
 
 import { types } from 'node:util';
 import { isPlain, wrongArgument } from './json.js';

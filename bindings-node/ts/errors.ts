@@ -211,10 +211,9 @@ export class ActPassInternalError extends ActPassError {
  * An action was blocked and did not run. Thrown by `unwrap()` of a blocked outcome, by functions of {@link ActPass.protect},
  * and by {@link Permit.spend}.
  *
- * `message` is written for a model: what did not run, why, whether to retry and what to do instead. It contains no
- * infrastructure details and is the same in every language. `developerText` tells what failed and what to check. `code` is
+ * `message` is written for a model: the blocked tool, the reason, whether to retry and the alternative. It contains no
+ * infrastructure details and is the same in every language. `developerText` describes the failure and the remedy. `code` is
  * the decision's reason code. If the gate failed, `cause` is its error; `status`, `requestId`, `retryAfterMs` and `retryable`
- * are copied from it.
  *
  * @example
  * ```ts
@@ -236,7 +235,7 @@ export class ActionBlockedError extends ActPassError {
   readonly decision: BlockingDecision;
   /** The tool of the action. */
   declare readonly tool: string | undefined;
-  /** What did not run, what failed and what to check, in one line. */
+  /** The blocked tool, the failure and the remedy, in one line. */
   readonly developerText: string;
   /** Data for `resume` after a human approval; `undefined` if no approval is pending. */
   declare readonly approval: PendingApproval | undefined;
@@ -292,7 +291,7 @@ export function toError(described: DescribedError, operation?: string): ActPassE
     (inner, text) => oneLine(new Error(text, inner && { cause: inner })),
     undefined,
   );
-  // Replace the request that the native module names by the method that the caller knows.
+  // Replace the native module's name of the request by the name of the called method.
   const prefix = `${details.operation}: `;
   const problem = message.startsWith(prefix) ? message.slice(prefix.length) : undefined;
   const text = problem !== undefined && operation !== undefined ? `${operation}: ${problem}` : message;
@@ -304,7 +303,7 @@ export function toError(described: DescribedError, operation?: string): ActPassE
   return freshly(error);
 }
 
-/** @internal Converts what a native function threw, of any type and realm. */
+/** @internal Converts an exception of a native function, of any type and realm. */
 export function ofNative(thrown: unknown): ActPassError {
   try {
     const { message } = Object(thrown) as { message?: unknown };

@@ -178,7 +178,7 @@ function fromLiterals(platform: Platform, attempts: Attempt[]): unknown {
 }
 
 /**
- * Loads with a `require` that bundlers do not replace: a file beside this one or beside the main program (bundlers may add a
+ * Loads with a `require` that bundlers do not replace: a file next to this one or next to the main program (bundlers may add a
  * hash to its name), or the package of the platform. The working directory is not searched, because it is not trusted.
  */
 function fromFileSystem(platform: Platform, attempts: Attempt[]): unknown {

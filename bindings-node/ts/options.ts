@@ -1,4 +1,4 @@
-/** Names of options: per method, per native call, and those with defaults. */
+/** Names of options: per method, per native call, and with defaults. */
 
 import type { CallName } from './native.js';
 

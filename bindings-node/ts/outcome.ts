@@ -34,7 +34,7 @@ export interface OutcomeBase<T> {
 
 /** The action ran and returned. */
 export interface ReturnedOutcome<T> extends OutcomeBase<T>, Recorded {
-  /** How the call ended. */
+  /** The end of the call. */
   readonly kind: 'returned';
   /** Whether the action ran. */
   readonly executed: true;
@@ -48,7 +48,7 @@ export interface ReturnedOutcome<T> extends OutcomeBase<T>, Recorded {
 
 /** The gate failed, `monitor` ran the action, and it returned. */
 export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
-  /** How the call ended. */
+  /** The end of the call. */
   readonly kind: 'returned';
   /** Whether the action ran. */
   readonly executed: true;
@@ -64,7 +64,7 @@ export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
 
 /** The action ran and threw or rejected. */
 export interface FailedOutcome extends OutcomeBase<never>, Recorded {
-  /** How the call ended. */
+  /** The end of the call. */
   readonly kind: 'failed';
   /** Whether the action ran. */
   readonly executed: true;
@@ -80,7 +80,7 @@ export interface FailedOutcome extends OutcomeBase<never>, Recorded {
 
 /** The action did not run. */
 export interface BlockedOutcome extends OutcomeBase<never> {
-  /** How the call ended. */
+  /** The end of the call. */
   readonly kind: 'blocked';
   /** Whether the action ran. */
   readonly executed: false;
@@ -99,7 +99,7 @@ export interface BlockedOutcome extends OutcomeBase<never> {
 }
 
 /**
- * The outcome of a guard. `kind` tells how the call ended; `unwrap()` returns the result or throws.
+ * The outcome of a guard. `kind` is the end of the call; `unwrap()` returns the result or throws.
  *
  * @example
  * ```ts
@@ -134,13 +134,13 @@ export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutc
 export interface Permit {
   /** Distinguishes a permit from a blocked outcome. */
   readonly kind: 'permitted';
-  /** The decision under which the action may run. */
+  /** The decision that allowed the action. */
   readonly decision: Decision;
   /**
    * Spends the permit and returns the execution context. Run the action immediately afterwards.
    *
    * @throws {@link ActPassArgumentError} The permit was already spent. The action must not run.
-   * @throws {@link ActionBlockedError} The permit expired, or `args` differ from the judged arguments. In `monitor` the action
+   * @throws {@link ActionBlockedError} The permit expired, or `args` differ from the approved arguments. In `monitor` the action
    * may still run, without a credential.
    */
   spend(options?: SpendOptions): ExecutionContext;

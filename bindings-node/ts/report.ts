@@ -76,7 +76,7 @@ export function unwrapped<T>(outcome: GuardOutcome<T>, operation: string, site: 
 /** @internal Creates the error of a blocked action for the method `operation`. */
 export function blockedBy(outcome: BlockedOutcome, operation: string): ActPassError {
   const { error, approval, requestId } = joined(outcome) as unknown as BlockedOutcome;
-  // `protect` throws immediately: its cause needs no frames of its own.
+  // `protect` throws immediately: its cause needs no separate frames.
   const cause = error && operation === 'protect' ? oneLine(error) : error;
   return freshly(
     new ActionBlockedError(outcome.decision, { ...textsOf.get(outcome), cause, approval, operation, requestId }),

@@ -153,7 +153,7 @@ class Instrumentation implements CallSpan {
     this.#histogram = ignoreTelemetryError(() => histogramOf(found));
   }
 
-  /** Calls `call` exactly once in the span's context, whatever OpenTelemetry does. */
+  /** Calls `call` exactly once in the span's context, even if OpenTelemetry fails. */
   over<R>(call: () => Promise<R>): Promise<R> {
     const inside = this.#inside;
     let made: Promise<R> | undefined;

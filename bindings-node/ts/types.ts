@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-/** How a guard applies the decision. */
+/** The guard's mode: the decisions on which an action runs. */
 export type Mode =
   /** Runs on `allow` only. The default. */
   | 'enforce'
@@ -42,8 +42,8 @@ export interface ActPassOptions {
    */
   maxRetries?: number | undefined;
   /**
-   * How many consecutive calls must fail to reach the gateway before the circuit opens; while open, calls fail immediately
-   * with `actpass.unreachable`. 0 disables it. Default: 5.
+   * Number of consecutive calls that must fail to reach the gateway before the circuit opens; while open, calls fail
+   * immediately with `actpass.unreachable`. 0 disables it. Default: 5.
    */
   circuitFailures?: number | undefined;
   /** The default mode of calls. No environment variable changes it. Default: `enforce`. */
@@ -112,7 +112,7 @@ export interface ClientDefaults extends Scope {
   timeoutMs?: number | undefined;
   /** The maximum number of retries, as in {@link CallOptions}. */
   maxRetries?: number | undefined;
-  /** How long to wait for an approval in milliseconds, as in {@link ExecuteOptions}. */
+  /** Time to wait for an approval in milliseconds, as in {@link ExecuteOptions}. */
   waitForApprovalMs?: number | undefined;
   /** Whether to record outcomes, as in {@link ExecuteOptions}. */
   recordOutcome?: boolean | undefined;
@@ -140,7 +140,7 @@ export interface CallOptions {
  * An action of an agent, with its goal.
  */
 export interface Action {
-  /** What the agent wants to achieve. */
+  /** The agent's goal. */
   goal: string;
   /** The tool that the action uses. */
   tool: string;
@@ -149,13 +149,13 @@ export interface Action {
    * `0`.
    */
   args: object;
-  /** What the tool acts on, such as `stripe:charge:ch_123`. Default: nothing. */
+  /** The target of the action, such as `stripe:charge:ch_123`. Default: nothing. */
   resource?: string | undefined;
   /** The user on whose behalf the agent acts. */
   userId?: string | undefined;
   /** The passport that the action spends. */
   passport?: string | undefined;
-  /** How the decision is applied. Default: the client's. */
+  /** The guard's mode. Default: the client's. */
   mode?: Mode | undefined;
   /**
    * Identifies repetitions of the request: a second call with the same key runs nothing. Default: a new UUIDv7, reused by
@@ -176,7 +176,7 @@ export interface PreflightOptions extends Action, CallOptions {}
 /** Options of calls that may give permission to run. */
 export interface PermitOptions extends CallOptions {
   /**
-   * How long to wait for a human decision in milliseconds if the action needs approval, at most 30 days; `timeoutMs`
+   * Time to wait for a human decision in milliseconds if the action needs approval, at most 30 days; `timeoutMs`
    * applies to each request separately. After an approval the action is preflighted again, and that decision applies.
    * Default: no waiting; the action is blocked.
    */
@@ -203,7 +203,7 @@ export interface AuthorizeOptions extends Action, PermitOptions {}
 
 /** Options of {@link Permit.spend}. */
 export interface SpendOptions {
-  /** The current arguments. If they differ from the judged arguments, the action is blocked. Default: no comparison. */
+  /** The current arguments. If they differ from the approved arguments, the action is blocked. Default: no comparison. */
   args?: object | undefined;
 }
 
@@ -223,13 +223,13 @@ export interface ResumeOptions<T> extends ExecuteOptions<T> {
 export interface PendingApproval {
   /** The approval's id. */
   approval_request_id: string;
-  /** What the agent wants to achieve. */
+  /** The agent's goal. */
   goal: string;
   /** The tool that the action uses. */
   tool: string;
   /** The tool's arguments. */
   args: { [member: string]: JsonValue };
-  /** What the tool acts on. */
+  /** The target of the action. */
   resource?: string;
   /** The user on whose behalf the agent acts. */
   user_id?: string;
@@ -255,7 +255,7 @@ export interface Approval {
   status: 'pending' | 'approved' | 'rejected' | 'expired';
   /** The hash of the action to approve. */
   action_hash?: string;
-  /** Who decided; `null` while pending. */
+  /** The person who decided; `null` while pending. */
   decided_by?: string | null;
   /** When it was decided, RFC 3339; `null` while pending. */
   decided_at?: string | null;
@@ -267,7 +267,7 @@ export interface Approval {
 export interface ExecutionContext {
   /** The vaulted credential of the tool; `null` without one. */
   credential: Credential | null;
-  /** The decision under which it runs. */
+  /** The decision that allowed it. */
   decision: Decision;
 }
 
@@ -307,7 +307,7 @@ export interface DecisionBase {
   policy_hash?: string;
   /** Whether the gateway repeats an earlier answer to a request with the same idempotency key. */
   replayed?: boolean | null;
-  /** How long ago the gateway first recorded the repeated answer, in milliseconds. */
+  /** Age of the repeated answer since the gateway first recorded it, in milliseconds. */
   replay_age_ms?: number | null;
   /** The id of the vaulted credential that `execute` receives. */
   credential_id?: string;
@@ -343,7 +343,7 @@ export interface RequireToolReapprovalDecision extends DecisionBase {
 export interface WarnDecision extends DecisionBase {
   /** The decision. */
   decision: 'warn';
-  /** What enforce would decide. */
+  /** The decision that `enforce` would apply. */
   would_be?: string;
 }
 
@@ -355,13 +355,13 @@ declare enum Unknown {
 /** A decision that this version does not know: any string. */
 export type UnknownDecisionWord = Unknown;
 
-/** A decision of a kind that this version does not know, as it came. It runs nothing outside `monitor`. */
+/** A decision of an unknown kind, unchanged. It runs nothing outside `monitor`. */
 export interface UnknownDecision extends DecisionBase {
   /** The decision. */
   decision: UnknownDecisionWord;
 }
 
-/** What the gateway decided; `switch` on its member `decision`. */
+/** The gateway's decision; `switch` on its member `decision`. */
 export type Decision =
   | AllowDecision
   | DenyDecision
@@ -380,7 +380,7 @@ export type DecisionWord = Exclude<Decision, UnknownDecision>['decision'];
 export interface IssuePassportOptions extends CallOptions {
   /** The service to which the passport is presented, such as `mcp://stripe-production`. */
   audience: string;
-  /** What the agent wants to achieve. */
+  /** The agent's goal. */
   goal: string;
   /** The tools that the passport allows. */
   allowedTools: readonly string[];
@@ -392,7 +392,7 @@ export interface IssuePassportOptions extends CallOptions {
   userId?: string | undefined;
   /** The risk tier. Default: `medium`. */
   riskTier?: RiskTier | undefined;
-  /** How long it is valid in seconds, 1 to 3600. Default: the gateway's. */
+  /** Lifetime in seconds, 1 to 3600. Default: the gateway's. */
   ttlSeconds?: number | undefined;
   /** An approved request. The passport is then valid for that action only and spends the approval. */
   approvalRequestId?: string | undefined;
@@ -460,7 +460,7 @@ export interface PassportRevocation {
 
 /** Options of {@link ActPass.recordEvidence}. */
 export interface RecordEvidenceOptions extends CallOptions {
-  /** What happened, in your own naming. */
+  /** The type of the event; any name. */
   eventType: string;
   /** The chain; its first event creates it. */
   chainId: string;
@@ -500,17 +500,17 @@ export type PerCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
  * and right before the protected function runs; a difference blocks the call. Other functions are called once.
  */
 export interface ProtectOptions<A extends readonly unknown[]> extends CallOptions {
-  /** What the agent wants to achieve. */
+  /** The agent's goal. */
   goal: PerCall<A, string>;
   /** The name of the tool that the function implements. */
   tool: string;
   /**
    * The tool's arguments as the policy sees them; no other arguments are sent. Default: the first argument, which must be an
    * object literal, or `{}` if the function is called without arguments. Further arguments, such as options that a
-   * framework passes, are neither sent nor judged.
+   * framework passes, are neither sent nor compared.
    */
   args?: PerCall<A, object> | undefined;
-  /** What the tool acts on. */
+  /** The target of the action. */
   resource?: PerCall<A, string> | undefined;
   /** The user on whose behalf the agent acts. */
   userId?: PerCall<A, string | undefined> | undefined;
@@ -522,11 +522,11 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
   audience?: string | undefined;
   /** The approved request that the action spends. */
   approvalRequestId?: ((...args: A) => string | undefined) | undefined;
-  /** How the decision is applied. Default: the client's. */
+  /** The guard's mode. Default: the client's. */
   mode?: Mode | undefined;
   /** The hash of the tool's definition as the agent sees it. */
   toolManifestHash?: string | undefined;
-  /** How long to wait for a human decision in milliseconds, as in a guard. Default: no waiting. */
+  /** Time to wait for a human decision in milliseconds, as in a guard. Default: no waiting. */
   waitForApprovalMs?: number | undefined;
   /** Records how the function ended, as in a guard; recording errors are not reported here. Default: `false`. */
   recordOutcome?: boolean | undefined;

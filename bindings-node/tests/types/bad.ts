@@ -1,4 +1,4 @@
-/** What must not compile: each `@ts-expect-error` fails the test where there is no error. */
+/** Code that must not compile: each `@ts-expect-error` fails the test if the next line has no error. */
 
 import { ActPass, type ActPassOptions, type Decision, type Permit } from '@actpass/sdk';
 
@@ -14,7 +14,7 @@ new ActPass({ apiKey: 'apk_dev', timeout: 30 });
 new ActPass({ apiKey: 7 });
 // @ts-expect-error a number as text
 new ActPass({ timeoutMs: '30000' });
-// @ts-expect-error a mode that is none
+// @ts-expect-error an unknown mode
 const options: ActPassOptions = { mode: 'off' };
 // @ts-expect-error null is not "not given"
 new ActPass({ tenantId: null });
@@ -32,7 +32,7 @@ export async function calls(): Promise<void> {
   await actpass.guard({ ...action, execute, resourse: 'x' });
   // @ts-expect-error the wire's spelling
   await actpass.guard({ ...action, execute, user_id: 'u' });
-  // @ts-expect-error a mode that is none
+  // @ts-expect-error an unknown mode
   await actpass.guard({ ...action, execute, mode: 'Enforce' });
   // @ts-expect-error args that are no object
   await actpass.guard({ ...action, args: 'amount=4900', execute });
@@ -53,12 +53,12 @@ export async function calls(): Promise<void> {
     const allowed: boolean = outcome.decision.decision === 'allow';
     console.log(none, allowed);
   }
-  // @ts-expect-error what was thrown may be anything
+  // @ts-expect-error a thrown value may have any type
   console.log(outcome.executed && outcome.error.message);
   // @ts-expect-error no such kind
   console.log(outcome.kind === 'threw');
   if (outcome.kind === 'failed') {
-    // @ts-expect-error what was thrown may be anything
+    // @ts-expect-error a thrown value may have any type
     console.log(outcome.error.message);
   }
   if (outcome.kind === 'blocked') {
@@ -74,7 +74,7 @@ export async function calls(): Promise<void> {
   const decision: Decision = outcome.decision;
   // @ts-expect-error only `require_approval` has it
   console.log(decision.approval_request_id);
-  // @ts-expect-error no word of a decision
+  // @ts-expect-error an unknown decision
   console.log(decision.decision === 'Allow');
   if (decision.decision === 'deny') {
     // @ts-expect-error narrowed
@@ -91,14 +91,14 @@ export async function calls(): Promise<void> {
   // @ts-expect-error an authorized action executes nothing by itself
   await actpass.authorize({ ...action, execute });
   if (permit.kind === 'permitted') {
-    // @ts-expect-error what may differ is named
+    // @ts-expect-error only arguments and resource may differ
     permit.spend({ tool: 'another' });
     // @ts-expect-error the outcome comes later
     console.log(permit.returned(7).executed, forged);
   }
   // @ts-expect-error a preflight executes nothing
   await actpass.preflight({ ...action, execute });
-  // @ts-expect-error a string is no list
+  // @ts-expect-error a string instead of a list
   await actpass.issuePassport({ audience: 'a', goal: 'g', allowedTools: 't' });
   // @ts-expect-error no audience
   await actpass.verifyPassport({ token: 't' });
@@ -106,21 +106,21 @@ export async function calls(): Promise<void> {
   await actpass.revokePassport();
   // @ts-expect-error no chain
   await actpass.recordEvidence({ eventType: 'e' });
-  // @ts-expect-error an id is not what is resumed
+  // @ts-expect-error an id instead of a pending approval
   await actpass.resume('apr_1', { execute });
 
   const safe = actpass.protect(async (charge: string) => charge.length, { tool: 't', goal: 'g' });
-  // @ts-expect-error the protected function takes what the function takes
+  // @ts-expect-error the protected function has the parameters of the function
   await safe(7);
-  // @ts-expect-error and returns what it returns
+  // @ts-expect-error and its return type
   const text: string = await safe('ch_123');
   // @ts-expect-error no goal
   actpass.protect(async () => text, { tool: 't' });
   // @ts-expect-error the context comes first
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
-  // @ts-expect-error a default that is none
+  // @ts-expect-error an option without a default
   actpass.withOptions({ goal: 'g' });
-  // @ts-expect-error a mode is not for everybody inside
+  // @ts-expect-error a scope has no mode
   actpass.withScope({ mode: 'monitor' }, () => 1);
   // @ts-expect-error no level
   new ActPass({ logLevel: 'verbose' });
