@@ -4,11 +4,11 @@ internal import ActPassSecret
 /// An action of an agent, with its goal.
 public typealias Action = ActPass.Action
 
-/// How a guard applies the decision.
+/// The guard's mode: the decisions on which an action runs.
 public typealias Mode = ActPass.Mode
 
 extension ActPass {
-    /// How a guard applies the decision.
+    /// The guard's mode: the decisions on which an action runs.
     public enum Mode: String, Sendable, Hashable, CaseIterable, Codable {
         /// Runs on `allow` only. The default.
         case enforce
@@ -42,11 +42,11 @@ extension ActPass {
     /// A call validates the action. It throws an ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the
     /// arguments are not a JSON object, are nested more than 127 levels deep, or contain NaN; nothing is sent or run.
     public struct Action: Sendable, Hashable {
-        /// What the agent wants to achieve.
+        /// The agent's goal.
         public var goal: String
         /// The tool that the action uses.
         public var tool: String
-        /// What the tool acts on, such as `stripe:charge:ch_123`.
+        /// The target of the action, such as `stripe:charge:ch_123`.
         public var resource: String
         /// The tool's arguments, a JSON object.
         public var args: JSONValue
@@ -63,7 +63,7 @@ extension ActPass {
         public var approvalRequestID: String?
         /// The hash of the tool's definition as the agent sees it.
         public var toolManifestHash: String?
-        /// How long a guard waits for a human decision if the action needs approval, at most 30 days; the client's
+        /// Time that a guard waits for a human decision if the action needs approval, at most 30 days; the client's
         /// timeout applies to each request separately. Default: no waiting; the action is blocked.
         public var waitForApproval: Duration?
         var hiddenPassport: Secret?

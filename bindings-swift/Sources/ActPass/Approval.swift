@@ -61,7 +61,7 @@ extension ActPass {
     public struct Approval: Sendable, Hashable {
         /// The status.
         public let status: Status
-        /// Who decided; `nil` while pending.
+        /// The person who decided; `nil` while pending.
         public let decidedBy: String?
         /// The complete response, a JSON object.
         public let json: String

@@ -1,17 +1,17 @@
 internal import ActPassBridge
 
 extension ActPass {
-    /// Appends an event of your own to a chain of the gateway's tamper-evident ledger.
+    /// Appends an application event to a chain of the gateway's tamper-evident ledger.
     ///
     /// - Parameters:
-    ///   - eventType: What happened, in your own naming.
+    ///   - eventType: The type of the event; any name.
     ///   - chainID: The chain; its first event creates it.
     ///   - toolID: The tool.
     ///   - decision: The decision that preceded the event.
     ///   - reasonCode: The reason code of that decision.
     ///   - metadata: Additional members, a JSON object.
-    ///   - requestHash: ``hashPayload(_:)-(JSONValue)`` of what was asked for.
-    ///   - responseHash: ``hashPayload(_:)-(JSONValue)`` of what came out of it.
+    ///   - requestHash: ``hashPayload(_:)-(JSONValue)`` of the request.
+    ///   - responseHash: ``hashPayload(_:)-(JSONValue)`` of the response.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not retried if the gateway
     ///   may have processed it.
     public func recordEvidence(

@@ -27,7 +27,7 @@ extension ActPass {
     ///   - execute: The closure to run. The outcome contains its result or error itself, not a copy. A returned lazy
     ///     sequence of the standard library (such as `lazy.map` or `AsyncMapSequence`), whose body has not run, is
     ///     reported as ``Outcome/failed(_:_:)`` with an error of the kind ``ActPassError/Kind/argument``.
-    /// - Returns: What happened.
+    /// - Returns: The outcome.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if an argument is invalid: nothing was
     ///   sent or run, in any mode. `CancellationError` if the task was cancelled before the decision, and nothing ran;
     ///   one that `execute` throws in a cancelled task propagates.
@@ -152,7 +152,7 @@ extension ActPass {
     public struct ExecutionContext: Sendable, Hashable {
         /// The vaulted credential of the tool; `nil` without one.
         public let credential: Credential?
-        /// The decision under which the closure runs.
+        /// The decision that allowed the closure.
         public let decision: Decision
 
         /// Creates a context, for tests of guarded functions.
@@ -168,7 +168,7 @@ extension ActPass {
     }
 
     /// The outcome of a guard.
-    // Indirect, so that it is small: Swift 6.0 miscompiles an `async let` of a large result beside a task group.
+    // Indirect, so that it is small: Swift 6.0 miscompiles an `async let` of a large result next to a task group.
     public indirect enum Outcome<Value> {
         /// The closure ran and returned this value.
         case returned(Value, Execution)

@@ -23,7 +23,7 @@ internal import ActPassBridge
 /// // {"amount":4900,"customer":{"name":"Ada"},"due":"2025-06-15T15:06:40Z","note":null}
 /// ```
 ///
-/// Numbers keep their text, so those of a gateway are exact.
+/// Numbers keep their text, so the gateway's numbers are exact.
 public enum JSONValue: Sendable, Hashable {
     /// `null`
     case null

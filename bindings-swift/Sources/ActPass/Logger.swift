@@ -42,7 +42,7 @@ extension ActPass {
         public struct Event: Sendable, Hashable, CustomStringConvertible {
             /// The level.
             public let level: Level
-            /// What happened.
+            /// The message text.
             public let message: String
             /// The fields, such as `tool` and `reason_code`.
             public let fields: [String: String]

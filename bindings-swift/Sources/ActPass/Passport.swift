@@ -2,17 +2,17 @@ internal import ActPassBridge
 internal import ActPassSecret
 
 extension ActPass {
-    /// Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
+    /// Issues a passport: a signed, short-lived, single-use token that limits an agent's requests.
     ///
     /// - Parameters:
     ///   - audience: The service to which the passport is presented, such as `mcp://stripe-production`.
-    ///   - goal: What the agent wants to achieve.
+    ///   - goal: The agent's goal.
     ///   - allowedTools: The tools that the passport allows.
     ///   - allowedResources: The resources that it allows. Default: none.
     ///   - resourceConstraints: Constraints on the arguments, a JSON object: `["max_amount": 10000, "currency":
     ///     "usd"]`.
     ///   - userID: The user on whose behalf the agent acts.
-    ///   - ttlSeconds: How long it is valid in seconds, 1 to 3600. Default: the gateway's.
+    ///   - ttlSeconds: Lifetime in seconds, 1 to 3600. Default: the gateway's.
     ///   - riskTier: `low`, `medium`, `high` or `critical`.
     ///   - approvalRequestID: An approved request. The passport is then valid for that action only and spends the
     ///     approval.
@@ -66,7 +66,7 @@ extension ActPass {
     /// Verifies a passport locally with the gateway's cached public keys.
     ///
     /// Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10
-    /// seconds of clock leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched
+    /// seconds of clock leeway. Revoked and spent passports are known only to the gateway. Keys are refetched
     /// after 10 minutes, and immediately for an unknown key id (at most once a second). If that fails, cached keys are
     /// used until they are one hour old.
     ///

@@ -92,7 +92,7 @@ extension ActPass {
             self.recordsOutcome = recordsOutcome
         }
 
-        /// The decision under which the action may run.
+        /// The decision that allowed the action.
         public var decision: Decision { Decision(native.decision()) }
 
         /// Its decision: `Permit(allow (refund.small_in_scope))`.
@@ -100,7 +100,7 @@ extension ActPass {
 
         /// Spends the permit and returns the execution context. Run the action immediately afterwards.
         ///
-        /// - Parameter args: The current arguments. If they differ from the judged arguments, the action is blocked.
+        /// - Parameter args: The current arguments. If they differ from the approved arguments, the action is blocked.
         ///   Default: no comparison.
         /// - Returns: The decision and the vaulted credential of the tool.
         /// - Throws: ``ActionBlockedError`` if the permit expired (`actpass.permit_expired`) or `args` changed
@@ -119,7 +119,7 @@ extension ActPass {
         /// Cancelling the task does not stop the recording, because the action ran.
         ///
         /// - Parameters:
-        ///   - value: What the action returned. Its hash is recorded if it is `Encodable` and has a canonical form.
+        ///   - value: The action's result. Its hash is recorded if it is `Encodable` and has a canonical form.
         ///   - isolation: The actor that `value` belongs to. Default: the caller's.
         /// - Returns: The circumstances of the execution. A failed recording is in ``Execution/evidenceError``.
         /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent, its
@@ -172,7 +172,7 @@ extension ActPass {
 /// Whether the error is the cancellation of the current task rather than a failure of the action.
 func stops(_ error: any Error) -> Bool { error is CancellationError && Task.isCancelled }
 
-/// The JSON text of a result; `nil` if it has none.
+/// The JSON text of a result; `nil` if it cannot be encoded.
 private func text<Value>(of value: Value) -> String? {
     guard let encodable = value as? any Encodable else { return nil }
     return try? JSONValue(encoding: encodable, as: "result").json

@@ -25,7 +25,7 @@ public final class ScriptedGateway: Sendable {
     /// Creates a gateway that denies every action.
     public init() {}
 
-    /// Answers all following preflights of `tool`; without `tool`, those of every tool without an own answer.
+    /// Answers all following preflights of `tool`; without `tool`, the preflights of every tool without its own answer.
     ///
     /// - Precondition: The decision of `answer` is JSON.
     public func answer(_ answer: Answer, tool: String? = nil) {

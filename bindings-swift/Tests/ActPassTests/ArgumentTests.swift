@@ -1,7 +1,7 @@
 import ActPass
 import XCTest
 
-/// What cannot be sent or set, and JSON.
+/// Invalid arguments and settings, and JSON.
 final class ArgumentTests: XCTestCase {
     func testInvalidArgumentIsNamedAndRunsNothing() async throws {
         let gateway = try Hostile.play(steps: answer(allow))

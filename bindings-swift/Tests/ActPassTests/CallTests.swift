@@ -129,7 +129,7 @@ final class CallTests: XCTestCase {
         XCTAssertTrue(error.message.contains("metadata: expected an object"), error.message)
     }
 
-    /// A person approves while the guard holds, and what ran is recorded.
+    /// An operator approves while the guard waits, and the execution is recorded.
     func testWaitsForApproval() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
@@ -145,7 +145,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(looked.status, .pending)
 
         XCTAssertEqual(pending.members["args"], action.args)
-        // Kept, and brought back by another client.
+        // Stored, and resumed by another client.
         let kept = try JSONDecoder().decode([PendingApproval].self, from: JSONEncoder().encode([pending]))[0]
         XCTAssertEqual(kept, pending)
         async let resumed = gateway.client().resume(kept, waitForApproval: .seconds(20), recordOutcome: true) { _ in

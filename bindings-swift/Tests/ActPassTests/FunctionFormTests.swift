@@ -2,7 +2,7 @@ import ActPass
 import ActPassTesting
 import XCTest
 
-/// What a guard runs may be written in each way in which Swift writes a function.
+/// A guard accepts every form of a Swift function.
 final class FunctionFormTests: XCTestCase {
     struct Receipt: Sendable, Equatable { var id: String }
 

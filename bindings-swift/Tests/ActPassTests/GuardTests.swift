@@ -1,7 +1,7 @@
 import ActPass
 import XCTest
 
-/// What a guard promises besides the table, which the vectors hold.
+/// The guard's behaviour beyond the table of the vectors.
 final class GuardTests: XCTestCase {
     @TaskLocal static var trace = "none"
 
@@ -151,7 +151,7 @@ final class GuardTests: XCTestCase {
         XCTAssertTrue(error is CancellationError)
     }
 
-    /// What another task is cancelled for stops nothing here, and only a cancellation stops the own task.
+    /// The cancellation of another task stops nothing here; only a cancellation stops the guard's own task.
     func testOtherErrorsOfCancellationAreReported() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
@@ -253,7 +253,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(awaited, 7)
     }
 
-    /// What cannot be encoded is still the result.
+    /// A result that cannot be encoded is still the result.
     func testUnserializableResultIsReturned() async throws {
         struct Unwritable: Encodable, Equatable {
             let number: Double
@@ -300,7 +300,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(event["response_hash"], .null)
     }
 
-    /// What ran is reported, also where the task was cancelled while it ran.
+    /// An action that ran is reported, even if the task was cancelled while it ran.
     func testAnActionThatFinishesAfterACancelIsReported() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
@@ -366,7 +366,7 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    // The library of the tests breaks on request; that of a package cannot.
+    // The library of the tests injects panics; the released library cannot.
 
     func testAPanicDeniesAndMonitorRuns() async throws {
         let client = try ActPass.quick("http://127.0.0.1:9")

@@ -17,7 +17,7 @@ private func permitted(
     try await gateway.client(mode: mode).authorize(action, recordOutcome: recordOutcome).unwrap()
 }
 
-/// What `authorize` gives, of which `guard` is made.
+/// Permits of `authorize`, the steps of `guard`.
 final class PermitTests: XCTestCase {
     private func blocked(_ body: () throws -> some Any) throws -> ActionBlockedError {
         do {

@@ -28,7 +28,7 @@ final class SecretTests: XCTestCase {
         }
     }
 
-    /// What `Mirror` reaches, however deep.
+    /// The text of everything that `Mirror` reaches, at any depth.
     private func reflected(_ value: Any) -> String {
         Mirror(reflecting: value).children.map { "\($0.value) " + reflected($0.value) }.joined()
     }

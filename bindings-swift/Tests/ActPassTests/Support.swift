@@ -6,7 +6,7 @@ import XCTest
 import FoundationNetworking
 #endif
 
-/// The secrets of the tests. Each ends in `_secret`, and none may ever be shown.
+/// The secrets of the tests. Each ends in `_secret`, and must never be shown.
 let apiKey = "apk_tests_secret"
 let passport = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 
@@ -51,7 +51,7 @@ final class Child: @unchecked Sendable {
         try process.run()
     }
 
-    /// Says a line and returns the line that is answered.
+    /// Writes a line and returns the response line.
     func tell(_ line: String) throws -> String {
         try lock.withLock {
             try input.fileHandleForWriting.write(contentsOf: Data((line + "\n").utf8))
@@ -73,8 +73,8 @@ final class Child: @unchecked Sendable {
 
     func stop() {
         try? input.fileHandleForWriting.close()
-        // Not by SIGTERM, which a child of a dispatch thread inherits blocked; and without `waitUntilExit`, which on Linux turns
-        // a run loop that nobody wakes.
+        // Not by SIGTERM, which a child of a dispatch thread inherits blocked; and without `waitUntilExit`, which on Linux
+        // runs a run loop that never wakes up.
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         for _ in 0..<1_000 where process.isRunning { usleep(10_000) }
     }
@@ -98,7 +98,7 @@ final class Hostile: Sendable {
         return said
     }
 
-    /// One gateway that plays `script`.
+    /// One gateway that runs `script`.
     static func play(_ script: JSONValue) throws -> Played {
         let hostile = try shared.get()
         let started = try hostile.tell(["start": script])
@@ -118,7 +118,7 @@ struct Played: Sendable {
     let baseURL: String
     let ca: String?
 
-    /// The requests so far, without what was none.
+    /// The requests so far, without invalid ones.
     func seen() throws -> [JSONValue] {
         let seen = try hostile.tell(["seen": id])["seen"]?.arrayValue ?? []
         return seen.filter { $0["method"] != "?" }
@@ -147,7 +147,7 @@ final class Gateway: Sendable {
 
     func client() throws -> ActPass { try .quick(baseURL, apiKey: "apk_dev") }
 
-    /// What an operator does.
+    /// Sends an operator's request.
     func operate(_ path: String) async throws {
         var request = URLRequest(url: URL(string: baseURL + path)!)
         request.httpMethod = "POST"
@@ -166,7 +166,7 @@ final class Gateway: Sendable {
     }
 }
 
-/// Counts from many tasks at once.
+/// Counts from concurrent tasks.
 final class Counter: @unchecked Sendable {
     private let lock = NSLock()
     private var counts: [Int: Int] = [:]
@@ -176,7 +176,7 @@ final class Counter: @unchecked Sendable {
     var all: [Int: Int] { lock.withLock { counts } }
 }
 
-/// Runs `body` for each number below `count`, `width` at once.
+/// Runs `body` for each number below `count`, `width` of them concurrently.
 func concurrently(_ count: Int, width: Int, _ body: @escaping @Sendable (Int) async throws -> Void) async throws {
     try await withThrowingTaskGroup(of: Void.self) { group in
         for number in 0..<count {

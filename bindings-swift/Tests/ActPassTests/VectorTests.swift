@@ -5,7 +5,7 @@ import XCTest
 /// Each vector of `tests/vectors` in each mode that it names; see the README there.
 final class VectorTests: XCTestCase {
     private static let key = "apk_vector_secret"
-    /// Of an action that gives none, so that every language sends the same request.
+    /// The default key of an action, so that every language sends the same request.
     private static let idempotencyKey = "vector_key"
 
     func testEveryVector() async throws {
@@ -32,7 +32,7 @@ final class VectorTests: XCTestCase {
         print("\(files.count) vectors, \(done.total) runs passed")
     }
 
-    /// Everything that is not as expected, and what came of the run, as a line.
+    /// The differences from the expectations, and the result of the run, as a line.
     private static func play(_ run: Run) async throws -> ([String], String) {
         let vector = run.vector
         let gateway = try Hostile.play(vector.gateway)
@@ -91,7 +91,7 @@ final class VectorTests: XCTestCase {
         check("the credential", tokens == (executed ? [expected["credential"]?.stringValue] : []), tokens.count)
 
         if outcome == nil {
-            // A stop is recorded beside the call.
+            // A stop is recorded in the background.
             for _ in 0..<2_000 where try gateway.seen().count != expected["requests_sent"]?.intValue {
                 try await Task.sleep(for: .milliseconds(5))
             }
@@ -126,7 +126,7 @@ final class VectorTests: XCTestCase {
         let leaks = shown.components(separatedBy: "secret").count - 1
         check("no secret to show", leaks == 0, leaks)
         var comparable = blocked
-        // What the gate's error says may depend on the time and on a race.
+        // The text of the gate's error may depend on the time and on a race.
         if thrown != nil && error != .null { comparable["developer"] = .null }
         let line =
             #"{"blocked":\#(comparable),"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","#
@@ -135,7 +135,7 @@ final class VectorTests: XCTestCase {
         return (problems, line + "\n")
     }
 
-    /// Guards the action, and ends it as the vector says; `nil` if it was stopped.
+    /// Guards the action, and ends it as the vector defines; `nil` if it was stopped.
     private static func guarded(
         _ client: ActPass, _ action: Action, _ vector: Vector, _ contexts: Contexts
     ) async throws -> Outcome<JSONValue>? {
@@ -172,7 +172,7 @@ final class VectorTests: XCTestCase {
         }
     }
 
-    /// What is thrown where the outcome is unwrapped, also as a member of a line.
+    /// The error that unwrapping the outcome throws, also as a member of a line.
     private static func thrown(by outcome: Outcome<JSONValue>?) -> (ActionBlockedError?, JSONValue) {
         do {
             _ = try outcome?.unwrap()
@@ -189,7 +189,7 @@ final class VectorTests: XCTestCase {
         return (nil, .null)
     }
 
-    /// What the action of a run was given, each time that it ran.
+    /// The contexts that the action of a run received, one per run.
     private final class Contexts: @unchecked Sendable {
         private let lock = NSLock()
         private var given: [ExecutionContext] = []
@@ -198,7 +198,7 @@ final class VectorTests: XCTestCase {
         func append(_ context: ExecutionContext) { lock.withLock { given.append(context) } }
     }
 
-    /// What came of each run, in the order of the runs.
+    /// The result of each run, in the order of the runs.
     private final class Lines: @unchecked Sendable {
         private let lock = NSLock()
         private var lines: [Int: String] = [:]
@@ -216,7 +216,7 @@ final class VectorTests: XCTestCase {
     private struct Run {
         let vector: Vector
         let mode: String
-        /// Played without a circuit breaker, whatever the vector says of it.
+        /// Run without a circuit breaker, regardless of the vector.
         let circuitOff: Bool
         let expected: JSONValue
     }
@@ -233,7 +233,7 @@ final class VectorTests: XCTestCase {
         let gateway: JSONValue
         let expect: [String: JSONValue]
 
-        /// Each mode; of a failure, the two that any failure has once more without a circuit breaker.
+        /// Each mode; for a failure, `enforce` and `monitor` again without a circuit breaker.
         var runs: [Run] {
             let again = name.hasPrefix("failures/") ? ["enforce", "monitor"] : []
             return expect.sorted { $0.key < $1.key }.flatMap { mode, expected in
@@ -244,7 +244,7 @@ final class VectorTests: XCTestCase {
         }
     }
 
-    /// All vectors; what no vector has is refused.
+    /// All vectors; rejects unknown members.
     private static func vectors() throws -> [Vector] {
         let root = URL(fileURLWithPath: #filePath).appendingPathComponent("../../../../tests/vectors").standardized
         let files = FileManager.default.enumerator(at: root, includingPropertiesForKeys: nil)

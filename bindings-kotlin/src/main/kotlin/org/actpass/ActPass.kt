@@ -323,10 +323,10 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Issues a passport: a signed, short-lived, single-use token that limits what an agent may request.
+     * Issues a passport: a signed, short-lived, single-use token that limits an agent's requests.
      *
      * @param audience the service to which the passport is presented, such as `mcp://stripe-production`.
-     * @param goal what the agent wants to achieve.
+     * @param goal the agent's goal.
      * @param allowedTools the tools that the passport allows.
      * @param allowedResources the resources that it allows. Default: none.
      * @param resourceConstraints constraints on the arguments: `mapOf("max_amount" to 10000, "currency" to "usd")`.
@@ -399,7 +399,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * Verifies a passport locally with the gateway's cached public keys.
      *
      * Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of clock
-     * leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched after 10 minutes, and immediately for
+     * leeway. Revoked and spent passports are known only to the gateway. Keys are refetched after 10 minutes, and immediately for
      * an unknown key id (at most once a second). If that fails, cached keys are used until they are one hour old.
      *
      * @param token the passport.
@@ -442,16 +442,16 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
+     * Appends an application event to a chain of the gateway's tamper-evident ledger.
      *
-     * @param eventType what happened, in your own naming.
+     * @param eventType the type of the event; any name.
      * @param chainId the chain; its first event creates it.
      * @param toolId the tool.
      * @param decision the decision that preceded the event.
      * @param reasonCode the reason code of that decision.
      * @param metadata additional JSON members: maps, lists, strings, numbers, booleans and null.
-     * @param requestHash [ActPass.hashPayload] of what was asked for.
-     * @param responseHash [ActPass.hashPayload] of what came out of it.
+     * @param requestHash [ActPass.hashPayload] of the request.
+     * @param responseHash [ActPass.hashPayload] of the response.
      * @throws ActPassException as [ActPass.preflight]. The call is not retried if the gateway may have processed it.
      */
     public suspend fun recordEvidence(
@@ -522,7 +522,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         public fun builder(): Builder = Builder()
     }
 
-    /** Builds an [ActPass], for Java. Defaults are those of the constructor. */
+    /** Builds an [ActPass], for Java. The defaults equal the constructor's. */
     public class Builder internal constructor() {
         private var apiKey: String? = null
         private var tenantId: String? = null

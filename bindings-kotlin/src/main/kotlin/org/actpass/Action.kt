@@ -6,7 +6,7 @@ import org.actpass.bridge.NativeAction
 import org.actpass.bridge.NativeMode
 import org.actpass.bridge.Secret
 
-/** How a guard applies the decision. */
+/** The guard's mode: the decisions on which an action runs. */
 public enum class Mode(
     /** The wire name of the mode. */
     public val wire: String,
@@ -43,9 +43,9 @@ public enum class Mode(
  * A call validates the action. It throws an [ActPassException] of the kind [ActPassException.Kind.ARGUMENT] if the arguments are not
  * JSON, are nested more than 127 levels deep, or contain NaN; nothing is sent or run.
  *
- * @property goal what the agent wants to achieve.
+ * @property goal the agent's goal.
  * @property tool the tool that the action uses.
- * @property resource what the tool acts on, such as `stripe:charge:ch_123`.
+ * @property resource the target of the action, such as `stripe:charge:ch_123`.
  * @property args the tool's arguments: maps with string keys, lists, sets, arrays, strings, numbers (including unsigned ones,
  *   [java.math.BigDecimal] and [java.math.BigInteger]), booleans and null. Enums are sent as their names, [java.util.UUID] and URI as
  *   text, dates, times and durations of `java.time` and `kotlin.time` as ISO 8601. For other classes use [parseArgs].

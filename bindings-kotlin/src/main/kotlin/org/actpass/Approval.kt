@@ -51,7 +51,7 @@ public class Approval internal constructor(native: NativeApproval) {
     /** The status. */
     public val status: Status = Status.of(native.status)
 
-    /** Who decided; null while pending. */
+    /** The person who decided; null while pending. */
     public val decidedBy: String? = native.decidedBy
 
     /** The complete response, a JSON object. */

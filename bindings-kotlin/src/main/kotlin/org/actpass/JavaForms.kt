@@ -105,7 +105,7 @@ public sealed class JavaForms {
         executor: Executor = ForkJoinPool.commonPool(),
     ): CompletableFuture<Outcome<T>> = later(executor) { guard(action, recordOutcome) { execute.run(it) } }
 
-    /** [ActPass.guard] for an asynchronous function: the outcome is that of the stage that [execute] returns. */
+    /** [ActPass.guard] for an asynchronous function: the outcome contains the result of the stage that [execute] returns. */
     @JvmOverloads
     public fun <T> guardStageAsync(
         action: Action,

@@ -31,7 +31,7 @@ public fun interface Logger {
  * A log line. `docs/telemetry.md` lists the texts, which are the same in every language.
  *
  * @property level the level.
- * @property message what happened.
+ * @property message the message text.
  * @property fields the fields, such as `tool` and `reason_code`.
  */
 public data class LogEvent(

@@ -60,13 +60,13 @@ internal fun verdict(native: NativeVerdict, recordsOutcome: Boolean): Verdict =
  * It expires five minutes after the decision, or earlier with its credential. An unspent permit records nothing.
  */
 public class Permit internal constructor(internal val native: NativeSession, private val recordsOutcome: Boolean) {
-    /** The decision under which the action may run. */
+    /** The decision that allowed the action. */
     public val decision: Decision by lazy { Decision(native.decision()) }
 
     /**
      * Spends the permit and returns the execution context. Run the action immediately afterwards.
      *
-     * @param args the current arguments. If they differ from the judged arguments, the action is blocked. They are compared as JSON
+     * @param args the current arguments. If they differ from the approved arguments, the action is blocked. They are compared as JSON
      *   text, including the order of members. Default: no comparison.
      * @return the decision and the vaulted credential of the tool.
      * @throws ActionBlockedException if the permit expired (`actpass.permit_expired`) or [args] changed (`actpass.arguments_changed`).
@@ -86,7 +86,7 @@ public class Permit internal constructor(internal val native: NativeSession, pri
      *
      * Cancelling the coroutine does not stop the recording, because the action ran.
      *
-     * @param value what the action returned. Its hash is recorded if it is JSON.
+     * @param value the action's result. Its hash is recorded if it is JSON.
      * @return the circumstances of the execution. A failed recording is in [Execution.evidenceError].
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent, its outcome was already
      *   reported, or [value] is a body that has not run: then report [failed].
@@ -132,7 +132,7 @@ public class Permit internal constructor(internal val native: NativeSession, pri
     /** Its decision: `Permit(allow (refund.small_in_scope))`. */
     override fun toString(): String = "Permit($decision)"
 
-    /** Failures while recording, including those of the caller's context elements, never replace the report. */
+    /** Failures while recording, including errors of the caller's context elements, never replace the report. */
     internal suspend fun finish(ended: NativeEnded, value: Any? = null): Execution {
         val response = if (recordsOutcome && ended == NativeEnded.RETURNED) jsonOrNull(value) else null
         val report = enter { native.finish(ended, response) }

@@ -25,7 +25,7 @@ import org.actpass.testing.Answer;
 import org.actpass.testing.ScriptedGateway;
 import org.junit.Test;
 
-/** What a Java program writes. */
+/** The API in Java code. */
 public class JavaTest {
     private final ScriptedGateway gateway = new ScriptedGateway();
     private final ActPass actpass = gateway.client();

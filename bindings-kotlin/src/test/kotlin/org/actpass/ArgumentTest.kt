@@ -21,7 +21,7 @@ import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** What cannot be sent or set, and JSON. */
+/** Invalid arguments and settings, and JSON. */
 class ArgumentTest {
     private val lone = "\uD83D"
 
@@ -97,7 +97,7 @@ class ArgumentTest {
         val rows = parse("rows", File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()) as List<*>
         assertFalse(rows.isEmpty())
         val client = quick("http://127.0.0.1:9")
-        // What the binding refuses itself, and what the core does.
+        // Values that the binding rejects, and values that the core rejects.
         val leaves = listOf(
             Double.NaN to "expected a finite number, found NaN",
             BigDecimal("1e400") to "expected a number within the range of a double",

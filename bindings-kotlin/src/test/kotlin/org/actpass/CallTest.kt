@@ -130,7 +130,7 @@ class CallTest {
         }
     }
 
-    /** A person approves while the guard holds, and what ran is recorded. */
+    /** An operator approves while the guard waits, and the execution is recorded. */
     @Test
     fun waitsForApproval(): Unit = runBlocking {
         Gateway().use { gateway ->
@@ -143,7 +143,7 @@ class CallTest {
             assertEquals(Approval.Status.PENDING, client.waitForApproval(pending.id, Duration.ZERO).status)
 
             assertEquals(mapOf("amount" to 25_000L, "currency" to "usd"), pending.members["args"])
-            // Kept, and brought back by another client.
+            // Stored, and resumed by another client.
             val kept = PendingApproval(pending.json)
             assertEquals(pending, kept)
             val resumed = async(Dispatchers.Default) {

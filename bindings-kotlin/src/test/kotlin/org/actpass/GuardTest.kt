@@ -49,7 +49,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Assert.fail
 import org.junit.Test
 
-/** What a guard promises besides the table, which the vectors hold. */
+/** The guard's behaviour beyond the table of the vectors. */
 class GuardTest {
     private class Refused : Exception("refused")
 
@@ -86,7 +86,7 @@ class GuardTest {
         }
     }
 
-    /** A block that blocks does not hold up the thread of the network, not even where nothing dispatches it. */
+    /** A blocking block does not block the network thread, even without a dispatcher. */
     @Test
     fun anUnconfinedBlockMayBlock(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
@@ -175,7 +175,7 @@ class GuardTest {
         }
     }
 
-    /** A cancelled job of its own making, inside of the block, stops nothing. */
+    /** Cancelling a job that the block created does not stop the guard. */
     @Test
     fun theCancellationOfAnotherJobIsAnError(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
@@ -193,7 +193,7 @@ class GuardTest {
                 assertTrue("$at: $outcome", (outcome as Outcome.Failed).error is CancellationException)
             }
             assertTrue(coroutineContext.isActive)
-            // The time-out around the guard is that of the own job.
+            // A timeout around the guard cancels the guard's own job.
             val around = withTimeoutOrNull(200.milliseconds) { client.guard(refund) { awaitCancellation() } }
             assertNull(around)
         }
@@ -272,7 +272,7 @@ class GuardTest {
         }
     }
 
-    /** What is hard to write down, or to hash, is still the result. */
+    /** A result that cannot be serialized or hashed is still the result. */
     @Test
     fun unserializableResultIsReturned(): Unit = runBlocking {
         val cyclic = mutableListOf<Any?>()
@@ -420,7 +420,7 @@ class GuardTest {
         }
     }
 
-    // The library of the tests breaks on request; that of a package cannot.
+    // The library of the tests injects panics; the released library cannot.
 
     @Test
     fun aPanicDeniesAndMonitorRuns(): Unit = runBlocking {

@@ -20,7 +20,7 @@ import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** What `authorize` gives, of which `guard` is made. */
+/** Permits of `authorize`, the steps of `guard`. */
 class PermitTest {
     private val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
 

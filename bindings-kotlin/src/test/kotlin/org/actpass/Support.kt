@@ -17,7 +17,7 @@ import org.actpass.bridge.Secret
 import org.junit.Assert.assertTrue
 import org.junit.Assert.fail
 
-/** The secrets of the tests. Each ends in `_secret`, and none may ever be shown. */
+/** The secrets of the tests. Each ends in `_secret`, and must never be shown. */
 const val API_KEY: String = "apk_tests_secret"
 const val PASSPORT: String = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 
@@ -91,7 +91,7 @@ object Hostile {
 
 /** One running gateway of [Hostile]. */
 class Played(private val id: Any?, val baseUrl: String, val ca: String?) : AutoCloseable {
-    /** The requests so far, without what was none. */
+    /** The requests so far, without invalid ones. */
     fun seen(): List<Map<String, Any?>> = requests("seen").filter { it["method"] != "?" }
 
     fun otherSeen(): List<Map<String, Any?>> = requests("other_seen")
@@ -112,7 +112,7 @@ class Gateway : AutoCloseable {
 
     fun client(): ActPass = quick(baseUrl, apiKey = "apk_dev")
 
-    /** What an operator does. */
+    /** Sends an operator's request. */
     fun operate(path: String) {
         val request =
             HttpRequest.newBuilder(URI(baseUrl + path))
@@ -130,7 +130,7 @@ class Gateway : AutoCloseable {
     }
 }
 
-/** All that a program could print of a value: itself, and what its properties show. */
+/** The printed forms of a value: its own, and its properties'. */
 fun everythingShown(value: Any?): String = buildString { show(value, 0) }
 
 private fun StringBuilder.show(value: Any?, depth: Int) {

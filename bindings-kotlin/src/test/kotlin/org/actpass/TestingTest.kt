@@ -204,7 +204,7 @@ class TestingTest {
         return taken
     }
 
-    /** A logger that never returns delays no call, and one that throws changes none; that is said once. */
+    /** A logger that never returns delays no call, and one that throws changes none; the SDK reports it once. */
     @Test
     fun blockingOrThrowingLoggerChangesNothing(): Unit = runBlocking {
         val release = CountDownLatch(1)

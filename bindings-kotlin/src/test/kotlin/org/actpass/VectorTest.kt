@@ -26,7 +26,7 @@ class VectorTest {
         val name: String,
         val vector: Map<String, Any?>,
         val mode: Mode,
-        /** Played without a circuit breaker, whatever the vector says of it. */
+        /** Run without a circuit breaker, regardless of the vector. */
         val circuitOff: Boolean,
         val expected: Map<String, Any?>,
     )
@@ -60,7 +60,7 @@ class VectorTest {
         println("${files.size} vectors, $done runs passed")
     }
 
-    /** Everything that is not as expected, and what came of the run, as a line. */
+    /** The differences from the expectations, and the result of the run, as a line. */
     private suspend fun play(run: Run): Pair<List<String>, String> = Hostile.playScript(part(run.vector["gateway"])).use { gateway ->
         val settings = part(run.vector["client"])
         val given = part(run.vector["action"])
@@ -126,7 +126,7 @@ class VectorTest {
         val tokens = contexts.map { it.credential?.token }
         check("the credential", tokens == (if (executed) listOf(expected["credential"]) else emptyList<String>())) { tokens.size }
 
-        // A stop is recorded beside the call.
+        // A stop is recorded in the background.
         if (stopped) withTimeoutOrNull(10.seconds) { while (gateway.seen().size.toLong() != expected["requests_sent"]) delay(5) }
         val sent = gateway.seen()
         check("${expected["requests_sent"]} requests", sent.size.toLong() == expected["requests_sent"]) { sent }
@@ -164,7 +164,7 @@ class VectorTest {
             else listOf(client, action, outcome, contexts, gateError, thrown, blocked).joinToString { everythingShown(it) } + canonical
         val leaks = shown.split("secret").size - 1
         check("no secret to show", leaks == 0) { leaks }
-        // What the gate's error says may depend on the time and on a race.
+        // The text of the gate's error may depend on the time and on a race.
         val comparable = if (error == null) blocked else blocked?.plus("developer" to null)
         val line =
             """{"blocked":${sortedJson(comparable)},"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}",""" +
@@ -173,7 +173,7 @@ class VectorTest {
         problems to line + "\n"
     }
 
-    /** Guards the action, and ends it as the vector says; null if it was stopped. */
+    /** Guards the action, and ends it as the vector defines; null if it was stopped. */
     private suspend fun guarded(
         client: ActPass,
         action: Action,
@@ -220,8 +220,8 @@ class VectorTest {
     }
 
     /**
-     * The runs of a vector: each mode, and of a failure the two that any failure has once more without a circuit breaker. What no
-     * vector has is refused.
+     * The runs of a vector: each mode; for a failure, `enforce` and `monitor` again without a circuit breaker. Rejects unknown
+     * members of the vector.
      */
     private fun read(file: File): List<Run> {
         val name = "${file.parentFile.name}/${file.nameWithoutExtension}"
@@ -262,7 +262,7 @@ class VectorTest {
     private companion object {
         const val KEY = "apk_vector_secret"
 
-        /** Of an action that gives none, so that every language sends the same request. */
+        /** The default key of an action, so that every language sends the same request. */
         const val IDEMPOTENCY_KEY = "vector_key"
     }
 }

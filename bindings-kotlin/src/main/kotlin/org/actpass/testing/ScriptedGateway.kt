@@ -36,7 +36,7 @@ import org.actpass.wellFormed
 public class ScriptedGateway {
     private val script = NativeScript()
 
-    /** Answers all following preflights of [tool]; without [tool], those of every tool without an own answer. */
+    /** Answers all following preflights of [tool]; without [tool], the preflights of every tool without its own answer. */
     @JvmOverloads
     public fun answer(answer: Answer, tool: String? = null) {
         enter { script.answer(answer.native, tool?.wellFormed("tool")) }
