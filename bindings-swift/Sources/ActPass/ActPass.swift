@@ -55,9 +55,9 @@ public final class ActPass: Sendable {
     ///   - connectTimeout: The deadline of one connection attempt. Default: 5 seconds, or `timeout` if shorter.
     ///   - maxRetries: The maximum number of retries of a call, 0 to 10. A call that is not idempotent is retried only
     ///     if the gateway certainly did not process it. Default: 2.
-    ///     - circuitFailures: Number of consecutive calls that must fail to reach the gateway before the ``circuit``
-    ///       opens; 0 disables it. While open, calls fail immediately with `actpass.unreachable` and a
-    ///       ``ActPassError/retryAfter``. Default: 5.
+    ///   - circuitFailures: Number of consecutive calls that must fail to reach the gateway before the ``circuit``
+    ///     opens; 0 disables it. While open, calls fail immediately with `actpass.unreachable` and a
+    ///     ``ActPassError/retryAfter``. Default: 5.
     ///   - mode: The default mode of actions. No environment variable changes it. Default: enforce.
     ///   - ca: Additional trusted CA certificates, in PEM.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to other machines. Anyone on the network path can then read
