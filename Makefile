@@ -1,5 +1,5 @@
-# make demo    build what the demo needs, start a gateway and run guarded refunds in Python and Node; DIST=1 installs the
-#              artefacts of make dist instead, which needs no Rust
+# make demo    build the demo, start a gateway and run guarded refunds in Python and Node; DIST=1 installs the
+#              artefacts of make dist instead, without Rust
 # make test    run every test in every language and print the counts
 # make lint    check formatting, clippy, rustdoc, ruff, mypy, licences, versions and prose
 # make python | node | swift | kotlin   build and test one package; swift and kotlin install their toolchains first
@@ -28,7 +28,7 @@ GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
 NODE_VERSIONS ?= 20 22 24
-# What the Python suite needs, on each CPython; what is not there is skipped by name.
+# Packages for the Python suite on each CPython; a missing one is skipped by name.
 SUITE_TOOLS := pytest>=8,<10 pytest-xdist>=3.6,<4 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 \
 	trio>=0.27 uvloop>=0.19 celery>=5.4,<6 django>=4.2,<6 fastapi>=0.115,<1 flask>=3,<4 numpy>=1.26,<3 pydantic>=2.10,<3
 TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
@@ -36,21 +36,21 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
 
-# One build for every test, with the calls that break on request: a build of a part has other features, and compiles what they
-# share once more.
+# One build for every test, with fault injection: building a part of the workspace selects other features and compiles the shared
+# crates again.
 DEBUG_BUILD := --workspace --all-targets --locked --features actpass-core/reqwest,actpass-node/test-hooks,actpass-python/test-hooks,actpass-uniffi/test-hooks
 # Measures a part of `make test` or `make lint`.
 TIMED := $(CURDIR)/scripts/timed part
-# How many targets of `make test` run at once.
+# Number of targets of `make test` that run concurrently.
 TEST_JOBS ?= 2
 
-# Where the runners of the vectors write what came of each run.
+# The runners of the vectors write each run's result to this folder.
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release demo-build dist test-dist versions lint-deploy
 
-# The gateway, and the native modules of Python and Node, in one build: what they share is compiled once.
+# The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
 ifndef DIST
 DEMO_GATEWAY := target/demo/actpass-gateway
@@ -146,13 +146,13 @@ test-all: test-rust test-python test-node test-swift test-kotlin test-examples c
 debug:
 	$(TIMED) 'build: Rust, dev profile' $(CARGO) build $(DEBUG_BUILD)
 
-# Whatever the tests print, passing or not, is kept, so that `secret-scan` can search it.
+# The output of passing and failing tests is kept, so that `secret-scan` can search it.
 test-rust: debug
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log $(ACTPASS_OUTCOMES)/rust.jsonl
 	$(TIMED) 'tests: Rust' scripts/lib.sh keep_output target/test-output/rust.log \
 		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) -- --nocapture
 
-# Again when the list of tools is another.
+# Reinstalls if the list of tools changed.
 $(TEST_VENV)/bin/maturin: Makefile
 	@scripts/lib.sh need_python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
@@ -163,7 +163,7 @@ $(TEST_VENV)/bin/maturin: Makefile
 $(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
 	$(TEST_VENV)/bin/pip install --quiet $(foreach tool,$(TEST_TOOLS),'$(tool)')
 
-# The wheel as a stranger gets it, but for the optimisation and for calls that break on request.
+# The wheel as a user installs it, but without optimisation and with fault injection.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	rm -rf target/wheels/dev
 	$(TIMED) 'build: Python wheel, dev profile' $(TEST_VENV)/bin/maturin build --profile dev --features test-hooks --locked --quiet \
@@ -186,7 +186,7 @@ wheels: $(VENV)/bin/maturin
 		-m bindings-python/Cargo.toml -o target/wheels/dist &&) true
 	scripts/check-wheel target/wheels/dist/actpass-*-abi3-*.whl
 
-# PYTHONS names the interpreters; otherwise those in PATH and under pyenv are taken.
+# PYTHONS lists the interpreters; default: every CPython in PATH and under pyenv.
 test-pythons: wheels debug
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		scripts/test-pythons target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
@@ -195,7 +195,7 @@ bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/
 	$(TIMED) 'install: Node tools' npm ci --prefix bindings-node --silent --no-audit --no-fund
 	@touch $@
 
-# The TypeScript face, compiled beside the types that users read.
+# The TypeScript API, compiled next to its declarations.
 node-face: bindings-node/node_modules/.installed
 	rm -rf bindings-node/dist/esm bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && $(TIMED) 'build: TypeScript' npm run --silent build
@@ -223,7 +223,7 @@ test-node-here: node-face debug
 	node --test --test-reporter=dot gateway/npm/tests/launcher.test.mjs
 	NODE_VERSIONS='$(NODE_VERSIONS)' $(TIMED) 'tests: Node $(NODE_VERSIONS)' scripts/test-node debug
 
-# The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
+# The page in Chromium, with and without JavaScript. If Chromium is missing it prints a message, and fails if CI=true.
 test-page: $(TEST_VENV)/bin/maturin debug
 	@mkdir -p target/test-output && rm -f target/test-output/page*
 	cd tests/page && \
@@ -231,7 +231,7 @@ test-page: $(TEST_VENV)/bin/maturin debug
 		$(TIMED) 'tests: page' $(CURDIR)/scripts/lib.sh keep_output $(CURDIR)/target/test-output/page.log \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
-# What the gateway answers to requests that its own description allows and forbids.
+# The gateway's responses to requests that its OpenAPI description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
 	$(TIMED) 'tests: HTTP API' scripts/lib.sh keep_output target/test-output/api.log \
@@ -267,7 +267,7 @@ test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 	$(TIMED) 'tests: code blocks of the documentation' scripts/lib.sh keep_output target/test-output/examples.log \
 		$(TEST_VENV)/bin/python scripts/test-examples $(GATEWAY)
 
-# The packages as they are published, in the environments that docs/environments.md lists. Without Node only those of Python run.
+# The packages as they are published, in the environments that docs/environments.md lists. Without Node only Python's environments run.
 test-environments: ENVIRONMENTS :=
 test-environments-light: ENVIRONMENTS := --light
 write-environments: ENVIRONMENTS := --write
@@ -310,7 +310,7 @@ lint-prose:
 lint-prose-checked:
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose --self-test
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose $(PROSE_CHECKED)
-# The workflows, the container, the service and the manifest, each with a tool of its own.
+# The workflows, the container, the service and the manifest, each with its own tool.
 lint-deploy:
 	scripts/lint-deploy
 
@@ -325,7 +325,8 @@ docs:
 	@scripts/lib.sh need_python $(PYTHON)
 	@scripts/lib.sh if_node 'the documentation site' $(TIMED) 'docs: site' scripts/build-docs
 
-# Everything that costs time or memory, beside its peers; docs/benchmarks/repeating.md has the settings. BENCH=quick tries it out.
+# Time and memory of the SDKs and the gateway, compared with other clients; docs/benchmarks/repeating.md has the settings.
+# BENCH=quick is a short run.
 bench:
 	@scripts/lib.sh need_python $(PYTHON)
 	@$(PYTHON) benches/bench.py
@@ -349,7 +350,7 @@ $(KOTLIN)/worker.built: $(KOTLIN)/actpass.jar benches/kotlin/Worker.kt
 	CP=$(KOTLIN)/actpass.jar scripts/kotlinc -Werror -module-name worker -jvm-target 17 -d $(KOTLIN)/worker benches/kotlin
 	@touch $@
 
-# Optimised, for what is not optimised counts other things, in a profile of its own that is cheap to build: see Cargo.toml.
+# Optimised, because an unoptimised build has different counts; a separate profile builds faster: see Cargo.toml.
 INSTRUCTIONS := target/instructions/actpass-instructions
 test-instructions:
 	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory instructions-build && \

@@ -56,12 +56,12 @@ CALLS = int(setting("CALLS", 2000, 200))
 SECONDS = setting("SECONDS", 0.4, 0.1)
 EVENTS = int(setting("EVENTS", 1_000_000, 5_000))
 FLAT_CALLS = int(setting("FLAT_CALLS", 1_000_000, 5_000))
-#: How long anything may take that is waited for, in seconds.
+#: Longest wait for a worker or server, in seconds.
 LONGEST = 900
-#: How long a round of preflights is.
+#: Duration of a round of preflights, in seconds.
 LOAD_SECONDS = SECONDS * 4
 
-#: What is measured: by worker, its contenders; and below those that are left out of many calls at once and of TLS.
+#: Contenders by worker; below, the contenders without a measurement of concurrent calls or of TLS.
 CONTENDERS: dict[str, tuple[str, ...]] = {
     "rust": ("hyper", "reqwest", "guard", "host", "background", "socket"),
     "python": (
@@ -92,7 +92,7 @@ built: set[str] = set()
 
 
 def main() -> None:
-    """Measure, write, and say what failed."""
+    """Measure, write the results, and report failures."""
     os.chdir(ROOT)
     if sys.argv[1:] == ["page"]:
         page.write(json.loads(page.RESULTS.read_text()), page.RESULTS.parent)
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def run(section: Callable[[], None]) -> None:
-    """Run a section; what it fails with is a result."""
+    """Run a section; its error is recorded as a result."""
     name = section.__name__
     began = time.time()
     print(f"== {name.replace('_', ' ')}", flush=True)
@@ -147,7 +147,7 @@ def miss(what: str) -> None:
     print(f"SKIPPED: {what}", file=sys.stderr, flush=True)
 
 
-# What it was measured on.
+# The machine and the versions of the measurement.
 
 
 def about() -> dict[str, Any]:
@@ -191,7 +191,7 @@ def load() -> list[float]:
 
 
 def said(*command: str, errors: bool = False) -> str | None:
-    """Return what a program prints; ``None`` without the program."""
+    """Return a program's output; ``None`` if the program is missing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -214,7 +214,7 @@ def swift_version() -> str | None:
     return found[1] if found else None
 
 
-# What is measured is built first; what cannot be built fails alone.
+# Everything is built before the measurement; a failed build fails only its own contenders.
 
 
 def build() -> None:
@@ -265,7 +265,7 @@ def peers_of(python: Path) -> Path:
 
 
 def python_peers(python: Path) -> None:
-    """Install what is measured beside this package; the published client, which has its name, apart from the rest."""
+    """Install the peers to compare with; the published client has the same package name and gets a separate folder."""
     folder = peers_of(python)
     for part, packages in (("published", ("actpass==1.1.3",)), ("field", PYTHON_PEERS)):
         if (folder / part / "done").exists():
@@ -348,7 +348,7 @@ class Worker(Process):
     """The clients of a language."""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
-        """Start it and read what it has."""
+        """Start it and read its list of contenders."""
         super().__init__(command, environment)
         try:
             self.has = json.loads(self.line())
@@ -384,7 +384,7 @@ def pin(pid: int, cores: set[int]) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     for thread in os.listdir(f"/proc/{pid}/task"):
-        # It may have ended meanwhile.
+        # The thread may have ended.
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cores)
 
@@ -396,14 +396,14 @@ def cores() -> set[int]:
 
 @contextlib.contextmanager
 def fixed_answers() -> Iterator[tuple[Process, str, str, str]]:
-    """Start the fixed-answer server; its URLs, and the file of whom to trust."""
+    """Start the fixed-answer server; its URLs, and the file of its certificate authority."""
     authority = WORK / "authority.pem"
     with Process([str(RUST), "serve", str(authority)]) as server:
         yield server, server.line(), server.line(), str(authority)
 
 
 def bundle(authority: str) -> str:
-    """Return a file of everyone whom the system trusts and of our authority, as large as those in the field are."""
+    """Return a file of the system's certificate authorities and the server's, for a realistic size."""
     import ssl  # noqa: PLC0415
 
     paths = ssl.get_default_verify_paths()
@@ -435,7 +435,7 @@ def worker(language: str, url: str, authority: str | None = None, python: Path =
 
 
 def python_command(python: Path, url: str, authority: str | None = None, *more: str) -> list[str]:
-    """Return the command of Python's clients. Interpreters other than our own have the package beside their peers."""
+    """Return the command of Python's clients. For other interpreters, the package is in a folder next to its peers."""
     peers = peers_of(python)
     own = [] if python == PYTHON else ["--path", str(peers / "own")]
     ca = ["--ca", authority] if authority else []
@@ -488,7 +488,7 @@ def clients(server: Process, url: str, authority: str | None) -> dict[str, Any]:
 
 
 def warm_up(workers: dict[str, Worker], names: list[tuple[str, str]]) -> None:
-    """Call for a while what compiles while it runs."""
+    """Warm up the clients of languages with a just-in-time compiler."""
     for language, name in names:
         if language == "kotlin":
             with contextlib.suppress(Exception):
@@ -527,7 +527,7 @@ def significant(figure: float) -> float:
 
 
 def other_pythons() -> None:
-    """Measure this package beside 1.1.3 on further interpreters, over TLS: what 1.1.3 costs there depends on them."""
+    """Measure this package and 1.1.3 on further interpreters, over TLS: the cost of 1.1.3 depends on its OpenSSL."""
     wheels = sorted((TARGET / "wheels/release").glob("actpass-*-abi3-*.whl"))
     if not wheels:
         raise FileNotFoundError("the wheel")
@@ -549,7 +549,7 @@ def other_pythons() -> None:
 
 
 def pythons() -> list[Path]:
-    """Return further interpreters: those that PYTHONS names, or CPython 3.12 and later under pyenv and in PATH."""
+    """Return further interpreters: the list in PYTHONS, or CPython 3.12 and later under pyenv and in PATH."""
     if os.environ.get("PYTHONS"):
         return [Path(python) for python in os.environ["PYTHONS"].split()]
     found = []
@@ -570,10 +570,10 @@ def pythons() -> list[Path]:
 
 
 class Gateway(Process):
-    """A gateway with data of its own."""
+    """A gateway with its own data."""
 
     def __init__(self, store: str, policy: Path, tenants: int = 1) -> None:
-        """Start it; ``store`` is the line of the settings that says where the data are."""
+        """Start it; ``store`` is the line of the settings for the place of the data."""
         self.folder = Path(tempfile.mkdtemp(prefix="actpass-bench-"))
         self.keys = [KEY] if tenants == 1 else [f"{KEY}_{number}" for number in range(tenants)]
         lines = ['listen = "127.0.0.1:0"', store]
@@ -617,7 +617,7 @@ def policy_of(rules: int) -> Path:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str | None]:
-    """Start a PostgreSQL; its URL, or ``None`` where there is none."""
+    """Start a PostgreSQL; its URL, or ``None`` if PostgreSQL is missing."""
     try:
         server = Process([str(RUST), "postgres"])
         url = server.line()
@@ -642,7 +642,7 @@ def preflights(loader: Worker, names: dict[str, tuple[str, list[str]]], width: i
 
 
 def gateway() -> None:
-    """Measure preflights with durable evidence, on each store, beside the fixed-answer server under the same load."""
+    """Measure preflights with durable evidence, on each store, and the fixed-answer server under the same load."""
     policy = policy_of(3)
     figures = results.setdefault("gateway", {})
     with contextlib.ExitStack() as stack:
@@ -670,7 +670,7 @@ def gateway_tenants() -> None:
 
 
 def grow(section: str, kinds: dict[str, tuple[int, int]]) -> None:
-    """Measure gateways side by side, 64 calls at once."""
+    """Measure gateways side by side, with 64 concurrent calls."""
     with contextlib.ExitStack() as stack:
         _, plain, _, _ = stack.enter_context(fixed_answers())
         loader = stack.enter_context(worker("rust", plain))
@@ -684,7 +684,7 @@ def grow(section: str, kinds: dict[str, tuple[int, int]]) -> None:
 
 
 def chain() -> None:
-    """Fill one chain with events; how the gateway's speed and memory change, and what the chain then takes."""
+    """Fill one chain with events; measure the speed and memory while it grows, and its size."""
     figures = results.setdefault("chain", {"events": EVENTS})
     with contextlib.ExitStack() as stack:
         _, plain, _, _ = stack.enter_context(fixed_answers())
@@ -723,7 +723,7 @@ def chain() -> None:
 
 
 def used_connection(address: str) -> socket.socket:
-    """Return a connection on which something was asked and answered."""
+    """Return a connection after one request and its response."""
     host, port = address.split(":")
     connection = socket.create_connection((host, int(port)))
     connection.sendall(b"GET /nothing-here HTTP/1.1\r\nhost: gateway\r\n\r\n")
@@ -748,7 +748,7 @@ def status(pid: int, name: str) -> int:
 
 
 def pure() -> None:
-    """Measure what calls cost that ask nobody, and what crossing into the native library costs, on one core."""
+    """Measure calls without a request, and calls into the native library, on one core."""
     figures = results.setdefault("pure", {})
     pinned = ["taskset", "-c", str(min(cores()))] if shutil.which("taskset") else []
     for _ in range(ROUNDS):
@@ -908,7 +908,7 @@ def counted(command: list[str]) -> int:
     return int(found[1])
 
 
-#: What a section needs, where that is more than the fixed-answer server.
+#: The programs that a section needs in addition to the fixed-answer server.
 NEEDED = dict.fromkeys(("gateway", "gateway_rules", "gateway_tenants", "chain"), ("rust", "gateway"))
 SECTIONS: tuple[Callable[[], None], ...] = (
     clients_plain,

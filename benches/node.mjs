@@ -7,9 +7,9 @@
  *
  * - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
  * - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
- * - `border`: what crossing into the addon costs, in nanoseconds.
+ * - `border`: cost of a call into the addon, in nanoseconds.
  *
- * Each contender is loaded when it is first asked for.
+ * Each contender is loaded on its first use.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -109,7 +109,7 @@ async function measure(call, width, calls, seconds) {
   return { calls: times.length, seconds: took, p50: at(50), p99: at(99) };
 }
 
-/** What a guard sends, written as each client's user would. */
+/** The body of a guard's request, as each client's user would build it. */
 function body() {
   return JSON.stringify({
     agent_id: 'sdk',
@@ -122,7 +122,7 @@ function body() {
   });
 }
 
-/** Does what a guard does with an answer. */
+/** Applies a decision as a guard does. */
 async function runIfAllowed(decision) {
   if (decision.decision !== 'allow') {
     throw new Error('blocked');
@@ -191,7 +191,7 @@ const contenders = {
     const client = axios.create({ httpAgent: kept, httpsAgent: kept });
     return async () => runIfAllowed((await client.post(url, body(), { headers })).data);
   },
-  // Whom it trusts stands in NODE_EXTRA_CA_CERTS.
+  // NODE_EXTRA_CA_CERTS sets its certificate authorities.
   fetch() {
     return async () => {
       const answer = await fetch(url, {
@@ -221,7 +221,7 @@ function border() {
   };
 }
 
-/** How long a call takes: the median of some batches. */
+/** Time of a call: the median of several batches. */
 function nanoseconds(call) {
   const batch = (calls) => {
     const start = performance.now();

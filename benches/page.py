@@ -205,7 +205,9 @@ def clients(results: dict[str, Any], scheme: str, title: str, pictures: set[str]
     parts = [f"## {title}"]
     for width, names in figures.items():
         many = width != "1"
-        parts.append(f"### {'Sequential calls, on one core' if not many else f'{width} concurrent calls, on all cores'}")
+        parts.append(
+            f"### {'Sequential calls, on one core' if not many else f'{width} concurrent calls, on all cores'}"
+        )
         picture = f"{scheme}-{width}.svg"
         if picture in pictures:
             parts.append(f"![{title}, {width} concurrent]({picture})")

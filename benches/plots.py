@@ -131,7 +131,7 @@ def lines(
 
 
 def short(figure: float) -> str:
-    """Return a figure as short as it is still exact enough to be seen."""
+    """Return a figure with as few digits as the plot resolves."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(figure) >= size:
             return f"{figure / size:.3g}{letter}"
@@ -180,7 +180,7 @@ def _scale(logarithmic: bool, low: float, high: float, start: float, end: float)
 
 
 def _apart(places: list[tuple[float, int]], distance: float) -> dict[int, float]:
-    """Move labels so far apart that none covers another."""
+    """Move labels apart so that they do not overlap."""
     moved: dict[int, float] = {}
     last = -math.inf
     for place, index in sorted(places):

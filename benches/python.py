@@ -7,9 +7,9 @@ A worker reads a command a line and answers each with a JSON object on a line:
 - ``measure NAME WIDTH CALLS SECONDS``: so many calls, so many at once, for so long at most. The clients that block
   call from threads.
 - ``clients NAME COUNT``: makes so many more clients, which make one call each and stay.
-- ``border``: what crossing into the native module costs, in nanoseconds.
+- ``border``: cost of a call into the native module, in nanoseconds.
 
-Each contender is imported when it is first asked for. With ``--once`` it makes so many calls and ends, to be counted.
+Each contender is imported on its first use. With ``--once`` the worker makes so many calls and ends, for counting.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def say(answer: object) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return which versions of the field are there."""
+    """Return the installed versions of the compared libraries."""
     found = {}
     for name in NAMES:
         try:
@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 class Worker:
-    """Obeys commands. What it made for one it keeps for the next: connections, threads, loops."""
+    """Runs commands. Connections, threads and loops are kept for the next command."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -91,7 +91,7 @@ class Worker:
         self._kept: list[Any] = []
 
     def obey(self, command: str, *words: str) -> dict[str, Any]:
-        """Do what a line says."""
+        """Run the command of a line."""
         if command == "measure":
             name, width, calls, seconds = words
             budget = Budget(int(calls), float(seconds))
@@ -164,7 +164,7 @@ class Worker:
 
 
 class Budget:
-    """How many calls are made, and for how long at most."""
+    """The limit of a measurement: a number of calls, and a time."""
 
     def __init__(self, calls: int, seconds: float) -> None:
         """Begin now."""
@@ -199,24 +199,24 @@ def repeat(call: Callable[[], object], budget: Budget) -> list[float]:
 
 
 def authority() -> str | None:
-    """Return the PEM text of whom to trust besides the system's."""
+    """Return the additional certificate authority, as PEM."""
     return Path(settings.ca).read_text() if settings.ca else None
 
 
 def trust() -> Any:
-    """Return the TLS settings of the libraries of the field, which trust what the system does and our authority."""
+    """Return the TLS settings of the compared libraries: the system's certificate authorities and the server's."""
     import ssl  # noqa: PLC0415
 
     return ssl.create_default_context(cadata=authority()) if settings.ca else True
 
 
 def body() -> str:
-    """Return what a guard sends, written as each client's user would."""
+    """Return the body of a guard's request, as each client's user would build it."""
     return json.dumps({"agent_id": "sdk", "user_id": None, "passport": None, "mode": "enforce", **ACTION})
 
 
 def allowed(decision: Any) -> object:
-    """Do what a guard does with an answer."""
+    """Apply a decision as a guard does."""
     if decision["decision"] != "allow":
         raise ValueError(decision)
     return None
@@ -276,7 +276,7 @@ def by_requests() -> Callable[[], object]:
     def call() -> object:
         if not hasattr(local, "session"):
             local.session = requests.Session()
-            # Otherwise it looks for a proxy and a netrc at each call.
+            # Otherwise it searches for a proxy and a netrc at each call.
             local.session.trust_env = False
             local.session.verify = settings.ca or True
         return allowed(local.session.post(settings.url + PATH, body(), headers=HEADERS).json())
@@ -415,7 +415,7 @@ def border() -> dict[str, float]:
 
 
 def nanoseconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes; the median of some batches, what a loop itself takes subtracted."""
+    """Return the time of a call: the median of several batches, minus the time of the loop itself."""
 
     def batch(call: Callable[[], object], calls: int) -> float:
         start = time.perf_counter_ns()

@@ -8,7 +8,7 @@
 
 LIB_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# skip WHAT HOW: report that WHAT was skipped and HOW to install what it needs. Fails if CI=true.
+# skip SUBJECT REMEDY: report that SUBJECT was skipped, and the REMEDY. Fails if CI=true.
 skip() {
     echo "SKIPPED: $1 ($2)" >&2
     [ "${CI:-}" != true ]
@@ -23,7 +23,7 @@ have_node() {
     return 1
 }
 
-# if_node WHAT COMMAND...: run COMMAND if have_node, otherwise report that WHAT was skipped. Fails if CI=true and Node is missing.
+# if_node SUBJECT COMMAND...: run COMMAND if have_node, otherwise report that SUBJECT was skipped. Fails if CI=true and Node is missing.
 if_node() {
     local what=$1
     shift
@@ -67,7 +67,7 @@ with_swift() {
     [ "$(id -u)" = 0 ] || { echo "the Swift of 'make swift-toolchain' needs root" >&2; return 1; }
     [ $# -gt 0 ] || return 0
 
-    # The mounts live in a mount namespace of their own, which ends with the command.
+    # The mounts are in a separate mount namespace, which ends with the command.
     folders=("$LIB_ROOT" "$(pwd -P)" /tmp)
     for folder in "$(readlink -m "$LIB_ROOT/target")" ${CARGO_TARGET_DIR:+"$(readlink -m "$CARGO_TARGET_DIR")"} \
         ${ACTPASS_SWIFT_ALSO:+"$ACTPASS_SWIFT_ALSO"}; do

@@ -4,7 +4,7 @@
 //
 // - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
 // - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
-// - `border`: what crossing into the native library costs, in nanoseconds.
+// - `border`: cost of a call into the native library, in nanoseconds.
 
 import java.io.File
 import java.net.URI
@@ -103,7 +103,7 @@ fun trusting(authority: String): SSLContext {
     return SSLContext.getInstance("TLS").apply { init(null, trust.trustManagers, null) }
 }
 
-/** How many calls are made, and for how long at most. */
+/** The limit of a measurement: a number of calls, and a time. */
 class Budget(calls: Int, private val seconds: Double) {
     private val left = AtomicInteger(calls)
     private val began = System.nanoTime()
@@ -148,7 +148,7 @@ fun border(url: String): String {
     return """{"empty_call": $empty, "hash_payload_1_kb": $one, "hash_payload_100_kb": $hundred}"""
 }
 
-/** How long a call takes: the median of some batches, after some that the compiler of the virtual machine needs. */
+/** Time of a call: the median of several batches, after batches that warm up the just-in-time compiler. */
 fun nanoseconds(call: () -> Unit): Double {
     fun batch(calls: Int): Double {
         val start = System.nanoTime()

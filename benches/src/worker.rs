@@ -165,7 +165,7 @@ impl Contender for Guard {
     }
 }
 
-/// The guard as a blocking host language uses it: the calling thread waits.
+/// The guard as a blocking binding uses it: the calling thread waits.
 struct BlockingGuard(BlockingClient);
 
 impl BlockingGuard {

@@ -1,5 +1,5 @@
 /**
- * A support agent refunds customers, guarded by a gateway of its own.
+ * A support agent refunds customers, guarded by a local gateway.
  *
  * The example tries refunds of 49, 250 and 900 dollars under the refund policy. Then it stops the gateway and tries one refund
  * in `enforce` and one in `monitor`. The ledger file contains one line for each refund that ran.

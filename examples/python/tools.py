@@ -1,4 +1,4 @@
-"""Two protected tools on an event loop: each call is authorized first; a denial tells the model what to do.
+"""Two protected tools on an event loop: each call is authorized first; the message of a denial instructs the model.
 
 python examples/python/tools.py target/release/actpass-gateway
 """

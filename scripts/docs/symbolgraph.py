@@ -16,7 +16,7 @@ TYPES = ("swift.class", "swift.struct", "swift.enum", "swift.protocol")
 
 
 def page(folder: Path) -> str:
-    """Return the page; without graphs (no Swift toolchain) it says how to make them."""
+    """Return the page; without graphs (no Swift toolchain) it explains how to make them."""
     parts = ["# Swift API", "", "Public declarations of the module `ActPass`, from its documentation comments.", ""]
     path = folder / "ActPass.symbols.json"
     if not path.is_file():

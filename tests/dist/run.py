@@ -3,17 +3,17 @@
 
 usage: run.py [SYSTEM]...
 
-A SYSTEM is one of those in `SYSTEMS`, by default all. Each starts from a fresh copy of its root folder, which has no
+A SYSTEM is a name in `SYSTEMS`; default: all. Each starts from a fresh copy of its root folder, which has no
 Rust:
 
 - Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then
   `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
   first decision is measured.
 - musl: the same with npm on a system whose C library is musl.
-- empty: the static program in a folder that holds nothing else: `dev`, `serve` with TLS, SIGTERM.
+- empty: the static program in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM.
 
 Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
-`target/dist/ran.json`, from which `scripts/dist table` takes its last column.
+`target/dist/ran.json`, the source of the last column of `scripts/dist table`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class System:
 
     @property
     def is_emulated(self) -> bool:
-        """Whether an emulator runs it, so that times say nothing."""
+        """Whether an emulator runs it, which makes times meaningless."""
         return self.processor[0] != os.uname().machine
 
 
@@ -113,7 +113,7 @@ def read_ran() -> dict[str, list[str]]:
 
 
 def prepare(names: list[str]) -> None:
-    """Install what the systems need, while there is a network."""
+    """Install the packages of the systems, while a network is available."""
     for name in names:
         system = SYSTEMS[name]
         if system.kind != "empty":
@@ -237,7 +237,7 @@ def run_system(system: System) -> Iterator[Result]:
 
 @contextmanager
 def inside(system: System, lower: Path) -> Iterator[Path]:
-    """Mount a fresh copy of a root: what is written in it is gone at the end."""
+    """Mount a fresh copy of a root; changes to it are discarded at the end."""
     with tempfile.TemporaryDirectory(dir=made(DIST / "systems")) as folder, ExitStack() as mounted:
 
         def mount(*arguments: str | Path, onto: Path) -> None:
@@ -273,7 +273,7 @@ def do(root: Path, *command: str) -> str:
 
 @contextmanager
 def gateway(command: list[str]) -> Iterator[str]:
-    """Run a gateway, wait until it listens, and require that SIGTERM ends it with exit code 0."""
+    """Run a gateway, wait until it accepts connections, and require that SIGTERM ends it with exit code 0."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
@@ -304,7 +304,7 @@ EXPECTED = {"python": "True refund.small_in_scope refunded", "ts": "true refund.
 
 
 class Clock:
-    """Measures the time since it was made: what passed, and what the processor worked for ended commands."""
+    """Measures the time since its creation: elapsed time, and processor time of ended commands."""
 
     def __init__(self) -> None:
         """Start it."""
@@ -416,7 +416,7 @@ def write_settings(root: Path, run: list[str]) -> None:
 
 
 def preflight(url: str, key: str, context: ssl.SSLContext | None = None) -> str:
-    """Ask for a decision and return it with its reason."""
+    """Request a decision and return it with its reason."""
     body = {
         "agent_id": "a",
         "goal": "g",

@@ -1,5 +1,5 @@
 /**
- * Play the vectors that need no hostile gateway against the installed package, and print how many passed.
+ * Run the vectors that need no hostile gateway against the installed package, and print how many passed.
  *
  * Usage: smoke.mjs VECTORS. The same vectors as smoke.py.
  */

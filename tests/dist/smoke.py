@@ -1,9 +1,9 @@
-"""Play the vectors that need no hostile gateway against the installed package, and print how many passed.
+"""Run the vectors that need no hostile gateway against the installed package, and print how many passed.
 
 usage: smoke.py VECTORS
 
-It plays each vector of VECTORS/table whose gateway answers with one JSON decision, in each mode that the vector names,
-and compares what ran and the members of the decision. It uses the standard library alone.
+It runs each vector of VECTORS/table whose gateway answers with one JSON decision, in each mode that the vector names,
+and compares whether the action ran and the members of the decision. It uses the standard library alone.
 """
 
 import json
@@ -35,7 +35,7 @@ class Gateway(BaseHTTPRequestHandler):
 
 
 def main(vectors: Path) -> None:
-    """Play the vectors."""
+    """Run the vectors."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     client = ActPassClient(

@@ -170,13 +170,13 @@ class Environment:
 
     package: str
     name: str
-    #: Runs the program and returns what it printed.
+    #: Runs the program and returns its output.
     run: Callable[[Box], str]
     #: Whether `make test` runs it; all are run by `make test-environments`.
     light: bool = False
     #: The documented line that makes it work, in Markdown.
     line: str = ""
-    #: What is said without the line, or where there is none: a part of what the attempt prints.
+    #: Part of the output of an attempt without the line, or of every attempt if no line makes it work.
     error: str = ""
     #: The tool and its pinned version, as the table shows it.
     version: str = ""

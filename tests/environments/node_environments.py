@@ -17,7 +17,7 @@ PLATFORM = "linux-x64-gnu"
 ADDON = f"actpass.{PLATFORM}.node"
 PUBLISHED = ("sdk", PLATFORM)
 
-#: Parts of what is said where the binary is not deployed.
+#: Parts of the error if the bundle lacks the binary.
 NOT_BUNDLED = "cannot load the native module of @actpass/sdk: it was left out of the bundle"
 COPY = f"`cp node_modules/@actpass/sdk-{PLATFORM}/*.node out/`"
 

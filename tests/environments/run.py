@@ -3,7 +3,7 @@
 
 usage: run.py [--light] [--write] [NAME...]
 
-`--light` runs those that `make test` has time for; a NAME is a part of a row's name. `--write` writes the rows that ran
+`--light` runs the environments of `make test`; a NAME is a part of a row's name. `--write` writes the rows that ran
 and worked as declared; without it, a row that differs from the document is a failure.
 """
 

@@ -130,7 +130,7 @@ class Watch:
 
 @pytest.fixture
 def visit(chromium, gateway):
-    """Create pages with separate browser contexts; assert at the end that none has violations."""
+    """Create pages with separate browser contexts; assert at the end that no page has violations."""
     opened = []
 
     def page(**settings):

@@ -14,7 +14,7 @@ client = ActPassClient()
 print(probe(client))
 parent = os.getpid()
 if os.fork() == 0:
-    # The third member says what the process does; T is stopped.
+    # The third member is the state of the process; T is stopped.
     while Path(f"/proc/{parent}/stat").read_text(encoding="ascii").rpartition(") ")[2][0] != "T":
         time.sleep(0.01)
     os.kill(parent, signal.SIGCONT)

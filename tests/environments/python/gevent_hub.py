@@ -48,7 +48,7 @@ items = [1]
 
 
 def subject():
-    items[0] = 2  # What was judged is not what the function gets: monitor runs it, and that is recorded.
+    items[0] = 2  # The function's argument differs from the decided one: monitor runs it, and records that.
     return "u"
 
 

@@ -48,7 +48,7 @@ async def probe_async(client: AsyncActPassClient | None = None) -> str:
 
 
 def shown(result: object, denied: object, ran: list[int]) -> str:
-    """Return what the environments compare, the same as in every language."""
+    """Return the text that the environments compare, the same in every language."""
     return json.dumps({"result": result, "denied": denied, "ran": ran}, separators=(",", ":"))
 
 

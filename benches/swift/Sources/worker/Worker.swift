@@ -4,7 +4,7 @@
 //
 // - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
 // - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
-// - `border`: what crossing into the native library costs, in nanoseconds.
+// - `border`: cost of a call into the native library, in nanoseconds.
 
 import ActPass
 import Foundation
@@ -64,7 +64,7 @@ struct Problem: Error, CustomStringConvertible {
     let description: String
 }
 
-/// Something that can ask for a decision.
+/// A client that can request a decision.
 protocol Contender: Sendable {
     func call() async throws
 }
@@ -140,7 +140,7 @@ struct Session: Contender {
     }
 }
 
-/// How many calls are made, and for how long at most.
+/// The limit of a measurement: a number of calls, and a time.
 final class Budget: @unchecked Sendable {
     private let lock = NSLock()
     private var left: Int
@@ -199,7 +199,7 @@ func border(url: String) throws -> String {
     return "{\"empty_call\": \(empty), \"hash_payload_1_kb\": \(one), \"hash_payload_100_kb\": \(hundred)}"
 }
 
-/// How long a call takes: the median of some batches.
+/// Time of a call: the median of several batches.
 func nanoseconds(_ call: () throws -> Void) rethrows -> Double {
     func batch(_ calls: Int) throws -> Double {
         let start = now()
