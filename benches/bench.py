@@ -225,7 +225,7 @@ def build() -> None:
         results["about"]["versions"]["python"] = (said(str(PYTHON), "--version") or "").removeprefix("Python ")
         attempt("python peers", lambda: python_peers(PYTHON))
     if said("scripts/lib.sh", "have_node") is None:
-        miss("Node: `node` 20.11 or later and npm are not there")
+        miss("Node: `node` 20.11 or later and npm are missing")
     elif make("node", "node-release"):
         attempt("node peers", node_peers)
     if said("scripts/lib.sh", "with_swift") is None:
@@ -504,7 +504,7 @@ def rounds(workers: dict[str, Worker], names: list[tuple[str, str]], width: int,
             try:
                 answer = workers[language].ask("measure", name, width, CALLS, SECONDS)
             except Exception as error:
-                fail(f"{language}.{name}, {scheme}, {width} at once", str(error))
+                fail(f"{language}.{name}, {scheme}, {width} concurrent calls", str(error))
                 left.remove((language, name))
                 if workers[language].process.poll() is not None:
                     left = [one for one in left if one[0] != language]
@@ -527,7 +527,7 @@ def significant(figure: float) -> float:
 
 
 def other_pythons() -> None:
-    """Measure this package and 1.1.3 on further interpreters, over TLS: the cost of 1.1.3 depends on its OpenSSL."""
+    """Measure this package and 1.1.3 on further interpreters, over TLS: the results depend on the interpreter."""
     wheels = sorted((TARGET / "wheels/release").glob("actpass-*-abi3-*.whl"))
     if not wheels:
         raise FileNotFoundError("the wheel")
@@ -562,7 +562,7 @@ def pythons() -> list[Path]:
         if program and said(str(program), "-m", "pip", "--version"):
             found.append(Path(program))
     if not found:
-        miss("1.1.3 over TLS on Python 3.12 and later: none is here (PYTHONS names some)")
+        miss("1.1.3 over TLS on Python 3.12 and later: no interpreter found (set PYTHONS)")
     return found
 
 
@@ -766,7 +766,7 @@ def pure() -> None:
                     for name, cost in one.ask("border").items():
                         figures.setdefault(f"{language}.{name}", []).append(significant(cost))
             except Exception as error:
-                fail(f"border of {language}", str(error))
+                fail(f"calls into the native library, {language}", str(error))
 
 
 def footprint() -> None:

@@ -259,7 +259,7 @@ def by_published() -> Callable[[], object]:
     """Return a guard of the published client, which is loaded under another name."""
     spec = importlib.util.spec_from_file_location("actpass_published", settings.published / "actpass" / "__init__.py")
     if spec is None or spec.loader is None:
-        raise ImportError("actpass 1.1.3 is not there")
+        raise ImportError("actpass 1.1.3 is not installed")
     module = importlib.util.module_from_spec(spec)
     sys.modules["actpass_published"] = module
     spec.loader.exec_module(module)
@@ -397,7 +397,7 @@ LOOPS: dict[str, tuple[str, Callable[[], Any]]] = {
 
 
 def border() -> dict[str, float]:
-    """Return what crossing into the native module costs, in nanoseconds."""
+    """Return the cost of a call into the native module, in nanoseconds."""
     import actpass  # noqa: PLC0415
 
     native = own()._native

@@ -63,7 +63,7 @@ with_swift() {
         return 0
     fi
     local tools=$LIB_ROOT/scripts/swift-toolchain folder folders
-    "$tools" installed || { echo "no Swift 6 on the PATH, and none installed by 'make swift-toolchain'" >&2; return 1; }
+    "$tools" installed || { echo "Swift 6 is missing: neither on the PATH nor installed by 'make swift-toolchain'" >&2; return 1; }
     [ "$(id -u)" = 0 ] || { echo "the Swift of 'make swift-toolchain' needs root" >&2; return 1; }
     [ $# -gt 0 ] || return 0
 

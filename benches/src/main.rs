@@ -6,9 +6,9 @@ use std::path::Path;
 use actpass_benches::{Failure, pure, samples, server, worker};
 
 const USAGE: &str = "usage: actpass-benches serve AUTHORITY | worker URL [AUTHORITY] | pure | policy RULES | arguments BYTES | postgres
-  serve      answers every request alike; writes whom to trust over TLS to the file AUTHORITY
-  worker     measures what it is told to on its standard input
-  pure       prints what calls without a network cost, in nanoseconds
+  serve      answers every request alike; writes its certificate authority to the file AUTHORITY
+  worker     runs the measurements named on its standard input
+  pure       prints the cost of calls without a network, in nanoseconds
   policy     prints a policy of so many rules; arguments: arguments of so many bytes
   postgres   starts a PostgreSQL and prints its URL
 serve, worker and postgres end with their standard input.";

@@ -900,7 +900,7 @@ class ActPassClient(Blocking):
         ``actpass.arguments_changed`` (in ``monitor`` it runs and that denial is reported). ``self`` and ``cls`` are not
         sent. Entries of ``**kwargs`` are sent as separate arguments. Generator functions are rejected: their bodies
         would run later, unguarded. The function keeps its name, docstring, signature and type, and may be
-        ``async def``; its calls then work as those of :class:`~actpass.AsyncActPassClient`.
+        ``async def``; its calls then work as in :class:`~actpass.AsyncActPassClient`.
 
         Args:
             tool: The name of the tool that the function implements.
