@@ -115,7 +115,10 @@ test('a pending approval contains no secret; an invalid one is named', () =>
       assert.match((await rejection(actpass.waitForApproval(id, options))).message, message);
     }
     const wrong = actpass.guard({ ...ACTION, waitForApprovalMs: '5', execute: () => 1 });
-    assert.match((await rejection(wrong)).message, /^waitForApprovalMs: expected non-negative milliseconds, found a string$/);
+    assert.match(
+      (await rejection(wrong)).message,
+      /^waitForApprovalMs: expected non-negative milliseconds, found a string$/,
+    );
   }));
 
 describe('recordOutcome', () => {

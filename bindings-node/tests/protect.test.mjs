@@ -242,7 +242,11 @@ test('a gate that fails blocks, and is the cause', () =>
     const error = await rejection(actpass.protect(async () => assert.fail('it ran'), OPTIONS)());
     assert.deepEqual([error.name, error.code], ['ActionBlockedError', 'actpass.unreachable']);
     assert.ok(error.cause instanceof ActPassConnectionError);
-    assert.ok(error.message.startsWith(`${OPTIONS.tool} was not run: deny (actpass.unreachable). The policy decision could not be obtained`));
+    assert.ok(
+      error.message.startsWith(
+        `${OPTIONS.tool} was not run: deny (actpass.unreachable). The policy decision could not be obtained`,
+      ),
+    );
     assert.ok(!error.message.includes('127.0.0.1') && error.developerText.includes(baseUrl), error.developerText);
     assert.equal(error.retryable, true);
     assert.equal(await actpass.protect(async () => 'ran', { ...OPTIONS, mode: 'monitor' })(), 'ran');

@@ -319,7 +319,7 @@ export class ActPass {
    * `goal`, `args`, `resource` and `userId` may be pure functions of the call's arguments; only their results are sent.
    * Without `args`, the first argument, an object literal, is sent.
    *
-   * `run` receives the approved arguments: copies, made at the call, of the object literals, arrays, dates, maps and sets
+   * `run` receives the evaluated arguments: copies, made at the call, of the object literals, arrays, dates, maps and sets
    * among its arguments (of the first argument only, if no option is a function). If an argument changes before `run` starts,
    * the call is blocked with `actpass.arguments_changed`.
    *

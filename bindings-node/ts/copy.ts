@@ -1,4 +1,4 @@
-/** Copies the arguments of a call, so that an action runs with the approved arguments. */
+/** Copies the arguments of a call, so that an action runs with the evaluated arguments. */
 
 import { types } from 'node:util';
 import { isPlain, wrongArgument } from './json.js';

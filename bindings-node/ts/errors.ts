@@ -211,9 +211,10 @@ export class ActPassInternalError extends ActPassError {
  * An action was blocked and did not run. Thrown by `unwrap()` of a blocked outcome, by functions of {@link ActPass.protect},
  * and by {@link Permit.spend}.
  *
- * `message` is written for a model: the blocked tool, the reason, whether to retry and the alternative. It contains no
- * infrastructure details and is the same in every language. `developerText` describes the failure and the remedy. `code` is
+ * `message` is written for a model: the blocked tool, the reason, whether to retry and what to do instead. It contains no
+ * infrastructure details and is the same in every language. `developerText` describes the failure and what to check. `code` is
  * the decision's reason code. If the gate failed, `cause` is its error; `status`, `requestId`, `retryAfterMs` and `retryable`
+ * are copied from it.
  *
  * @example
  * ```ts
@@ -235,7 +236,7 @@ export class ActionBlockedError extends ActPassError {
   readonly decision: BlockingDecision;
   /** The tool of the action. */
   declare readonly tool: string | undefined;
-  /** The blocked tool, the failure and the remedy, in one line. */
+  /** The blocked tool, the failure and what to check, in one line. */
   readonly developerText: string;
   /** Data for `resume` after a human approval; `undefined` if no approval is pending. */
   declare readonly approval: PendingApproval | undefined;

@@ -30,7 +30,7 @@ export interface Body {
 /** @internal The function of a guard that names it `execute`. */
 export const EXECUTE: Body = { member: 'execute' };
 
-/** Text that differs from every approved action. */
+/** Text that differs from every evaluated action. */
 const UNREADABLE = '{}';
 
 /** @internal Requests a decision, runs the function if permitted, and reports the outcome. */
@@ -99,12 +99,12 @@ function signalOf({ members }: Call): AbortSignal | undefined {
   return members['signal'] as AbortSignal | undefined;
 }
 
-/** @internal Serializes the members of the action that are compared with the approved ones. */
+/** @internal Serializes the members of the action that are compared with the evaluated ones. */
 export function presentInput(members: Members): string {
   return toInput(members, COMPARED);
 }
 
-/** Returns the text of `present`; if that throws, a text that differs from every approved action. */
+/** Returns the text of `present`; if that throws, a text that differs from every evaluated action. */
 function readable(present: () => string): string {
   try {
     return present();
@@ -140,7 +140,7 @@ class Granted {
     return JSON.parse(this.#decision) as Decision;
   }
 
-  /** Spends the permit. `now` is the current action, if it may differ from the approved one. */
+  /** Spends the permit. `now` is the current action, if it may differ from the evaluated one. */
   begin(now?: string): { context: ExecutionContext; blocked?: undefined } | { blocked: BlockedOutcome } {
     const text = converting(() => door.begin(this.#number, now));
     const { running, blocked } = joined(JSON.parse(text) as object) as Begun;

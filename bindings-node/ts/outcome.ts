@@ -134,13 +134,13 @@ export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutc
 export interface Permit {
   /** Distinguishes a permit from a blocked outcome. */
   readonly kind: 'permitted';
-  /** The decision that allowed the action. */
+  /** The decision about the action. */
   readonly decision: Decision;
   /**
    * Spends the permit and returns the execution context. Run the action immediately afterwards.
    *
    * @throws {@link ActPassArgumentError} The permit was already spent. The action must not run.
-   * @throws {@link ActionBlockedError} The permit expired, or `args` differ from the approved arguments. In `monitor` the action
+   * @throws {@link ActionBlockedError} The permit expired, or `args` differ from the evaluated arguments. In `monitor` the action
    * may still run, without a credential.
    */
   spend(options?: SpendOptions): ExecutionContext;

@@ -1,4 +1,4 @@
-/** The wrapper of `protect`: functions that run only if permitted, with the approved arguments. */
+/** The wrapper of `protect`: functions that run only if permitted, with the evaluated arguments. */
 
 import { types } from 'node:util';
 import { checkFunction } from './body.js';
@@ -57,9 +57,9 @@ interface Judged {
   readonly options: Members;
   /** The arguments of the call. */
   readonly args: unknown[];
-  /** The arguments to run with: copies of the approved ones. */
+  /** The arguments to run with: copies of the evaluated ones. */
   own: unknown[];
-  /** The JSON texts of the approved members. */
+  /** The JSON texts of the evaluated members. */
   readonly texts: Map<string, string>;
 }
 

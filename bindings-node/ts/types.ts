@@ -203,7 +203,7 @@ export interface AuthorizeOptions extends Action, PermitOptions {}
 
 /** Options of {@link Permit.spend}. */
 export interface SpendOptions {
-  /** The current arguments. If they differ from the approved arguments, the action is blocked. Default: no comparison. */
+  /** The current arguments. If they differ from the evaluated arguments, the action is blocked. Default: no comparison. */
   args?: object | undefined;
 }
 
@@ -267,7 +267,7 @@ export interface Approval {
 export interface ExecutionContext {
   /** The vaulted credential of the tool; `null` without one. */
   credential: Credential | null;
-  /** The decision that allowed it. */
+  /** The decision about the action. */
   decision: Decision;
 }
 
@@ -307,7 +307,7 @@ export interface DecisionBase {
   policy_hash?: string;
   /** Whether the gateway repeats an earlier answer to a request with the same idempotency key. */
   replayed?: boolean | null;
-  /** Age of the repeated answer since the gateway first recorded it, in milliseconds. */
+  /** Time since the gateway first recorded the repeated response, in milliseconds. */
   replay_age_ms?: number | null;
   /** The id of the vaulted credential that `execute` receives. */
   credential_id?: string;

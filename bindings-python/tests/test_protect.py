@@ -1,4 +1,4 @@
-"""Functions protected by ``client.protect``: they run with the approved arguments; a block is explained to a model."""
+"""Functions protected by ``client.protect``: they run with the evaluated arguments; a block is explained to a model."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AsyncPermit:
 
     @property
     def decision(self) -> Decision:
-        """The gateway's decision that allowed the action.
+        """The decision about the action.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -87,7 +87,7 @@ class AsyncPermit:
         Run the action once, immediately afterwards.
 
         Args:
-            args: The current arguments. If they differ from the approved arguments, the action is blocked with
+            args: The current arguments. If they differ from the evaluated arguments, the action is blocked with
                 ``actpass.arguments_changed``. Default: no comparison.
 
         Raises:

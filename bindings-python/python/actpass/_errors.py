@@ -266,7 +266,7 @@ class ActionBlockedError(ActPassError):
 
     Attributes:
         message: The message for a model, equal to ``str(error)``.
-        developer_text: The message for a developer: the failure, its place, and what to check.
+        developer_text: The message for a developer: the failure with its context, and what to check.
         tool: The blocked tool.
         decision: The gateway's decision, or the denial that the SDK made because the gate failed. Its ``reason_code``
             equals ``code``.

@@ -27,10 +27,10 @@ public struct ActionBlockedError: Error, Sendable, Hashable {
     public let error: ActPassError?
     /// Data for `resume` after a human approval; `nil` if no approval is pending.
     public let approval: PendingApproval?
-    /// The message for a model: the blocked tool, the reason, whether to retry and the alternative. One line, without
+    /// The message for a model: the blocked tool, the reason, whether to retry and what to do instead. One line, without
     /// infrastructure details.
     public let message: String
-    /// The message for a developer: the failure, its place, and the remedy. One line.
+    /// The message for a developer: the failure with its context, and what to check. One line.
     public let developerText: String
 
     /// The decision's ``Decision/reasonCode``.

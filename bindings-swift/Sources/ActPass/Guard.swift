@@ -152,7 +152,7 @@ extension ActPass {
     public struct ExecutionContext: Sendable, Hashable {
         /// The vaulted credential of the tool; `nil` without one.
         public let credential: Credential?
-        /// The decision that allowed the closure.
+        /// The decision about the action.
         public let decision: Decision
 
         /// Creates a context, for tests of guarded functions.

@@ -92,7 +92,7 @@ extension ActPass {
             self.recordsOutcome = recordsOutcome
         }
 
-        /// The decision that allowed the action.
+        /// The decision about the action.
         public var decision: Decision { Decision(native.decision()) }
 
         /// Its decision: `Permit(allow (refund.small_in_scope))`.
@@ -100,7 +100,7 @@ extension ActPass {
 
         /// Spends the permit and returns the execution context. Run the action immediately afterwards.
         ///
-        /// - Parameter args: The current arguments. If they differ from the approved arguments, the action is blocked.
+        /// - Parameter args: The current arguments. If they differ from the evaluated arguments, the action is blocked.
         ///   Default: no comparison.
         /// - Returns: The decision and the vaulted credential of the tool.
         /// - Throws: ``ActionBlockedError`` if the permit expired (`actpass.permit_expired`) or `args` changed

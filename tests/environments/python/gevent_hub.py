@@ -48,7 +48,7 @@ items = [1]
 
 
 def subject():
-    items[0] = 2  # The function's argument differs from the decided one: monitor runs it, and records that.
+    items[0] = 2  # The function's argument differs from the evaluated one: monitor runs it, and records that.
     return "u"
 
 

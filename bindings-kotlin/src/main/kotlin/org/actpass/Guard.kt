@@ -83,7 +83,7 @@ private inline fun <T> quietly(body: () -> T): T? =
 /**
  * The argument of a guarded block.
  *
- * @property decision the decision that allowed the block.
+ * @property decision the decision about the action.
  * @property credential the vaulted credential of the tool; null without one.
  */
 public class ExecutionContext
@@ -149,12 +149,12 @@ public sealed class Outcome<out T> {
         )
 
         /**
-         * The message for a model: the blocked tool, the reason, whether to retry and the alternative. One line, without infrastructure
+         * The message for a model: the blocked tool, the reason, whether to retry and what to do instead. One line, without infrastructure
          * details.
          */
         public val message: String = texts.model
 
-        /** The message for a developer: the failure, its place, and the remedy. One line. */
+        /** The message for a developer: the failure with its context, and what to check. One line. */
         public val developerText: String = texts.developer
 
         /** The decision's [Decision.reasonCode]. */

@@ -60,13 +60,13 @@ internal fun verdict(native: NativeVerdict, recordsOutcome: Boolean): Verdict =
  * It expires five minutes after the decision, or earlier with its credential. An unspent permit records nothing.
  */
 public class Permit internal constructor(internal val native: NativeSession, private val recordsOutcome: Boolean) {
-    /** The decision that allowed the action. */
+    /** The decision about the action. */
     public val decision: Decision by lazy { Decision(native.decision()) }
 
     /**
      * Spends the permit and returns the execution context. Run the action immediately afterwards.
      *
-     * @param args the current arguments. If they differ from the approved arguments, the action is blocked. They are compared as JSON
+     * @param args the current arguments. If they differ from the evaluated arguments, the action is blocked. They are compared as JSON
      *   text, including the order of members. Default: no comparison.
      * @return the decision and the vaulted credential of the tool.
      * @throws ActionBlockedException if the permit expired (`actpass.permit_expired`) or [args] changed (`actpass.arguments_changed`).
