@@ -348,7 +348,7 @@ class Worker(Process):
     """The clients of a language."""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
-        """Start it and read its list of contenders."""
+        """Start it and read its contenders and versions."""
         super().__init__(command, environment)
         try:
             self.has = json.loads(self.line())
@@ -573,7 +573,7 @@ class Gateway(Process):
     """A gateway with its own data."""
 
     def __init__(self, store: str, policy: Path, tenants: int = 1) -> None:
-        """Start it; ``store`` is the line of the settings for the place of the data."""
+        """Start it; ``store`` is the line of the settings that selects the store."""
         self.folder = Path(tempfile.mkdtemp(prefix="actpass-bench-"))
         self.keys = [KEY] if tenants == 1 else [f"{KEY}_{number}" for number in range(tenants)]
         lines = ['listen = "127.0.0.1:0"', store]

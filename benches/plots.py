@@ -131,7 +131,7 @@ def lines(
 
 
 def short(figure: float) -> str:
-    """Return a figure with as few digits as the plot resolves."""
+    """Return a figure with three significant digits, in thousands or millions if large."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(figure) >= size:
             return f"{figure / size:.3g}{letter}"

@@ -215,7 +215,7 @@ def test_rejects_invalid_arguments_of_other_calls(silent: Played, method: str, m
         getattr(client, method)(**{**GOOD_CALLS[method], member: value})
 
 
-#: Required arguments of each call; the tests replace them with values of an invalid type.
+#: Valid positional arguments of each call.
 ASKING: dict[str, tuple[Any, ...]] = {
     "preflight": ("g", "t", {}),
     "guard": ("g", "t", {}, lambda _: None),

@@ -1,4 +1,4 @@
-"""Certificate authorities from the environment, and invalid paths of them."""
+"""Certificate authorities from the environment, and invalid paths in it."""
 
 from __future__ import annotations
 

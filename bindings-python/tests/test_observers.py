@@ -348,7 +348,7 @@ def test_ctrl_c_in_an_observer_passes_with_the_outcome(
             run.append(1)
             raise KeyboardInterrupt
 
-    # The duration is measured before the function runs; an interrupt there would prevent the run.
+    # The histogram records the duration before the function runs, so the interrupt is in ``ended``, after the run.
     if place == "histogram.record":
         monkeypatch.setattr(_telemetry._Duration, "ended", interrupted)
     PLACES[place](monkeypatch, interrupted)

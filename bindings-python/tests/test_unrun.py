@@ -26,7 +26,7 @@ from support import ACTION, CapturingServer, capturing, new_async_client, new_cl
 PENDING: Any = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
 NAMES: dict[str, Any] = {"tool": "t", "goal": "g"}
 
-#: Bodies that ran although they must not.
+#: The bodies that ran.
 RAN: list[str] = []
 
 

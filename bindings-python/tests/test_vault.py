@@ -158,7 +158,7 @@ def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -
         os._exit(127)
     try:
         shown = read_until(terminal, b"(not shown): ")
-        # Input before the program disables echo would be echoed by the terminal itself.
+        # Input sent before the program disables echo would appear on the terminal.
         deadline = time.monotonic() + 20
         while termios.tcgetattr(terminal)[3] & termios.ECHO:
             assert time.monotonic() < deadline, "the terminal still shows what is typed"
