@@ -299,11 +299,11 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
-PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md .github benches/page.py \
-	tests/vectors tests/hostile-gateway tests/soak tests/examples docs core gateway bindings-uniffi bindings-python/src bindings-node/src \
-	':!core/src/decision.rs' ':!core/src/engine/session.rs' ':!core/src/guard.rs' ':!core/src/offline.rs' ':!core/session/tests' \
-	':!core/tests' ':!gateway/src/store/postgres/database.rs' ':!tests/hostile-gateway/src/script.rs' \
-	':!tests/hostile-gateway/tests' ':!tests/soak/src/checks.rs'
+PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches deploy docs examples \
+	fuzz policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src \
+	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/ts bindings-swift/README.md bindings-swift/Sources \
+	bindings-kotlin/README.md bindings-kotlin/src/main tests/dist tests/examples tests/hostile-gateway tests/soak tests/vectors \
+	':!core/tests' ':!core/session/tests' ':!tests/hostile-gateway/tests'
 lint-prose:
 	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
 

@@ -175,7 +175,7 @@ describe('the error says', () => {
     const left = await attempt({ prelude });
     assert.equal(left.code, 'actpass.native_not_bundled', left.message);
     assert.match(left.message, /left out of the bundle .*out.load\.js|left out of the bundle .*out.here\.js/);
-    assert.ok(left.message.includes(`actpass.${PLATFORM}.node beside it`), left.message);
+    assert.ok(left.message.includes(`actpass.${PLATFORM}.node next to it`), left.message);
     cpSync(join(DIST, BINARY), join(bundle, BINARY.replace('.node', '-5HKQ2.node')));
     assert.deepEqual(await attempt({ prelude }), { loaded: true });
   });

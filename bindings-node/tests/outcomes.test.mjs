@@ -245,7 +245,7 @@ describe('arguments that change between the question and the run', () => {
           assert.ok(end instanceof ActionBlockedError, `${end}`);
           assert.equal(end.code, 'actpass.arguments_changed');
           assert.deepEqual([end.decision.decision, end.cause, end.retryable], ['deny', undefined, false]);
-          assert.match(end.decision.explain.summary, /^The arguments changed after the gateway judged them/);
+          assert.match(end.decision.explain.summary, /^The arguments changed after the gateway evaluated them/);
           assert.equal(end.decision.explain.next_steps.length, 2);
         }
         const [asked] = await seen();

@@ -309,7 +309,7 @@ function explain(platforms: Platform[], attempts: Attempt[]): [Reason, string] {
     return [
       'not_bundled',
       `it was left out of the bundle ${herePath()}: deploy the bundle with node_modules, or with ` +
-        `actpass.${wanted[0] ?? platforms[0]}.node beside it, or mark @actpass/sdk as external (in Next.js: ` +
+        `actpass.${wanted[0] ?? platforms[0]}.node next to it, or mark @actpass/sdk as external (in Next.js: ` +
         "serverExternalPackages: ['@actpass/sdk'])",
     ];
   }

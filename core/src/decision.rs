@@ -128,7 +128,7 @@ impl Decision {
     /// ledger references of `answer`.
     pub(crate) fn arguments_changed(answer: &Self) -> Self {
         let explanation = Explanation::new(
-            "The arguments changed after the gateway judged them, so the action did not run.",
+            "The arguments changed after the gateway evaluated them, so the action did not run.",
             [
                 "Pass a copy of the arguments that does not change while the gateway decides.",
                 "Request a new decision for the current arguments; a spent approval or passport stays spent.",
@@ -154,13 +154,13 @@ impl Decision {
     /// ledger references of `answer`.
     pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {
         let explanation = Explanation::new(
-            "The gateway repeated its answer to an earlier request with this idempotency key: the action may have run \
+            "The gateway repeated its response to an earlier request with this idempotency key: the action may have run \
              before, so it was not run again.",
             [
-                "Look up evidence_event_id in the gateway's ledger: an action.outcome event that names it says how the \
-                 action ended.",
+                "Look up evidence_event_id in the gateway's ledger: an action.outcome event that names it has the \
+                 action's end.",
                 "Check the action's target, such as the payment provider, for the action's effect.",
-                "If the action is to run a second time, use a new idempotency key.",
+                "To run the action a second time, use a new idempotency key.",
             ],
         );
         answer.derived(DecisionWord::Deny, "actpass.replayed", &explanation, approval)
@@ -594,7 +594,7 @@ mod tests {
             assert_eq!(decision.0.document.member_text("explain"), Some(explain), "{members}");
             assert_eq!(decision.word(), &DecisionWord::Deny);
             let again = Decision::parse(decision.as_json().as_bytes()).unwrap();
-            assert_eq!(again, decision, "the members are found where they stand: {members}");
+            assert_eq!(again, decision, "the members are at their positions: {members}");
         }
         let untouched =
             format!(r#"{{ "explain" : {{{whole}}}, "reason_code":"a\u0041", "decision": "deny" }}"#);

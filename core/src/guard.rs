@@ -595,7 +595,7 @@ impl Recording {
 /// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "an outcome says whether the action ran"]
+#[must_use = "an outcome reports whether the action ran"]
 pub enum Outcome<T, E> {
     /// The action did not run.
     Blocked(Blocked),

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(
             (ask("k2", Some("k2")).await, fetches.get()),
             (Ok(true), 3),
-            "a rotation is detected at once"
+            "a rotation is detected immediately"
         );
         assert_eq!(began.elapsed(), MIN_FETCH_INTERVAL, "at most one fetch per second");
         assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "a failure keeps the cached keys");

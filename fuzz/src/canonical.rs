@@ -8,7 +8,7 @@ pub(crate) fn run(data: &[u8]) {
     assert_eq!(
         Json::parse(json.to_string().as_bytes()).as_ref(),
         Ok(&json),
-        "it is not read as it was written"
+        "the parsed value differs from the written one"
     );
     let Ok(canonical) = canonical_json(&json) else {
         // Only integers are rejected, and these are long.

@@ -17,7 +17,7 @@ pub(crate) fn run(data: &[u8]) {
 
     let parsed = Decision::parse(body);
     if let Ok(decision) = &parsed {
-        let again = Decision::parse(decision.as_json().as_bytes()).expect("what was read is read again");
+        let again = Decision::parse(decision.as_json().as_bytes()).expect("a parsed decision parses again");
         assert_eq!(&again, decision);
         assert_eq!(decision.member("credential"), None);
     }

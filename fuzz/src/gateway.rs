@@ -65,11 +65,11 @@ pub(crate) fn run(data: &[u8]) {
     let decision = answer.json.as_ref().and_then(|json| json["decision"].as_str());
     if key == "apk_nobody" && line.contains("/api/v1/") && line != "DELETE /api/v1/" {
         // 429: an address may send invalid keys at a limited rate.
-        assert!(matches!(answer.status, 401 | 404 | 405 | 429), "{path}: {} for nobody", answer.status);
+        assert!(matches!(answer.status, 401 | 404 | 405 | 429), "{path}: {} without a key", answer.status);
     }
     if line.contains("preflight") && answer.status == 200 && decision == Some("allow") {
         // An independent check of refunds.json.
-        let body: Value = serde_json::from_slice(body).expect("what is allowed is JSON");
+        let body: Value = serde_json::from_slice(body).expect("an allowed request is JSON");
         let amount = body["args"]["amount"].as_f64();
         assert!(
             body["mode"] == "monitor" || amount.is_some_and(|amount| amount > 0.0 && amount <= 10_000.0),

@@ -31,7 +31,7 @@ pub(crate) fn run(data: &[u8]) {
         0 => {
             let Ok(token) = str::from_utf8(rest) else { return };
             let valid = verify(&KEYS, token).is_some_and(|found| found.is_valid());
-            assert_eq!(valid, token == *GOOD, "{token} beside {}", *GOOD);
+            assert_eq!(valid, token == *GOOD, "{token}, valid is {}", *GOOD);
         }
         1 => {
             let token = signed(HEADER.as_bytes(), rest);
@@ -43,7 +43,7 @@ pub(crate) fn run(data: &[u8]) {
                 assert!(claims["exp"].as_i64().is_some_and(|until| until > now - 60));
                 assert!(claims["iat"].as_i64().is_some_and(|from| from < now + 60));
             } else {
-                assert!(!found.errors().is_empty(), "refused without a word");
+                assert!(!found.errors().is_empty(), "rejected without an error");
             }
         }
         2 => {

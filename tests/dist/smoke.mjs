@@ -63,7 +63,7 @@ for (const name of readdirSync(folder).sort()) {
     passed += 1;
   }
 }
-assert.ok(passed > 0, 'no vector was played');
+assert.ok(passed > 0, 'no vector ran');
 console.log(`${files} vectors, ${passed} cases passed`);
 server.close();
 server.closeAllConnections();

@@ -69,7 +69,7 @@ def main(vectors: Path) -> None:
             passed += 1
     server.shutdown()
     if not passed:
-        sys.exit("no vector was played")
+        sys.exit("no vector ran")
     print(f"{files} vectors, {passed} cases passed")
 
 

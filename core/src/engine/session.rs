@@ -56,7 +56,7 @@ enum State {
 
 /// The result of a [`GuardSession`] before the action runs.
 #[derive(Debug)]
-#[must_use = "a stage says whether the action may run"]
+#[must_use = "a stage decides whether the action may run"]
 pub enum Stage {
     /// The action may not run.
     Blocked(Blocked),
@@ -66,7 +66,7 @@ pub enum Stage {
 
 /// The result of [`GuardSession::begin`].
 #[derive(Debug)]
-#[must_use = "what has begun says whether the action runs"]
+#[must_use = "the result decides whether the action runs"]
 pub enum Begun {
     /// The permit has expired, or the action differs from the evaluated one.
     Blocked(Blocked),

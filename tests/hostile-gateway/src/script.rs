@@ -321,7 +321,7 @@ impl Body {
         len(unit)
             .and_then(|unit| unit.checked_mul(*times)?.checked_add(len(first)?))
             .map(|_| ())
-            .ok_or_else(|| "body_repeat: is longer than a content-length can say".into())
+            .ok_or_else(|| "body_repeat: exceeds the maximum content-length".into())
     }
 }
 

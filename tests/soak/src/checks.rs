@@ -187,9 +187,9 @@ impl RunSummary {
         let mut sent: HashMap<String, (String, Call)> = HashMap::new();
         for reported in &journals.reported {
             let id = reported.id.as_str();
-            let (series, call) = Call::named(id).ok_or_else(|| format!("{id} is no call"))?;
+            let (series, call) = Call::named(id).ok_or_else(|| format!("{id}: unknown call"))?;
             let ledger = ledgers.iter().find(|ledger| ledger.gateway == reported.gateway);
-            let ledger = ledger.ok_or_else(|| format!("{} is no gateway", reported.gateway))?;
+            let ledger = ledger.ok_or_else(|| format!("{}: unknown gateway", reported.gateway))?;
             let repeats = call.repeats && ledger.sealed;
             let (count, _) = reports.entry(id).or_insert((0, if repeats { 1 + REPEATS } else { 1 }));
             *count += 1;

@@ -29,7 +29,7 @@ const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_hours(2);
 /// Unsupported URL parameters of other clients, with alternatives.
 const UNSUPPORTED_PARAMETERS: [(&str, &str); 6] = [
     ("passfile", "the password is part of the URL"),
-    ("service", "the URL says it all"),
+    ("service", "put all parameters into the URL"),
     ("sslcert", "client certificates are not supported; use a password"),
     ("sslkey", "client certificates are not supported; use a password"),
     ("sslpassword", "client certificates are not supported; use a password"),

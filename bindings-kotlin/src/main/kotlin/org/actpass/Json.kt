@@ -99,7 +99,7 @@ private fun problemOf(value: Any): String {
             is ByteArray, is CharArray -> "write it as text first, for instance in Base64"
             is Path, is File -> "pass its toString()"
             is Iterable<*>, is Sequence<*>, is Iterator<*> -> "convert it with toList()"
-            is Function<*> -> "call it, and pass what it returns"
+            is Function<*> -> "call it, and pass its result"
             else -> "convert it to a map, or write it with a JSON library and pass Action.parseArgs(text)"
         }
     return "expected a value that is JSON, found ${typeOf(value)}; $hint"
