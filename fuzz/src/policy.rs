@@ -13,7 +13,9 @@ pub(crate) fn run(data: &[u8]) {
     let cases = Cases::parse(text);
     let policy = match Policy::parse(text) {
         Ok(policy) => policy,
-        Err(problems) => return assert!(!problems.to_string().trim().is_empty(), "rejected without a message"),
+        Err(problems) => {
+            return assert!(!problems.to_string().trim().is_empty(), "rejected without a message");
+        }
     };
     assert!(cases.is_err(), "one text is a policy and cases");
     let again = Policy::parse(text).expect("it was one a moment ago");
