@@ -87,6 +87,7 @@ demo-node: node-face
 else
 demo-build:
 	@scripts/lib.sh need_python $(PYTHON)
+	@ls target/dist/wheels/*.whl >/dev/null 2>&1 || { echo 'demo: no wheels in target/dist/wheels: run make dist' >&2; exit 1; }
 	$(PYTHON) -m venv target/dist/demo
 	target/dist/demo/bin/pip install --quiet --no-index --find-links target/dist/wheels actpass actpass-gateway
 
