@@ -74,7 +74,7 @@ demo: demo-build
 ifndef DIST
 demo-build:
 	@scripts/lib.sh need_python $(PYTHON)
-	@echo 'demo: compiling the gateway and the SDKs; some minutes the first time'
+	@echo 'demo: compiling the gateway and the SDKs; about four minutes of processor time the first time'
 	@if scripts/lib.sh have_node 2>/dev/null; then $(CARGO) build $(DEMO_BUILD) -p actpass-node; else $(CARGO) build $(DEMO_BUILD); fi
 	@mkdir -p target/demo/python && rm -rf target/demo/python/actpass && cp -r bindings-python/python/actpass target/demo/python/
 	@cp target/demo/lib_native.so target/demo/python/actpass/_native.abi3.so
