@@ -1896,7 +1896,7 @@ public struct NativeAction: Equatable, Hashable {
      */
     public let tool: String
     /**
-     * What the tool acts on.
+     * The resource that the tool acts on.
      */
     public let resource: String
     /**
@@ -1932,7 +1932,7 @@ public struct NativeAction: Equatable, Hashable {
      */
     public let toolManifestHash: String?
     /**
-     * How long a guard waits for approval, in seconds.
+     * A guard's wait for approval, in seconds.
      */
     public let waitForApproval: Double?
 
@@ -1946,7 +1946,7 @@ public struct NativeAction: Equatable, Hashable {
          * The tool.
          */tool: String, 
         /**
-         * What the tool acts on.
+         * The resource that the tool acts on.
          */resource: String, 
         /**
          * The JSON text of the arguments, an object.
@@ -1973,7 +1973,7 @@ public struct NativeAction: Equatable, Hashable {
          * The hash of the tool's manifest.
          */toolManifestHash: String?, 
         /**
-         * How long a guard waits for approval, in seconds.
+         * A guard's wait for approval, in seconds.
          */waitForApproval: Double?) {
         self.goal = goal
         self.tool = tool
@@ -2130,7 +2130,7 @@ public struct NativeApproval: Equatable, Hashable {
      */
     public let status: NativeApprovalStatus
     /**
-     * Who decided.
+     * The decider.
      */
     public let decidedBy: String?
     /**
@@ -2145,7 +2145,7 @@ public struct NativeApproval: Equatable, Hashable {
          * Its status.
          */status: NativeApprovalStatus, 
         /**
-         * Who decided.
+         * The decider.
          */decidedBy: String?, 
         /**
          * The JSON text.
@@ -3644,7 +3644,7 @@ public struct NativeReport {
      */
     public let decision: NativeDecision
     /**
-     * How the gate failed, if `monitor` ran the action despite the failure.
+     * The failure of the gate, if `monitor` ran the action despite the failure.
      */
     public let failure: NativeFailure?
     /**
@@ -3659,7 +3659,7 @@ public struct NativeReport {
          * The decision.
          */decision: NativeDecision, 
         /**
-         * How the gate failed, if `monitor` ran the action despite the failure.
+         * The failure of the gate, if `monitor` ran the action despite the failure.
          */failure: NativeFailure?, 
         /**
          * The recording to send, if outcomes are recorded and it is not in progress yet.
@@ -4483,7 +4483,7 @@ public func FfiConverterTypeNativeCircuit_lower(_ value: NativeCircuit) -> RustB
 
 
 /**
- * How an action ended.
+ * The end of an action.
  */
 
 public enum NativeEnded: Equatable, Hashable {
@@ -4568,7 +4568,7 @@ public func FfiConverterTypeNativeEnded_lower(_ value: NativeEnded) -> RustBuffe
 
 
 /**
- * How a call ends without a result.
+ * The end of a call without a result.
  */
 public 
 enum NativeError: Swift.Error, Equatable, Hashable {

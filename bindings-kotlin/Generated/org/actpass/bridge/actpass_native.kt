@@ -3761,7 +3761,7 @@ data class NativeAction (
     val `tool`: kotlin.String
     , 
     /**
-     * What the tool acts on.
+     * The resource that the tool acts on.
      */
     val `resource`: kotlin.String
     , 
@@ -3806,7 +3806,7 @@ data class NativeAction (
     val `toolManifestHash`: kotlin.String?
     , 
     /**
-     * How long a guard waits for approval, in seconds.
+     * A guard's wait for approval, in seconds.
      */
     val `waitForApproval`: kotlin.Double?
     
@@ -3930,7 +3930,7 @@ data class NativeApproval (
     val `status`: NativeApprovalStatus
     , 
     /**
-     * Who decided.
+     * The decider.
      */
     val `decidedBy`: kotlin.String?
     , 
@@ -5010,7 +5010,7 @@ data class NativeReport (
     val `decision`: NativeDecision
     , 
     /**
-     * How the gate failed, if `monitor` ran the action despite the failure.
+     * The failure of the gate, if `monitor` ran the action despite the failure.
      */
     val `failure`: NativeFailure?
     , 
@@ -5674,7 +5674,7 @@ public object FfiConverterTypeNativeCircuit : FfiConverterRustBuffer<NativeCircu
 
 
 /**
- * How an action ended.
+ * The end of an action.
  */
 
 enum class NativeEnded {
@@ -5725,7 +5725,7 @@ public object FfiConverterTypeNativeEnded: FfiConverterRustBuffer<NativeEnded> {
 
 
 /**
- * How a call ends without a result.
+ * The end of a call without a result.
  */
 sealed class NativeException: kotlin.Exception() {
     
