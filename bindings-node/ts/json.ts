@@ -276,7 +276,7 @@ class Writer {
     const first = this.#open.findIndex((value, at) => this.#open.indexOf(value) < at);
     return first < 0
       ? this.#wrong(`${this.#place()}: nested deeper than ${MAX_DEPTH} levels`)
-      : this.#wrong(`${this.#place(first)}: expected a value that is JSON, found a cycle; leave the reference out`);
+      : this.#wrong(`${this.#place(first)}: expected a value that is JSON, found a cycle; omit the reference`);
   }
 
   /** `args.order.items[0].price` */

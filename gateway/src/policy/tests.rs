@@ -254,7 +254,10 @@ fn each_policy_problem_is_named() {
     let table: Vec<(String, &str)> = vec![
         ("{".to_owned(), "policy: not JSON"),
         ("[]".to_owned(), "policy: expected an object, found an array"),
-        (r#"{"id": "p", "id": "q", "version": 1, "rules": []}"#.to_owned(), "duplicate key \"id\" in an object"),
+        (
+            r#"{"id": "p", "id": "q", "version": 1, "rules": []}"#.to_owned(),
+            "duplicate key \"id\" in an object",
+        ),
         (r#"{"version": 1, "rules": []}"#.to_owned(), "id: missing"),
         (r#"{"id": "", "version": 1, "rules": []}"#.to_owned(), "id: expected a non-empty string"),
         (r#"{"id": "p", "rules": []}"#.to_owned(), "version: missing"),
