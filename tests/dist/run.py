@@ -355,9 +355,9 @@ def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
 def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
     (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
     with registry(DIST / "npm") as url:
-        (root / "root" / ".npmrc").write_text(
-            f"@actpass:registry={url}\nfund=false\naudit=false\nprefix=/root/prefix\n"
-        )
+        # Without retries: npm also asks the public registry, for the optional peer, and there is no network.
+        settings = f"@actpass:registry={url}\nfund=false\naudit=false\nfetch-retries=0\n"
+        (root / "root" / ".npmrc").write_text(settings)
         clock = Clock()
         do(root, "npm", "install", "--silent", "--prefix", "/root", "@actpass/sdk", "@actpass/gateway")
     launcher = "/root/node_modules/.bin/actpass-gateway"
