@@ -355,7 +355,7 @@ def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
 def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
     (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
     with registry(DIST / "npm") as url:
-        # Without retries: npm also asks the public registry, for the optional peer, and there is no network.
+        # Without retries: npm requests the optional peer from the public registry, without a network.
         settings = f"@actpass:registry={url}\nfund=false\naudit=false\nfetch-retries=0\n"
         (root / "root" / ".npmrc").write_text(settings)
         clock = Clock()
