@@ -48,7 +48,7 @@ impl Add<Duration> for Moment {
 /// use actpass_core::{Clock, Error, Moment, Sleep};
 /// use std::time::{Duration, SystemTime};
 ///
-/// A clock that stands still, for tests.
+/// /// A clock that stands still, for tests.
 /// #[derive(Debug)]
 /// struct Still;
 ///

@@ -25,7 +25,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// use actpass_core::transport::{Request, Response, SendFuture, Transport, TransportError};
 /// use actpass_core::{Action, ActPass};
 ///
-/// Allows everything, without a network.
+/// /// Allows everything, without a network.
 /// #[derive(Debug)]
 /// struct Yes;
 ///

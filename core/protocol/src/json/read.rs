@@ -49,7 +49,7 @@ pub fn read_below<B: Builder>(
 /// use actpass_protocol::json::{Builder, read};
 /// use std::convert::Infallible;
 ///
-/// Counts the numbers of a document.
+/// /// Counts the numbers of a document.
 /// struct Numbers;
 ///
 /// impl Builder for Numbers {
