@@ -132,7 +132,7 @@ impl GatewayConfig {
         let mut verify = Command::new(&self.program);
         let verified = verify.args(["evidence", "verify"]).arg(&file).kill_on_drop(true).output().await?;
         let said = String::from_utf8_lossy(&verified.stdout).lines().next().unwrap_or_default().to_owned();
-        if !verified.status.success() || !said.ends_with("whole") {
+        if !verified.status.success() || !said.ends_with("intact") {
             let complaint = String::from_utf8_lossy(&verified.stderr);
             return Err(format!("verifying {} failed: {said} {complaint}", file.display()).into());
         }
