@@ -6,6 +6,13 @@ import struct
 #: The libraries that manylinux guarantees.
 ALLOWED = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1"}
 ALLOWED_LOADER = re.compile(r"ld-linux.*\.so\.\d")
+#: e_machine of each processor, by its names in wheels and in npm packages.
+MACHINES = {"x86_64": 0x3E, "x64": 0x3E, "aarch64": 0xB7, "arm64": 0xB7}
+
+
+def is_for(binary: bytes, processor: str) -> bool:
+    """Return whether a binary is an ELF file for the processor."""
+    return binary[:4] == b"\x7fELF" and int.from_bytes(binary[18:20], "little") == MACHINES[processor]
 
 
 def dynamic(binary: bytes) -> tuple[set[str], set[str]]:

@@ -13,7 +13,7 @@ from . import _native
 from ._errors import ActPassConfigError
 
 # The loop's reader callback keeps the queue alive, so both are freed at the same time.
-_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.CompletionQueue]] = (
+_queues: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.CompletionQueue]] = (
     weakref.WeakKeyDictionary()
 )
 _kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _native.CompletionQueue] = weakref.WeakKeyDictionary()
@@ -27,36 +27,36 @@ def running() -> tuple[_native.CompletionQueue, asyncio.Future[Any]]:
         raise _no_loop() from None
     if asyncio.current_task(loop) is None:
         raise _no_loop()
-    known = _mailboxes.get(loop)
-    mailbox = known() if known is not None else None
-    if mailbox is None or not mailbox.is_current_process():
-        mailbox = _open(loop)
-    return mailbox, loop.create_future()
+    known = _queues.get(loop)
+    queue = known() if known is not None else None
+    if queue is None or not queue.is_current_process():
+        queue = _open(loop)
+    return queue, loop.create_future()
 
 
 def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
-    mailbox = _native.CompletionQueue()
+    queue = _native.CompletionQueue()
     try:
         # In an empty context: the loop keeps the context of this call, with the first caller's variables.
-        contextvars.Context().run(loop.add_reader, mailbox.fileno(), mailbox.deliver)
+        contextvars.Context().run(loop.add_reader, queue.fileno(), queue.deliver)
     except NotImplementedError:
-        mailbox.set_waker(_bell(loop, mailbox))
-        _kept[loop] = mailbox
-    _mailboxes[loop] = weakref.ref(mailbox)
-    return mailbox
+        queue.set_waker(_waker(loop, queue))
+        _kept[loop] = queue
+    _queues[loop] = weakref.ref(queue)
+    return queue
 
 
-def _bell(loop: asyncio.AbstractEventLoop, mailbox: _native.CompletionQueue) -> Callable[[], None]:
+def _waker(loop: asyncio.AbstractEventLoop, queue: _native.CompletionQueue) -> Callable[[], None]:
     """Return a waker for a loop that cannot watch a file descriptor, such as Windows' proactor loop."""
-    to_loop, to_mailbox, context = weakref.ref(loop), weakref.ref(mailbox), contextvars.Context()
+    to_loop, to_queue, context = weakref.ref(loop), weakref.ref(queue), contextvars.Context()
 
-    def ring() -> None:
-        live, letters = to_loop(), to_mailbox()
-        if live is not None and letters is not None:
+    def wake() -> None:
+        live_loop, live_queue = to_loop(), to_queue()
+        if live_loop is not None and live_queue is not None:
             with contextlib.suppress(RuntimeError):  # It is closed.
-                live.call_soon_threadsafe(letters.deliver, context=context)
+                live_loop.call_soon_threadsafe(live_queue.deliver, context=context)
 
-    return ring
+    return wake
 
 
 def _no_loop() -> ActPassConfigError:
