@@ -7,6 +7,7 @@ use actpass_protocol::json::Number;
 
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::auth::ApiKey;
+use crate::budget::{self, Charge};
 use crate::clock::rfc3339;
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
@@ -31,6 +32,8 @@ pub(crate) struct Decision<'a> {
     pub(crate) passport_jti: Option<&'a str>,
     /// The credential in the response.
     pub(crate) credential_id: Option<&'a str>,
+    /// The amounts that it claims or would claim from budgets.
+    pub(crate) charges: &'a [Charge],
 }
 
 /// A decision on a request.
@@ -58,6 +61,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
         approval_request_id: owned(decision.approval),
         passport_jti: owned(decision.passport_jti),
         credential_id: owned(decision.credential_id),
+        budgets: (!decision.charges.is_empty()).then(|| budget::event_member(decision.charges)),
         ..by_agent(key, claimed, ledger::DECISIONS, ledger::DECISION)
     }
 }

@@ -119,6 +119,8 @@ pub struct Draft {
     pub passport_jti: Option<String>,
     /// Id of the credential in the response, or of the one set or removed. Never the secret.
     pub credential_id: Option<String>,
+    /// The amounts that a decision claims or would claim from budgets.
+    pub budgets: Option<Json>,
     /// Additional data of the client.
     pub metadata: Option<Json>,
 }
@@ -213,6 +215,9 @@ impl Draft {
         let mut event = ObjectWriter::new();
         event.string("agent_id", self.agent_id.as_deref());
         event.string("approval_request_id", self.approval_request_id.as_deref());
+        if let Some(budgets) = &self.budgets {
+            event.canonical("budgets", budgets).map_err(not_canonical)?;
+        }
         event.string("chain_id", Some(&self.chain_id));
         event.string("claimed_agent_id", self.claimed_agent_id.as_deref());
         event.string("created_at", Some(&created_at));

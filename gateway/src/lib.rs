@@ -8,6 +8,7 @@
 
 pub mod approvals;
 pub mod auth;
+pub mod budget;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;

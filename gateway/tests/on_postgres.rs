@@ -5,6 +5,8 @@
 
 #[path = "approvals.rs"]
 mod approvals;
+#[path = "budgets.rs"]
+mod budgets;
 #[path = "http.rs"]
 mod http;
 #[path = "idempotency.rs"]

@@ -5,13 +5,14 @@ use actpass_protocol::{Json, Mode};
 
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
 use super::response;
-use super::ruling::{Grant, Ruling, Unapproved};
+use super::ruling::{Demand, Grant, Ruling, Unapproved};
 use crate::approvals::{self, Approval, Status};
 use crate::auth::ApiKey;
+use crate::budget::{Charge, Claim, Excess};
 use crate::events::{self, Decision};
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
-use crate::policy::{self, Input, Rule};
+use crate::policy::{self, Budget, Input, OnExceed, Rule};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
 
@@ -22,11 +23,15 @@ pub(super) struct Evaluation<'a> {
     pub(super) opens: Option<ApprovalOpening>,
     /// When the ruling expires, in seconds since 1970.
     pub(super) holds_until: Option<i64>,
+    /// The claims of an `allow`.
+    pub(super) claims: Vec<Claim>,
+    /// The charge that must exceed its budget; otherwise the ruling no longer applies.
+    pub(super) exceeds: Option<Charge>,
 }
 
 impl<'a> From<Ruling<'a>> for Evaluation<'a> {
     fn from(ruling: Ruling<'a>) -> Self {
-        Self { ruling, uses: Vec::new(), opens: None, holds_until: None }
+        Self { ruling, uses: Vec::new(), opens: None, holds_until: None, claims: Vec::new(), exceeds: None }
     }
 }
 
@@ -71,11 +76,34 @@ impl<'a> Case<'a> {
             return Ruling::NoMatch.into();
         };
         let mut evaluation = match rule.decision() {
-            policy::Decision::RequireApproval => self.require_approval(rule),
+            policy::Decision::RequireApproval => self.require_approval(Demand { rule, budget: None }),
             policy::Decision::Allow | policy::Decision::Deny => Ruling::ByRule(rule).into(),
         };
         if !evaluation.ruling.allows() {
             return evaluation;
+        }
+        if self.is_charged() {
+            let charges = match self.key.tenant.policy.charges(&input) {
+                Ok(charges) => charges,
+                Err(problem) => return Ruling::NotMeasurable { rule, problem }.into(),
+            };
+            let is_exceeded = |(budget, _): &&(&Budget, Charge)| {
+                budget.on_exceed() == OnExceed::RequireApproval
+                    && self.context.over_budget.as_deref() == Some(budget.name())
+            };
+            // A person who approved the action approved it for every budget.
+            if let (Ruling::ByRule(_), Some((budget, charge))) =
+                (&evaluation.ruling, charges.iter().find(is_exceeded))
+            {
+                evaluation = self.require_approval(Demand { rule, budget: Some(budget) });
+                evaluation.exceeds = Some(charge.clone());
+                if !evaluation.ruling.allows() {
+                    return evaluation;
+                }
+            }
+            let is_approved = matches!(evaluation.ruling, Ruling::Approved { .. });
+            let claims = charges.into_iter().map(|(budget, charge)| self.claim(rule, budget, charge, is_approved));
+            evaluation.claims = claims.collect();
         }
         let credential = self.context.credential.as_ref();
         // Check before anything is consumed.
@@ -98,6 +126,24 @@ impl<'a> Case<'a> {
         evaluation
     }
 
+    /// Returns whether budgets apply: a repetition claims nothing.
+    fn is_charged(&self) -> bool {
+        let is_repetition = self.context.earlier.as_ref().is_some_and(|earlier| earlier.allowed.is_some());
+        !self.is_replay && !(is_repetition && self.consumes())
+    }
+
+    fn claim(&self, rule: &'a Rule, budget: &'a Budget, charge: Charge, is_approved: bool) -> Claim {
+        let on_excess = match budget.on_exceed() {
+            OnExceed::Deny => Excess::Refuse(Box::new(self.charged_record(
+                &Ruling::OverBudget { rule, budget },
+                std::slice::from_ref(&charge),
+            ))),
+            OnExceed::RequireApproval if is_approved => Excess::Claim,
+            OnExceed::RequireApproval => Excess::RequireApproval,
+        };
+        Claim { charge, is_releasable: budget.release_on_failure(), on_excess }
+    }
+
     /// Returns the grant that the key lacks for this request.
     fn missing_grant(&self) -> Option<Grant> {
         let (grants, request) = (&self.key.grants, self.request);
@@ -111,24 +157,24 @@ impl<'a> Case<'a> {
         (!users.matches(user.as_str())).then_some(Grant::User)
     }
 
-    /// Handles a rule that requires an approval.
-    fn require_approval(&self, rule: &'a Rule) -> Evaluation<'a> {
-        let unapproved = |problem| Ruling::Unapproved { rule, approval: None, problem };
+    /// Handles a demand for an approval.
+    fn require_approval(&self, demand: Demand<'a>) -> Evaluation<'a> {
+        let unapproved = |problem| Ruling::Unapproved { demand, approval: None, problem };
         let Some(action_hash) = self.request.action_hash(self.agent_id()) else {
             return unapproved(Unapproved::NotHashable).into();
         };
         match (&self.context.approval, &self.context.live_approval) {
-            (None, Some(live)) => self.use_live_approval(rule, live),
-            (None, None) => self.open_approval(rule, action_hash),
+            (None, Some(live)) => self.use_live_approval(demand, live),
+            (None, None) => self.open_approval(demand, action_hash),
             (Some(None), _) => unapproved(Unapproved::Unknown).into(),
-            (Some(Some(approval)), _) => self.use_named_approval(rule, approval, &action_hash),
+            (Some(Some(approval)), _) => self.use_named_approval(demand, approval, &action_hash),
         }
     }
 
     /// Uses the approval named in the request: it is spent if it is approved for this action.
-    fn use_named_approval(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Evaluation<'a> {
+    fn use_named_approval(&self, demand: Demand<'a>, approval: &Approval, action_hash: &str) -> Evaluation<'a> {
         let id = || approval.id.clone();
-        let unapproved = |problem| Ruling::Unapproved { rule, approval: Some(id()), problem };
+        let unapproved = |problem| Ruling::Unapproved { demand, approval: Some(id()), problem };
         if approval.action_hash != action_hash || !self.is_asker(approval) {
             return unapproved(Unapproved::ActionMismatch).into();
         }
@@ -145,9 +191,9 @@ impl<'a> Case<'a> {
         }
         match approval.status(self.context.now) {
             Status::Expired => unapproved(Unapproved::Expired).into(),
-            Status::Pending => Ruling::Pending { rule, approval: id() }.into(),
+            Status::Pending => Ruling::Pending { demand, approval: id() }.into(),
             Status::Rejected => unapproved(Unapproved::Rejected).into(),
-            Status::Approved => self.spend_approval(rule, approval, || {
+            Status::Approved => self.spend_approval(demand, approval, || {
                 Some(Box::new(self.record(&unapproved(Unapproved::Spent))))
             }),
         }
@@ -157,7 +203,7 @@ impl<'a> Case<'a> {
     /// request spends it first.
     fn spend_approval(
         &self,
-        rule: &'a Rule,
+        demand: Demand<'a>,
         approval: &Approval,
         spent: impl FnOnce() -> Option<Box<Fallback>>,
     ) -> Evaluation<'a> {
@@ -166,27 +212,30 @@ impl<'a> Case<'a> {
             false => Vec::new(),
         };
         let holds_until = approval.decided.as_ref().map(|decided| approval.usable_until(decided));
-        Evaluation { uses, holds_until, ..Ruling::Approved { rule, approval: approval.id.clone() }.into() }
+        Evaluation { uses, holds_until, ..Ruling::Approved { demand, approval: approval.id.clone() }.into() }
     }
 
     /// Uses the live approval for the same action: spends it if it is approved, otherwise waits for
     /// it.
-    fn use_live_approval(&self, rule: &'a Rule, live: &Approval) -> Evaluation<'a> {
+    fn use_live_approval(&self, demand: Demand<'a>, live: &Approval) -> Evaluation<'a> {
         match live.status(self.context.now) {
-            Status::Approved => self.spend_approval(rule, live, || None),
+            Status::Approved => self.spend_approval(demand, live, || None),
             Status::Expired | Status::Pending | Status::Rejected => {
-                Ruling::ApprovalRequested { rule, approval: live.id.clone() }.into()
+                Ruling::ApprovalRequested { demand, approval: live.id.clone() }.into()
             }
         }
     }
 
     /// Opens an approval if the mode enforces the decision.
-    fn open_approval(&self, rule: &'a Rule, action_hash: String) -> Evaluation<'a> {
+    fn open_approval(&self, demand: Demand<'a>, action_hash: String) -> Evaluation<'a> {
         if !self.consumes() {
-            return Ruling::ByRule(rule).into();
+            return match demand.budget {
+                None => Ruling::ByRule(demand.rule).into(),
+                Some(budget) => Ruling::OverBudget { rule: demand.rule, budget }.into(),
+            };
         }
         if let Some(limit) = self.context.pending_limit {
-            return Ruling::TooManyPending { rule, limit }.into();
+            return Ruling::TooManyPending { demand, limit }.into();
         }
         let (request, now) = (self.request, self.context.now);
         let owned = |text: &Option<Text>| text.as_ref().map(|text| text.as_str().to_owned());
@@ -200,14 +249,14 @@ impl<'a> Case<'a> {
             agent_id: self.agent_id().map(str::to_owned),
             asker: self.key.asker(),
             user_id: owned(&request.user_id),
-            reason_code: rule.reason().to_owned(),
+            reason_code: demand.reason().to_owned(),
             created_at: now,
             deadline: now.saturating_add(self.context.approval_seconds),
             decided: None,
             spent: false,
             proven: true,
         };
-        let ruling = Ruling::ApprovalRequested { rule, approval: approval.id.clone() };
+        let ruling = Ruling::ApprovalRequested { demand, approval: approval.id.clone() };
         let opens =
             Some(ApprovalOpening { approval: Box::new(approval), exclusive: self.context.reuse_approvals });
         Evaluation { opens, ..ruling.into() }
@@ -235,6 +284,8 @@ impl<'a> Case<'a> {
             | Ruling::ManifestUnknown
             | Ruling::NoMatch
             | Ruling::NotGranted(_)
+            | Ruling::NotMeasurable { .. }
+            | Ruling::OverBudget { .. }
             | Ruling::Passport(_)
             | Ruling::Pending { .. }
             | Ruling::Unapproved { .. }
@@ -306,7 +357,7 @@ impl<'a> Case<'a> {
     }
 
     /// Returns whether the mode enforces the decision and consumes single-use grants.
-    fn consumes(&self) -> bool {
+    pub(super) fn consumes(&self) -> bool {
         match self.request.mode {
             Mode::Enforce | Mode::Strict => true,
             Mode::Monitor | Mode::Warn => false,
@@ -338,8 +389,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Creates the event and the response of a ruling.
+    /// Creates the event and the response of a ruling without charges.
     pub(super) fn record(&self, ruling: &Ruling<'_>) -> Fallback {
+        self.charged_record(ruling, &[])
+    }
+
+    /// Creates the event and the response of a ruling. With charges, the transaction completes the
+    /// response with the state of the budgets.
+    pub(super) fn charged_record(&self, ruling: &Ruling<'_>, charges: &[Charge]) -> Fallback {
         let credential_id = self.credential_for(ruling).map(|credential| &*credential.id);
         let event = events::decision(
             self.key,
@@ -351,9 +408,12 @@ impl<'a> Case<'a> {
                 approval: ruling.approval(),
                 passport_jti: self.passport_jti(),
                 credential_id,
+                charges,
             },
         );
-        let response = response::write(ruling, self.key, self.request, &event.event_id, credential_id);
+        let has_budgets = !charges.is_empty();
+        let response =
+            response::write(ruling, self.key, self.request, &event.event_id, credential_id, has_budgets);
         Fallback { event, response }
     }
 }

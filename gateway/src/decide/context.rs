@@ -30,6 +30,8 @@ pub struct DecisionContext {
     pub manifest_pin: Option<ManifestPin>,
     /// The limit of pending approvals, if it is reached.
     pub pending_limit: Option<u32>,
+    /// The budget that requires an approval because the action would exceed it, by name.
+    pub over_budget: Option<String>,
     /// State of the manifest named in the request.
     pub manifest: ManifestState,
     /// The tool's credential, if any. Only an `allow` depends on it.

@@ -2,23 +2,30 @@
 
 use std::borrow::Cow;
 
-use super::ruling::{Grant, Ruling};
+use super::ruling::{Demand, Grant, Ruling};
 use crate::approvals::reason::APPROVED;
 use crate::auth::ApiKey;
-use crate::policy::{Decision, Rule};
+use crate::budget::MAX_ACCOUNT_BYTES;
+use crate::policy::{Budget, Decision, OnExceed, Rule};
 
 /// Returns one sentence with the decision and its reason.
 pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
     let reason = ruling.reason();
     match ruling {
         Ruling::Approved { .. } => format!("A person approved this call of the tool {tool:?} ({APPROVED})."),
-        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => {
-            let verb = match rule.decision() {
-                Decision::Allow => "allows",
-                Decision::Deny => "denies",
-                Decision::RequireApproval => "requires a person's approval for",
+        Ruling::ByRule(rule) => by_rule(rule, tool),
+        Ruling::Pending { demand, .. } | Ruling::ApprovalRequested { demand, .. } => match demand.budget {
+            None => by_rule(demand.rule, tool),
+            Some(budget) => over_budget(budget, tool),
+        },
+        Ruling::OverBudget { budget, .. } => over_budget(budget, tool),
+        Ruling::NotMeasurable { problem, .. } => {
+            let name = problem.budget.name();
+            let problem = match &problem.path {
+                Some(path) => format!("{path} is not a number of at least 0 with at most 9 decimal places"),
+                None => format!("the values of its account have more than {MAX_ACCOUNT_BYTES} bytes as canonical JSON, or none"),
             };
-            format!("The rule {:?} {verb} the tool {tool:?} ({}).", rule.name(), rule.reason())
+            format!("The budget {name:?} cannot measure this call of the tool {tool:?}: {problem} ({reason}).")
         }
         Ruling::CredentialExpired(_) => {
             format!("The credential of the tool {tool:?} has expired ({reason}).")
@@ -52,13 +59,54 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
     }
 }
 
+fn by_rule(rule: &Rule, tool: &str) -> String {
+    let verb = match rule.decision() {
+        Decision::Allow => "allows",
+        Decision::Deny => "denies",
+        Decision::RequireApproval => "requires a person's approval for",
+    };
+    format!("The rule {:?} {verb} the tool {tool:?} ({}).", rule.name(), rule.reason())
+}
+
+fn over_budget(budget: &Budget, tool: &str) -> String {
+    let effect = match budget.on_exceed() {
+        OnExceed::Deny => "is denied",
+        OnExceed::RequireApproval => "needs a person's approval",
+    };
+    format!(
+        "This call of the tool {tool:?} would exceed the budget {:?} of {} in {}, so it {effect} ({}).",
+        budget.name(),
+        budget.limit(),
+        budget.window(),
+        budget.reason()
+    )
+}
+
 /// Returns the possible next steps, one sentence each.
 pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, str>> {
     match ruling {
         Ruling::Approved { .. } => Vec::new(),
-        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => {
-            of_rule(rule)
-        }
+        Ruling::ByRule(rule) => of_rule(rule),
+        Ruling::Pending { demand, .. } | Ruling::ApprovalRequested { demand, .. } => of_demand(*demand),
+        Ruling::OverBudget { budget, .. } => match budget.on_exceed() {
+            OnExceed::Deny => vec![
+                format!(
+                    "Do not run it. Earlier actions leave the budget {:?} after {}.",
+                    budget.name(),
+                    budget.window()
+                )
+                .into(),
+            ],
+            OnExceed::RequireApproval => vec![UNTIL_APPROVED.into()],
+        },
+        Ruling::NotMeasurable { problem, .. } => vec![
+            format!(
+                "Do not run it. Send the arguments that the budget {:?} measures, in the form that the tool \
+                expects.",
+                problem.budget.name()
+            )
+            .into(),
+        ],
         Ruling::CredentialExpired(_) => {
             vec![
                 "Do not run it. Ask an operator to set a new credential with `actpass-gateway vault \
@@ -99,6 +147,16 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, s
     }
 }
 
+/// The next step if an approval is required.
+const UNTIL_APPROVED: &str = "Do not run it until a person approves it.";
+
+fn of_demand(demand: Demand<'_>) -> Vec<Cow<'_, str>> {
+    match demand.budget {
+        None => of_rule(demand.rule),
+        Some(_) => vec![UNTIL_APPROVED.into()],
+    }
+}
+
 /// Returns the rule's steps, or the defaults of its decision.
 fn of_rule(rule: &Rule) -> Vec<Cow<'_, str>> {
     match (rule.next_steps(), rule.decision()) {
@@ -106,7 +164,7 @@ fn of_rule(rule: &Rule) -> Vec<Cow<'_, str>> {
         ([], Decision::Deny) => {
             vec![format!("Do not run it. If it should be allowed, change the rule {:?}.", rule.name()).into()]
         }
-        ([], Decision::RequireApproval) => vec!["Do not run it until a person approves it.".into()],
+        ([], Decision::RequireApproval) => vec![UNTIL_APPROVED.into()],
         (given, Decision::Allow | Decision::Deny | Decision::RequireApproval) => {
             given.iter().map(|step| step.as_str().into()).collect()
         }

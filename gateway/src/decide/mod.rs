@@ -18,6 +18,7 @@ pub use self::context::{DecisionContext, ManifestState, PresentedPassport, ToolC
 pub use self::response::mark_replayed;
 pub use self::ruling::MANIFEST_CHANGED;
 use crate::auth::ApiKey;
+use crate::budget::Claims;
 use crate::request::Preflight;
 use crate::store::{CredentialPin, DecisionRecord, Fallback, Idempotency, SeenResponse};
 
@@ -52,7 +53,9 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
     };
     let allows = evaluation.ruling.allows();
     let returns_credential = case.returns_credential(&evaluation.ruling);
-    let Fallback { event, response } = case.record(&evaluation.ruling);
+    let charges: Vec<_> = evaluation.claims.iter().map(|claim| claim.charge.clone()).collect();
+    let Fallback { event, response } =
+        case.charged_record(&evaluation.ruling, if charges.is_empty() { evaluation.exceeds.as_slice() } else { &charges });
     let idempotency = request.idempotency.as_ref().map(|key| Idempotency {
         key: key.name.clone(),
         fingerprint: key.fingerprint,
@@ -70,6 +73,13 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         credential_id: context.credential.as_ref().map(|credential| credential.id.clone()),
     });
     let (uses, opens, manifest) = (evaluation.uses, evaluation.opens, context.manifest_pin.clone());
-    let record = DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens };
+    let budgets = (!charges.is_empty() || evaluation.exceeds.is_some()).then(|| Claims {
+        claims: evaluation.claims,
+        exceeds: evaluation.exceeds,
+        are_recorded: case.consumes(),
+        response: response.clone(),
+    });
+    let record =
+        DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens, budgets };
     DecisionResult { response, allows, returns_credential, record }
 }

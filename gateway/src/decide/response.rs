@@ -11,13 +11,15 @@ use crate::ledger;
 use crate::object_writer::ObjectWriter;
 use crate::request::Preflight;
 
-/// Writes the response to a ruling recorded by the event `event_id`.
+/// Writes the response to a ruling recorded by the event `event_id`. If it `has_budgets`, the
+/// transaction replaces their placeholder.
 pub(super) fn write(
     ruling: &Ruling<'_>,
     key: &ApiKey,
     request: &Preflight,
     event_id: &str,
     credential_id: Option<&str>,
+    has_budgets: bool,
 ) -> Bytes {
     let decision = ruling.decision();
     // If the key does not permit this mode, the response is not softened to `warn`.
@@ -35,6 +37,9 @@ pub(super) fn write(
         explain.string("summary", Some(&explain::summary(ruling, key, request.tool.as_str())));
         explain.strings("matched_rules", ruling.rule().iter().map(|rule| rule.name()));
         explain.strings("next_steps", steps.iter().map(|step| &**step));
+        if has_budgets {
+            explain.strings("budgets", []);
+        }
     });
     response.string("evidence_event_id", Some(event_id));
     response.string("evidence_chain_id", Some(ledger::DECISIONS));

@@ -2,8 +2,8 @@
 
 use crate::approvals::reason;
 use crate::passport::PassportError;
-use crate::policy::{self, NO_MATCH, RiskTier, Rule};
-use crate::{auth, vault};
+use crate::policy::{self, Budget, NO_MATCH, NotMeasurable, OnExceed, RiskTier, Rule};
+use crate::{auth, budget, vault};
 
 /// Reason code: the tool's manifest differs from the approved one.
 pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
@@ -11,35 +11,54 @@ pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
 /// Reason code: the tool has no approved manifest.
 const MANIFEST_UNKNOWN: &str = "tool.not_registered";
 
+/// What requires an approval: a rule, or a budget that an action allowed by the rule would exceed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand<'p> {
+    /// The matching rule.
+    pub(super) rule: &'p Rule,
+    pub(super) budget: Option<&'p Budget>,
+}
+
+impl<'p> Demand<'p> {
+    /// The reason code.
+    pub(super) fn reason(&self) -> &'p str {
+        self.budget.map_or_else(|| self.rule.reason(), Budget::reason)
+    }
+}
+
 /// The decision of the mode enforce. Only [`Ruling::Approved`] and [`Ruling::ByRule`] with an
 /// allowing rule are an `allow`.
 #[derive(Clone, Debug)]
 pub(super) enum Ruling<'p> {
     /// A person approved the action.
-    Approved { rule: &'p Rule, approval: String },
+    Approved { demand: Demand<'p>, approval: String },
     /// A rule decides, or it requires an approval in a mode that opens none.
     ByRule(&'p Rule),
     /// Would be allowed, but the tool's credential has expired.
     CredentialExpired(Box<Self>),
-    /// The rule requires an approval and the limit of pending approvals is reached.
-    TooManyPending { rule: &'p Rule, limit: u32 },
+    /// An approval is required and the limit of pending approvals is reached.
+    TooManyPending { demand: Demand<'p>, limit: u32 },
     /// The tool's manifest differs from the approved one.
     ManifestChanged,
     /// The tool has no approved manifest.
     ManifestUnknown,
     /// No rule matches.
     NoMatch,
+    /// A budget that applies cannot measure the action.
+    NotMeasurable { rule: &'p Rule, problem: NotMeasurable<'p> },
     /// The API key does not permit the request.
     NotGranted(Grant),
+    /// The action would exceed a budget that denies, or that requires an approval in a mode that
+    /// opens none.
+    OverBudget { rule: &'p Rule, budget: &'p Budget },
     /// The passport is rejected.
     Passport(PassportError),
     /// The named approval is pending.
-    Pending { rule: &'p Rule, approval: String },
-    /// The rule requires an approval and the request has no usable one.
-    Unapproved { rule: &'p Rule, approval: Option<String>, problem: Unapproved },
-    /// The rule requires an approval that this request, or an earlier one for the same action,
-    /// opened.
-    ApprovalRequested { rule: &'p Rule, approval: String },
+    Pending { demand: Demand<'p>, approval: String },
+    /// An approval is required and the request has no usable one.
+    Unapproved { demand: Demand<'p>, approval: Option<String>, problem: Unapproved },
+    /// An approval is required that this request, or an earlier one for the same action, opened.
+    ApprovalRequested { demand: Demand<'p>, approval: String },
 }
 
 /// A decision word of the mode enforce.
@@ -117,8 +136,13 @@ impl<'p> Ruling<'p> {
             | Self::TooManyPending { .. }
             | Self::NoMatch
             | Self::NotGranted(_)
+            | Self::NotMeasurable { .. }
             | Self::Passport(_)
             | Self::Unapproved { .. } => Decision::Deny,
+            Self::OverBudget { budget, .. } => match budget.on_exceed() {
+                OnExceed::Deny => Decision::Deny,
+                OnExceed::RequireApproval => Decision::RequireApproval,
+            },
             Self::ManifestChanged | Self::ManifestUnknown => Decision::RequireToolReapproval,
             Self::Pending { .. } | Self::ApprovalRequested { .. } => Decision::RequireApproval,
         }
@@ -132,7 +156,8 @@ impl<'p> Ruling<'p> {
     pub(super) fn reason(&self) -> &'p str {
         match self {
             Self::Approved { .. } => reason::APPROVED,
-            Self::ByRule(rule) | Self::ApprovalRequested { rule, .. } => rule.reason(),
+            Self::ByRule(rule) => rule.reason(),
+            Self::ApprovalRequested { demand, .. } => demand.reason(),
             Self::CredentialExpired(_) => vault::EXPIRED,
             Self::TooManyPending { .. } => reason::TOO_MANY_PENDING,
             Self::ManifestChanged => MANIFEST_CHANGED,
@@ -141,6 +166,8 @@ impl<'p> Ruling<'p> {
             Self::NotGranted(Grant::Mode) => auth::reason::MODE,
             Self::NotGranted(Grant::Tool) => auth::reason::TOOL,
             Self::NotGranted(Grant::User) => auth::reason::USER,
+            Self::NotMeasurable { .. } => budget::NOT_MEASURABLE,
+            Self::OverBudget { budget, .. } => budget.reason(),
             Self::Passport(refusal) => refusal.code(),
             Self::Pending { .. } => reason::PENDING,
             Self::Unapproved { problem, .. } => problem.reason(),
@@ -150,12 +177,12 @@ impl<'p> Ruling<'p> {
     /// Returns the matching rule, if any.
     pub(super) fn rule(&self) -> Option<&'p Rule> {
         match self {
-            Self::Approved { rule, .. }
-            | Self::ByRule(rule)
-            | Self::TooManyPending { rule, .. }
-            | Self::Pending { rule, .. }
-            | Self::Unapproved { rule, .. }
-            | Self::ApprovalRequested { rule, .. } => Some(rule),
+            Self::Approved { demand, .. }
+            | Self::TooManyPending { demand, .. }
+            | Self::Pending { demand, .. }
+            | Self::Unapproved { demand, .. }
+            | Self::ApprovalRequested { demand, .. } => Some(demand.rule),
+            Self::ByRule(rule) | Self::NotMeasurable { rule, .. } | Self::OverBudget { rule, .. } => Some(rule),
             Self::CredentialExpired(allowed) => allowed.rule(),
             Self::ManifestChanged
             | Self::ManifestUnknown
@@ -184,6 +211,8 @@ impl<'p> Ruling<'p> {
             | Self::ManifestUnknown
             | Self::NoMatch
             | Self::NotGranted(_)
+            | Self::NotMeasurable { .. }
+            | Self::OverBudget { .. }
             | Self::Passport(_) => None,
         }
     }

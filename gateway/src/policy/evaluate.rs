@@ -32,7 +32,7 @@ pub struct Input<'a> {
 impl Policy {
     /// Returns the first rule whose conditions all hold; `None` means deny.
     pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
-        let mut values = Values { paths: &self.paths, input, found: vec![None; self.paths.len()] };
+        let mut values = Values::of(self, input);
         let mut first = None;
         for table in &self.index.tables {
             if let Some(text) = values.at(table.path).and_then(Json::as_str) {
@@ -64,15 +64,19 @@ impl Policy {
 
 /// The values at a policy's paths. Each path is resolved once, on first use, so that large requests
 /// and many rules do not multiply.
-struct Values<'p, 'a> {
+pub(super) struct Values<'p, 'a> {
     paths: &'p [Path],
     input: &'p Input<'a>,
     found: Vec<Option<Option<&'a Json>>>,
 }
 
-impl<'a> Values<'_, 'a> {
+impl<'p, 'a> Values<'p, 'a> {
+    pub(super) fn of(policy: &'p Policy, input: &'p Input<'a>) -> Self {
+        Self { paths: &policy.paths, input, found: vec![None; policy.paths.len()] }
+    }
+
     #[inline]
-    fn at(&mut self, index: usize) -> Option<&'a Json> {
+    pub(super) fn at(&mut self, index: usize) -> Option<&'a Json> {
         let found = self.found.get_mut(index)?;
         if let Some(value) = found {
             return *value;
@@ -106,7 +110,7 @@ impl Path {
 
 impl Condition {
     #[inline]
-    fn holds(&self, values: &mut Values<'_, '_>) -> bool {
+    pub(super) fn holds(&self, values: &mut Values<'_, '_>) -> bool {
         let actual = values.at(self.path);
         let Test::Compare(comparison, other) = &self.test else {
             return self.test.holds(actual);

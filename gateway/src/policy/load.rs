@@ -5,20 +5,25 @@ use std::fmt;
 use actpass_protocol::json::Number;
 use actpass_protocol::{Json, canonical_json, sha256_hex};
 use regex::RegexBuilder;
+use rust_decimal::Decimal;
 
 use super::Policy;
 use super::index::Index;
 use super::model::{
-    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Relation, RiskTier, Root, Rule,
-    Segment, Test,
+    Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, OnExceed, Path, Relation,
+    RiskTier, Root, Rule, Segment, Test,
 };
+use crate::budget::{self, Window};
 use crate::problems::Problems;
 
 /// Maximum size of a compiled pattern: 1 MiB.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// Maximum length of a rule's reason code, in characters.
-const REASON_CHARACTERS: usize = 128;
+/// Maximum length of a reason code or a budget's name, in characters.
+const SHORT_CHARACTERS: usize = 128;
+
+/// Maximum number of budgets. A decision may claim from each of them.
+const MAX_BUDGETS: usize = 64;
 
 impl Policy {
     /// Parses and validates a policy from JSON.
@@ -30,16 +35,17 @@ impl Policy {
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
         let policy = Json::parse(text).map_err(|error| Problems::one("policy", error))?;
         let mut loader = Loader::default();
-        let Some(members) = loader.members("policy", &policy, &["id", "version", "rules"]) else {
+        let Some(members) = loader.members("policy", &policy, &["id", "version", "rules", "budgets"]) else {
             return Err(loader.problems);
         };
 
         let id = loader.text("id", members.get("id")).unwrap_or_default();
         let version = loader.version(members.get("version"));
         let rules = loader.rules(members.get("rules"));
+        let budgets = loader.budgets(members.get("budgets"));
         let hash = sha256_hex(&exact_form(&policy));
         let index = Index::of(&rules);
-        loader.problems.or(Self { id, version, hash, paths: loader.paths, rules, index })
+        loader.problems.or(Self { id, version, hash, paths: loader.paths, rules, index, budgets })
     }
 }
 
@@ -63,7 +69,7 @@ impl Loader {
         let mut sets = Vec::with_capacity(rules.len());
         let mut names = HashSet::default();
         for (index, rule) in rules.iter().enumerate() {
-            let place = RuleLocation::of(index, rule);
+            let place = Location::of("rule", index, rule);
             if let Some(name) = rule.member("name").and_then(Json::as_str)
                 && !names.insert(name)
             {
@@ -82,7 +88,7 @@ impl Loader {
     }
 
     /// Loads a rule; returns it with the sorted, distinct identities of its conditions.
-    fn rule(&mut self, place: &RuleLocation<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
+    fn rule(&mut self, place: &Location<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
         let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps"];
         let members = self.members(place, rule, &known)?;
         let name = self.text(place.member("name"), members.get("name"));
@@ -93,7 +99,7 @@ impl Loader {
             Decision::parse,
             &Decision::ALL.map(Decision::as_str),
         );
-        let reason = self.reason(place, members.get("reason"));
+        let reason = self.short_text(&place.member("reason"), members.get("reason"));
         let risk_tier = match members.get("risk_tier") {
             None => Some(None),
             given => self
@@ -113,9 +119,151 @@ impl Loader {
         Some((rule, set))
     }
 
+    /// Loads the budgets.
+    fn budgets(&mut self, budgets: Option<&&Json>) -> Vec<Budget> {
+        if budgets.is_none() {
+            return Vec::new();
+        }
+        let Some(budgets) = self.array("budgets", budgets) else {
+            return Vec::new();
+        };
+        if budgets.len() > MAX_BUDGETS {
+            self.problems
+                .add("budgets", format_args!("expected at most {MAX_BUDGETS}, found {}", budgets.len()));
+        }
+        let mut loaded = Vec::with_capacity(budgets.len());
+        let mut names = HashSet::default();
+        for (index, budget) in budgets.iter().enumerate() {
+            let place = Location::of("budget", index, budget);
+            if let Some(name) = budget.member("name").and_then(Json::as_str)
+                && !names.insert(name)
+            {
+                self.problems.add(&place, format_args!("name: duplicate of budgets[{index}]"));
+            }
+            loaded.extend(self.budget(&place, budget));
+        }
+        loaded
+    }
+
+    fn budget(&mut self, place: &Location<'_>, budget: &Json) -> Option<Budget> {
+        let known = [
+            "name",
+            "when",
+            "per",
+            "sum",
+            "count",
+            "limit",
+            "window",
+            "on_exceed",
+            "reason",
+            "release_on_failure",
+        ];
+        let members = self.members(place, budget, &known)?;
+        let name = self.short_text(&place.member("name"), members.get("name"));
+        let when = self.when(place, members.get("when"));
+        let per = self.per(&place.member("per"), members.get("per"));
+        let measure = self.measure(place, &members);
+        let limit = self.limit(&place.member("limit"), members.get("limit"));
+        let window = self.text(place.member("window"), members.get("window")).and_then(|text| {
+            Window::parse(&text)
+                .map_err(|error| self.problems.add(place.member("window"), format_args!("{error}, found {text:?}")))
+                .ok()
+        });
+        let on_exceed = self.word(
+            place.member("on_exceed"),
+            members.get("on_exceed"),
+            OnExceed::parse,
+            &OnExceed::ALL.map(OnExceed::as_str),
+        );
+        let reason = self.short_text(&place.member("reason"), members.get("reason"));
+        let release_on_failure = match members.get("release_on_failure") {
+            None => Some(false),
+            Some(Json::Bool(release)) => Some(*release),
+            Some(other) => {
+                let problem = format_args!("expected true or false, found {}", other.kind());
+                self.problems.add(place.member("release_on_failure"), problem);
+                None
+            }
+        };
+        let (when, _) = when?;
+        Some(Budget {
+            name: name?,
+            when,
+            per: per?,
+            measure: measure?,
+            limit: limit?,
+            window: window?,
+            on_exceed: on_exceed?,
+            reason: reason?,
+            release_on_failure: release_on_failure?,
+        })
+    }
+
+    /// Loads the paths whose values identify an account; the list may be empty.
+    fn per(&mut self, place: &str, per: Option<&&Json>) -> Option<Vec<usize>> {
+        let paths = self.array(place, per)?;
+        let mut loaded = Vec::with_capacity(paths.len());
+        for (index, path) in paths.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            let text = self.text(&place, Some(&path))?;
+            let path = self.path(&place, &text)?;
+            if loaded.contains(&path) {
+                self.problems.add(&place, format_args!("duplicate path {text:?}"));
+                return None;
+            }
+            loaded.push(path);
+        }
+        Some(loaded)
+    }
+
+    /// Loads the amount: the number at the path `sum`, or one per action with `count`.
+    fn measure(&mut self, place: &Location<'_>, members: &MemberMap<'_>) -> Option<Measure> {
+        match (members.get("sum"), members.get("count")) {
+            (Some(path), None) => {
+                let place = place.member("sum");
+                let text = self.text(&place, Some(path))?;
+                self.path(&place, &text).map(Measure::Sum)
+            }
+            (None, Some(Json::Bool(true))) => Some(Measure::Count),
+            (None, Some(other)) => {
+                self.problems.add(place.member("count"), format_args!("expected true, found {other}"));
+                None
+            }
+            (None, None) => {
+                self.problems.add(place.member("sum"), "missing; expected sum or count");
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.problems.add(place.member("count"), "conflicts with sum; set only one");
+                None
+            }
+        }
+    }
+
+    fn limit(&mut self, place: &str, limit: Option<&&Json>) -> Option<Decimal> {
+        let expected = "expected a number of at least 0, below 10^18, with at most 9 decimal places";
+        match limit {
+            Some(Json::Number(number)) => {
+                let limit = budget::amount(number);
+                if limit.is_none() {
+                    self.problems.add(place, format_args!("{expected}, found {number}"));
+                }
+                limit
+            }
+            Some(other) => {
+                self.problems.add(place, format_args!("{expected}, found {}", other.kind()));
+                None
+            }
+            None => {
+                self.problems.add(place, format_args!("missing; {expected}"));
+                None
+            }
+        }
+    }
+
     fn when(
         &mut self,
-        place: &RuleLocation<'_>,
+        place: &Location<'_>,
         when: Option<&&Json>,
     ) -> Option<(Vec<Condition>, Vec<usize>)> {
         let conditions = self.array(place.member("when"), when)?;
@@ -198,20 +346,18 @@ impl Loader {
         Some(index)
     }
 
-    fn reason(&mut self, place: &RuleLocation<'_>, reason: Option<&&Json>) -> Option<String> {
-        let place = place.member("reason");
-        let reason = self.text(&place, reason)?;
-        if reason.chars().count() > REASON_CHARACTERS {
-            self.problems.add(
-                place,
-                format_args!("longer than {REASON_CHARACTERS} characters; expected a short code"),
-            );
+    /// Loads a name or a reason code.
+    fn short_text(&mut self, place: &str, text: Option<&&Json>) -> Option<String> {
+        let text = self.text(place, text)?;
+        if text.chars().count() > SHORT_CHARACTERS {
+            self.problems
+                .add(place, format_args!("longer than {SHORT_CHARACTERS} characters; expected a short code"));
             return None;
         }
-        Some(reason)
+        Some(text)
     }
 
-    fn next_steps(&mut self, place: &RuleLocation<'_>, steps: Option<&&Json>) -> Option<Vec<String>> {
+    fn next_steps(&mut self, place: &Location<'_>, steps: Option<&&Json>) -> Option<Vec<String>> {
         if steps.is_none() {
             return Some(Vec::new());
         }
@@ -340,18 +486,18 @@ impl Loader {
     }
 }
 
-/// Identifies a rule in problems: by name, or by index if it is unnamed.
-enum RuleLocation<'j> {
-    Index(usize),
-    Name(&'j str),
+/// Identifies a rule or a budget in problems: by name, or by index if it is unnamed.
+struct Location<'j> {
+    /// `rule` or `budget`.
+    kind: &'static str,
+    index: usize,
+    name: Option<&'j str>,
 }
 
-impl<'j> RuleLocation<'j> {
-    fn of(index: usize, rule: &'j Json) -> Self {
-        match rule.member("name").and_then(Json::as_str) {
-            Some(name) if !name.is_empty() => Self::Name(name),
-            Some(_) | None => Self::Index(index),
-        }
+impl<'j> Location<'j> {
+    fn of(kind: &'static str, index: usize, item: &'j Json) -> Self {
+        let name = item.member("name").and_then(Json::as_str).filter(|name| !name.is_empty());
+        Self { kind, index, name }
     }
 
     fn member(&self, name: impl fmt::Display) -> String {
@@ -359,11 +505,11 @@ impl<'j> RuleLocation<'j> {
     }
 }
 
-impl fmt::Display for RuleLocation<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index(index) => write!(f, "rules[{index}]"),
-            Self::Name(name) => write!(f, "rule {name:?}"),
+        match self.name {
+            None => write!(f, "{}s[{}]", self.kind, self.index),
+            Some(name) => write!(f, "{} {name:?}", self.kind),
         }
     }
 }

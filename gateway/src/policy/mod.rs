@@ -10,6 +10,7 @@
 //! - A comparison of different types is false for every operator, including `!=` and `not_in`.
 //! - Numbers compare exactly by value: `1` equals `1.0`, and large integers are not rounded.
 
+mod budget;
 mod cases;
 mod check;
 mod evaluate;
@@ -20,12 +21,13 @@ mod model;
 mod tests;
 
 use actpass_protocol::Json;
+pub use budget::NotMeasurable;
 pub use cases::{Case, Cases, Mismatch};
 pub use check::{Finding, FindingKind};
 pub use evaluate::Input;
 use index::Index;
 use model::Path;
-pub use model::{Decision, RiskTier, Rule};
+pub use model::{Budget, Decision, OnExceed, RiskTier, Rule};
 
 /// Reason code if no rule matches.
 pub const NO_MATCH: &str = "policy.no_match";
@@ -40,6 +42,7 @@ pub struct Policy {
     paths: Vec<Path>,
     rules: Vec<Rule>,
     index: Index,
+    budgets: Vec<Budget>,
 }
 
 impl Policy {
@@ -62,5 +65,10 @@ impl Policy {
     /// The rules in evaluation order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The budgets.
+    pub fn budgets(&self) -> &[Budget] {
+        &self.budgets
     }
 }

@@ -6,6 +6,9 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 use regex::Regex;
+use rust_decimal::Decimal;
+
+use crate::budget::Window;
 
 /// A rule: its decision applies if all its conditions hold.
 #[derive(Clone, Debug)]
@@ -42,6 +45,90 @@ impl Rule {
     /// Next steps after the decision, in sentences.
     pub fn next_steps(&self) -> &[String] {
         &self.next_steps
+    }
+}
+
+/// A budget: a limit on the sum or the number of allowed actions of an account over a trailing
+/// window.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    pub(super) name: String,
+    pub(super) when: Vec<Condition>,
+    /// Paths whose values identify the account.
+    pub(super) per: Vec<usize>,
+    pub(super) measure: Measure,
+    pub(super) limit: Decimal,
+    pub(super) window: Window,
+    pub(super) on_exceed: OnExceed,
+    pub(super) reason: String,
+    pub(super) release_on_failure: bool,
+}
+
+impl Budget {
+    /// The unique name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Decimal {
+        self.limit
+    }
+
+    /// The window.
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// The decision about an action that would exceed the limit.
+    pub fn on_exceed(&self) -> OnExceed {
+        self.on_exceed
+    }
+
+    /// The reason code of that decision.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether an action that failed returns its amount.
+    pub fn release_on_failure(&self) -> bool {
+        self.release_on_failure
+    }
+}
+
+/// The amount of an action.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Measure {
+    /// One.
+    Count,
+    /// The number at a path.
+    Sum(usize),
+}
+
+/// The decision about an action that would exceed a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExceed {
+    /// The action may not run.
+    Deny,
+    /// The action may run after a person approves it.
+    RequireApproval,
+}
+
+impl OnExceed {
+    /// All decisions.
+    pub const ALL: [Self; 2] = [Self::Deny, Self::RequireApproval];
+
+    /// The word in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::RequireApproval => "require_approval",
+        }
+    }
+
+    /// Parses a word; `None` if it is unknown.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|decision| decision.as_str() == word)
     }
 }
 

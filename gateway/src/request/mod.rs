@@ -3,7 +3,7 @@
 mod body;
 mod preflight;
 
-use actpass_protocol::{ACTION_OUTCOME, Json, Secret};
+use actpass_protocol::{ACTION_OUTCOME, ActionEnd, Json, Secret};
 
 use self::body::BodyMembers;
 pub use self::body::InvalidMember;
@@ -77,6 +77,12 @@ impl Evidence {
     pub fn decided_request(&self) -> Option<&str> {
         let is_outcome = self.chain_id == DECISIONS && self.event_type == ACTION_OUTCOME;
         self.request_hash.as_deref().filter(|_| is_outcome)
+    }
+
+    /// Returns the `request_hash` of the decision if this is the outcome of an action that failed.
+    pub fn failed_request(&self) -> Option<&str> {
+        let ended = self.metadata.as_ref().and_then(|metadata| metadata.member("ended"));
+        self.decided_request().filter(|_| ended.and_then(Json::as_str) == Some(ActionEnd::Failed.as_str()))
     }
 }
 

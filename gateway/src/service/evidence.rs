@@ -9,7 +9,7 @@ use crate::auth::{ApiKey, Role};
 use crate::events;
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISIONS, Head, Verification, Verifier};
 use crate::request::Evidence;
-use crate::store::{Record, StoredEvent, Subject};
+use crate::store::{Mutation, Record, StoredEvent, Subject};
 
 /// A recorded event.
 #[derive(Clone, Debug)]
@@ -36,9 +36,12 @@ impl Service {
                 request_hash of a decision",
             ));
         }
+        let mutation = evidence
+            .failed_request()
+            .map(|request_hash| Mutation::ReleaseClaims { request_hash: request_hash.to_owned() });
         let event = events::client_event(key, evidence);
         let event_id = event.event_id.clone();
-        let head = self.with_timeout(self.store.record(Record::of(event))).await?;
+        let head = self.with_timeout(self.store.record(Record { event, mutation })).await?;
         Ok(RecordedEvent { event_id, hash: head.hash })
     }
 

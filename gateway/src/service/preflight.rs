@@ -49,6 +49,16 @@ struct Lookups {
     credential: Option<SealedCredential>,
     /// Hash of the action, if there may be a live approval.
     action_hash: Option<String>,
+    /// The budget that requires an approval because the action would exceed it.
+    over_budget: Option<String>,
+}
+
+impl PendingPreflight {
+    /// The hash of the action, to find its live approval.
+    fn action_hash(&self) -> Option<String> {
+        let named = self.request.agent_id.as_ref().map(|agent| agent.as_str());
+        self.request.action_hash(self.key.bound_agent().or(named))
+    }
 }
 
 impl Service {
@@ -100,6 +110,16 @@ impl Service {
                         }
                         None => (decided.response, decided.returns_credential),
                     },
+                    DecisionOutcome::Claimed(response) => match age.filter(|_| decided.allows) {
+                        Some(age) => (replayed(&response, request_hash, age)?, decided.returns_credential),
+                        None => (response, decided.returns_credential),
+                    },
+                    DecisionOutcome::OverBudget(budget) => {
+                        found.over_budget = Some(budget);
+                        found.action_hash = pending.action_hash();
+                        found.earlier.clone_from(&context.earlier);
+                        continue;
+                    }
                     DecisionOutcome::Refused(response) => (response, false),
                     DecisionOutcome::Repeated(response) => {
                         let age = age.unwrap_or(i64::MAX);
@@ -114,6 +134,7 @@ impl Service {
                         found.credential = self.with_timeout(self.store.credential(tenant_id, tool)).await?;
                         found.earlier.clone_from(&context.earlier);
                         found.action_hash = opens.or(found.action_hash);
+                        found.over_budget = None;
                         continue;
                     }
                 };
@@ -230,6 +251,7 @@ impl Service {
             manifest_pin,
             passport,
             credential,
+            over_budget: found.over_budget.clone(),
         })
     }
 

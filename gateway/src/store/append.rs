@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::SealedCredential;
 use crate::approvals::{Approval, ApprovalDecision};
+use crate::budget::Claims;
 use crate::ledger::Draft;
 
 /// An event that is recorded unconditionally, with an optional mutation; both are atomic.
@@ -31,6 +32,11 @@ pub enum Mutation {
         tool_id: String,
         /// The `manifest_hash`.
         hash: String,
+    },
+    /// Returns the releasable claims of the first decision on this request that has any.
+    ReleaseClaims {
+        /// The request's `request_hash`.
+        request_hash: String,
     },
     /// Registers an issued passport.
     IssuePassport {
@@ -92,8 +98,9 @@ pub enum TransitionOutcome {
 ///
 /// One transaction checks in this order: `idempotency` (a conflict, or an earlier response that the
 /// decision did not see, ends it), `holds_until`, `opens`, `credential` and `manifest` (each can
-/// make it stale), whether to replay the earlier response, and `uses` (the first failure records
-/// its fallback or makes the decision stale). Then everything is written.
+/// make it stale), whether to replay the earlier response, `uses` (the first failure records its
+/// fallback or makes the decision stale), and `budgets` (a claim that does not fit records its
+/// fallback or requires an approval). Then everything is written.
 #[derive(Clone, Debug)]
 pub struct DecisionRecord {
     /// The event.
@@ -110,6 +117,8 @@ pub struct DecisionRecord {
     pub holds_until: Option<i64>,
     /// The approval that it opens.
     pub opens: Option<ApprovalOpening>,
+    /// The budgets that apply.
+    pub budgets: Option<Claims>,
 }
 
 impl DecisionRecord {
@@ -123,6 +132,7 @@ impl DecisionRecord {
             manifest: None,
             holds_until: None,
             opens: None,
+            budgets: None,
         }
     }
 }
@@ -175,7 +185,7 @@ pub enum SingleUse {
     },
 }
 
-/// What to record and respond if a [`SingleUse`] failed.
+/// What to record and respond if a [`SingleUse`] failed or a budget would be exceeded.
 #[derive(Clone, Debug)]
 pub struct Fallback {
     /// The event.
@@ -252,9 +262,13 @@ pub enum DecisionOutcome {
     Conflict,
     /// There is an earlier response that the decision has not seen. Nothing was recorded.
     EarlierResponse(Box<EarlierResponse>),
+    /// The decision and its claims on budgets are durable; this is its response.
+    Claimed(Bytes),
+    /// The action would exceed this budget, which requires an approval. Nothing was recorded.
+    OverBudget(String),
     /// The decision is durable.
     Recorded,
-    /// A single use failed. Its fallback is durable; this is its response.
+    /// A single use failed, or a budget would be exceeded. The fallback is durable; this is its response.
     Refused(Bytes),
     /// The earlier response is still valid and must be replayed. Nothing was recorded.
     Repeated(Bytes),

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use rust_decimal::Decimal;
+
 use super::PassportState;
 use super::append::{
     AllowBasis, ApprovalOpening, Change, DecisionOutcome, DecisionRecord, Fallback, Idempotency, Mutation,
@@ -13,6 +16,7 @@ use super::error::StoreError;
 use super::proof::StoredResponse;
 use super::queue::Append;
 use crate::approvals::{Approval, Status};
+use crate::budget::{self, Account, Claim, Claims, Excess, Usage};
 use crate::clock::system_time;
 use crate::ledger::{Draft, Head, Sealed};
 
@@ -59,6 +63,12 @@ pub(super) trait Rows {
     /// Marks a single-use grant as used.
     fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
 
+    /// Returns the sum of an account's claims that expire after `now`, in milliseconds since 1970.
+    fn used(&mut self, tenant_id: &str, account: &Account, now: i64) -> Result<Decimal, Self::Error>;
+
+    /// Records a claim of the decision `event`.
+    fn claim(&mut self, tenant_id: &str, claim: &Claim, decision: ClaimedBy<'_>) -> Result<(), Self::Error>;
+
     /// Opens an approval.
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), Self::Error>;
 
@@ -76,6 +86,15 @@ pub(super) trait Rows {
     ) -> Result<(), Self::Error>;
 
     fn save_head(&mut self, chain: i64, head: &Head) -> Result<(), Self::Error>;
+}
+
+/// The decision that claims.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimedBy<'a> {
+    pub(super) event_id: &'a str,
+    pub(super) request_hash: Option<&'a str>,
+    /// In milliseconds since 1970.
+    pub(super) at: i64,
 }
 
 /// Returns the approval that may be spent at `now`, otherwise one that is pending.
@@ -106,6 +125,15 @@ type Outcome<T, E> = Result<Result<T, StoreError>, E>;
 enum Availability<'a> {
     Free,
     Refused(&'a Fallback),
+    Stale,
+}
+
+/// Measurement of a decision's claims.
+enum Measured<'a> {
+    Fits(Vec<Usage<'a>>),
+    Refused(&'a Fallback, Usage<'a>),
+    /// The budget's name.
+    RequiresApproval(&'a str),
     Stale,
 }
 
@@ -152,7 +180,8 @@ impl<R: Rows> Batch<R> {
     }
 
     fn decide(&mut self, decision: &DecisionRecord) -> Outcome<DecisionOutcome, R::Error> {
-        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens } = decision;
+        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens, budgets } =
+            decision;
         let (tenant_id, key_name) = (&event.tenant_id, &event.key_name);
         let kept = match idempotency {
             None => None,
@@ -216,18 +245,44 @@ impl<R: Rows> Batch<R> {
                 Availability::Stale => return Ok(Ok(DecisionOutcome::Stale)),
             }
         }
+        // The response, if the state of the budgets completes it.
+        let mut completed = None;
+        if let Some(budgets) = budgets.as_ref().filter(|_| refused.is_none()) {
+            completed = Some(match self.measure(tenant_id, budgets)? {
+                Measured::Fits(usages) => budget::complete(&budgets.response, &usages),
+                Measured::Refused(fallback, usage) => {
+                    refused = Some(fallback);
+                    budget::complete(&fallback.response, &[usage])
+                }
+                Measured::RequiresApproval(name) => {
+                    return Ok(Ok(DecisionOutcome::OverBudget(name.to_owned())));
+                }
+                Measured::Stale => return Ok(Ok(DecisionOutcome::Stale)),
+            });
+        }
         let event = refused.map_or(event, |fallback| &fallback.event);
         let (chain, sealed) = match self.seal(event)? {
             Ok(sealed) => sealed,
             Err(error) => return Ok(Err(error)),
         };
-        let stored = idempotency
-            .as_ref()
-            .map(|idempotency| self.build_stored_response(idempotency, kept, refused, &sealed));
+        let stored = idempotency.as_ref().map(|idempotency| {
+            let response = match (&completed, refused) {
+                (Some(completed), _) => completed,
+                (None, Some(fallback)) => &fallback.response,
+                (None, None) => &idempotency.response,
+            };
+            let allows = idempotency.allows && refused.is_none();
+            self.build_stored_response(idempotency, kept, (response.clone(), allows), &sealed)
+        });
         self.rows.insert_event(chain, sealed)?;
         if refused.is_none() {
             for single_use in uses {
                 self.rows.consume(tenant_id, single_use)?;
+            }
+            for claim in budgets.iter().filter(|budgets| budgets.are_recorded).flat_map(|budgets| &budgets.claims) {
+                let request_hash = event.request_hash.as_deref();
+                let decision = ClaimedBy { event_id: &event.event_id, request_hash, at: self.now };
+                self.rows.claim(tenant_id, claim, decision)?;
             }
             if let Some(ApprovalOpening { approval, .. }) = opens {
                 self.rows.open(tenant_id, approval)?;
@@ -236,9 +291,11 @@ impl<R: Rows> Batch<R> {
         if let (Some(idempotency), Some(kept)) = (idempotency, stored) {
             self.rows.store_response(tenant_id, key_name, &idempotency.key, kept)?;
         }
-        Ok(Ok(match refused {
-            None => DecisionOutcome::Recorded,
-            Some(fallback) => DecisionOutcome::Refused(fallback.response.clone()),
+        Ok(Ok(match (refused, completed) {
+            (None, None) => DecisionOutcome::Recorded,
+            (None, Some(response)) => DecisionOutcome::Claimed(response),
+            (Some(fallback), None) => DecisionOutcome::Refused(fallback.response.clone()),
+            (Some(_), Some(response)) => DecisionOutcome::Refused(response),
         }))
     }
 
@@ -264,10 +321,9 @@ impl<R: Rows> Batch<R> {
         &self,
         idempotency: &Idempotency,
         earlier: Option<StoredResponse>,
-        refused: Option<&Fallback>,
+        (response, allows): (Bytes, bool),
         sealed: &Sealed,
     ) -> StoredResponse {
-        let allows = idempotency.allows && refused.is_none();
         // The first `allow` under a key is retained for the key's lifetime.
         let (allowed_seq, allowed_event) = match earlier {
             Some(StoredResponse { allowed_seq: Some(seq), allowed_event, .. }) => (Some(seq), allowed_event),
@@ -276,7 +332,7 @@ impl<R: Rows> Batch<R> {
         };
         StoredResponse {
             fingerprint: idempotency.fingerprint.to_vec(),
-            response: refused.map_or(&idempotency.response, |fallback| &fallback.response).clone(),
+            response,
             expires_at: self.seconds().saturating_add(idempotency.retention_seconds),
             seq: sealed.head.length,
             event: Some(sealed.text.clone()),
@@ -334,6 +390,42 @@ impl<R: Rows> Batch<R> {
                 })
             }
         }
+    }
+
+    /// Measures the claims against their budgets. A budget that denies takes precedence over one
+    /// that requires an approval.
+    fn measure<'b>(&mut self, tenant_id: &str, budgets: &'b Claims) -> Result<Measured<'b>, R::Error> {
+        let at = self.now;
+        if let Some(charge) = &budgets.exceeds {
+            let used = self.rows.used(tenant_id, &charge.account, at)?;
+            if budget::fits(charge, used) {
+                return Ok(Measured::Stale);
+            }
+            if budgets.claims.is_empty() {
+                return Ok(Measured::Fits(vec![Usage { charge, used }]));
+            }
+        }
+        let mut usages = Vec::with_capacity(budgets.claims.len());
+        let mut requires_approval = None;
+        for Claim { charge, on_excess, .. } in &budgets.claims {
+            let used = self.rows.used(tenant_id, &charge.account, at)?;
+            let fits = budget::fits(charge, used);
+            match on_excess {
+                Excess::Refuse(fallback) if !fits => {
+                    return Ok(Measured::Refused(fallback, Usage { charge, used }));
+                }
+                Excess::RequireApproval if !fits => {
+                    requires_approval.get_or_insert(&*charge.account.budget);
+                }
+                Excess::Claim | Excess::Refuse(_) | Excess::RequireApproval => {}
+            }
+            let used = if budgets.are_recorded { used.saturating_add(charge.amount) } else { used };
+            usages.push(Usage { charge, used });
+        }
+        Ok(match requires_approval {
+            Some(name) => Measured::RequiresApproval(name),
+            None => Measured::Fits(usages),
+        })
     }
 
     fn is_possible(&self, tenant_id: &str, change: &Change) -> Result<bool, R::Error> {

@@ -5,6 +5,7 @@
 //! tenant; reads the affected rows; computes all outcomes in memory with the code shared by all
 //! stores; and writes the results. It needs three round trips, regardless of the number of appends.
 
+mod budgets;
 mod database;
 mod lookup;
 mod reader;

@@ -4,14 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::super::batch::Rows;
+use rust_decimal::Decimal;
+
+use super::super::batch::{ClaimedBy, Rows};
 use super::super::proof::StoredResponse;
 use super::super::queue::Append;
 use super::super::{
     AllowBasis, ApprovalOpening, Change, CredentialPin, DecisionRecord, Idempotency, ManifestPin, Mutation,
     PassportState, SealedCredential, SeenResponse, SingleUse,
 };
+use super::budgets::LoadedBudgets;
 use crate::approvals::Approval;
+use crate::budget::{Account, Claim, Claims, Excess};
 use crate::ledger::{Draft, Head, Sealed};
 
 /// A name within a tenant.
@@ -34,6 +38,10 @@ pub(super) struct BatchKeys {
     pub(super) credentials: HashSet<TenantKey>,
     pub(super) passports: HashSet<TenantKey>,
     pub(super) tenants: HashSet<Arc<str>>,
+    /// Accounts of budgets.
+    pub(super) accounts: HashSet<(Arc<str>, Account)>,
+    /// Tenant and request hash of claims to release.
+    pub(super) releases: HashSet<TenantKey>,
 }
 
 impl BatchKeys {
@@ -42,7 +50,12 @@ impl BatchKeys {
         for append in appends {
             match append {
                 Append::Decision(decision, _) => keys.add_decision(decision),
-                Append::Record(record, _) => keys.add_event(&record.event),
+                Append::Record(record, _) => {
+                    keys.add_event(&record.event);
+                    if let Some(Mutation::ReleaseClaims { request_hash }) = &record.mutation {
+                        keys.releases.insert((Arc::clone(&record.event.tenant_id), request_hash.clone()));
+                    }
+                }
                 Append::Transition(transition, _) => {
                     keys.add_event(&transition.event);
                     keys.add_change(&transition.event.tenant_id, &transition.change);
@@ -67,8 +80,16 @@ impl BatchKeys {
     }
 
     fn add_decision(&mut self, decision: &DecisionRecord) {
-        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until: _, opens } =
-            decision;
+        let DecisionRecord {
+            event,
+            idempotency,
+            uses,
+            credential,
+            manifest,
+            holds_until: _,
+            opens,
+            budgets,
+        } = decision;
         self.add_event(event);
         let tenant_id = || Arc::clone(&event.tenant_id);
         let of_tenant = |name: &str| (tenant_id(), name.to_owned());
@@ -95,6 +116,15 @@ impl BatchKeys {
                     self.passports.insert(of_tenant(jti));
                     self.add_event(&replayed.event);
                     self.add_event(&revoked.event);
+                }
+            }
+        }
+        if let Some(Claims { claims, exceeds, .. }) = budgets {
+            let charges = claims.iter().map(|claim| &claim.charge).chain(exceeds);
+            self.accounts.extend(charges.map(|charge| (tenant_id(), charge.account.clone())));
+            for claim in claims {
+                if let Excess::Refuse(fallback) = &claim.on_excess {
+                    self.add_event(&fallback.event);
                 }
             }
         }
@@ -127,6 +157,7 @@ pub(super) struct Loaded {
     /// Times until which signing keys are needed.
     pub(super) needed: HashMap<String, i64>,
     pub(super) opened: Vec<(Arc<str>, Approval)>,
+    pub(super) budgets: LoadedBudgets,
 }
 
 #[derive(Debug)]
@@ -214,6 +245,14 @@ impl Rows for Loaded {
         Ok(())
     }
 
+    fn used(&mut self, tenant_id: &str, account: &Account, now: i64) -> Result<Decimal, NotLoaded> {
+        self.budgets.used(tenant_id, account, now)
+    }
+
+    fn claim(&mut self, tenant_id: &str, claim: &Claim, decision: ClaimedBy<'_>) -> Result<(), NotLoaded> {
+        self.budgets.claim(tenant_id, claim, decision)
+    }
+
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), NotLoaded> {
         let opened = LoadedApproval { approval: approval.clone(), is_changed: false };
         self.approvals.insert((Arc::clone(tenant_id), approval.id.clone()), opened);
@@ -238,6 +277,7 @@ impl Rows for Loaded {
                 let needed = self.needed.entry(kid.clone()).or_insert(*expires_at);
                 *needed = (*expires_at).max(*needed);
             }
+            Mutation::ReleaseClaims { request_hash } => self.budgets.release(tenant_id, request_hash),
             Mutation::SetCredential(credential) => {
                 let name = of_tenant(&credential.tool_id);
                 self.credentials.insert(name.clone(), credential.id.clone());

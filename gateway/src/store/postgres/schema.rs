@@ -7,10 +7,10 @@ use super::super::error::DatabaseError;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 2] = [INITIAL, PROOFS];
+const MIGRATIONS: [&str; 3] = [INITIAL, PROOFS, BUDGETS];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
@@ -274,6 +274,33 @@ ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_remo
 ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_changed;
 "#
 );
+
+/// Accounts of budgets with the sum of their claims, and the claims. Amounts are exact decimals as
+/// text. A claim has a `request_hash` if a failed action returns it.
+const BUDGETS: &str = r#"
+CREATE TABLE actpass.budget_accounts (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id text COLLATE "C" NOT NULL,
+    budget    text COLLATE "C" NOT NULL,
+    account   text COLLATE "C" NOT NULL,
+    used      text NOT NULL,
+    UNIQUE (tenant_id, budget, account)
+) WITH (fillfactor = 50);
+
+CREATE TABLE actpass.budget_claims (
+    account      bigint NOT NULL,
+    expires_at   bigint NOT NULL,
+    event_id     text COLLATE "C" NOT NULL,
+    amount       text NOT NULL,
+    tenant_id    text COLLATE "C" NOT NULL,
+    request_hash text,
+    PRIMARY KEY (account, expires_at, event_id)
+);
+
+CREATE INDEX budget_claims_by_end ON actpass.budget_claims (tenant_id, expires_at);
+CREATE INDEX budget_claims_by_request ON actpass.budget_claims (tenant_id, request_hash)
+    WHERE request_hash IS NOT NULL;
+"#;
 
 /// Creates or migrates the tables atomically; other gateways wait.
 pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {

@@ -18,6 +18,7 @@ use super::super::error::{DatabaseError, StoreError};
 use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
 use super::super::{PassportState, Rotation, SealedKey};
+use super::budgets::BudgetStatements;
 use super::reader::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{self, BatchKeys, Loaded, LoadedApproval, LoadedPassport};
 use super::schema::{member, of_approval, of_passport, spends};
@@ -239,6 +240,7 @@ impl Writer {
 #[derive(Debug)]
 struct WriteConnection {
     client: Client,
+    budgets: BudgetStatements,
     responses: Statement,
     approvals: Statement,
     approvals_for: Statement,
@@ -274,6 +276,7 @@ impl WriteConnection {
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(PLANNER_SETTINGS).await?;
         Ok(Self {
+            budgets: BudgetStatements::prepare(&client).await?,
             responses: client
                 .prepare(concat!(
                     "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
@@ -461,10 +464,12 @@ impl WriteConnection {
     }
 
     async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<(), Failure> {
-        let (latest, loaded) = Box::pin(self.load(&BatchKeys::of(appends))).await?;
+        let keys = BatchKeys::of(appends);
+        let (latest, mut loaded) = Box::pin(self.load(&keys)).await?;
         // The server's clock or another gateway's events may be ahead of this clock.
         clock.advance_to(latest);
         let now = clock.millis();
+        loaded.budgets = self.budgets.load(&self.client, &keys, now).await?;
         let mut batched = std::mem::take(appends);
         // Hashing a large batch would block the runtime.
         let making = tokio::task::spawn_blocking(move || {
@@ -581,6 +586,7 @@ impl WriteConnection {
             self.write_approvals(loaded),
             self.keep_manifests(loaded),
             self.change_credentials(loaded),
+            async { Ok(self.budgets.write(&self.client, &loaded.budgets).await?) },
         )?;
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! connections, which the write-ahead log lets run concurrently.
 
 mod backup;
+mod budgets;
 mod checkpoint;
 mod database;
 mod lookup;

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
+use rust_decimal::Decimal;
 
+use super::budgets;
 use super::reader::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
 use super::schema::decisions;
 use super::{from_sql, to_sql};
 use crate::approvals::Approval;
+use crate::budget::{Account, Claim};
 use crate::ledger::{Head, Sealed};
-use crate::store::batch::Rows;
+use crate::store::batch::{ClaimedBy, Rows};
 use crate::store::proof::StoredResponse;
 use crate::store::{Change, Mutation, PassportState, SingleUse};
 
@@ -118,6 +121,17 @@ impl Rows for BatchTransaction<'_, '_> {
         Ok(())
     }
 
+    fn used(&mut self, tenant_id: &str, account: &Account, now: i64) -> rusqlite::Result<Decimal> {
+        match budgets::find(self.transaction, tenant_id, account)? {
+            Some(id) => budgets::expire(self.transaction, id, now),
+            None => Ok(Decimal::ZERO),
+        }
+    }
+
+    fn claim(&mut self, tenant_id: &str, claim: &Claim, decision: ClaimedBy<'_>) -> rusqlite::Result<()> {
+        budgets::claim(self.transaction, tenant_id, claim, decision)
+    }
+
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> rusqlite::Result<()> {
         self.transaction
             .prepare_cached(
@@ -162,6 +176,9 @@ impl Rows for BatchTransaction<'_, '_> {
                         "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
                     )?
                     .execute(params![kid, expires_at])?;
+            }
+            Mutation::ReleaseClaims { request_hash } => {
+                budgets::release(self.transaction, tenant_id, request_hash)?;
             }
             Mutation::SetCredential(credential) => {
                 self.transaction

@@ -8,10 +8,10 @@ use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 6;
+pub(super) const SCHEMA_VERSION: i64 = 7;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 6] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS];
+const MIGRATIONS: [&str; 7] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -264,6 +264,32 @@ WHEN NEW.id IS NOT OLD.id OR NEW.kid IS NOT OLD.kid OR NEW.sealed IS NOT OLD.sea
 BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
 "#
 );
+
+/// Accounts of budgets with the sum of their claims, and the claims. Amounts are exact decimals as
+/// text. A claim has a `request_hash` if a failed action returns it.
+const BUDGETS: &str = "
+CREATE TABLE budget_accounts (
+    id        INTEGER PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    budget    TEXT NOT NULL,
+    account   TEXT NOT NULL,
+    used      TEXT NOT NULL,
+    UNIQUE (tenant_id, budget, account)
+) STRICT;
+
+CREATE TABLE budget_claims (
+    account      INTEGER NOT NULL REFERENCES budget_accounts (id),
+    expires_at   INTEGER NOT NULL,
+    event_id     TEXT NOT NULL,
+    amount       TEXT NOT NULL,
+    request_hash TEXT,
+    PRIMARY KEY (account, expires_at, event_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX budget_claims_by_end ON budget_claims (expires_at);
+CREATE INDEX budget_claims_by_request ON budget_claims (request_hash) WHERE request_hash IS NOT NULL;
+";
+
 pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};
 
 /// Configures the connection, creates or migrates the tables, and returns the previous schema

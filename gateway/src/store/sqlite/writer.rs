@@ -7,6 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
+use super::budgets;
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
 use super::reader::last_recorded;
@@ -124,7 +125,9 @@ impl Writer {
         let mut batch = Batch::new(writing, now);
         appends.iter_mut().try_for_each(|append| batch.append(append))?;
         let bytes = batch.finish()?.bytes;
-        prune(&transaction, now.div_euclid(1000), MIN_PRUNED.max(2 * appends.len()))?;
+        let pruned = MIN_PRUNED.max(2 * appends.len());
+        prune(&transaction, now.div_euclid(1000), pruned)?;
+        budgets::prune(&transaction, now, pruned)?;
         transaction.commit()?;
         Ok(bytes)
     }

@@ -1,0 +1,308 @@
+//! Budgets: limits on the sum or the number of allowed actions of an account over a trailing
+//! window.
+//!
+//! A policy defines budgets. A decision that would be `allow` claims its amount from each budget
+//! that applies, in the transaction that records it, so that over any trailing window the allowed
+//! sum never exceeds the limit.
+
+use std::fmt;
+
+use actpass_protocol::Json;
+use actpass_protocol::json::{JsonWriter, Number, Style};
+use rust_decimal::Decimal;
+
+use crate::store::Fallback;
+
+/// Reason code: a budget applies, but the amount of the action cannot be determined.
+pub const NOT_MEASURABLE: &str = "budget.not_measurable";
+
+/// Maximum decimal places of an amount.
+const MAX_SCALE: u32 = 9;
+
+/// Amounts, and sums of an account, are smaller than 10^18. With [`MAX_SCALE`], sums are exact.
+const MAX_AMOUNT: i64 = 1_000_000_000_000_000_000;
+
+/// Maximum exponent of a number literal. Larger ones are beyond the range or precision.
+const MAX_EXPONENT: i32 = 28;
+
+/// Maximum length of an account in bytes, as canonical JSON.
+pub const MAX_ACCOUNT_BYTES: usize = 1024;
+
+/// Returns the exact amount that a number states; `None` if it is negative, too large, or has too
+/// many decimal places.
+pub fn amount(number: &Number) -> Option<Decimal> {
+    let literal = number.as_str();
+    let (digits, exponent) = match literal.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
+        None => (literal, 0),
+    };
+    if exponent.abs() > MAX_EXPONENT {
+        return None;
+    }
+    let digits = Decimal::from_str_exact(digits).ok()?.normalize();
+    let power = exponent.unsigned_abs();
+    let amount = if exponent < 0 {
+        Decimal::try_from_i128_with_scale(digits.mantissa(), digits.scale() + power).ok()?
+    } else {
+        let factor = Decimal::try_from_i128_with_scale(10_i128.checked_pow(power)?, 0).ok()?;
+        // A product that needs rounding has more decimal places than are accepted below.
+        digits.checked_mul(factor)?
+    };
+    let amount = amount.normalize();
+    (amount.scale() <= MAX_SCALE && !amount.is_sign_negative() && amount < Decimal::from(MAX_AMOUNT))
+        .then_some(amount)
+        .map(|amount| if amount.is_zero() { Decimal::ZERO } else { amount })
+}
+
+/// A trailing window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// As written in the policy.
+    text: String,
+    millis: i64,
+}
+
+/// Error of [`Window::parse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a duration of 1s to 366d, such as 30m, 24h or 30d")]
+pub struct InvalidWindow;
+
+impl Window {
+    const MAX_MILLIS: i64 = 366 * 86_400_000;
+
+    /// Parses a whole number followed by `s`, `m`, `h` or `d`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error for any other text, for 0, and for more than 366 days.
+    pub fn parse(text: &str) -> Result<Self, InvalidWindow> {
+        let unit = text.chars().last().ok_or(InvalidWindow)?;
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return Err(InvalidWindow),
+        };
+        let count = text.strip_suffix(unit).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()));
+        let count: i64 = count.and_then(|count| count.parse().ok()).ok_or(InvalidWindow)?;
+        let millis = count.checked_mul(seconds * 1_000).ok_or(InvalidWindow)?;
+        match (1..=Self::MAX_MILLIS).contains(&millis) {
+            true => Ok(Self { text: text.to_owned(), millis }),
+            false => Err(InvalidWindow),
+        }
+    }
+
+    /// The length in milliseconds.
+    pub fn millis(&self) -> i64 {
+        self.millis
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The account that an action claims from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Account {
+    /// Name of the budget, unique in its policy.
+    pub budget: String,
+    /// The values that identify the account: canonical JSON of an object from path to value.
+    pub key: String,
+}
+
+/// An amount of an account, as an event records it.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    /// The account.
+    pub account: Account,
+    /// The amount.
+    pub amount: Decimal,
+    /// The limit of the budget.
+    pub limit: Decimal,
+    /// The window of the budget.
+    pub window: Window,
+}
+
+/// A charge on a budget in the transaction of a decision.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The account and the amount.
+    pub charge: Charge,
+    /// Whether a failed action returns the amount.
+    pub is_releasable: bool,
+    /// What happens if it would exceed the limit.
+    pub on_excess: Excess,
+}
+
+/// What happens if a claim would exceed the limit.
+#[derive(Clone, Debug)]
+pub enum Excess {
+    /// It is claimed anyway: a person approved the action.
+    Claim,
+    /// Nothing is recorded; the action needs approval.
+    RequireApproval,
+    /// The fallback is recorded.
+    Refuse(Box<Fallback>),
+}
+
+/// The claims of a decision.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// The claims of an `allow`.
+    pub claims: Vec<Claim>,
+    /// The charge that must exceed its budget: the reason why an approval is required.
+    pub exceeds: Option<Charge>,
+    /// Whether they are recorded. Observing modes only measure.
+    pub are_recorded: bool,
+    /// The response, which the transaction completes with the state of the budgets.
+    pub response: bytes::Bytes,
+}
+
+/// The state of an account after a decision.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage<'c> {
+    pub(crate) charge: &'c Charge,
+    /// The sum of the unexpired claims.
+    pub(crate) used: Decimal,
+}
+
+/// The member of `explain` that [`complete`] replaces. JSON escapes quotes within strings, so no
+/// other text of a response equals it.
+pub(crate) const PLACEHOLDER: &str = r#""budgets":[]"#;
+
+/// Writes the states of the budgets into a response that has a [`PLACEHOLDER`].
+pub(crate) fn complete(response: &[u8], usages: &[Usage<'_>]) -> bytes::Bytes {
+    let text = String::from_utf8_lossy(response);
+    let mut budgets = JsonWriter::new(Style::Compact);
+    budgets.key("budgets");
+    budgets.raw("[");
+    for (at, usage) in usages.iter().enumerate() {
+        budgets.comma(at);
+        write_usage(&mut budgets, usage);
+    }
+    budgets.raw("]");
+    bytes::Bytes::from(text.replacen(PLACEHOLDER, &budgets.into_string(), 1))
+}
+
+fn write_usage(json: &mut JsonWriter, Usage { charge, used }: &Usage<'_>) {
+    let remaining = charge.limit.saturating_sub(*used).max(Decimal::ZERO);
+    json.raw("{");
+    json.key("name");
+    json.string(&charge.account.budget);
+    for (name, text) in [
+        ("account", charge.account.key.clone()),
+        ("limit", charge.limit.to_string()),
+        ("used", used.normalize().to_string()),
+        ("remaining", remaining.normalize().to_string()),
+    ] {
+        json.raw(",");
+        json.key(name);
+        json.raw(&text);
+    }
+    json.raw(",");
+    json.key("window");
+    json.string(&charge.window.to_string());
+    json.raw("}");
+}
+
+/// The charges as the member `budgets` of an event. Accounts and amounts are strings: an event has
+/// a canonical form for any of them, and its text cannot be confused with other members.
+pub(crate) fn event_member(charges: &[Charge]) -> Json {
+    let member = |name: &str, value: &str| (name.to_owned(), Json::from(value));
+    Json::Array(
+        charges
+            .iter()
+            .map(|charge| {
+                Json::Object(vec![
+                    member("account", &charge.account.key),
+                    member("amount", &charge.amount.to_string()),
+                    member("limit", &charge.limit.to_string()),
+                    member("name", &charge.account.budget),
+                    member("window", &charge.window.to_string()),
+                ])
+            })
+            .collect(),
+    )
+}
+
+/// Returns whether `used` and one more claim stay within the limit.
+pub(crate) fn fits(charge: &Charge, used: Decimal) -> bool {
+    used.saturating_add(charge.amount) <= charge.limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(literal: &str) -> Option<String> {
+        let Json::Number(number) = Json::parse(literal.as_bytes()).unwrap() else {
+            panic!("{literal} is not a number");
+        };
+        amount(&number).map(|amount| amount.to_string())
+    }
+
+    #[test]
+    fn amounts_are_exact_decimals() {
+        for (literal, exact) in [
+            ("0", "0"),
+            ("-0.0", "0"),
+            ("4900", "4900"),
+            ("4900.0", "4900"),
+            ("4.9e3", "4900"),
+            ("49e-1", "4.9"),
+            ("0.000000001", "0.000000001"),
+            ("999999999999999999.999999999", "999999999999999999.999999999"),
+            ("9007199254740993", "9007199254740993"),
+        ] {
+            assert_eq!(parsed(literal).as_deref(), Some(exact), "{literal}");
+        }
+    }
+
+    #[test]
+    fn rejects_amounts_without_exact_sum() {
+        for literal in [
+            "-1",
+            "-1e-9",
+            "1e18",
+            "1e400",
+            "1e-10",
+            "0.0000000001",
+            "1e999999999999",
+            "123456789012345678901234567890",
+            "0.1234567890123456789012345678901",
+        ] {
+            assert_eq!(parsed(literal), None, "{literal}");
+        }
+    }
+
+    #[test]
+    fn window_is_a_count_and_a_unit() {
+        for (text, millis) in [("1s", 1_000), ("90m", 5_400_000), ("24h", 86_400_000), ("366d", 31_622_400_000)] {
+            assert_eq!(Window::parse(text).map(|window| window.millis()), Ok(millis), "{text}");
+        }
+        for text in ["", "h", "0d", "-1h", "+1h", "1.5h", "1w", "24", "24 h", "367d", "99999999999999999999d", "1é"] {
+            assert_eq!(Window::parse(text), Err(InvalidWindow), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn completes_response_with_usage() {
+        let charge = Charge {
+            account: Account { budget: "daily \"a\"".to_owned(), key: r#"{"agent_id":"b"}"#.to_owned() },
+            amount: Decimal::from(100),
+            limit: Decimal::from(500),
+            window: Window::parse("24h").unwrap(),
+        };
+        let response = br#"{"goal":"\"budgets\":[]","explain":{"summary":"s","budgets":[]}}"#;
+        let usage = Usage { charge: &charge, used: Decimal::from(600) };
+        let completed = complete(response, &[usage]);
+        assert_eq!(
+            std::str::from_utf8(&completed).unwrap(),
+            r#"{"goal":"\"budgets\":[]","explain":{"summary":"s","budgets":[{"name":"daily \"a\"","account":{"agent_id":"b"},"limit":500,"used":600,"remaining":0,"window":"24h"}]}}"#
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The budgets that apply to a request.
+
+use actpass_protocol::{Json, canonical_json};
+use rust_decimal::Decimal;
+
+use super::evaluate::Values;
+use super::model::{Budget, Measure};
+use super::{Input, Policy};
+use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES, amount};
+
+/// A budget applies, but the amount or the account of the action cannot be determined.
+#[derive(Clone, Debug)]
+pub struct NotMeasurable<'p> {
+    /// The budget.
+    pub budget: &'p Budget,
+    /// The path of the number to sum, unless the account is the problem.
+    pub path: Option<String>,
+}
+
+impl Policy {
+    /// Returns the charges of the budgets whose conditions hold, in the order of the policy.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first budget that cannot measure the action: its `sum` is missing or no valid
+    /// amount, or the values of `per` have no canonical form or exceed [`MAX_ACCOUNT_BYTES`].
+    pub fn charges(&self, input: &Input<'_>) -> Result<Vec<(&Budget, Charge)>, NotMeasurable<'_>> {
+        if self.budgets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut values = Values::of(self, input);
+        let mut charges = Vec::new();
+        for budget in &self.budgets {
+            if budget.when.iter().all(|condition| condition.holds(&mut values)) {
+                charges.push((budget, self.charge(budget, &mut values)?));
+            }
+        }
+        Ok(charges)
+    }
+
+    fn charge<'p>(
+        &'p self,
+        budget: &'p Budget,
+        values: &mut Values<'_, '_>,
+    ) -> Result<Charge, NotMeasurable<'p>> {
+        let amount = match budget.measure {
+            Measure::Count => Decimal::ONE,
+            Measure::Sum(path) => match values.at(path) {
+                Some(Json::Number(number)) => amount(number),
+                Some(_) | None => None,
+            }
+            .ok_or(NotMeasurable { budget, path: self.paths.get(path).map(ToString::to_string) })?,
+        };
+        let members = budget.per.iter().filter_map(|index| {
+            let path = self.paths.get(*index)?;
+            Some((path.to_string(), values.at(*index).cloned().unwrap_or(Json::Null)))
+        });
+        let key = canonical_json(&Json::Object(members.collect())).ok();
+        let key = key.filter(|key| key.len() <= MAX_ACCOUNT_BYTES).and_then(|key| String::from_utf8(key).ok());
+        let key = key.ok_or(NotMeasurable { budget, path: None })?;
+        Ok(Charge {
+            account: Account { budget: budget.name.clone(), key },
+            amount,
+            limit: budget.limit,
+            window: budget.window.clone(),
+        })
+    }
+}

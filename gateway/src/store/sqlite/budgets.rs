@@ -1,0 +1,158 @@
+//! Accounts of budgets and their claims.
+//!
+//! `used` is the sum of all claims of an account that are stored. Before it is read, the expired
+//! claims are subtracted and removed, so that a decision costs the same with any number of claims.
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rust_decimal::Decimal;
+
+use crate::budget::{Account, Claim};
+use crate::store::batch::ClaimedBy;
+
+/// Reads an exact decimal.
+fn decimal(row: &Row<'_>, column: usize) -> rusqlite::Result<Decimal> {
+    let text: String = row.get(column)?;
+    Decimal::from_str_exact(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Returns the id of an account; `None` if it has no claims.
+pub(super) fn find(
+    transaction: &Transaction<'_>,
+    tenant_id: &str,
+    Account { budget, key }: &Account,
+) -> rusqlite::Result<Option<i64>> {
+    transaction
+        .prepare_cached(
+            "SELECT id FROM budget_accounts WHERE tenant_id = ?1 AND budget = ?2 AND account = ?3",
+        )?
+        .query_row(params![tenant_id, budget, key], |row| row.get(0))
+        .optional()
+}
+
+/// Removes the account's claims that have expired at `now`, in milliseconds since 1970, and returns
+/// the sum of the others.
+pub(super) fn expire(transaction: &Transaction<'_>, id: i64, now: i64) -> rusqlite::Result<Decimal> {
+    let expired: Vec<Decimal> = transaction
+        .prepare_cached("DELETE FROM budget_claims WHERE account = ?1 AND expires_at <= ?2 RETURNING amount")?
+        .query_map(params![id, now], |row| decimal(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let used = subtract(transaction, id, &expired)?;
+    if !expired.is_empty() {
+        drop_if_empty(transaction, id)?;
+    }
+    Ok(used)
+}
+
+fn drop_if_empty(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM budget_accounts WHERE id = ?1
+             AND NOT EXISTS (SELECT 1 FROM budget_claims WHERE account = ?1)",
+        )?
+        .execute([id])?;
+    Ok(())
+}
+
+fn subtract(transaction: &Transaction<'_>, id: i64, amounts: &[Decimal]) -> rusqlite::Result<Decimal> {
+    let used = transaction
+        .prepare_cached("SELECT used FROM budget_accounts WHERE id = ?1")?
+        .query_row([id], |row| decimal(row, 0))?;
+    if amounts.is_empty() {
+        return Ok(used);
+    }
+    let used = amounts.iter().fold(used, |used, amount| used.saturating_sub(*amount));
+    save(transaction, id, used)?;
+    Ok(used)
+}
+
+fn save(transaction: &Transaction<'_>, id: i64, used: Decimal) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("UPDATE budget_accounts SET used = ?2 WHERE id = ?1")?
+        .execute(params![id, used.normalize().to_string()])?;
+    Ok(())
+}
+
+/// Records a claim.
+pub(super) fn claim(
+    transaction: &Transaction<'_>,
+    tenant_id: &str,
+    Claim { charge, is_releasable, .. }: &Claim,
+    decision: ClaimedBy<'_>,
+) -> rusqlite::Result<()> {
+    let account = &charge.account;
+    let id = match find(transaction, tenant_id, account)? {
+        Some(id) => id,
+        None => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO budget_accounts (tenant_id, budget, account, used) VALUES (?1, ?2, ?3, '0')",
+                )?
+                .execute(params![tenant_id, account.budget, account.key])?;
+            transaction.last_insert_rowid()
+        }
+    };
+    let used = subtract(transaction, id, &[])?;
+    save(transaction, id, used.saturating_add(charge.amount))?;
+    let request_hash = decision.request_hash.filter(|_| *is_releasable);
+    let expires_at = decision.at.saturating_add(charge.window.millis());
+    transaction
+        .prepare_cached(
+            "INSERT INTO budget_claims (account, expires_at, event_id, amount, request_hash)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![id, expires_at, decision.event_id, charge.amount.to_string(), request_hash])?;
+    Ok(())
+}
+
+/// Removes the releasable claims of the first decision on a request that has any.
+pub(super) fn release(
+    transaction: &Transaction<'_>,
+    tenant_id: &str,
+    request_hash: &str,
+) -> rusqlite::Result<()> {
+    let event: Option<String> = transaction
+        .prepare_cached(
+            "SELECT min(event_id) FROM budget_claims WHERE request_hash = ?2
+             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = account AND tenant_id = ?1)",
+        )?
+        .query_row(params![tenant_id, request_hash], |row| row.get(0))?;
+    let Some(event) = event else { return Ok(()) };
+    let released: Vec<(i64, Decimal)> = transaction
+        .prepare_cached(
+            "DELETE FROM budget_claims WHERE request_hash = ?2 AND event_id = ?3
+             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = account AND tenant_id = ?1)
+             RETURNING account, amount",
+        )?
+        .query_map(params![tenant_id, request_hash, event], |row| Ok((row.get(0)?, decimal(row, 1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, amount) in released {
+        subtract(transaction, id, &[amount])?;
+        drop_if_empty(transaction, id)?;
+    }
+    Ok(())
+}
+
+/// Removes up to `limit` expired claims of any account, and accounts without claims.
+pub(super) fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Result<()> {
+    let expired: Vec<(i64, i64, String, Decimal)> = transaction
+        .prepare_cached(
+            "SELECT account, expires_at, event_id, amount FROM budget_claims
+             WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+        )?
+        .query_map(params![now, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, decimal(row, 3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, expires_at, event_id, amount) in expired {
+        transaction
+            .prepare_cached(
+                "DELETE FROM budget_claims WHERE account = ?1 AND expires_at = ?2 AND event_id = ?3",
+            )?
+            .execute(params![id, expires_at, event_id])?;
+        subtract(transaction, id, &[amount])?;
+        drop_if_empty(transaction, id)?;
+    }
+    Ok(())
+}
