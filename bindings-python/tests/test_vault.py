@@ -26,7 +26,7 @@ TOOL: str = ACTION["tool"]
 def settings(gateway: Gateway, tmp_path: Path) -> Path:
     """Give the running gateway's settings in a file, for vault commands that run at the same time."""
     path = tmp_path / "gateway.toml"
-    policy = Path(__file__).resolve().parents[2] / "policies" / "refunds.json"
+    policy = Path(__file__).resolve().parents[2] / "policies" / "dev.json"
     path.write_text(
         'listen = "127.0.0.1:0"\ndata = "data.db"\nmaster_key_file = "data.db.master-key"\n'
         f'[[tenants]]\nid = "dev"\npolicy = "{policy}"\n'

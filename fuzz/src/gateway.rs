@@ -68,7 +68,7 @@ pub(crate) fn run(data: &[u8]) {
         assert!(matches!(answer.status, 401 | 404 | 405 | 429), "{path}: {} without a key", answer.status);
     }
     if line.contains("preflight") && answer.status == 200 && decision == Some("allow") {
-        // An independent check of refunds.json.
+        // An independent check of dev.json.
         let body: Value = serde_json::from_slice(body).expect("an allowed request is JSON");
         let amount = body["args"]["amount"].as_f64();
         assert!(
@@ -162,7 +162,7 @@ struct Gateway {
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     // In memory if possible: the disk is not under test.
     let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dev.json");
     let mut text = format!(
         "listen = \"127.0.0.1:0\"\ndata = \"data.db\"\n[[tenants]]\nid = \"fuzz\"\npolicy = \"{}\"\n",
         policy.display()

@@ -29,7 +29,7 @@ use crate::seal::MasterKey;
 use crate::store::{Database, Location, TlsTrust};
 
 /// The default policy of `actpass-gateway dev`.
-const DEV_POLICY: &[u8] = include_bytes!("../../policies/refunds.json");
+const DEV_POLICY: &[u8] = include_bytes!("../../policies/dev.json");
 
 /// Maximum length of names and ids, in characters.
 const MAX_NAME_CHARACTERS: usize = 256;

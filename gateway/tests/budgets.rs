@@ -48,7 +48,7 @@ fn with(budgets: &str, time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + us
     move |settings| {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("policy.json"), policy).unwrap();
-        let refunds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
+        let refunds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dev.json");
         let text = config("").replace(&refunds.display().to_string(), "policy.json");
         let data = settings.data.clone();
         *settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
@@ -340,6 +340,44 @@ async fn several_budgets_claim_all_or_nothing() {
     assert_is(&ask(&gateway, "500").await, "deny", "payment.count");
     time.fetch_add(60_000, Ordering::SeqCst);
     assert_is(&ask(&gateway, "100").await, "allow", "payment.small");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn operator_lists_accounts() {
+    let (mut gateway, time) = start(&daily("deny", "")).await;
+    let list = async |gateway: &Gateway, key: &str, query: &str| {
+        let (status, body) = json(gateway.get(&format!("/api/v1/budgets{query}"), key).send().await.unwrap()).await;
+        (status.as_u16(), body.to_string())
+    };
+    assert_eq!(list(&gateway, "apdv_one", "").await, (200, r#"{"budgets":[]}"#.to_owned()));
+    for agent in ["a", "b", "c"] {
+        gateway.decide("apk_one", &pay("100", "").replace("\"sdk\"", &format!("\"{agent}\""))).await;
+    }
+    time.fetch_add(3_600_000, Ordering::SeqCst);
+    gateway.decide("apk_one", &pay("50.5", "").replace("\"sdk\"", "\"a\"")).await;
+    let (_, first) = list(&gateway, "apdv_one", "?limit=2").await;
+    let next = text(&Json::parse(first.as_bytes()).unwrap(), "next").unwrap().to_owned();
+    let of = |agent: &str, used: &str, remaining: &str| {
+        format!(
+            r#"{{"name":"daily","account":{{"agent_id":"{agent}"}},"limit":500,"used":{used},"remaining":{remaining},"window":"24h"}}"#
+        )
+    };
+    let page = format!(r#"{{"budgets":[{},{}],"next":"{next}"}}"#, of("a", "150.5", "349.5"), of("b", "100", "400"));
+    assert_eq!(first, page);
+    let rest = format!(r#"{{"budgets":[{}]}}"#, of("c", "100", "400"));
+    assert_eq!(list(&gateway, "apdv_one", &format!("?after={next}")).await, (200, rest));
+    // Expired claims do not count, also before they are removed.
+    time.fetch_add(86_400_000 - 3_600_000, Ordering::SeqCst);
+    assert!(list(&gateway, "apdv_one", "").await.1.contains(&of("a", "50.5", "449.5")));
+    for query in ["?limit=0", "?limit=1001", "?after=x", "?after=-1", "?limit=1&limit=1", "?tool=pay"] {
+        assert_eq!(list(&gateway, "apdv_one", query).await.0, 422, "{query}");
+    }
+    assert_eq!(list(&gateway, "apk_one", "").await.0, 403);
+    // A budget that the policy no longer has.
+    gateway.restart(with("[]", &time)).await;
+    let (_, all) = list(&gateway, "apdv_one", "").await;
+    assert!(all.contains(r#""limit":null,"used":50.5,"remaining":null,"window":null"#), "{all}");
     gateway.stop().await;
 }
 

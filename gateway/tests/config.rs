@@ -72,7 +72,7 @@ fn each_invalid_setting_is_named() {
         .unwrap();
     let whole = common::config("");
     let (one, two) = (ApiKeyHash::of("apk_one").to_string(), ApiKeyHash::of("apk_two").to_string());
-    let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
+    let refunds = format!("{}/../policies/dev.json", env!("CARGO_MANIFEST_DIR"));
     let table: &[(&str, &str, &str)] = &[
         ("listen = \"127.0.0.1:0\"", "", "listen: missing"),
         ("listen = \"127.0.0.1:0\"", "listen = 8787", "listen: expected a non-empty string, found integer"),

@@ -154,7 +154,7 @@ async fn policy_uses_agent_bound_to_key() {
             "when": [{"path": "agent_id", "operator": "==", "value": "support"}]}]}"#;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("p.json"), policy).unwrap();
-        let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
+        let refunds = format!("{}/../policies/dev.json", env!("CARGO_MANIFEST_DIR"));
         let config = common::config("").replace(&refunds, "p.json");
         let data = settings.data.clone();
         *settings = actpass_gateway::config::Settings::parse(&config, folder.path()).unwrap();
@@ -842,6 +842,9 @@ impl Store for Broken {
         self.fail().await
     }
     async fn credential(&self, _: &str, _: &str) -> Result<Option<SealedCredential>, StoreError> {
+        self.fail().await
+    }
+    async fn budget_accounts(&self, _: &str, _: i64, _: i64, _: u32) -> Result<Vec<AccountUse>, StoreError> {
         self.fail().await
     }
     async fn credentials(&self, _: &str) -> Result<Vec<SealedCredential>, StoreError> {

@@ -266,7 +266,7 @@ async fn policies_read_passport_claims() {
                 {"path": "risk_tier", "operator": "==", "value": "low"}]}]}"#,
         )
         .unwrap();
-        let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
+        let refunds = format!("{}/../policies/dev.json", env!("CARGO_MANIFEST_DIR"));
         let data = settings.data.clone();
         *settings = Settings::parse(&common::config("").replace(&refunds, "p.json"), folder.path()).unwrap();
         settings.data = data;

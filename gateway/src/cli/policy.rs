@@ -38,10 +38,11 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
     let policy = parse_file(file, Policy::parse)?;
     let version = policy.version().as_str().map_or_else(|| policy.version().to_string(), str::to_owned);
     print(format_args!(
-        "id       {}\nversion  {version}\nhash     {}\nrules    {}",
+        "id       {}\nversion  {version}\nhash     {}\nrules    {}\nbudgets  {}",
         policy.id(),
         policy.hash(),
-        policy.rules().len()
+        policy.rules().len(),
+        policy.budgets().len()
     ))?;
     let findings = policy.findings();
     let mut defects = 0_usize;

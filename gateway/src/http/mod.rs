@@ -2,6 +2,7 @@
 
 mod approvals;
 mod attempts;
+mod budgets;
 mod client;
 mod error;
 mod evidence;
@@ -104,6 +105,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::reject))
+        .routes(routes!(budgets::list))
         .routes(routes!(tools::approve))
         .routes(routes!(passports::jwks))
 }

@@ -12,7 +12,7 @@ use actpass_protocol::Json;
 use super::Policy;
 use super::evaluate::same_type;
 use super::model::{
-    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Relation, RiskTier, Root, Rule,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, Path, Relation, RiskTier, Root, Rule,
     Test,
 };
 
@@ -37,6 +37,8 @@ pub enum FindingKind {
     OpenArguments(Vec<String>),
     /// An earlier rule, named here, matches whenever this one does.
     Shadowed(String),
+    /// The rule limits the number at this path, but no budget sums it.
+    Unbudgeted(String),
 }
 
 impl Finding {
@@ -44,7 +46,7 @@ impl Finding {
     pub fn is_defect(&self) -> bool {
         match self.kind {
             FindingKind::NeverHolds(_) | FindingKind::Shadowed(_) => true,
-            FindingKind::OpenArguments(_) => false,
+            FindingKind::OpenArguments(_) | FindingKind::Unbudgeted(_) => false,
         }
     }
 }
@@ -62,6 +64,10 @@ impl fmt::Display for Finding {
                     \"operator\": \"has_only\", \"value\": {names}}}"
                 )
             }
+            FindingKind::Unbudgeted(path) => write!(
+                f,
+                "limits {path} for each action, but not the sum of many: add a budget with \"sum\": {path:?}"
+            ),
             FindingKind::Shadowed(earlier) => {
                 write!(f, "unreachable: the earlier rule {earlier:?} matches whenever this one does")
             }
@@ -95,8 +101,26 @@ impl Policy {
             if rule.decision == Decision::Allow && !self.closes_arguments(rule) {
                 add(FindingKind::OpenArguments(self.arguments_of(rule)));
             }
+            if rule.decision == Decision::Allow
+                && let Some(path) = self.unbudgeted(rule)
+            {
+                add(FindingKind::Unbudgeted(path));
+            }
         }
         findings
+    }
+
+    /// Returns the first argument that the rule limits to a number and no budget sums.
+    fn unbudgeted(&self, rule: &Rule) -> Option<String> {
+        let limited = rule.when.iter().filter(|condition| {
+            matches!(condition.test, Test::Order(Relation::AtMost | Relation::Less, Bound::Number(_)))
+        });
+        let is_summed = |path: usize| {
+            self.budgets.iter().any(|budget| matches!(budget.measure, Measure::Sum(sum) if sum == path))
+        };
+        let mut paths = limited.map(|condition| condition.path).filter(|path| !is_summed(*path));
+        let path = paths.find_map(|path| self.paths.get(path).filter(|path| path.root == Root::Args))?;
+        Some(path.to_string())
     }
 
     /// Returns whether the rule restricts the set of arguments.

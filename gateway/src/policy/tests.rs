@@ -874,3 +874,85 @@ proptest! {
         }
     }
 }
+
+/// The problems of a policy with this budget; members given here replace the defaults.
+fn budget_problems(members: &[(&str, &str)]) -> String {
+    let mut budget = vec![
+        ("name", "\"daily\""),
+        ("when", "[]"),
+        ("per", "[\"agent_id\"]"),
+        ("sum", "\"args.amount\""),
+        ("limit", "500"),
+        ("window", "\"24h\""),
+        ("on_exceed", "\"deny\""),
+        ("reason", "\"daily\""),
+    ];
+    for (name, value) in members {
+        budget.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            budget.push((name, value));
+        }
+    }
+    let members: Vec<_> = budget.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+    let text =
+        format!(r#"{{"id": "p", "version": 1, "rules": [], "budgets": [{{{}}}]}}"#, members.join(", "));
+    Policy::parse(text.as_bytes()).map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+}
+
+#[test]
+fn each_budget_problem_is_named() {
+    assert_eq!(budget_problems(&[]), "");
+    assert_eq!(budget_problems(&[("sum", ""), ("count", "true"), ("per", "[]")]), "");
+    for (members, problem) in [
+        (&[("name", "")][..], "budgets[0]: name: missing"),
+        (&[("name", "1")], "budgets[0]: name: expected a non-empty string, found number"),
+        (&[("when", "")], "budget \"daily\": when: missing"),
+        (&[("per", "")], "budget \"daily\": per: missing"),
+        (&[("per", "[\"cookies\"]")], "budget \"daily\": per[0]: unknown path root \"cookies\""),
+        (&[("per", "[\"tool\", \"tool\"]")], "budget \"daily\": per[1]: duplicate path \"tool\""),
+        (&[("sum", "")], "budget \"daily\": sum: missing; expected sum or count"),
+        (&[("count", "true")], "budget \"daily\": count: conflicts with sum; set only one"),
+        (&[("sum", ""), ("count", "false")], "budget \"daily\": count: expected true, found false"),
+        (&[("limit", "-1")], "budget \"daily\": limit: expected a number of at least 0, below 10^18"),
+        (&[("limit", "1e-10")], "with at most 9 decimal places, found 1e-10"),
+        (&[("limit", "\"5\"")], "budget \"daily\": limit: expected a number of at least 0"),
+        (&[("window", "\"1 day\"")], "budget \"daily\": window: expected a duration of 1s to 366d"),
+        (&[("on_exceed", "\"warn\"")], "on_exceed: expected one of deny, require_approval, found \"warn\""),
+        (&[("reason", "")], "budget \"daily\": reason: missing"),
+        (&[("release_on_failure", "1")], "release_on_failure: expected true or false, found number"),
+        (&[("amount", "1")], "budget \"daily\": unknown member \"amount\"; expected name, when, per"),
+    ] {
+        let found = budget_problems(members);
+        assert!(found.contains(problem), "{members:?}: {found}");
+    }
+    let twice = r#"{"id": "p", "version": 1, "rules": [], "budgets": [{"name": "a"}, {"name": "a"}]}"#;
+    let found = Policy::parse(twice.as_bytes()).unwrap_err().to_string();
+    assert!(found.contains("budget \"a\": name: duplicate of budgets[1]"), "{found}");
+}
+
+#[test]
+fn finds_amounts_that_no_budget_sums() {
+    let unbudgeted = |amount: &str, sum: &str| {
+        let text = format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "decision": "allow", "reason": "r", "when": [
+                {{"path": "args.amount", "operator": "{amount}", "value": 100}},
+                {{"path": "args", "operator": "has_only", "value": ["amount"]}}]}}],
+                "budgets": [{{"name": "b", "when": [], "per": [], "sum": "{sum}", "limit": 1, "window": "1h",
+                "on_exceed": "deny", "reason": "b"}}]}}"#
+        );
+        let policy = Policy::parse(text.as_bytes()).unwrap();
+        policy.findings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let found = "rule \"r\": limits args.amount for each action, but not the sum of many: add a budget with \
+                 \"sum\": \"args.amount\"";
+    for (operator, sum, expected) in [
+        ("<=", "args.fee", Some(found)),
+        ("<", "args.fee", Some(found)),
+        ("<=", "args.amount", None),
+        ("==", "args.fee", None),
+        (">", "args.fee", None),
+    ] {
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(unbudgeted(operator, sum), expected, "{operator} {sum}");
+    }
+}

@@ -4,6 +4,7 @@
 //! result or a [`ServiceError`].
 
 mod approvals;
+mod budgets;
 mod chain_status;
 mod error;
 mod evidence;

@@ -4,9 +4,35 @@
 use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, Style};
 
+use rust_decimal::Decimal;
+
 use super::StoredEvent;
 use crate::approvals::Status;
+use crate::budget::Account;
 use crate::ledger;
+
+/// The use of a budget's account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountUse {
+    /// Position in listings.
+    pub id: i64,
+    /// The account.
+    pub account: Account,
+    /// The sum of its claims.
+    pub used: Decimal,
+}
+
+impl AccountUse {
+    /// Creates it from stored decimals: the sum of all claims, and the amounts of expired ones,
+    /// separated by commas. `None` if one is invalid.
+    pub(super) fn of(id: i64, account: Account, used: &str, expired: Option<&str>) -> Option<Self> {
+        let mut sum = Decimal::from_str_exact(used).ok()?;
+        for amount in expired.unwrap_or_default().split(',').filter(|amount| !amount.is_empty()) {
+            sum = sum.saturating_sub(Decimal::from_str_exact(amount).ok()?);
+        }
+        Some(Self { id, account, used: sum })
+    }
+}
 
 /// The numbers of pending approvals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub use self::append::{
     TransitionOutcome,
 };
 pub use self::error::{DatabaseError, OpenError, StoreError};
-pub use self::lookup::{Author, Listing, PendingCounts, Subject};
+pub use self::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
@@ -269,6 +269,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         id: &str,
         author: Author<'_>,
     ) -> Result<bool, StoreError>;
+
+    /// Returns a tenant's accounts of budgets with the sum of their claims that have not expired at
+    /// `now`, in milliseconds since 1970: up to `limit` accounts after the one with the id `after`,
+    /// in the order of their first claims.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn budget_accounts(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<AccountUse>, StoreError>;
 
     /// Returns a tool's credential; `None` if absent. Changes by other processes are visible
     /// immediately.

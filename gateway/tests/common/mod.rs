@@ -163,7 +163,7 @@ pub fn install_provider() {
 
 /// Returns the settings; the policy is the refund example.
 pub fn config(limits: &str) -> String {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dev.json");
     let policy = policy.display();
     let mut text = format!("listen = \"127.0.0.1:0\"\ndata = \"data.db\"\n[limits]\n{limits}\n");
     for tenant in ["one", "two"] {

@@ -27,6 +27,39 @@ pub(in crate::http) struct Explain {
     matched_rules: Vec<String>,
     /// Possible next steps, one sentence each.
     next_steps: Vec<String>,
+    /// The budgets that apply, with this decision; absent if none does.
+    #[schema(nullable = false)]
+    budgets: Option<Vec<BudgetUse>>,
+}
+
+/// The use of an account of a budget.
+#[derive(ToSchema)]
+pub(in crate::http) struct BudgetUse {
+    /// Name of the budget.
+    name: String,
+    /// The values that identify the account, by path.
+    account: serde_json::Map<String, serde_json::Value>,
+    /// The limit of the sum in a window; null if the policy no longer has this budget.
+    #[schema(required = true)]
+    limit: Option<f64>,
+    /// The sum in the trailing window: an exact decimal.
+    used: f64,
+    /// The limit minus the sum, at least 0; null if the policy no longer has this budget.
+    #[schema(required = true)]
+    remaining: Option<f64>,
+    /// The window as in the policy, such as `24h`; null if the policy no longer has this budget.
+    #[schema(required = true)]
+    window: Option<String>,
+}
+
+/// A page of accounts.
+#[derive(ToSchema)]
+pub(in crate::http) struct Budgets {
+    /// In the order of their first actions.
+    budgets: Vec<BudgetUse>,
+    /// The value of `after` for the next page; absent on the last page.
+    #[schema(nullable = false)]
+    next: Option<String>,
 }
 
 /// A tool's credential.

@@ -33,7 +33,7 @@ use self::text::{StoredText, Text};
 use self::writer::Writer;
 use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
-use super::lookup::{Author, Listing, PendingCounts, Subject};
+use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{
@@ -41,6 +41,7 @@ use super::{
     StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, Status};
+use crate::budget::Account;
 use crate::clock::{Clock, parse_millis};
 use crate::ledger::{DECISIONS, Head, TOOLS};
 
@@ -291,6 +292,28 @@ impl Store for PostgresStore {
         let rows =
             self.readers.read(|reader| &reader.credential, &[&Text(tenant_id), &Text(tool_id)]).await?;
         first(&rows, credential_of)
+    }
+
+    async fn budget_accounts(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<AccountUse>, StoreError> {
+        let limit = i64::from(limit);
+        let rows = self
+            .readers
+            .read(|reader| &reader.budget_accounts, &[&Text(tenant_id), &now, &after, &limit])
+            .await?;
+        let found = all(&rows, |row| {
+            let account = Account {
+                budget: row.try_get::<_, StoredText>(1)?.0,
+                key: row.try_get::<_, StoredText>(2)?.0,
+            };
+            Ok(AccountUse::of(row.try_get(0)?, account, row.try_get(3)?, row.try_get(4)?))
+        })?;
+        found.into_iter().collect::<Option<_>>().ok_or(StoreError::Unavailable)
     }
 
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {

@@ -160,6 +160,7 @@ impl Readers {
 pub(super) struct ReadConnection {
     client: Client,
     pub(super) approval: Statement,
+    pub(super) budget_accounts: Statement,
     pub(super) credential: Statement,
     pub(super) credentials: Statement,
     pub(super) events: Statement,
@@ -205,6 +206,14 @@ impl ReadConnection {
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
+            budget_accounts: client
+                .prepare(
+                    "SELECT id, budget, account, used, (
+                         SELECT string_agg(amount, ',') FROM actpass.budget_claims
+                         WHERE budget_claims.account = budget_accounts.id AND expires_at <= $2
+                     ) FROM actpass.budget_accounts WHERE tenant_id = $1 AND id > $3 ORDER BY id LIMIT $4",
+                )
+                .await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
             credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,
             // Events until the preceding ones fill a page.

@@ -3,10 +3,11 @@
 //! `used` is the sum of all claims of an account that are stored. Before it is read, the expired
 //! claims are subtracted and removed, so that a decision costs the same with any number of claims.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use rust_decimal::Decimal;
 
 use crate::budget::{Account, Claim};
+use crate::store::AccountUse;
 use crate::store::batch::ClaimedBy;
 
 /// Reads an exact decimal.
@@ -132,6 +133,29 @@ pub(super) fn release(
         drop_if_empty(transaction, id)?;
     }
     Ok(())
+}
+
+/// Lists accounts after the one with the id `after`.
+pub(super) fn list(
+    connection: &Connection,
+    tenant_id: &str,
+    now: i64,
+    after: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<AccountUse>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, budget, account, used, (
+             SELECT group_concat(amount) FROM budget_claims
+             WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2
+         ) FROM budget_accounts WHERE tenant_id = ?1 AND id > ?3 ORDER BY id LIMIT ?4",
+    )?;
+    let found = statement.query_map(params![tenant_id, now, after, limit], |row| {
+        let account = Account { budget: row.get(1)?, key: row.get(2)? };
+        let (used, expired) = (row.get::<_, String>(3)?, row.get::<_, Option<String>>(4)?);
+        AccountUse::of(row.get(0)?, account, &used, expired.as_deref())
+            .ok_or(rusqlite::Error::InvalidColumnType(3, "used".to_owned(), rusqlite::types::Type::Text))
+    })?;
+    found.collect()
 }
 
 /// Removes up to `limit` expired claims of any account, and accounts without claims.

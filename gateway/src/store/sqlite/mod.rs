@@ -34,7 +34,7 @@ use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
 use self::writer::{Writer, probe};
 use super::batch::find_live;
 use super::error::{OpenError, StoreError};
-use super::lookup::{Author, Listing, PendingCounts, Subject};
+use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::queue::{Job, Jobs};
 use super::{
     DecisionOutcome, DecisionRecord, PassportState, Record, Rotation, SealedCredential, SealedKey, Store,
@@ -281,6 +281,17 @@ impl Store for SqliteStore {
     ) -> Result<Option<SealedCredential>, StoreError> {
         let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
         self.readers.read(move |connection| find_credential(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn budget_accounts(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<AccountUse>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| budgets::list(connection, &tenant_id, now, after, limit)).await
     }
 
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {

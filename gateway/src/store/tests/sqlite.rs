@@ -49,7 +49,7 @@ async fn older_schema_is_migrated() {
              DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow; DROP INDEX answers_by_end;
              ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
              ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
-             DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+             DROP TABLE budget_claims; DROP TABLE budget_accounts; DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
         .unwrap();

@@ -1,0 +1,87 @@
+//! Handler for listing the accounts of budgets.
+
+use std::sync::Arc;
+
+use actpass_protocol::json::{JsonWriter, Style};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::openapi::responses;
+use super::receive::Caller;
+use crate::budget;
+use crate::request::InvalidMember;
+use crate::service::OperatorKey;
+
+/// Default and maximum number of accounts per page.
+const DEFAULT_PAGE_SIZE: u32 = 100;
+const MAX_PAGE_SIZE: u32 = 1000;
+
+#[utoipa::path(
+    get,
+    path = "/api/v1/budgets",
+    operation_id = "list_budgets",
+    tag = "budgets",
+    params(("after" = Option<String>, Query, pattern = "^[0-9]{1,18}$", description = "Continue after this account: the `next` of the previous page"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Page size; default 100")),
+    responses(
+        (status = 200, description = "A page of the accounts that actions have claimed from", body = responses::Budgets),
+        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let operator = OperatorKey::of(&key)?;
+    let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    let (after, limit) = read_page(&query)?;
+    let (accounts, next) = app.service.budget_accounts(operator, after, limit).await?;
+    let mut body = JsonWriter::new(Style::Compact);
+    body.raw("{");
+    body.key("budgets");
+    body.raw("[");
+    for (at, account) in accounts.iter().enumerate() {
+        body.comma(at);
+        let defined = key.tenant.policy.budgets().iter().find(|budget| budget.name() == account.account.budget);
+        let bounds = defined.map(|budget| (budget.limit(), budget.window()));
+        budget::write_use(&mut body, &account.account, bounds, account.used);
+    }
+    body.raw("]");
+    if let Some(next) = next {
+        body.raw(",");
+        body.key("next");
+        body.string(&next.to_string());
+    }
+    body.raw("}");
+    Ok(json(StatusCode::OK, body.into_string()))
+}
+
+fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
+    let (mut after, mut limit) = (None, None);
+    for (name, value) in query {
+        let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
+        let is_repeated = match name.as_str() {
+            "after" => {
+                let id = value.parse().ok().filter(|id| *id >= 0 && value.len() <= 18);
+                let id = id.ok_or_else(|| wrong("expected the `next` of the previous page".to_owned()))?;
+                after.replace(id).is_some()
+            }
+            "limit" => {
+                let size = value.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size));
+                let size = size.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
+                limit.replace(size).is_some()
+            }
+            _ => return Err(wrong("unknown parameter; expected after or limit".to_owned())),
+        };
+        if is_repeated {
+            return Err(wrong("expected one value, found two".to_owned()));
+        }
+    }
+    Ok((after.unwrap_or(0), limit.unwrap_or(DEFAULT_PAGE_SIZE)))
+}
