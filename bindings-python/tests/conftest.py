@@ -1,4 +1,4 @@
-"""Fixtures, and the watch over everything that the run shows."""
+"""Fixtures, and the search for secrets in the output of the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_warning_recorded(warning_message: object) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record the printed and logged text, and the texts of failures."""
+    """Record printed text, logged text and failure reports."""
     WATCH.note(*(text for _, text in report.sections))
     if report.failed:
         WATCH.note(report.longreprtext)
@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _watched_errors() -> Iterator[None]:
-    """Keep each error that the SDK makes in the run."""
+    """Keep each error that the SDK creates in the run."""
     with pytest.MonkeyPatch.context() as patch:
         WATCH.watch_errors(patch)
         yield
@@ -59,7 +59,7 @@ def _watched_errors() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Note all that the errors of the test show; take the developer's own settings away."""
+    """Record the texts of the test's errors; clear the developer's ``ACTPASS_*`` settings."""
     for name in ("ACTPASS_API_KEY", "ACTPASS_API_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     yield
@@ -68,7 +68,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def hostile() -> Iterator[Hostile]:
-    """Give the gateway that misbehaves by script."""
+    """Give the hostile gateway."""
     hostile = Hostile(binary("ACTPASS_HOSTILE_GATEWAY"))
     yield hostile
     stop(hostile.process)
@@ -85,7 +85,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """Give the client 1.1.3; ``ACTPASS_PUBLISHED_VENV`` names a virtual environment that has it."""
+    """Give client 1.1.3; ``ACTPASS_PUBLISHED_VENV`` is the path of its virtual environment."""
     given = os.environ.get("ACTPASS_PUBLISHED_VENV")
     venv = Path(given) if given else tmp_path_factory.mktemp("published")
     python = str(venv / "bin" / "python")

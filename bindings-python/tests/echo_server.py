@@ -1,7 +1,7 @@
 """A gateway that allows every action and echoes the request, so that a test detects a response to another request.
 
 It runs until its standard input ends. Its first line is its URL. ``--idle-close SECONDS`` closes idle connections.
-``args.delay`` in a preflight delays that answer by seconds.
+``args.delay`` in a preflight delays its response by seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REQUESTS = itertools.count(1)
 
 
 def reply(path: str, asked: dict[str, Any], connection: int) -> dict[str, Any]:
-    """Return the answer to ``asked``."""
+    """Return the response to ``asked``."""
     said = {"asked": asked, "connection": connection, "request": next(REQUESTS)}
     if path.endswith("/evidence/events"):
         return {"event_id": f"ev_{asked['chain_id']}", "current_event_hash": "00", **said}

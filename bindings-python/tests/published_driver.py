@@ -1,4 +1,4 @@
-"""Run calls in the published client's own interpreter: calls on standard input, results on standard output, as JSON."""
+"""Run calls in the published client's interpreter: calls on standard input, results on standard output, as JSON."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ from actpass import ActionBlockedError, ActPassClient, ActPassError, AsyncActPas
 T = TypeVar("T")
 
 TESTS = Path(__file__).resolve().parent
-#: Where the package under test is, installed or not.
+#: Folder of the package under test, installed or not.
 PACKAGE = Path(actpass.__file__).resolve().parents[1]
 VECTORS = TESTS.parents[1] / "tests" / "vectors"
 
-#: The secrets of the tests. Each ends in ``_secret``, and must never be shown.
+#: The secrets of the tests. Each ends in ``_secret`` and must never appear in output.
 API_KEY = "apk_tests_secret"
 PASSPORT = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 CREDENTIAL = "cred_vaulted_secret"
@@ -55,18 +55,18 @@ ALLOW = {
     "explain": EXPLAIN,
     "evidence_event_id": "ev_1",
 }
-#: The same, from a scripted gateway that returns the request's hash.
+#: ``ALLOW`` from a scripted gateway that returns the request's hash.
 BOUND = {**ALLOW, "request_hash": "{{request_hash}}"}
 
 
 def whole(decision: dict[str, Any]) -> dict[str, Any]:
-    """Return a decision as the SDK hands it out."""
+    """Return a decision with the members that the SDK adds."""
     return {"reason_code": "unspecified", "explain": EXPLAIN, **decision}
 
 
 MODES: tuple[Mode, ...] = ("enforce", "strict", "warn", "monitor")
 
-#: A good answer for each call.
+#: A valid response for each call.
 ANSWERS: dict[str, dict[str, Any]] = {
     "/api/v1/actions/preflight": BOUND,
     "/api/v1/passports/issue": {"token": "issued", "jwks_uri": "https://gate.example/jwks"},
@@ -94,24 +94,24 @@ def request_hash(body: bytes) -> str:
 
 
 def answer(body: Any, **members: Any) -> dict[str, Any]:
-    """Return a hostile gateway's step that answers ``body``."""
+    """Return a step of the hostile gateway that responds with ``body``."""
     return {"do": "respond", "json": body, **members}
 
 
 def new_client(base_url: str, **settings: Any) -> ActPassClient:
-    """Return a client that gives up quickly."""
+    """Return a client without retries and with a timeout of 10 s."""
     settings = {"api_key": API_KEY, "agent_id": "tests", "timeout": 10, "max_retries": 0, **settings}
     return ActPassClient(base_url=base_url, **settings)
 
 
 def new_async_client(base_url: str, **settings: Any) -> AsyncActPassClient:
-    """Return the same for an event loop."""
+    """Return an event-loop client with the same defaults."""
     settings = {"api_key": API_KEY, "agent_id": "tests", "timeout": 10, "max_retries": 0, **settings}
     return AsyncActPassClient(base_url=base_url, **settings)
 
 
 class Callback:
-    """A function to guard that records its calls."""
+    """A guarded function that records its calls."""
 
     def __init__(self, does: Callable[[Any], Any] | None = None) -> None:
         self.contexts: list[Any] = []
@@ -128,7 +128,7 @@ class Callback:
 
 
 def binary(variable: str) -> str:
-    """Return the path of a program that ``variable`` names."""
+    """Return the path of the program in ``variable``."""
     path = os.environ.get(variable, "")
     if not os.access(path, os.X_OK) or not os.path.isfile(path):
         pytest.fail(f"{variable} must be the path of the built program, found {path!r}", pytrace=False)
@@ -136,7 +136,7 @@ def binary(variable: str) -> str:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """End a child by its own id and collect it."""
+    """Terminate a child by its process id and reap it."""
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
@@ -150,7 +150,7 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def run_loop(main: Coroutine[Any, Any, T], new_loop: Callable[[], Any] = asyncio.new_event_loop) -> T:
-    """Run ``main`` in an event loop that complains about all it can; fail on a complaint, a warning or a task left."""
+    """Run ``main`` in an event loop in debug mode; fail on a report of the loop, a warning or an unfinished task."""
     complaints: list[dict[str, Any]] = []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -179,11 +179,11 @@ def within(seconds: float) -> Iterator[None]:
     started = time.monotonic()
     yield
     elapsed = time.monotonic() - started
-    assert elapsed < seconds, f"took {elapsed:.2f} s, allowed are {seconds} s"
+    assert elapsed < seconds, f"took {elapsed:.2f} s, expected at most {seconds} s"
 
 
 class Hostile:
-    """The gateway that misbehaves by script, as one child process for the whole run."""
+    """The hostile gateway, as one child process for the whole run."""
 
     def __init__(self, path: str) -> None:
         self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -201,7 +201,7 @@ class Hostile:
 
     @contextlib.contextmanager
     def play(self, *steps: dict[str, Any], **script: Any) -> Iterator[Played]:
-        """Run a gateway with the script ``steps``, or with a whole script."""
+        """Run a gateway with ``steps``, or with a complete script."""
         played = Played(self, self.tell(start={"steps": list(steps), **script}))
         try:
             yield played
@@ -219,11 +219,11 @@ class Played:
         self._hostile = hostile
 
     def seen(self) -> list[dict[str, Any]]:
-        """Return the requests so far, without invalid ones."""
+        """Return the valid requests so far."""
         return [one for one in self._hostile.tell(seen=self.id)["seen"] if one["method"] != "?"]
 
     def has_seen(self, requests: int) -> Callable[[], bool]:
-        """Return a condition: the gateway has received ``requests`` requests."""
+        """Return a condition that is true once the gateway has received ``requests`` requests."""
         return lambda: len(self.seen()) >= requests
 
     def close_connections(self) -> None:
@@ -231,7 +231,7 @@ class Played:
         self._hostile.tell(close=self.id)
 
     def release(self) -> None:
-        """End the delays of the steps, now and from now on."""
+        """End the current and all later delays of the steps."""
         self._hostile.tell(release=self.id)
 
     def other_seen(self) -> list[dict[str, Any]]:
@@ -292,7 +292,7 @@ class Captured:
 
 @contextlib.contextmanager
 def capturing() -> Iterator[CapturingServer]:
-    """Run a server in this process that answers every call well and keeps each request byte for byte."""
+    """Run a server in this process that sends a valid response to every call and keeps each request byte for byte."""
     server = CapturingServer()
     thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02))
     thread.start()
@@ -390,7 +390,7 @@ def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Wait until ``condition`` is true."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it never came about"
+        assert time.monotonic() < deadline, f"the condition is false after {timeout} s"
         time.sleep(0.005)
 
 
@@ -401,7 +401,7 @@ class Published:
         self.python = python
 
     def call(self, settings: dict[str, Any], calls: list[Any]) -> list[Any]:
-        """Make ``(method, arguments)`` calls and return the results, or an error's class and text."""
+        """Make ``(method, arguments)`` calls and return each result, or the class and text of its error."""
         done = subprocess.run(
             [self.python, "-I", str(TESTS / "published_driver.py")],
             input=repr((settings, calls)),
@@ -416,7 +416,7 @@ class Published:
 
 
 class Child:
-    """A forked child that runs ``body`` and exits 0 if it returned. It cannot outlive 30 seconds."""
+    """A forked child that runs ``body`` and exits 0 if it returned. It is killed after 30 seconds."""
 
     LIMIT = 30
 
@@ -439,7 +439,7 @@ class Child:
             os._exit(status)
 
     def ended_well(self) -> None:
-        """Wait for the child's end and fail unless it is a good one."""
+        """Wait until the child exits; fail if its exit code is not 0."""
         _, status = os.waitpid(self.pid, 0)
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         assert code != -signal.SIGALRM, f"the child hung for {self.LIMIT} s"
@@ -464,14 +464,14 @@ def together(count: int, body: Callable[[int], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join(60)
-        assert not thread.is_alive(), "a thread hangs"
+        assert not thread.is_alive(), "a thread is still running"
     if errors:
         raise errors[0]
     return results
 
 
 def everything_shown(value: Any) -> str:
-    """Return all that a program could print of ``value``, walking its attributes and its items."""
+    """Return every text of ``value`` that a program could print, including attributes and items."""
     shown: list[str] = []
     _show(value, shown, {}, 0)
     return "\n".join(shown)
@@ -480,7 +480,7 @@ def everything_shown(value: Any) -> str:
 def _show(value: Any, shown: list[str], known: dict[int, Any], depth: int) -> None:
     if id(value) in known or depth > 4:
         return
-    known[id(value)] = value  # Kept, so that no other object gets its identity during the search.
+    known[id(value)] = value  # Kept alive, so that no other object reuses its id during the search.
     shown += [repr(value), str(value), format(value)]
     if isinstance(value, BaseException):
         shown.append("".join(traceback.format_exception(type(value), value, value.__traceback__)))
@@ -503,14 +503,14 @@ def _show(value: Any, shown: list[str], known: dict[int, Any], depth: int) -> No
 
 
 class LeakWatch:
-    """Collects everything that a test run shows and finds the secrets in it."""
+    """Collects the output of a test run and finds secrets in it."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._errors: list[ActPassError] = []
 
     def note(self, *texts: str | None) -> None:
-        """Keep texts, and append them to the file that ``ACTPASS_TEST_LOG`` names."""
+        """Keep texts, and append them to the file in ``ACTPASS_TEST_LOG``."""
         kept = [text for text in texts if text]
         self._texts += kept
         path = os.environ.get("ACTPASS_TEST_LOG")
@@ -519,7 +519,7 @@ class LeakWatch:
                 log.writelines(text + "\n" for text in kept)
 
     def watch_errors(self, patch: pytest.MonkeyPatch) -> None:
-        """Keep every error that the SDK makes from now on."""
+        """Keep every error that the SDK creates from now on."""
         original = ActPassError.__init__
 
         @functools.wraps(original)
@@ -530,13 +530,13 @@ class LeakWatch:
         patch.setattr(ActPassError, "__init__", remember)
 
     def take_errors(self) -> None:
-        """Note all that the errors so far show, and forget them."""
+        """Record the texts of the kept errors, and drop the errors."""
         errors, self._errors = self._errors, []
         for error in errors:
             trace = traceback.format_exception(type(error), error, error.__traceback__)
             members = {"args": error.args, **vars(error)}
             if isinstance(error, ActionBlockedError):
-                # The decision is the gateway's own word, which may repeat a secret.
+                # The decision is the gateway's text, which may contain a secret.
                 del members["args"], members["decision"]
             self.note(str(error), repr(error), repr(members), "".join(trace))
 
@@ -544,7 +544,7 @@ class LeakWatch:
         return sum(len(text) for text in self._texts)
 
     def leaks(self, secrets: list[str] | None = None) -> list[str]:
-        """Return a line for each secret in each text that has it."""
+        """Return a line for each secret in each text."""
         found = []
         for secret in all_secrets() if secrets is None else secrets:
             for text in self._texts:

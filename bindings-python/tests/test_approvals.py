@@ -34,7 +34,7 @@ RECORDED = answer({"event_id": "ev_3", "current_event_hash": "aa"})
 PENDING = {"approval_request_id": "apr_1", "goal": "g", "tool": "t", "args": {"n": 1}}
 
 
-def test_an_approved_action_runs_once(hostile: Hostile) -> None:
+def test_approved_action_runs_once(hostile: Hostile) -> None:
     callback = Callback()
     with hostile.play(ASKED, APPROVED, ALLOWED) as gateway, new_client(gateway.base_url) as client:
         out: Any = client.guard(execute_fn=callback, wait_for_approval=20, **REFUND)
@@ -67,7 +67,7 @@ def test_unapproved_action_does_not_run(hostile: Hostile, status: str, wait: flo
     assert ("approval" in out) is (status == "pending")
 
 
-#: Events that end the wait for an approval, and the reason code of the decision.
+#: Events that end the wait for an approval, and the resulting reason code.
 ENDS: dict[str, tuple[dict[str, Any], str]] = {
     "nobody_decided": (answer({"id": "apr_1", "status": "pending"}), "actpass.approval_timeout"),
     "the_gateway_died": ({"do": "reset", "at": "request"}, "actpass.unreachable"),
@@ -99,7 +99,7 @@ def test_wait_timeout_keeps_approval_and_evidence(hostile: Hostile, name: str, a
         assert str(out["error"]).startswith("guard: ")
 
 
-#: A program that is interrupted while it waits for a person.
+#: A program that is interrupted while it waits for an approval.
 WAITING = """
 import os, signal, sys, threading, time
 from support import ACTION, Callback, new_client
@@ -216,7 +216,7 @@ def test_recording_error_keeps_result(hostile: Hostile) -> None:
 
 
 def decide(gateway: Gateway, verb: str, amount: int | None = None) -> None:
-    """Decide about what waits, as an operator does, as soon as something waits."""
+    """Decide the pending approval as an operator, as soon as it exists."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         waiting = gateway.get("/api/v1/approvals?status=pending", operator=True)["approvals"]
@@ -248,7 +248,7 @@ def test_refund_waits_for_approval_and_runs_once(gateway: Gateway) -> None:
     assert gateway.get("/api/v1/evidence/chains/decisions/verify")["valid"] is True
 
 
-def test_a_rejected_refund_does_not_run(gateway: Gateway) -> None:
+def test_rejected_refund_does_not_run(gateway: Gateway) -> None:
     callback = Callback()
     with gateway.client() as client, deciding(gateway, "reject"):
         out: Any = client.guard(execute_fn=callback, wait_for_approval=20, **REFUND)
@@ -316,10 +316,12 @@ def test_offline_verification_equals_gateway(gateway: Gateway) -> None:
         assert client.verify_passport(token, "mcp://other")["errors"] == ["passport.audience"]
         assert client.revoke_passport(issued["jti"], "session ended") == {"revoked": True}
         assert client.verify_passport(token, audience)["errors"] == ["passport.revoked"]
-        assert client.verify_passport_offline(token, audience)["valid"], "only the gateway knows"
+        assert client.verify_passport_offline(token, audience)["valid"], (
+            "offline verification does not detect the revocation"
+        )
 
 
-def test_a_passport_stands_for_an_approval(gateway: Gateway) -> None:
+def test_passport_replaces_approval(gateway: Gateway) -> None:
     callback = Callback()
     with gateway.client(tenant_id="dev") as client:
         pending: Any = client.guard(execute_fn=callback, **REFUND)["approval"]

@@ -1,4 +1,4 @@
-"""Arguments that are not JSON raise an error that names them, in every mode; others follow ``json.dumps``."""
+"""Non-JSON arguments raise an error with their path, in every mode; others are encoded like ``json.dumps``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ INFINITY = float("inf")
 
 
 def nested(depth: int, of: Any = dict) -> Any:
-    """Return ``depth`` dicts in one another, or lists inside a dict."""
+    """Return ``depth`` nested dicts, or nested lists inside a dict."""
     value: Any = of()
     for _ in range(depth - 2):
         value = {"a": value} if of is dict else of([value])
@@ -131,10 +131,10 @@ def named(member: str, value: Any, *before: str) -> Any:
 
 @pytest.fixture
 def silent(hostile: Hostile) -> Iterator[Played]:
-    """Run a gateway that allows every action; the test must not send it a request."""
+    """Run a gateway that allows every action; fail if the test sends it a request."""
     with hostile.play(answer(ALLOW)) as gateway:
         yield gateway
-        assert gateway.seen() == [], "something was sent"
+        assert gateway.seen() == [], "a request was sent"
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ ASKING: dict[str, tuple[Any, ...]] = {
     ],
 )
 @pytest.mark.parametrize("awaited", [False, True])
-def test_every_parameter_is_checked(silent: Played, method: str, member: str, awaited: bool) -> None:
-    """A parameter that is dropped on its way to the core would not be checked."""
+def test_validates_every_parameter(silent: Played, method: str, member: str, awaited: bool) -> None:
+    """Detects a parameter that the binding does not pass to the core."""
     client: Any = new_async_client(silent.base_url) if awaited else new_client(silent.base_url)
     call = getattr(client, method)
     given = {"tool": "t", "goal": "g"} if method == "protect" else {}
@@ -248,7 +248,7 @@ def test_every_parameter_is_checked(silent: Played, method: str, member: str, aw
     with pytest.raises(ActPassConfigError, match=rf"\A{member}\b"):
         made = call(**arguments)
         if method == "protect":
-            # `resource`, `user_id` and `passport` may be functions, and are looked at with the function and its call.
+            # `resource`, `user_id` and `passport` may be functions: the call validates them.
             made(good)
         elif awaited:
             asyncio.run(made)
@@ -267,7 +267,7 @@ def test_native_module_receives_every_argument(silent: Played) -> None:
         native.preflight({name: value for name, value in action.items() if name != "resource"})
 
 
-def test_missing_and_unknown_arguments_are_pythons_own_errors(silent: Played) -> None:
+def test_missing_and_unknown_arguments_raise_type_error(silent: Played) -> None:
     with new_client(silent.base_url) as client:
         for wrong in ({}, {**ACTION, "argz": {}}, {"goal": "g", "tool": "t"}):
             with pytest.raises(TypeError):
@@ -308,7 +308,7 @@ BAD_SETTINGS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    # By number, because a name that holds a secret would be printed.
+    # Numbered, because pytest prints ids and a value may contain a secret.
     [
         pytest.param(name, value, id=f"{name}-{at}")
         for name, values in BAD_SETTINGS.items()
@@ -324,7 +324,7 @@ def test_rejects_invalid_settings(name: str, value: Any) -> None:
     assert (raised.value.code, raised.value.kind) == ("actpass.invalid_config", "config")
 
 
-def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_settings_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTPASS_API_KEY", API_KEY)
     assert ActPassClient().base_url == DEFAULT_BASE_URL == "https://www.api.actpass.org"
     monkeypatch.setenv("ACTPASS_API_BASE_URL", "http://127.0.0.1:1/path/")
@@ -338,7 +338,7 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ActPassClient(base_url="http://127.0.0.1:2")
 
 
-def test_settings_can_be_read_back() -> None:
+def test_exposes_settings_as_read_only_properties() -> None:
     client = ActPassClient(API_KEY, "tenant", "agent", "http://[::1]:9/", 2.5, mode="strict", max_retries=10)
     shown = (client.tenant_id, client.agent_id, client.base_url, client.timeout, client.mode)
     assert shown == ("tenant", "agent", "http://[::1]:9", 2.5, "strict")
@@ -351,7 +351,7 @@ def test_settings_can_be_read_back() -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_closed_client_sends_nothing(silent: Played, name: str) -> None:
+def test_closed_client_sends_nothing(silent: Played, name: str) -> None:
     with new_client(silent.base_url) as client:
         pass
     client.close()
@@ -453,7 +453,7 @@ def test_returns_output_of_json_loads(hostile: Hostile) -> None:
         assert repr(found) == repr(expected)
 
 
-def test_a_fresh_idempotency_key_for_each_call(hostile: Hostile) -> None:
+def test_each_call_has_its_own_idempotency_key(hostile: Hostile) -> None:
     with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         for _ in range(20):
             client.preflight(**ACTION)
@@ -527,7 +527,7 @@ SUBCLASSES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", SUBCLASSES)
-def test_subclasses_are_sent_as_json_dumps_has_them(hostile: Hostile, name: str) -> None:
+def test_encodes_subclasses_like_json_dumps(hostile: Hostile, name: str) -> None:
     value = SUBCLASSES[name]
     with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         client.preflight("g", "t", value)
@@ -549,7 +549,7 @@ class Broken(dict):  # type: ignore[type-arg]
 
 
 class Growing(dict):  # type: ignore[type-arg]
-    """It changes the dict that it is in."""
+    """A dict that changes its parent while it is read."""
 
     def items(self) -> Any:
         GROWING["a"][str(len(GROWING["a"]))] = 1
@@ -568,7 +568,7 @@ def test_rejects_invalid_items(silent: Played) -> None:
             client.preflight("g", "t", {"a": Broken()})
 
 
-def test_a_dict_that_changes_while_it_is_read(hostile: Hostile) -> None:
+def test_sends_snapshot_of_dict_that_changes_while_read(hostile: Hostile) -> None:
     with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         client.preflight("g", "t", GROWING)
         assert '"args": {"a": {"x": {}}}' in gateway.seen()[-1]["body"]
@@ -691,7 +691,7 @@ def test_core_errors_name_path(silent: Played) -> None:
         ActPassClient.hash_payload({"u": [2**53 + 1]})
 
 
-def test_an_empty_passport_is_refused(silent: Played) -> None:
+def test_rejects_empty_passport(silent: Played) -> None:
     ran = Callback()
     with new_client(silent.base_url) as client:
         for call in (
@@ -705,7 +705,7 @@ def test_an_empty_passport_is_refused(silent: Played) -> None:
     assert ran.runs == 0
 
 
-def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> None:
+def test_sends_numpy_floats_as_numbers(hostile: Hostile) -> None:
     numpy = pytest.importorskip("numpy")
     with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         client.preflight("g", "t", {"a": numpy.float64(1.5)})
@@ -718,7 +718,7 @@ def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> 
 
 
 def test_default_converts_non_json(hostile: Hostile) -> None:
-    """On the client and per call; its result is encoded like any value; the function gets the original arguments."""
+    """``default`` of the client and per call. The function receives the original arguments."""
     when, order = datetime.date(2026, 1, 2), Order(3)
     args = {"when": when, "orders": [order, {"of": (order,)}], "plain": 1}
 
@@ -745,7 +745,7 @@ def test_default_converts_non_json(hostile: Hostile) -> None:
     assert '"args": {"when": "its own"}' in bodies[-1]
 
 
-def test_default_that_fails(silent: Played) -> None:
+def test_propagates_errors_of_default(silent: Played) -> None:
     error = LookupError("mine")
 
     def fail(value: Any) -> Any:
@@ -778,7 +778,7 @@ def test_default_that_fails(silent: Played) -> None:
         new_client(silent.base_url, default=3)
 
 
-def test_default_of_client_is_not_called_for_json(hostile: Hostile) -> None:
+def test_default_is_not_called_for_json_values(hostile: Hostile) -> None:
     seen: list[Any] = []
 
     def write(value: Any) -> Any:
@@ -793,7 +793,7 @@ def test_default_of_client_is_not_called_for_json(hostile: Hostile) -> None:
     assert seen == [value]
 
 
-def test_default_that_mutates_its_argument(hostile: Hostile) -> None:
+def test_default_may_mutate_its_argument(hostile: Hostile) -> None:
     args: dict[str, Any] = {"a": object(), "b": 1}
 
     def write(value: Any) -> Any:
@@ -832,7 +832,7 @@ def test_rejects_invalid_limits(silent: Played, name: str) -> None:
                     call(**{name: value})
 
 
-def test_limits_of_a_call_and_of_a_client(hostile: Hostile) -> None:
+def test_call_limits_override_client_limits(hostile: Hostile) -> None:
     busy = answer({}, status=503)
     with hostile.play(*[busy] * 20) as gateway, new_client(gateway.base_url, max_retries=2) as client:
         said = []
@@ -856,7 +856,7 @@ def test_limits_of_a_call_and_of_a_client(hostile: Hostile) -> None:
         assert (client.timeout, client.with_options(timeout=0.2).timeout) == (60.0, 0.2)
 
 
-def test_a_client_with_other_options_is_of_the_same_kind_and_closes_with_it() -> None:
+def test_derived_client_keeps_its_class_and_closes_with_its_parent() -> None:
     class Mine(ActPassClient):
         name = "mine"
 

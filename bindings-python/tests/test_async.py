@@ -1,4 +1,4 @@
-"""The client for event loops: the caller's task and context, cancellation, few wake-ups, nothing left over."""
+"""The client for event loops: task and context of the caller, cancellation, wake-ups, leaks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-def test_the_surface_is_that_of_the_other_client() -> None:
+def test_both_clients_have_the_same_methods_and_parameters() -> None:
     for name, value in inspect.getmembers(ActPassClient):
         if name.startswith("_"):
             continue
@@ -76,7 +76,7 @@ def test_the_surface_is_that_of_the_other_client() -> None:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_the_function_runs_in_the_callers_task(hostile: Hostile, plain: bool) -> None:
+def test_function_runs_in_callers_task(hostile: Hostile, plain: bool) -> None:
     result = object()
 
     def note(context: Any) -> Any:
@@ -97,7 +97,7 @@ def test_the_function_runs_in_the_callers_task(hostile: Hostile, plain: bool) ->
         assert out["result"] is result
         assert (out["executed"], "error" in out) == (True, False)
         assert seen == [(asyncio.current_task(), threading.get_ident(), "the caller's", "allow")]
-        assert VARIABLE.get() == "the function's", "it ran in a copy of the caller's context"
+        assert VARIABLE.get() == "the function's", "the function ran in a copy of the caller's context"
 
     with hostile.play(answer(ALLOW)) as gateway:
         run_loop(main())
@@ -138,7 +138,7 @@ def test_denied_action_does_not_run(hostile: Hostile) -> None:
     assert callback.runs == 1
 
 
-def test_generators_are_refused_before_anything_is_sent(hostile: Hostile) -> None:
+def test_rejects_generators_before_sending(hostile: Hostile) -> None:
     def generator_function(_: Any) -> Any:
         yield pytest.fail("it ran")
 
@@ -157,8 +157,8 @@ def test_generators_are_refused_before_anything_is_sent(hostile: Hostile) -> Non
         run_loop(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are not eager there")
-def test_eager_tasks(hostile: Hostile) -> None:
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks need Python 3.12")
+def test_works_in_eager_tasks(hostile: Hostile) -> None:
     callback = Callback()
 
     async def main() -> None:
@@ -201,7 +201,7 @@ async def listening() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_cancelled_task_ends_its_call_at_once(call: str) -> None:
+def test_cancelled_task_ends_its_call_immediately(call: str) -> None:
     async def main() -> None:
         async with listening() as (base_url, asked, closed), new_async_client(base_url, timeout=30) as client:
             task = asyncio.ensure_future(CALLS[call](client))
@@ -211,7 +211,7 @@ def test_a_cancelled_task_ends_its_call_at_once(call: str) -> None:
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-            with within(1):  # And so does the request, long before its deadline.
+            with within(1):  # The request ends too, long before its deadline.
                 await closed.wait()
 
     run_loop(main())
@@ -225,7 +225,7 @@ def test_cancelled_task_runs_nothing_even_if_allowed(hostile: Hostile) -> None:
             task = asyncio.ensure_future(client.guard(execute_fn=callback, **ACTION))
             while not gateway.seen():
                 await asyncio.sleep(0.01)
-            time.sleep(0.5)  # The response is queued, and the loop has not delivered it yet.
+            time.sleep(0.5)  # The response is queued but not yet delivered by the loop.
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -256,7 +256,7 @@ def test_error_during_cancellation_logs_nothing() -> None:
     run_loop(main())
 
 
-def test_the_callers_time_out(hostile: Hostile) -> None:
+def test_callers_timeout_ends_the_call(hostile: Hostile) -> None:
     async def main() -> None:
         async with new_async_client(gateway.base_url, timeout=30) as client:
             with within(1), pytest.raises(asyncio.TimeoutError):
@@ -275,7 +275,7 @@ def test_the_callers_time_out(hostile: Hostile) -> None:
     assert callback.runs == 1
 
 
-def test_a_cancellation_inside_the_function_is_passed_on_and_recorded(hostile: Hostile) -> None:
+def test_cancellation_inside_function_propagates_and_is_recorded(hostile: Hostile) -> None:
     async def hang(_: Any) -> None:
         running.set()
         await asyncio.sleep(60)
@@ -348,7 +348,7 @@ recording: asyncio.Event
 
 
 async def until(done: Callable[[], bool], seconds: float = 5) -> None:
-    """Wait until it is done, and fail if that takes too long."""
+    """Wait until ``done`` returns true; fail after ``seconds``."""
     limit = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < limit, f"not done within {seconds} s"
@@ -368,12 +368,12 @@ def echo(base_url: str, calls: int = 64, rounds: int = 3) -> Coroutine[Any, Any,
     return main()
 
 
-def test_many_at_once_each_get_their_own_answer() -> None:
+def test_concurrent_calls_receive_their_own_responses() -> None:
     with echoing() as base_url:
         run_loop(echo(base_url))
 
 
-def test_one_client_in_many_loops() -> None:
+def test_one_client_works_in_many_loops() -> None:
     with echoing() as base_url:
         together(8, lambda _: asyncio.run(echo(base_url, 8)))
 
@@ -411,19 +411,19 @@ def test_many_completions_need_one_wakeup(hostile: Hostile) -> None:
 
 
 class WithoutReaders(asyncio.SelectorEventLoop):
-    """A loop that watches no descriptors, as Windows' proactor loop."""
+    """A loop without ``add_reader``, like Windows' proactor loop."""
 
     def add_reader(self, *_: Any) -> None:
         raise NotImplementedError
 
 
-def test_a_loop_that_watches_no_descriptors() -> None:
+def test_works_in_loop_without_add_reader() -> None:
     with echoing() as base_url:
         run_loop(echo(base_url), WithoutReaders)
         run_loop(echo(base_url), WithoutReaders)
 
 
-def test_uvloop() -> None:
+def test_works_in_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
     with echoing() as base_url:
         run_loop(echo(base_url), uvloop.new_event_loop)
@@ -440,7 +440,7 @@ def test_uvloop() -> None:
     run_loop(cancelled(), uvloop.new_event_loop)
 
 
-def test_anyio_on_asyncio(hostile: Hostile) -> None:
+def test_works_with_anyio_on_asyncio(hostile: Hostile) -> None:
     anyio = pytest.importorskip("anyio")
     callback = Callback()
 
@@ -477,7 +477,7 @@ def test_requires_running_event_loop() -> None:
         call.send(None)
 
 
-def test_a_callback_of_the_loop_is_no_task() -> None:
+def test_rejects_call_from_loop_callback() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
@@ -493,7 +493,7 @@ def test_a_callback_of_the_loop_is_no_task() -> None:
     run_loop(main())
 
 
-def test_a_loop_keeps_nothing_of_its_first_caller() -> None:
+def test_loop_releases_context_of_its_first_caller() -> None:
     class Mine:
         pass
 
@@ -514,7 +514,7 @@ def test_a_loop_keeps_nothing_of_its_first_caller() -> None:
         run_loop(main())
 
 
-def test_a_closed_client() -> None:
+def test_closed_client_rejects_every_call() -> None:
     async def main() -> None:
         client = new_async_client("http://127.0.0.1:9")
         await client.close()
@@ -526,8 +526,10 @@ def test_a_closed_client() -> None:
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, WithoutReaders])
-def test_a_loop_is_not_kept(monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], Any]) -> None:
-    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # Captured log records keep their loops alive.
+def test_releases_closed_loop(monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], Any]) -> None:
+    monkeypatch.setattr(
+        logging.getLogger("asyncio"), "disabled", True
+    )  # Captured log records would keep their loops alive.
 
     class Mine:
         pass
@@ -548,7 +550,7 @@ def test_a_loop_is_not_kept(monkeypatch: pytest.MonkeyPatch, new_loop: Callable[
     assert [one() for one in alive] == [None] * 6
 
 
-def test_a_loop_that_was_left_with_a_call_is_not_kept(monkeypatch: pytest.MonkeyPatch, hostile: Hostile) -> None:
+def test_releases_loop_closed_during_a_call(monkeypatch: pytest.MonkeyPatch, hostile: Hostile) -> None:
     monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
 
     async def leave() -> None:
@@ -558,7 +560,7 @@ def test_a_loop_that_was_left_with_a_call_is_not_kept(monkeypatch: pytest.Monkey
     with hostile.play(HANG) as gateway:
         client = new_async_client(gateway.base_url, timeout=30)
         loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: None)  # It complains of the task, and rightly.
+        loop.set_exception_handler(lambda *_: None)  # The loop reports the abandoned task.
         loop.run_until_complete(leave())
         loop.close()
         known = weakref.ref(loop)
@@ -584,7 +586,7 @@ def test_descriptors_do_not_grow() -> None:
         assert count() <= before + 3
 
 
-def test_a_connection_that_the_server_closed_while_idle_fails_no_call(hostile: Hostile) -> None:
+def test_idle_connection_closed_by_server_fails_no_call(hostile: Hostile) -> None:
     async def main() -> None:
         async with new_async_client(gateway.base_url, max_retries=0) as client:
             connections: set[int] = set()
@@ -600,7 +602,7 @@ def test_a_connection_that_the_server_closed_while_idle_fails_no_call(hostile: H
         run_loop(main())
 
 
-def test_approvals_and_records_against_the_real_gateway(gateway: Gateway) -> None:
+def test_real_gateway_handles_approvals_and_records(gateway: Gateway) -> None:
     refund: Any = {**ACTION, "args": {"amount": 25000, "currency": "usd"}}
     callback = Callback()
 
@@ -652,7 +654,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_ends_a_hanging_call(hostile: Hostile) -> None:
+def test_interrupt_ends_hanging_call(hostile: Hostile) -> None:
     with hostile.play(HANG) as gateway:
         done = run_python(INTERRUPTED, gateway.base_url, cues=[gateway.has_seen(1)])
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
@@ -670,15 +672,15 @@ sys.stdin.readline()
 """
 
 
-def test_a_program_ends_while_a_call_waits(hostile: Hostile) -> None:
+def test_pending_call_does_not_delay_exit(hostile: Hostile) -> None:
     with hostile.play(*[HANG] * 8) as gateway:
         for at in range(3):
-            with within(25):  # Less than the call's own 30 s.
+            with within(25):  # Shorter than the call's timeout of 30 s.
                 options = ("-X", "dev", "-W", "error")
                 done = run_python(ENDS, gateway.base_url, options=options, cues=[gateway.has_seen(at + 1)])
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_importing_imports_no_event_loop() -> None:
+def test_import_loads_no_event_loop() -> None:
     code = "import sys, actpass; actpass.AsyncActPassClient('a'); print({*sys.modules} & set(sys.argv[1:]))"
     assert run_python(code, "asyncio", "inspect", "logging", "typing_extensions").stdout == "set()\n"

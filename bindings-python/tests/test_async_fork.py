@@ -32,7 +32,7 @@ inherited: AsyncActPassClient | None = None
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log nothing: where threads write to log files, a child can hang in Python's own file object."""
+    """Disable logging: if threads write to log files, a forked child can hang in Python's file object."""
     monkeypatch.setattr(logging.getLogger("actpass"), "disabled", True)
 
 
@@ -47,7 +47,7 @@ def client() -> Iterator[AsyncActPassClient]:
 
 
 async def ask(client: AsyncActPassClient, name: str) -> Any:
-    """Make each kind of call once, and fail if an answer is another call's."""
+    """Make each kind of call once; fail on a response to another call."""
     name = f"{name} of {os.getpid()}"
     decision: Any = await client.preflight(name, "tool", {"name": name})
     assert (decision["asked"]["goal"], decision["asked"]["args"]) == (name, {"name": name})
@@ -65,7 +65,7 @@ def ask_often(client: AsyncActPassClient, name: str, rounds: int = 10, at_once: 
     asyncio.run(main())
 
 
-def test_parent_and_children_at_once(client: AsyncActPassClient) -> None:
+def test_parent_and_children_call_concurrently(client: AsyncActPassClient) -> None:
     children = [Child(lambda: ask_often(client, "child")) for _ in range(4)]
     ask_often(client, "parent")
     for child in children:
@@ -73,7 +73,7 @@ def test_parent_and_children_at_once(client: AsyncActPassClient) -> None:
     ask_often(client, "parent again", 2)
 
 
-def test_a_child_of_a_child(client: AsyncActPassClient) -> None:
+def test_forked_grandchild_can_call(client: AsyncActPassClient) -> None:
     def in_child() -> None:
         ask_often(client, "child", 2)
         grandchild = Child(lambda: ask_often(client, "grandchild", 3))
@@ -85,8 +85,8 @@ def test_a_child_of_a_child(client: AsyncActPassClient) -> None:
     child.ended_well()
 
 
-def test_a_fork_in_the_midst_of_calls(client: AsyncActPassClient) -> None:
-    """The fork happens at any point of the background thread's work; no child waits for a lock that the thread held."""
+def test_fork_during_calls_blocks_no_child(client: AsyncActPassClient) -> None:
+    """Forks at random points of the background thread's work; no child waits for a lock of that thread."""
     over = threading.Event()
     errors: list[BaseException] = []
 
@@ -113,13 +113,13 @@ def test_a_fork_in_the_midst_of_calls(client: AsyncActPassClient) -> None:
     assert errors == []
 
 
-def test_a_fork_inside_a_task(client: AsyncActPassClient) -> None:
+def test_fork_inside_task_keeps_parents_call(client: AsyncActPassClient) -> None:
     async def main() -> None:
         waiting = asyncio.ensure_future(client.preflight("waiting", "tool", {"delay": 0.5}))
         await asyncio.sleep(0.1)
 
         def in_child() -> None:
-            # The child drops its copy of the parent's objects, including a waiting call; the parent's call must go on.
+            # The child drops its copies of the parent's objects, including a pending call; the parent's call continues.
             nonlocal waiting
             waiting.cancel()
             del waiting
@@ -149,14 +149,14 @@ if pid == 0:
         assert asyncio.run(connection("child")) != before
     if sys.argv[2] == "closed":
         asyncio.run(client.close())
-    sys.exit(0)  # The interpreter takes everything apart.
+    sys.exit(0)  # The interpreter finalizes every object.
 assert os.waitpid(pid, 0)[1] == 0, "the child failed"
 assert asyncio.run(connection("after")) == before, "the child's end reached the parent's connection"
 """
 
 
 @pytest.mark.parametrize("child", ["used", "unused", "closed"])
-def test_a_child_that_ends_leaves_the_parents_connection_open(child: str) -> None:
+def test_exit_of_child_keeps_parents_connection_open(child: str) -> None:
     with echoing() as base_url:
         done = run_python(ENDS_AS_PROGRAMS_DO, base_url, child, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -169,7 +169,7 @@ def ask_inherited(at: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["pool", "executor"])
-def test_a_pool_of_forked_workers(client: AsyncActPassClient, kind: str) -> None:
+def test_forked_worker_pools_can_call(client: AsyncActPassClient, kind: str) -> None:
     global inherited
     inherited = client
     context = multiprocessing.get_context("fork")
@@ -187,7 +187,7 @@ def test_a_pool_of_forked_workers(client: AsyncActPassClient, kind: str) -> None
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not list its threads")
-def test_the_thread_is_started_late_and_once(client: AsyncActPassClient) -> None:
+def test_starts_one_thread_with_the_first_call(client: AsyncActPassClient) -> None:
     code = """
 import asyncio, os, sys
 from support import new_async_client
@@ -203,7 +203,7 @@ print(made, threads())
     assert done.stdout.split() == ["1", "2"], done.stderr
 
 
-#: Both clients are made and used before the workers are forked.
+#: Both clients are created and used before the workers are forked.
 APPLICATION = """
 import asyncio, json, os, sys, warnings
 from support import new_async_client, new_client
@@ -230,7 +230,7 @@ def app(environ, start_response):
 """
 
 
-def test_gunicorn_with_preload(tmp_path: Path) -> None:
+def test_works_in_gunicorn_with_preload(tmp_path: Path) -> None:
     pytest.importorskip("gunicorn")
     (tmp_path / "application.py").write_text(APPLICATION, encoding="utf-8")
     log = tmp_path / "log"

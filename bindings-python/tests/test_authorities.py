@@ -18,7 +18,7 @@ def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_named_authority_is_trusted(
+def test_trusts_authority_from_environment(
     hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     bundle = tmp_path / "ca.pem"
@@ -30,7 +30,7 @@ def test_a_named_authority_is_trusted(
             assert client.preflight(**ACTION)["decision"] == "allow"
 
 
-def test_an_untrusted_authority_says_how_to_add_one(hostile: Hostile) -> None:
+def test_untrusted_authority_error_names_the_variables(hostile: Hostile) -> None:
     with hostile.play(answer(ALLOW), tls="self_signed") as gateway, new_client(gateway.base_url) as client:
         trusted = r"; trusted authorities: \d+ (of the system|bundled)"
         with pytest.raises(ActPassConnectionError, match=trusted) as caught:

@@ -11,10 +11,10 @@ from actpass import _native
 from support import ACTION, ALLOW, MODES, Callback, Hostile, answer, new_async_client, new_client, within
 
 breaks: Callable[[str], None] = getattr(_native, "break_next_call", pytest.fail)
-pytestmark = pytest.mark.skipif(breaks is pytest.fail, reason="a wheel that is shipped breaks no call")
+pytestmark = pytest.mark.skipif(breaks is pytest.fail, reason="this build has no test hooks")
 
 #: An address to which no call sends a request.
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 def guard(base_url: str, how: str, callback: Callback, mode: Any) -> Any:
@@ -37,9 +37,9 @@ GUARD = pytest.mark.parametrize("guard", [guard, guard_async])
 
 @GUARD
 @pytest.mark.parametrize("mode", MODES)
-def test_a_panic_in_the_sdk_denies(guard: Callable[..., Any], mode: str) -> None:
+def test_panic_in_the_sdk_denies(guard: Callable[..., Any], mode: str) -> None:
     callback = Callback()
-    out = guard(NOBODY, "panic", callback, mode)
+    out = guard(UNREACHABLE, "panic", callback, mode)
     assert out["executed"] is (callback.runs == 1) is (mode == "monitor")
     assert (out["decision"]["decision"], out["decision"]["reason_code"]) == ("deny", "actpass.internal")
     assert isinstance(out["error"], actpass.ActPassInternalError)
@@ -48,7 +48,7 @@ def test_a_panic_in_the_sdk_denies(guard: Callable[..., Any], mode: str) -> None
 @GUARD
 @pytest.mark.parametrize("mode", ["enforce", "monitor"])
 @pytest.mark.parametrize(("how", "asked"), [("conversion", 0), ("answer", 1)])
-def test_a_panic_in_a_conversion_is_an_error(
+def test_panic_in_conversion_raises(
     hostile: Hostile, guard: Callable[..., Any], mode: str, how: str, asked: int
 ) -> None:
     callback = Callback()
@@ -59,11 +59,11 @@ def test_a_panic_in_a_conversion_is_an_error(
     assert callback.runs == 0
 
 
-def test_a_call_that_never_ends_can_be_cancelled() -> None:
+def test_hanging_call_can_be_cancelled() -> None:
     callback = Callback()
 
     async def main() -> None:
-        async with new_async_client(NOBODY) as client:
+        async with new_async_client(UNREACHABLE) as client:
             breaks("hang")
             await asyncio.wait_for(client.guard(execute_fn=callback, mode="monitor", **ACTION), 0.1)
 

@@ -13,7 +13,7 @@ from support import ACTION, ALLOW, Callback, Child, Hostile, answer, new_client
 RESET = {"do": "reset", "at": "request"}
 
 
-def test_it_opens_probes_and_closes(hostile: Hostile) -> None:
+def test_circuit_opens_probes_and_closes(hostile: Hostile) -> None:
     callback = Callback()
     with hostile.play(*[RESET] * 5, answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         for _ in range(5):
@@ -32,7 +32,7 @@ def test_it_opens_probes_and_closes(hostile: Hostile) -> None:
         assert (client.circuit, callback.runs) == ("closed", 2)
 
 
-def test_it_can_be_turned_off(hostile: Hostile) -> None:
+def test_zero_circuit_failures_disables_circuit(hostile: Hostile) -> None:
     with hostile.play(*[RESET] * 12) as gateway, new_client(gateway.base_url, circuit_failures=0) as client:
         for _ in range(12):
             with pytest.raises(ActPassConnectionError):
@@ -40,7 +40,7 @@ def test_it_can_be_turned_off(hostile: Hostile) -> None:
         assert (client.circuit, len(gateway.seen())) == ("closed", 12)
 
 
-def test_a_child_has_a_circuit_of_its_own(hostile: Hostile) -> None:
+def test_forked_child_starts_with_closed_circuit(hostile: Hostile) -> None:
     with hostile.play(RESET, answer(ALLOW)) as gateway:
         client = new_client(gateway.base_url, circuit_failures=1)
         with pytest.raises(ActPassConnectionError):

@@ -102,7 +102,7 @@ KINDS = ["returned", "raised", "recorded", "unrecorded", "bare", "pending", "bus
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_outcomes_are_copied_whole(outcomes: dict[str, GuardOutcome[Any]], kind: str, way: str) -> None:
+def test_copies_of_outcomes_keep_all_members(outcomes: dict[str, GuardOutcome[Any]], kind: str, way: str) -> None:
     outcome = outcomes[kind]
     again = COPIES[way](outcome)
     assert type(again) is GuardOutcome
@@ -116,7 +116,7 @@ def test_outcomes_are_copied_whole(outcomes: dict[str, GuardOutcome[Any]], kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outcomes_have_a_form_for_json(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
+def test_outcomes_serialize_to_json(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
     outcome = outcomes[kind]
     data = json.loads(outcome.to_json())
     assert data == json.loads(json.dumps(outcome.to_dict()))
@@ -148,14 +148,14 @@ def test_outcomes_have_a_form_for_json(outcomes: dict[str, GuardOutcome[Any]], k
         }
 
 
-def test_what_of_a_result_is_not_json_is_converted_or_named() -> None:
+def test_non_json_result_is_converted_or_named() -> None:
     outcome = GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": {"when": {1}}})
     assert json.loads(outcome.to_json(default=list))["result"] == {"when": [1]}
     with pytest.raises(ActPassArgumentError, match=r"result\.when: .* found set; write sorted\(value\)"):
         outcome.to_json()
 
 
-def test_unwrap(outcomes: dict[str, GuardOutcome[Any]]) -> None:
+def test_unwrap_returns_result_or_raises(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     assert outcomes["returned"].unwrap() is outcomes["returned"]["result"]
     assert outcomes["observed"].unwrap() == {"refunded": 49}
     with pytest.raises(KeyError) as raised:
@@ -205,7 +205,7 @@ ERRORS = [*BLOCKS, "busy_error", "reset_error", "caused_by_plain", "caused_by_ou
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_copied_whole(errors: dict[str, ActPassError], name: str, way: str) -> None:
+def test_copies_of_errors_keep_all_members(errors: dict[str, ActPassError], name: str, way: str) -> None:
     again = COPIES[way](errors[name])
     assert told(again) == told(errors[name])
     assert again.args == errors[name].args
@@ -213,14 +213,14 @@ def test_errors_are_copied_whole(errors: dict[str, ActPassError], name: str, way
 
 
 @pytest.mark.parametrize("name", ["odd", "unpicklable"])
-def test_a_cause_that_cannot_be_pickled_is_its_text(errors: dict[str, ActPassError], name: str) -> None:
+def test_unpicklable_cause_is_pickled_as_text(errors: dict[str, ActPassError], name: str) -> None:
     error = errors[f"caused_by_{name}"]
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (ActPassConnectionError, "outer")
     assert isinstance(again.__cause__, Exception)
     assert str(again.__cause__) == "CardError: 3: closed"
     assert again.to_dict() == error.to_dict()
-    assert type(error.__cause__) is CardError, "the error itself is as it was"
+    assert type(error.__cause__) is CardError, "the original error is unchanged"
 
 
 def raise_it(error: ActPassError) -> None:
@@ -234,13 +234,13 @@ def return_it(value: Any) -> Any:
 @pytest.fixture(scope="module", params=["spawn", "fork"])
 def pool(request: pytest.FixtureRequest) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     if request.param not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {request.param} here")
+        pytest.skip(f"{request.param} is not available")
     context = multiprocessing.get_context(request.param)
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         yield pool
 
 
-def test_process_pools(
+def test_outcomes_and_errors_cross_process_pools(
     pool: concurrent.futures.ProcessPoolExecutor,
     errors: dict[str, ActPassError],
     outcomes: dict[str, GuardOutcome[Any]],
@@ -259,7 +259,7 @@ def test_process_pools(
 
 @pytest.mark.parametrize("kind", [ActPassClient, AsyncActPassClient])
 @pytest.mark.parametrize("way", COPIES)
-def test_a_client_is_not_copied(kind: Any, way: str) -> None:
+def test_client_rejects_copying(kind: Any, way: str) -> None:
     client = kind(API_KEY, base_url="https://gate.example")
     with pytest.raises(TypeError, match="create one in each process") as raised:
         COPIES[way](client)
@@ -269,7 +269,7 @@ def test_a_client_is_not_copied(kind: Any, way: str) -> None:
 
 @pytest.mark.parametrize("name", [*BLOCKS, "busy_error", "reset_error"])
 def test_serializer_that_keeps_only_args_keeps_all_members(errors: dict[str, ActPassError], name: str) -> None:
-    """As Celery's JSON has it: the class and ``args``, by JSON."""
+    """Serializes like Celery's JSON: the class and ``args``."""
     error = errors[name]
     again = type(error)(*json.loads(json.dumps(error.args)))
     assert told(again) == told(error)
@@ -278,7 +278,7 @@ def test_serializer_that_keeps_only_args_keeps_all_members(errors: dict[str, Act
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize("name", [*BLOCKS, "busy_error", "caused_by_plain"])
-def test_celery(errors: dict[str, ActPassError], name: str, serializer: str) -> None:
+def test_celery_transports_outcomes_and_errors(errors: dict[str, ActPassError], name: str, serializer: str) -> None:
     celery = pytest.importorskip("celery")
     app = celery.Celery("tests", backend="cache+memory://", broker="memory://")
     app.conf.update(result_serializer=serializer, accept_content=[serializer], result_accept_content=[serializer])
@@ -293,7 +293,7 @@ def test_celery(errors: dict[str, ActPassError], name: str, serializer: str) -> 
         assert told(again.__cause__) == told(error.__cause__)
 
 
-def test_kombu_writes_outcomes(outcomes: dict[str, GuardOutcome[Any]]) -> None:
+def test_kombu_serializes_outcomes(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     kombu = pytest.importorskip("kombu.utils.json")
     for kind in ("returned", "busy", "pending"):
         assert json.loads(kombu.dumps(dict(outcomes[kind]))).keys() == outcomes[kind].keys()
@@ -330,7 +330,7 @@ def _django() -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_json_answers_of_frameworks(outcomes: dict[str, GuardOutcome[Any]], kind: str, framework: str) -> None:
+def test_web_frameworks_serialize_outcomes(outcomes: dict[str, GuardOutcome[Any]], kind: str, framework: str) -> None:
     outcome = outcomes[kind]
     assert answer_of(framework, outcome.to_dict()) == json.loads(outcome.to_json())
     assert answer_of(framework, outcome["decision"]) == outcome["decision"]
@@ -340,7 +340,7 @@ def test_json_answers_of_frameworks(outcomes: dict[str, GuardOutcome[Any]], kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fastapi_answers_an_outcome_by_its_type(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
+def test_fastapi_serializes_annotated_outcomes(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
     pytest.importorskip("fastapi")
     from pydantic import TypeAdapter
 
@@ -358,7 +358,7 @@ def test_serialized_forms_contain_no_secrets(outcomes: dict[str, GuardOutcome[An
         assert API_KEY.encode() not in pickle.dumps(outcome)
 
 
-def test_every_exported_error_crosses_processes() -> None:
+def test_every_exported_error_can_be_pickled() -> None:
     kinds = [one for one in vars(actpass).values() if isinstance(one, type) and issubclass(one, ActPassError)]
     assert len(kinds) == 12
     for kind in kinds:

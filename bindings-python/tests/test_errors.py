@@ -48,18 +48,18 @@ CLASSES = [
 ]
 
 
-def test_the_tree() -> None:
+def test_exceptions_have_documented_base_classes() -> None:
     assert set(CLASSES) == {ActPassError, *TREE}
     assert ActPassError.__mro__[1:] == (Exception, BaseException, object)
     for error, (_, _, caught_by) in TREE.items():
         assert issubclass(error, ActPassError)
         for other in caught_by:
             assert issubclass(error, other)
-        assert not issubclass(error, OSError), "a handler of the caller's own files and sockets would swallow it"
+        assert not issubclass(error, OSError), "a handler for OSError would catch it"
     assert not issubclass(actpass.ActPassConfigError, TypeError)
 
 
-def test_no_builtin_is_shadowed() -> None:
+def test_shadows_no_builtin() -> None:
     assert not set(dir(builtins)) & set(actpass.__all__)
     for error in CLASSES:
         assert error.__module__ == "actpass._errors"
@@ -68,7 +68,7 @@ def test_no_builtin_is_shadowed() -> None:
 
 
 @pytest.mark.parametrize("error", CLASSES)
-def test_made_as_1_1_3_makes_it(error: type[ActPassError]) -> None:
+def test_error_constructor_matches_1_1_3(error: type[ActPassError]) -> None:
     made = error("message", 418, "body")
     assert (str(made), made.args) == ("message", ("message",))
     assert (made.status, made.body, made.code) == (418, "body", None)
@@ -86,7 +86,7 @@ def failing(hostile: Hostile, step: dict[str, Any], timeout: float = 5, **call: 
             client.preflight(**{**ACTION, **call})
         except ActPassError as error:
             return error
-    pytest.fail("it did not fail")
+    pytest.fail("expected an error")
 
 
 def members_of(error: ActPassError) -> list[Any]:
@@ -94,7 +94,7 @@ def members_of(error: ActPassError) -> list[Any]:
     return [type(error), str(error), *(getattr(error, name) for name in names)]
 
 
-def test_what_an_error_carries(hostile: Hostile) -> None:
+def test_error_has_response_attributes(hostile: Hostile) -> None:
     headers = {"x-request-id": "req_7", "retry-after": "3"}
     body = {"error": {"code": "busy", "message": "come back\nlater"}}
     error = failing(hostile, answer(body, status=429, headers=headers))
@@ -112,12 +112,12 @@ def test_what_an_error_carries(hostile: Hostile) -> None:
     ("status", "retryable"),
     [(400, False), (401, False), (403, False), (429, True), (500, False), (502, True), (503, True)],
 )
-def test_retryable(hostile: Hostile, status: int, retryable: bool) -> None:
+def test_retryable_follows_from_the_failure(hostile: Hostile, status: int, retryable: bool) -> None:
     error = failing(hostile, answer({}, status=status))
     assert (error.retryable, error.retry_after, error.request_id) == (retryable, None, None)
 
 
-def test_each_kind_has_its_class_and_code(hostile: Hostile) -> None:
+def test_each_failure_raises_its_class_and_code(hostile: Hostile) -> None:
     made = [failing(hostile, answer({}, status=status)) for status in (401, 403, 429, 500)]
     made += [
         failing(hostile, {"do": "reset", "at": "request"}),
@@ -146,7 +146,7 @@ def test_each_kind_has_its_class_and_code(hostile: Hostile) -> None:
         ),
     ],
 )
-def test_pickling_and_copying_keep_everything(hostile: Hostile, duplicate: Any) -> None:
+def test_pickling_and_copying_keep_all_attributes(hostile: Hostile, duplicate: Any) -> None:
     error = failing(
         hostile, answer({"error": {"message": "no"}}, status=503, headers={"retry-after": "1", "x-request-id": "r"})
     )
@@ -154,11 +154,11 @@ def test_pickling_and_copying_keep_everything(hostile: Hostile, duplicate: Any) 
     assert members_of(duplicate(ActPassError("m"))) == members_of(ActPassError("m"))
 
 
-def test_errors_are_not_shared(hostile: Hostile) -> None:
+def test_each_call_has_its_own_error_object(hostile: Hostile) -> None:
     with hostile.play(answer({}, status=500)) as gateway, new_client(gateway.base_url) as client:
         first, second = (client.guard(execute_fn=Callback(), **ACTION)["error"] for _ in range(2))
     assert first is not second
-    assert first.__traceback__ is None, "it was raised on the way"
+    assert first.__traceback__ is None, "the error was raised inside the SDK"
 
 
 TOKEN = {"credential": {"token": CREDENTIAL}}
@@ -193,7 +193,7 @@ ECHOES: dict[str, dict[str, Any]] = {
 
 
 def secrets_in(error: Any) -> list[str]:
-    """Return the secrets that the error shows, also to somebody who decodes its body."""
+    """Return the secrets in the error's texts, including its decoded body."""
     shown = everything_shown(error)
     with contextlib.suppress(AttributeError, TypeError, ValueError):
         shown += everything_shown(json.loads(error.body))
@@ -202,7 +202,7 @@ def secrets_in(error: Any) -> list[str]:
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 429, 500])
 @pytest.mark.parametrize("name", ECHOES)
-def test_a_gateway_that_echoes_a_secret(hostile: Hostile, name: str, status: int) -> None:
+def test_echoed_secrets_are_redacted(hostile: Hostile, name: str, status: int) -> None:
     step = {"do": "respond", "status": status, **ECHOES[name]}
     leaks: list[str] = []
     with hostile.play(step) as gateway, new_client(gateway.base_url) as client:
@@ -218,12 +218,12 @@ def test_a_gateway_that_echoes_a_secret(hostile: Hostile, name: str, status: int
         assert not out["executed"]
         leaks += secrets_in(out.get("error"))
     assert CREDENTIAL not in repr(out["decision"])
-    count = len(leaks)  # A comparison of the list would show the secrets itself.
+    count = len(leaks)  # A failed comparison of the list would print the secrets.
     assert count == 0
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_call_says_which_it_was(hostile: Hostile, name: str) -> None:
+def test_error_names_the_operation(hostile: Hostile, name: str) -> None:
     with (
         hostile.play(answer({"error": {"message": "no"}}, status=500)) as gateway,
         new_client(gateway.base_url) as client,
@@ -238,8 +238,8 @@ def test_every_call_says_which_it_was(hostile: Hostile, name: str) -> None:
     assert str(error) == f"{error.operation}: the gateway answered 500: no"
 
 
-def test_kinds_are_those_of_the_core() -> None:
-    """Also of errors that the package itself makes; a word for each class."""
+def test_error_kinds_match_the_core() -> None:
+    """Includes errors that the package itself creates; each class has one kind."""
     classes = [one for one in vars(actpass).values() if isinstance(one, type) and issubclass(one, ActPassError)]
     kinds = {one.__name__: one.kind for one in classes}
     assert kinds == {

@@ -15,7 +15,7 @@ EXAMPLES = TESTS.parents[1] / "examples" / "python"
 
 
 def rows(name: str, *arguments: str) -> list[list[str]]:
-    """Run an example against the real gateway and return the words of each line that it prints."""
+    """Run an example against the real gateway and return the words of each output line."""
     command = [sys.executable, str(EXAMPLES / name), binary("ACTPASS_GATEWAY"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     WATCH.note(done.stdout, done.stderr)
@@ -23,7 +23,7 @@ def rows(name: str, *arguments: str) -> list[list[str]]:
     return [line.split() for line in done.stdout.splitlines()]
 
 
-def test_refunds(tmp_path: Path) -> None:
+def test_refund_example_prints_each_decision(tmp_path: Path) -> None:
     table = rows("refund.py", str(tmp_path / "refunds.jsonl"))
     assert [(row[0], row[2], row[-1]) for row in table[1:6]] == [
         ("49.00", "allow", "yes"),
@@ -34,7 +34,7 @@ def test_refunds(tmp_path: Path) -> None:
     ]
 
 
-def test_tools_that_are_judged() -> None:
+def test_tools_example_explains_blocked_calls() -> None:
     said = [" ".join(words) for words in rows("tools.py")]
     assert said[0] == "refunded 49.00 usd of ch_123"
     assert [line.split(":")[0] for line in said[1:3]] == ["stripe.refund.create was not run"] * 2
@@ -43,7 +43,7 @@ def test_tools_that_are_judged() -> None:
     assert said[3].startswith("crm.note.add was not run: deny")
 
 
-def test_a_passport_bounds_by_value_and_is_used_once() -> None:
+def test_passport_example_constrains_value_and_is_single_use() -> None:
     first, over, ran, small, again = rows("passport.py")
     assert first[-1] == "True"
     assert over == ["250.00", "deny", "passport.constraint", "did", "not", "run"]
@@ -59,11 +59,11 @@ APPROVED = [
 ]
 
 
-def test_an_approval_while_the_guard_holds() -> None:
+def test_approval_example_runs_after_approval() -> None:
     assert rows("approval.py", "--approve")[2:] == APPROVED
 
 
-def test_an_approval_by_the_command_that_the_example_prints() -> None:
+def test_approval_example_prints_working_command() -> None:
     command = [sys.executable, str(EXAMPLES / "approval.py"), binary("ACTPASS_GATEWAY")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         limit = threading.Timer(60, process.kill)

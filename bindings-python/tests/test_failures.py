@@ -1,4 +1,4 @@
-"""Every row of the guard contract's failure table, one by one."""
+"""Each row of the guard contract's failure table."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ ROW = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
 @ROW
 @pytest.mark.parametrize("mode", ["enforce", "strict", "warn", "monitor"])
-def test_guard(hostile: Hostile, row: Row, mode: Any) -> None:
+def test_failure_blocks_except_in_monitor(hostile: Hostile, row: Row, mode: Any) -> None:
     callback = Callback()
     with hostile.play(*row.steps, **row.script) as gateway, within(5):
         with new_client(gateway.base_url, **row.client) as client:
@@ -129,14 +129,14 @@ def test_guard(hostile: Hostile, row: Row, mode: Any) -> None:
     assert out["decision"].keys() == {"decision", "reason_code", "explain"}
     assert out["decision"]["explain"]["summary"]
     assert out["decision"]["explain"]["matched_rules"] == []
-    assert out["decision"]["explain"]["next_steps"], "nothing to check"
+    assert out["decision"]["explain"]["next_steps"], "a denial without next steps"
     assert type(out["error"]) is row.error
     assert (out["error"].code, out["error"].status) == (row.reason_code, row.status)
     assert [context["credential"] for context in callback.contexts] == [None] * observes
 
 
 @ROW
-def test_preflight(hostile: Hostile, row: Row) -> None:
+def test_preflight_raises_each_failure(hostile: Hostile, row: Row) -> None:
     with hostile.play(*row.steps, **row.script) as gateway, within(5):
         with new_client(gateway.base_url, **row.client) as client, pytest.raises(row.error) as raised:
             client.preflight(**ACTION)
@@ -185,7 +185,7 @@ def test_lookalike_of_allow_blocks(hostile: Hostile) -> None:
                 assert (out["decision"], out["executed"], callback.runs) == (whole(decision), False, 0)
 
 
-def test_a_failed_gate_in_monitor_reports_the_functions_own_error_first(hostile: Hostile) -> None:
+def test_function_error_takes_precedence_over_failed_gate_in_monitor(hostile: Hostile) -> None:
     own = ValueError("own")
 
     def fail(_: Any) -> None:
@@ -198,7 +198,7 @@ def test_a_failed_gate_in_monitor_reports_the_functions_own_error_first(hostile:
     assert out["decision"]["reason_code"] == "actpass.unreachable"
 
 
-def test_other_calls_raise_on_a_failed_gate(hostile: Hostile) -> None:
+def test_other_calls_raise_gateway_errors(hostile: Hostile) -> None:
     calls = {name: call for name, call in CALLS.items() if name not in {"preflight", "guard", "authorize"}}
     for step, error in (
         (answer(NO, status=500), actpass.ActPassStatusError),
@@ -227,4 +227,4 @@ def test_retries_only_safe_calls(hostile: Hostile, name: str) -> None:
             CALLS[name](client)
         bodies = [one["body"] for one in gateway.seen()]
     assert len(bodies) == (1 if name in {"issue_passport", "record_evidence"} else 2)
-    assert len(set(bodies)) == 1, "the repetition is another request"
+    assert len(set(bodies)) == 1, "the retry differs from the first request"

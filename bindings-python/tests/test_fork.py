@@ -1,4 +1,4 @@
-"""A client on both sides of ``os.fork()``: no answer ever reaches the wrong process, and nothing hangs."""
+"""A client on both sides of ``os.fork()``: no response reaches the wrong process, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ inherited: ActPassClient | None = None
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log nothing: where threads write to log files, a child can hang in Python's own file object."""
+    """Disable logging: if threads write to log files, a forked child can hang in Python's file object."""
     monkeypatch.setattr(logging.getLogger("actpass"), "disabled", True)
 
 
@@ -42,7 +42,7 @@ def goal_of(context: Any) -> Any:
 
 
 def ask(client: ActPassClient, name: str) -> None:
-    """Make each kind of call once, and fail if an answer is another call's."""
+    """Make each kind of call once; fail on a response to another call."""
     name = f"{name} of {os.getpid()}"
     decision: Any = client.preflight(name, "tool", {"name": name}, idempotency_key=f"{name} preflight")
     asked = decision["asked"]
@@ -57,21 +57,21 @@ def ask_often(client: ActPassClient, name: str, count: int = CALLS) -> None:
         ask(client, f"{name} {at}")
 
 
-def test_parent_and_child_at_once(client: ActPassClient) -> None:
+def test_parent_and_child_call_concurrently(client: ActPassClient) -> None:
     child = Child(lambda: ask_often(client, "child"))
     ask_often(client, "parent")
     child.ended_well()
     ask_often(client, "parent again", 5)
 
 
-def test_many_children_at_once(client: ActPassClient) -> None:
+def test_many_children_call_concurrently(client: ActPassClient) -> None:
     children = [Child(lambda: ask_often(client, "child", 20)) for _ in range(6)]
     ask_often(client, "parent", 20)
     for child in children:
         child.ended_well()
 
 
-def test_a_child_of_a_child(client: ActPassClient) -> None:
+def test_forked_grandchild_can_call(client: ActPassClient) -> None:
     def in_child() -> None:
         ask_often(client, "child", 5)
         grandchild = Child(lambda: ask_often(client, "grandchild"))
@@ -84,7 +84,7 @@ def test_a_child_of_a_child(client: ActPassClient) -> None:
     child.ended_well()
 
 
-def test_a_fork_while_threads_are_in_a_call(client: ActPassClient) -> None:
+def test_fork_during_calls_of_other_threads_hangs_nothing(client: ActPassClient) -> None:
     stop = threading.Event()
     errors: list[BaseException] = []
     rounds = [0] * 4
@@ -115,7 +115,7 @@ def test_a_fork_while_threads_are_in_a_call(client: ActPassClient) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_threads_in_the_child(client: ActPassClient) -> None:
+def test_threads_of_forked_child_can_call(client: ActPassClient) -> None:
     def in_child() -> None:
         errors: list[BaseException] = []
 
@@ -135,7 +135,7 @@ def test_threads_in_the_child(client: ActPassClient) -> None:
     Child(in_child).ended_well()
 
 
-def test_what_a_child_closes_stays_open_for_the_parent(client: ActPassClient) -> None:
+def test_close_in_child_keeps_parents_connection_open(client: ActPassClient) -> None:
     before: Any = client.preflight("before", "tool", {})
 
     def in_child() -> None:
@@ -157,20 +157,20 @@ pid = os.fork()
 if pid == 0:
     if sys.argv[2] == "used":
         client.preflight("child", "tool", {})
-    sys.exit(0)  # The interpreter ends as it does for any program: it takes everything apart.
+    sys.exit(0)  # The interpreter finalizes every object.
 assert os.waitpid(pid, 0)[1] == 0, "the child failed"
 assert client.preflight("after", "tool", {})["connection"] == before, "the child's end reached the parent's connection"
 """
 
 
 @pytest.mark.parametrize("child", ["used", "unused"])
-def test_a_child_that_ends_leaves_the_parents_connection_open(child: str) -> None:
+def test_exit_of_child_keeps_parents_connection_open(child: str) -> None:
     with echoing() as base_url:
         done = run_python(ENDS_AS_PROGRAMS_DO, base_url, child, timeout=30)
     assert done.returncode == 0, done.stderr
 
 
-def test_idempotency_keys_are_never_the_same(client: ActPassClient, tmp_path: Path) -> None:
+def test_idempotency_keys_are_unique_across_forks(client: ActPassClient, tmp_path: Path) -> None:
     def keys() -> list[str]:
         answers: list[Any] = [client.preflight("goal", "tool", {}) for _ in range(CALLS)]
         return [answer["asked"]["idempotency_key"] for answer in answers]
@@ -193,7 +193,7 @@ def ask_inherited(at: int) -> int:
     return os.getpid()
 
 
-def test_a_pool_of_forked_workers(client: ActPassClient) -> None:
+def test_forked_worker_pools_can_call(client: ActPassClient) -> None:
     global inherited
     inherited = client
     with multiprocessing.get_context("fork").Pool(4) as pool:
@@ -206,7 +206,7 @@ def test_a_pool_of_forked_workers(client: ActPassClient) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not list its threads")
-def test_a_client_starts_no_thread(client: ActPassClient) -> None:
+def test_blocking_client_starts_no_thread(client: ActPassClient) -> None:
     done = run_python(
         "import os, sys\nfrom support import new_client\nbefore = len(os.listdir('/proc/self/task'))\n"
         "client = new_client(sys.argv[1])\nclient.preflight('g', 't', {})\n"
@@ -232,14 +232,14 @@ for child in children:
 """
 
 
-def test_a_fork_while_another_thread_makes_the_first_client(client: ActPassClient) -> None:
+def test_fork_during_first_client_construction_hangs_nothing(client: ActPassClient) -> None:
     started = time.monotonic()
     done = run_python(FORKS_WHILE_TLS_IS_SET_UP, timeout=60)
     assert done.returncode == 0, f"{time.monotonic() - started:.1f} s: {done.stderr}"
     assert int(done.stdout) > 0
 
 
-def test_child_without_gateway_blocks_and_monitor_runs(client: ActPassClient) -> None:
+def test_child_without_file_descriptors_blocks_except_in_monitor(client: ActPassClient) -> None:
     def starve() -> None:
         free = os.dup(0)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))

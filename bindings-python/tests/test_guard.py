@@ -60,7 +60,7 @@ def client(allowing: Played) -> Iterator[ActPassClient]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("word", WORDS)
-def test_the_table(hostile: Hostile, mode: Any, word: str) -> None:
+def test_mode_and_decision_determine_execution(hostile: Hostile, mode: Any, word: str) -> None:
     decision = {"decision": word, "reason_code": "some.reason", "evidence_event_id": "ev_1", "new": {"member": 1.50}}
     callback = Callback()
     with (
@@ -78,7 +78,7 @@ def test_the_table(hostile: Hostile, mode: Any, word: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_clients_mode_holds_where_a_call_names_none(hostile: Hostile, mode: Any) -> None:
+def test_client_mode_is_the_default_of_calls(hostile: Hostile, mode: Any) -> None:
     with hostile.play(answer({"decision": "deny"})) as gateway, new_client(gateway.base_url, mode=mode) as client:
         assert client.mode == mode
         assert client.guard(execute_fn=lambda _: None, **ACTION)["executed"] is (mode == "monitor")
@@ -86,7 +86,7 @@ def test_the_clients_mode_holds_where_a_call_names_none(hostile: Hostile, mode: 
         assert [f'"mode": "{mode}"' in one["body"] for one in gateway.seen()] == [True, mode == "enforce"]
 
 
-def test_no_environment_variable_changes_the_mode(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_never_changes_the_mode(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACTPASS_MODE", "ACTPASS_DEFAULT_MODE", "ACTPASS_GUARD_MODE", "MODE"):
         monkeypatch.setenv(name, "monitor")
     with hostile.play(answer({"decision": "deny"})) as gateway, new_client(gateway.base_url) as client:
@@ -94,7 +94,7 @@ def test_no_environment_variable_changes_the_mode(hostile: Hostile, monkeypatch:
 
 
 class Odd:
-    """Copying, comparing or truth-testing this shows."""
+    """An object that raises when copied, compared or truth-tested."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -119,7 +119,7 @@ def test_result_is_same_object(client: ActPassClient, result: Any) -> None:
 
 
 class OddError(Exception):
-    """An exception that can be neither copied nor shown."""
+    """An exception that raises when copied or printed."""
 
     def __init__(self, one: object, two: object) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ def test_base_exceptions_propagate(hostile: Hostile, kind: Any, mode: Any) -> No
     with hostile.play(answer(BOUND)) as gateway, new_client(gateway.base_url) as client:
         with pytest.raises(kind) as raised:
             client.guard(execute_fn=callback, mode=mode, **ACTION)
-        assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client does not work afterwards"
+        assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client stopped working"
     assert (raised.value, callback.runs) == (stop, 1)
     assert raised.value is stop
 
@@ -185,7 +185,7 @@ def test_runs_on_calling_thread_in_its_context(client: ActPassClient) -> None:
         found.append((client.guard(execute_fn=look, **ACTION)["result"], threading.get_ident()))
 
     assert client.guard(execute_fn=look, **ACTION)["result"] == (threading.get_ident(), "outside")
-    assert variable.get() == "inside", "it ran in a copy of the context"
+    assert variable.get() == "inside", "the function ran in a copy of the context"
     thread = threading.Thread(target=call)
     thread.start()
     thread.join(10)
@@ -198,7 +198,7 @@ def test_runs_after_decision_and_sends_one_request(client: ActPassClient, allowi
     assert (seen_inside, len(allowing.seen())) == (1, 1)
 
 
-def test_the_context(client: ActPassClient) -> None:
+def test_context_has_decision_and_credential_only(client: ActPassClient) -> None:
     callback = Callback()
     client.guard(execute_fn=callback, **ACTION)
     [context] = callback.contexts
@@ -206,7 +206,7 @@ def test_the_context(client: ActPassClient) -> None:
     assert context == {"credential": None, "decision": ALLOW}
 
 
-def test_the_credential_is_in_the_context_alone(hostile: Hostile) -> None:
+def test_credential_is_only_in_context(hostile: Hostile) -> None:
     callback = Callback()
     with hostile.play(answer(WITH_CREDENTIAL)) as gateway, new_client(gateway.base_url) as client:
         out: Any = client.guard(execute_fn=callback, **ACTION)
@@ -235,13 +235,13 @@ def test_mutating_decision_does_not_change_outcome(hostile: Hostile) -> None:
         context["decision"]["explain"]["summary"] = "changed"
         context.clear()
 
-    decision = {**ALLOW, "explain": {"summary": "as it was"}}
+    decision = {**ALLOW, "explain": {"summary": "original"}}
     with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
-        said = {**decision, "explain": {**EXPLAIN, "summary": "as it was"}}
+        said = {**decision, "explain": {**EXPLAIN, "summary": "original"}}
         assert client.guard(execute_fn=change, **ACTION)["decision"] == said
 
 
-def test_outcomes_share_nothing(client: ActPassClient) -> None:
+def test_outcomes_share_no_state(client: ActPassClient) -> None:
     first: Any = client.guard(execute_fn=lambda _: None, **ACTION)
     first["decision"]["decision"] = "deny"
     first["decision"].clear()
@@ -296,7 +296,7 @@ def test_rejects_deferred_functions_before_sending(
     assert allowing.seen() == []
 
 
-def test_a_guard_inside_a_guarded_function(client: ActPassClient, allowing: Played) -> None:
+def test_guards_can_be_nested(client: ActPassClient, allowing: Played) -> None:
     def nested(depth: int) -> Any:
         def run(_: Any) -> Any:
             return nested(depth - 1) if depth else "bottom"
@@ -310,7 +310,7 @@ def test_a_guard_inside_a_guarded_function(client: ActPassClient, allowing: Play
     assert len(allowing.seen()) == 21
 
 
-def test_a_function_that_uses_and_closes_the_client(client: ActPassClient) -> None:
+def test_function_may_use_and_close_the_client(client: ActPassClient) -> None:
     def use(_: Any) -> Any:
         decision = client.preflight(**ACTION)
         client.close()
@@ -320,14 +320,14 @@ def test_a_function_that_uses_and_closes_the_client(client: ActPassClient) -> No
     assert out["result"] == ALLOW
 
 
-def test_a_function_that_takes_long_is_not_cut_off(allowing: Played) -> None:
+def test_timeout_does_not_limit_the_function(allowing: Played) -> None:
     with new_client(allowing.base_url, timeout=0.2) as client:
         out = client.guard(execute_fn=lambda _: time.sleep(0.5), **ACTION)
     assert out["executed"]
     assert "error" not in out
 
 
-def test_a_function_that_forks(client: ActPassClient) -> None:
+def test_function_may_fork(client: ActPassClient) -> None:
     def fork(_: Any) -> Any:
         Child(lambda: client.preflight(**ACTION)).ended_well()
         return os.getpid()
@@ -336,7 +336,7 @@ def test_a_function_that_forks(client: ActPassClient) -> None:
     assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"]
 
 
-def test_nothing_is_kept_after_a_call(client: ActPassClient) -> None:
+def test_releases_result_after_the_call(client: ActPassClient) -> None:
     class Thing:
         pass
 
@@ -350,7 +350,7 @@ def test_nothing_is_kept_after_a_call(client: ActPassClient) -> None:
     assert result() is None
 
 
-def test_the_canonical_outcome(client: ActPassClient) -> None:
+def test_canonical_outcome_has_sorted_members(client: ActPassClient) -> None:
     ran: Any = client.guard(execute_fn=lambda _: object(), **ACTION)
     end = '"error":null,"executed":true}'
     explain = '"explain":{"matched_rules":[],"next_steps":[],"summary":""}'
@@ -361,7 +361,7 @@ def test_the_canonical_outcome(client: ActPassClient) -> None:
 
 
 class Stopped(BaseException):
-    """What stops a program, of the program's own."""
+    """An application exception that stops a program."""
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, Stopped])
@@ -385,7 +385,7 @@ def test_base_exception_of_function_propagates_and_is_recorded(stop: type[BaseEx
 
 
 def test_cancellation_does_not_wait_for_recording(hostile: Hostile) -> None:
-    """The gateway never answers the recording; the stop is there long before the client would give up."""
+    """The gateway never responds to the recording; the exception propagates long before the client's timeout."""
 
     def act(_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""``hash_payload`` and ``sign_payload``: RFC 8785, and where 1.1.3 agrees with it the same bytes."""
+"""``hash_payload`` and ``sign_payload``: RFC 8785, and the bytes of 1.1.3 for payloads that it encodes by RFC 8785."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST = 2**53 - 1
 
 
 def payloads(count: int) -> list[Any]:
-    """Return payloads of ASCII keys, integers and strings, the same ones each time."""
+    """Return reproducible payloads of ASCII keys, integers and strings."""
     rng = random.Random(8785)
     keys = string.printable
     characters = string.printable + "éß€中\u2028\u0080\x00\x1f\x7f😀\U0010ffff"
@@ -42,7 +42,7 @@ def payloads(count: int) -> list[Any]:
     return [{"number": at, **members(4)} for at in range(count)]
 
 
-def test_equal_to_the_published_client_for_200_payloads(published: Published) -> None:
+def test_hashes_and_signatures_match_1_1_3_for_200_payloads(published: Published) -> None:
     generated = payloads(200)
     calls: list[Any] = [("hash_payload", {"payload": payload}) for payload in generated]
     calls += [("sign_payload", {"secret": SIGNING_KEY, "payload": payload}) for payload in generated]
@@ -76,14 +76,14 @@ CANONICAL = [
 
 
 @pytest.mark.parametrize(("payload", "canonical"), CANONICAL)
-def test_the_canonical_form(payload: Any, canonical: str) -> None:
+def test_hashes_rfc_8785_form(payload: Any, canonical: str) -> None:
     assert ActPassClient.hash_payload(payload) == hashlib.sha256(canonical.encode()).hexdigest()
     signature = hmac.new(SIGNING_KEY.encode(), canonical.encode(), hashlib.sha256).hexdigest()
     assert ActPassClient.sign_payload(SIGNING_KEY, payload) == signature
 
 
 @pytest.mark.parametrize("secret", ["", "é€😀", "x" * 1000, "\0"])
-def test_any_text_is_a_signing_key(secret: str) -> None:
+def test_accepts_any_text_as_signing_key(secret: str) -> None:
     expected = hmac.new(secret.encode(), b'{"a":1}', hashlib.sha256).hexdigest()
     assert ActPassClient.sign_payload(secret, {"a": 1}) == expected
 

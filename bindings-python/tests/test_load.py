@@ -33,7 +33,7 @@ def refusal(folder: Path) -> str:
     return done.stderr.splitlines()[-1]
 
 
-def test_an_archive_is_refused(tmp_path: Path) -> None:
+def test_rejects_import_from_archive(tmp_path: Path) -> None:
     package = sources(tmp_path)
     archive = tmp_path / "program.pyz"
     with zipfile.ZipFile(archive, "w") as packed:
@@ -58,7 +58,7 @@ def test_explains_native_module_of_other_platform(tmp_path: Path, name: str) -> 
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what the linker of Linux says")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the message of the Linux dynamic linker")
 def test_explains_damaged_native_module(tmp_path: Path) -> None:
     (sources(tmp_path) / "_native.abi3.so").write_bytes(b"\x7fELF")
     assert "cannot load the native module of actpass: " in refusal(tmp_path)
@@ -66,14 +66,14 @@ def test_explains_damaged_native_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quotes", ["`'", "''"])
-def test_a_glibc_that_is_too_old_is_named(quotes: str) -> None:
+def test_names_required_glibc(quotes: str) -> None:
     text = f"libc.so.6: version {quotes[0]}GLIBC_2.99{quotes[1]} not found (required by _native.abi3.so)"
     said = _load.explain(ImportError(text))
     assert str(said).endswith("glibc 2.99 or later is needed: run on a newer Linux distribution")
     assert said.name == "actpass._native"
 
 
-def test_another_reason_is_kept() -> None:
+def test_keeps_other_loader_errors() -> None:
     said = _load.explain(ImportError("libgcc_s.so.1: cannot open shared object file"))
     assert str(said) == "cannot load the native module of actpass: libgcc_s.so.1: cannot open shared object file"
 
@@ -84,5 +84,5 @@ def test_bundlers_find_imports_of_native_module() -> None:
     rust = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "src").glob("*.rs"))
     imported = set(re.findall(r'"(actpass\.[a-z_]+)"', rust))
     assert imported
-    # The event loops' module is imported with the first call, by a function that the native module calls.
+    # The native module imports the module for event loops with the first call.
     assert (imported | {"actpass._loop"}) - finder.modules.keys() == set()

@@ -35,7 +35,7 @@ def run(environment: dict[str, str], *options: str) -> tuple[int, str]:
         ({"do": "reset", "at": "request"}, 2, "actpass.unreachable: verify_passport"),
     ],
 )
-def test_the_check(hostile: Hostile, step: dict[str, Any], code: int, said: str) -> None:
+def test_check_reports_result_and_exit_code(hostile: Hostile, step: dict[str, Any], code: int, said: str) -> None:
     with hostile.play(step) as gateway:
         environment = {"ACTPASS_API_KEY": API_KEY, "ACTPASS_API_BASE_URL": gateway.base_url}
         found, text = run(environment)
@@ -66,19 +66,19 @@ def test_no_check_sends_nothing(hostile: Hostile) -> None:
         {"ACTPASS_API_KEY": API_KEY, "HTTPS_PROXY": f"nonsense://user:{API_KEY}@proxy"},
     ],
 )
-def test_an_invalid_configuration(environment: dict[str, str]) -> None:
+def test_reports_invalid_configuration(environment: dict[str, str]) -> None:
     code, text = run(environment)
     assert code == 1
     assert "invalid configuration: " in text
     assert API_KEY not in text
 
 
-def test_the_real_gateway(gateway: Gateway) -> None:
+def test_check_succeeds_against_real_gateway(gateway: Gateway) -> None:
     code, _ = run({"ACTPASS_API_KEY": "apk_dev", "ACTPASS_API_BASE_URL": gateway.base_url})
     assert code == 0
     code, _ = run({"ACTPASS_API_KEY": "apk_unknown", "ACTPASS_API_BASE_URL": gateway.base_url})
     assert code == 3
 
 
-def test_the_module_is_part_of_the_package() -> None:
+def test_package_contains_main_module() -> None:
     assert (Path(actpass.__file__).parent / "__main__.py").is_file()

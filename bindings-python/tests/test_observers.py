@@ -52,7 +52,7 @@ def raiser(raised: type[BaseException]) -> Broken:
 
 
 class Otel:
-    """The program's OpenTelemetry, to be broken somewhere."""
+    """The program's OpenTelemetry, with replaceable parts."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("opentelemetry.sdk")
@@ -92,7 +92,7 @@ class Otel:
 
 
 def logger_class(patch: pytest.MonkeyPatch, name: str, broken: Broken) -> None:
-    """Replace the logger ``actpass`` by one of an application class."""
+    """Replace the logger ``actpass`` with one of an application class."""
     mine = type("Mine", (logging.Logger,), {name: broken})("actpass")
     mine.parent, mine.manager = logging.getLogger(), logging.Logger.manager
     patch.setitem(logging.Logger.manager.loggerDict, "actpass", mine)
@@ -108,7 +108,7 @@ def handler(patch: pytest.MonkeyPatch, *, added_filter: Any = None, **broken: Br
 
 
 def formatter(patch: pytest.MonkeyPatch, broken: Broken) -> None:
-    """Break the formatter of a handler that does not catch it itself."""
+    """Break the formatter of a handler that does not catch its errors."""
     mine = logging.Formatter()
     mine.format = broken  # type: ignore[method-assign]
     handler(patch, emit=mine.format)
@@ -129,7 +129,7 @@ def span_context(body: Broken) -> types.SimpleNamespace:
     return types.SimpleNamespace(get_span_context=body)
 
 
-#: Where an observer can break.
+#: The places where an observer can fail.
 PLACES: dict[str, Callable[[pytest.MonkeyPatch, Broken], Any]] = {
     "processor.on_start": otel(lambda it, body: it.processor(on_start=body)),
     "processor.on_end": otel(lambda it, body: it.processor(on_end=body)),
@@ -178,7 +178,7 @@ PLACES: dict[str, Callable[[pytest.MonkeyPatch, Broken], Any]] = {
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Listen to all that there is, and have every report made again."""
+    """Enable every log level, and reset the reported errors."""
     monkeypatch.setattr(_telemetry, "_reported", {})
     monkeypatch.setattr(_telemetry, "_tracer_of", (None, None))
     monkeypatch.setattr(_telemetry, "_histogram_of", (None, None))
@@ -197,7 +197,7 @@ def gateway() -> Iterator[CapturingServer]:
 
 
 class Recorded:
-    """An action that ran, and its outcome."""
+    """An action that counts its runs, and its clients."""
 
     def __init__(self, gateway: CapturingServer) -> None:
         self.runs = 0
@@ -205,7 +205,7 @@ class Recorded:
         self._gateway = gateway
         self._client = new_client(gateway.base_url)
         self._async_client = new_async_client(gateway.base_url)
-        # Before anything is broken: asyncio itself logs when it makes a loop.
+        # Created before an observer is broken: asyncio logs when it creates a loop.
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)
 
@@ -226,7 +226,7 @@ class Recorded:
         return self._loop.run_until_complete(self._async_client.guard(execute_fn=does, record_outcome=True, **ACTION))
 
     def ended(self) -> list[str]:
-        """Return how the action ended, from the events sent to the ledger."""
+        """Return the ``ended`` values of the recorded outcomes."""
         sent = [one for one in self._gateway.take() if one.path.endswith("/evidence/events")]
         return [json.loads(one.body)["metadata"]["ended"] for one in sent]
 
@@ -258,7 +258,7 @@ def test_ignores_observer_errors(
         shown = capsys.readouterr().err + caplog.text
         said = [line for line in shown.splitlines() if "telemetry error ignored" in line]
         assert len(said) == (0 if raised in UNSAID else 1), shown
-        if said and raised is not StopIteration:  # Which a generator makes another of.
+        if said and raised is not StopIteration:  # A generator turns StopIteration into RuntimeError.
             assert raised.__qualname__ in said[0]
             assert "test_observers.py" in said[0]
         assert "of an observer" not in "".join(said)
@@ -266,7 +266,7 @@ def test_ignores_observer_errors(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
 @pytest.mark.parametrize("place", ["processor.on_start", "processor.on_end", "set_attribute", "handler.emit"])
-def test_the_functions_own_error_and_a_blocked_action_stay_theirs(
+def test_observer_errors_keep_function_errors_and_blocks(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, place: str, asynchronous: bool
 ) -> None:
     recorded = Recorded(gateway)
@@ -297,7 +297,7 @@ MODULES = {
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
 @pytest.mark.parametrize("what", MODULES)
-def test_modules_that_are_broken(
+def test_ignores_broken_observer_modules(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, what: str, asynchronous: bool
 ) -> None:
     recorded = Recorded(gateway)
@@ -328,7 +328,7 @@ def test_invalid_trace_is_not_sent(gateway: CapturingServer, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("level", ["x", -5, 10**6, None, 1.5])
-def test_invalid_log_levels(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, level: Any) -> None:
+def test_ignores_invalid_log_levels(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, level: Any) -> None:
     logger_class(monkeypatch, "getEffectiveLevel", lambda _: level)
     with new_client(gateway.base_url) as client:
         assert client.guard(execute_fn=lambda _: 7, **ACTION)["result"] == 7
@@ -336,10 +336,10 @@ def test_invalid_log_levels(gateway: CapturingServer, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
 @pytest.mark.parametrize("place", ["processor.on_end", "histogram.record"])
-def test_ctrl_c_in_an_observer_passes_with_the_outcome(
+def test_ctrl_c_in_observer_propagates_with_the_outcome(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, place: str, asynchronous: bool
 ) -> None:
-    """The outcome is already in the ledger, and on the exception."""
+    """The exception carries the outcome, which the ledger already contains."""
     recorded = Recorded(gateway)
     run: list[int] = []
 
@@ -348,7 +348,7 @@ def test_ctrl_c_in_an_observer_passes_with_the_outcome(
             run.append(1)
             raise KeyboardInterrupt
 
-    # The histogram records the duration before the function runs, so the interrupt is in ``ended``, after the run.
+    # The histogram records the duration before the function runs, so the interrupt happens in ``ended``, after the run.
     if place == "histogram.record":
         monkeypatch.setattr(_telemetry._Duration, "ended", interrupted)
     PLACES[place](monkeypatch, interrupted)
@@ -363,7 +363,7 @@ def test_ctrl_c_in_an_observer_passes_with_the_outcome(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
 @pytest.mark.parametrize("place", ["processor.on_start", "context.attach", "handler.emit", "set_attribute"])
-def test_ctrl_c_in_an_observer_before_the_function_runs_nothing(
+def test_ctrl_c_in_observer_before_the_run_runs_nothing(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, place: str, asynchronous: bool
 ) -> None:
     recorded = Recorded(gateway)
@@ -373,9 +373,7 @@ def test_ctrl_c_in_an_observer_before_the_function_runs_nothing(
     assert (recorded.runs, recorded.ended()) == (0, [])
 
 
-def test_ctrl_c_in_an_observer_leaves_no_span_current(
-    gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_observer_detaches_the_span(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     it = Otel(monkeypatch)
     before = it.trace.get_current_span()
     ended: list[str] = []
@@ -388,7 +386,7 @@ def test_ctrl_c_in_an_observer_leaves_no_span_current(
 
 
 class Late(Exception):  # noqa: N818
-    """The exception of a signal handler that ends a task after its time limit, as in task queues."""
+    """The exception of a task queue's signal handler that ends a task after its time limit."""
 
 
 class Raising:
@@ -430,10 +428,10 @@ def test_exception_without_attributes_propagates() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "async"])
-def test_an_observer_may_use_the_client(
+def test_observer_may_use_the_client(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
-    """Its own calls are not observed; otherwise each of its lines would make more."""
+    """Calls of an observer are not observed; otherwise each log line would cause more log lines."""
     it = Otel(monkeypatch)
     with new_client(gateway.base_url) as client:
         written: list[Any] = []
@@ -448,9 +446,7 @@ def test_an_observer_may_use_the_client(
     assert 3 <= len(written) <= 8
 
 
-def test_a_report_that_cannot_be_made_changes_nothing(
-    gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ignores_failure_to_report_observer_error(gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(gateway)
     PLACES["processor.on_end"](monkeypatch, raiser(RuntimeError))
     handler(monkeypatch, emit=raiser(SystemExit))
@@ -461,7 +457,7 @@ def test_a_report_that_cannot_be_made_changes_nothing(
             assert recorded.guard(False)["result"] is recorded.result
 
 
-def test_each_error_is_reported_once_by_all_threads(
+def test_reports_each_observer_error_once_across_threads(
     gateway: CapturingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     PLACES["processor.on_end"](monkeypatch, raiser(RuntimeError))
@@ -474,15 +470,15 @@ def test_each_error_is_reported_once_by_all_threads(
     assert [one.levelname for one in caplog.records if "telemetry error" in one.getMessage()] == ["WARNING"]
 
 
-def test_errors_at_ever_new_places_are_not_reported_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_limits_number_of_reported_observer_errors(capsys: pytest.CaptureFixture[str]) -> None:
     for at in range(_telemetry._MAX_REPORTED + 9):
         spoiled = type(f"Error{at}", (Exception,), {})
         assert _telemetry.call_observer("logging", raiser(spoiled)) is None
     assert len(capsys.readouterr().err.splitlines()) == _telemetry._MAX_REPORTED
 
 
-def test_a_program_near_the_end_of_its_stack(gateway: CapturingServer) -> None:
-    """Observers need more stack than the guard; an action that began is reported."""
+def test_reports_action_that_ran_near_recursion_limit(gateway: CapturingServer) -> None:
+    """Observers need more stack than the guard; every action that ran is reported."""
     code = """
 import sys
 from support import ACTION, new_client
@@ -510,14 +506,14 @@ print(runs == reported > 0)
     assert run_python(code, gateway.base_url).stdout == "True\n"
 
 
-def test_nothing_is_current_after_an_observer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observing_flag_is_reset_after_observer_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         _telemetry.call_observer("logging", raiser(KeyboardInterrupt))
     _telemetry.call_observer("logging", raiser(RuntimeError))
     assert _telemetry._observing.get() is False
 
 
-def test_warnings_that_are_errors_change_nothing(gateway: CapturingServer) -> None:
+def test_warnings_as_errors_do_not_change_the_outcome(gateway: CapturingServer) -> None:
     code = """
 import logging, sys
 from support import ACTION, new_client
@@ -535,19 +531,19 @@ print(out["executed"], out["result"])
     assert done.stderr.count("actpass: telemetry error ignored: logging raised RuntimeError in ") == 1
 
 
-def test_the_fixture_of_tests_cannot_prevent_an_action(actpass_gateway: Any) -> None:
+def test_broken_journal_does_not_prevent_the_action(actpass_gateway: Any) -> None:
     actpass_gateway.allow()
     actpass_gateway.executed = None
     assert actpass_gateway.client().guard("g", "t", {}, lambda _: 7)["result"] == 7
     actpass_gateway.executed = []
 
 
-def test_the_recording_of_an_outcome_that_breaks_does_not_lose_it(gateway: CapturingServer) -> None:
-    """A panic in the conversion of an answer, on request: only packages for tests have that."""
+def test_panic_while_recording_keeps_the_outcome(gateway: CapturingServer) -> None:
+    """Injects a panic into the conversion of a response; requires a build with test hooks."""
     from actpass import _native
 
     if not hasattr(_native, "break_next_call"):
-        pytest.skip("this package has no calls that break")
+        pytest.skip("this build has no test hooks")
     for how in ("answer", "conversion", "panic"):
         result = object()
 
@@ -563,10 +559,10 @@ def test_the_recording_of_an_outcome_that_breaks_does_not_lose_it(gateway: Captu
                 assert out["evidence_error"].code == "actpass.internal"
 
 
-def test_ctrl_c_while_an_outcome_is_recorded_carries_it(hostile: Any, request: pytest.FixtureRequest) -> None:
+def test_ctrl_c_while_recording_carries_the_outcome(hostile: Any, request: pytest.FixtureRequest) -> None:
     from support import ALLOW, answer
 
-    # A shell that starts the tests in the background has them ignore it.
+    # Processes that a shell starts in the background ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     result = object()

@@ -1,4 +1,4 @@
-"""A permit: a guard in steps, spent once."""
+"""Permits: a two-phase guard, spent once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RECORDED = {"event_id": "ev_9", "current_event_hash": "00"}
 
 
 class Asking:
-    """The calls of either client and either permit, as if they all blocked."""
+    """Both clients and permits behind one blocking interface."""
 
     def __init__(self, base_url: str, awaited: bool) -> None:
         self._loop = asyncio.new_event_loop() if awaited else None
@@ -98,10 +98,10 @@ def event(gateway: Played) -> Any:
             assert len(told) == 1
             return told[0]
         time.sleep(0.01)
-    raise AssertionError("nothing was recorded")
+    raise AssertionError("no outcome was recorded")
 
 
-def test_an_action_in_steps(asking: Asking, allowing: Played) -> None:
+def test_permit_returns_outcome_of_the_action(asking: Asking, allowing: Played) -> None:
     result = object()
     permit = asking.permit()
     assert (permit.tool, permit.decision["evidence_event_id"]) == (ACTION["tool"], "ev_1")
@@ -114,7 +114,7 @@ def test_an_action_in_steps(asking: Asking, allowing: Played) -> None:
     assert len(allowing.seen()) == 1
 
 
-def test_an_action_that_failed(asking: Asking) -> None:
+def test_permit_returns_error_of_the_action(asking: Asking) -> None:
     own = KeyError("charge")
     permit = asking.permit()
     permit.spend()
@@ -126,7 +126,7 @@ def test_an_action_that_failed(asking: Asking) -> None:
     assert raised.value is own
 
 
-def test_a_permit_is_spent_and_reported_once(asking: Asking) -> None:
+def test_permit_is_spent_and_reported_once(asking: Asking) -> None:
     permit = asking.permit()
     ends = [lambda: permit.returned(1), lambda: permit.failed(ValueError())]
     unspent = [lambda end=end: asking.wait_for(end) for end in ends] + [permit.cancelled]
@@ -146,7 +146,7 @@ def test_a_permit_is_spent_and_reported_once(asking: Asking) -> None:
             again()
 
 
-def test_one_of_many_threads_spends_permit(allowing: Played) -> None:
+def test_only_one_of_many_threads_spends_permit(allowing: Played) -> None:
     with new_client(allowing.base_url) as client:
         permit: Any = client.authorize(**ACTION)
 
@@ -173,8 +173,8 @@ def test_permit_cannot_be_created_or_copied(allowing: Played) -> None:
                 double(permit)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_permit_is_not_spent_in_a_forked_process(allowing: Played) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forked_process_cannot_spend_permit(allowing: Played) -> None:
     with new_client(allowing.base_url) as client:
         permit: Any = client.authorize(**ACTION)
         child = os.fork()
@@ -188,7 +188,7 @@ def test_a_permit_is_not_spent_in_a_forked_process(allowing: Played) -> None:
         permit.spend()
 
 
-def test_authorize_takes_what_guard_takes() -> None:
+def test_authorize_and_guard_have_the_same_parameters() -> None:
     for client in (ActPassClient, AsyncActPassClient):
         guard, authorize = (inspect.signature(method).parameters for method in (client.guard, client.authorize))
         assert guard.keys() - authorize.keys() == {"execute_fn"}
@@ -231,7 +231,7 @@ def test_failed_gate_returns_no_permit(hostile: Hostile, awaited: bool, mode: st
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_arguments_that_have_changed(hostile: Hostile, awaited: bool, mode: str) -> None:
+def test_changed_arguments_block_except_in_monitor(hostile: Hostile, awaited: bool, mode: str) -> None:
     with hostile.play(answer({**BOUND, "credential": {"token": CREDENTIAL}})) as gateway:
         asking = Asking(gateway.base_url, awaited)
         same = asking.permit(mode=mode)
@@ -253,7 +253,7 @@ def test_arguments_that_have_changed(hostile: Hostile, awaited: bool, mode: str)
         asking.close()
 
 
-def test_a_permit_is_void_once_its_credential_has_expired(hostile: Hostile, awaited: bool) -> None:
+def test_permit_expires_with_its_credential(hostile: Hostile, awaited: bool) -> None:
     soon = (datetime.now(timezone.utc) + timedelta(seconds=2)).isoformat()
     with hostile.play(answer({**BOUND, "credential": {"token": CREDENTIAL, "expires_at": soon}})) as gateway:
         asking = Asking(gateway.base_url, awaited)
@@ -307,7 +307,7 @@ def test_rejects_result_that_has_not_run(asking: Asking) -> None:
     assert "result" not in out
 
 
-def test_invalid_argument_is_named(asking: Asking, allowing: Played) -> None:
+def test_names_invalid_argument(asking: Asking, allowing: Played) -> None:
     for wrong in ({"args": {"n": object()}}, {"mode": "off"}, {"record_outcome": "yes"}, {"default": 7}):
         with pytest.raises(ActPassConfigError, match=rf"\A{next(iter(wrong))}\b") as raised:
             asking.authorize(**wrong)
@@ -315,7 +315,7 @@ def test_invalid_argument_is_named(asking: Asking, allowing: Played) -> None:
     assert allowing.seen() == []
 
 
-def test_a_scripted_gateway_knows_what_ran() -> None:
+def test_scripted_gateway_records_spent_permits() -> None:
     with ScriptedGateway() as gateway, gateway.client() as client:
         gateway.allow("demo.tool")
         permit: Any = client.authorize("demo", "demo.tool", {"n": 1})

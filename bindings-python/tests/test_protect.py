@@ -1,4 +1,4 @@
-"""Functions protected by ``client.protect``: they run with the evaluated arguments; a block is explained to a model."""
+"""Functions protected by ``client.protect``: they run with the evaluated arguments; errors explain a block."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def judged(gateway: Played) -> dict[str, Any]:
     return body
 
 
-def test_judged_arguments_are_passed(gateway: Played, client: ActPassClient) -> None:
+def test_passes_evaluated_arguments(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES, resource="stripe:charge:{charge}", user_id="u", passport=lambda: PASSPORT, audience="a")
     def refund(charge: str, amount: int, *notes: str, currency: str = "usd", **more: Any) -> Any:
         """Pay back."""
@@ -115,7 +115,7 @@ def test_results_and_exceptions_are_same_objects(client: ActPassClient) -> None:
     assert caught.value is error
 
 
-def test_methods(gateway: Played, client: ActPassClient) -> None:
+def test_protects_methods(gateway: Played, client: ActPassClient) -> None:
     class Desk:
         till = 10
 
@@ -140,7 +140,7 @@ def test_methods(gateway: Played, client: ActPassClient) -> None:
     assert judged(gateway)["args"] == {"n": 2}
 
 
-def test_what_is_sent_is_chosen(gateway: Played, client: ActPassClient) -> None:
+def test_include_exclude_and_redact_choose_sent_arguments(gateway: Played, client: ActPassClient) -> None:
     handle = object()
 
     def use(db: Any, card: str, amount: int) -> Any:
@@ -199,7 +199,7 @@ class Number(enum.IntEnum):
         (float("nan"), r"\Aargs\.amount: expected a finite number, found NaN"),
     ],
 )
-def test_an_argument_that_cannot_be_sent_is_named(gateway: Played, client: ActPassClient, value: Any, at: str) -> None:
+def test_names_non_json_argument(gateway: Played, client: ActPassClient, value: Any, at: str) -> None:
     @client.protect(**NAMES)
     def pay(charge: str, amount: Any) -> None:
         pytest.fail("it ran")
@@ -209,7 +209,7 @@ def test_an_argument_that_cannot_be_sent_is_named(gateway: Played, client: ActPa
     assert gateway.seen() == []
 
 
-def test_an_argument_that_is_json_by_its_base_is_sent_as_that(gateway: Played, client: ActPassClient) -> None:
+def test_sends_subclass_of_json_type_as_its_base(gateway: Played, client: ActPassClient) -> None:
     protected = client.protect(**NAMES)(lambda *values: values)  # type: ignore[misc]
     assert protected(Word.USD, Number.ONE) == (Word.USD, Number.ONE)
     assert judged(gateway)["args"] == {"values": ["usd", 1]}
@@ -228,7 +228,9 @@ def test_an_argument_that_is_json_by_its_base_is_sent_as_that(gateway: Played, c
         (lambda arguments: f"{arguments['charge']}", "ch_1"),
     ],
 )
-def test_resources(gateway: Played, client: ActPassClient, resource: Any, expected: str) -> None:
+def test_resource_accepts_template_or_function(
+    gateway: Played, client: ActPassClient, resource: Any, expected: str
+) -> None:
     @client.protect(**NAMES, resource=resource)
     def refund(charge: str, amount: int = 3) -> None:
         pass
@@ -283,8 +285,8 @@ def test_invalid_options_raise_at_decoration(client: ActPassClient, options: dic
         ("max_retries", (-1, 11, 1.5, "1", True)),
     ],
 )
-def test_options_are_refused_where_they_are_written(member: str, values: tuple[Any, ...], asynchronous: bool) -> None:
-    """Before there is a function, by the name of the option."""
+def test_rejects_invalid_options_before_decoration(member: str, values: tuple[Any, ...], asynchronous: bool) -> None:
+    """The error names the option and is raised before a function is decorated."""
     client: Any = (new_async_client if asynchronous else new_client)("http://127.0.0.1:9")
 
     def pay(amount: int) -> None:
@@ -300,7 +302,7 @@ def test_options_are_refused_where_they_are_written(member: str, values: tuple[A
             assert caught.value.operation == "protect"
 
 
-def test_options_that_are_functions_are_checked_for_each_call(gateway: Played, client: ActPassClient) -> None:
+def test_validates_results_of_option_functions_on_each_call(gateway: Played, client: ActPassClient) -> None:
     for member in ("user_id", "passport", "resource"):
         protected = client.protect(**NAMES, **{member: lambda: 3})(lambda: pytest.fail("it ran"))
         with pytest.raises(ActPassArgumentError, match=rf"\A{member}: expected a string, found int"):
@@ -310,8 +312,8 @@ def test_options_that_are_functions_are_checked_for_each_call(gateway: Played, c
 
 @pytest.mark.parametrize("mode", ["enforce", "strict", "warn", "monitor"])
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_changed_arguments_block_as_a_decision(hostile: Hostile, mode: Any, asynchronous: bool) -> None:
-    """The ruling is the core's: `monitor` runs, and reports the denial; nothing else runs."""
+def test_changed_arguments_deny_except_in_monitor(hostile: Hostile, mode: Any, asynchronous: bool) -> None:
+    """Only ``monitor`` runs, and it reports the denial."""
     said = {**ALLOW, "request_hash": "{{request_hash}}"}
     items: list[Any] = [1]
     ran: list[Any] = []
@@ -345,12 +347,12 @@ def test_changed_arguments_block_as_a_decision(hostile: Hostile, mode: Any, asyn
     assert ran == []
     blocked = caught.value
     assert (blocked.code, blocked.retryable, blocked.__cause__) == ("actpass.arguments_changed", False, None)
-    assert blocked.decision["evidence_event_id"] == "ev_1", "what allowed it is named"
+    assert blocked.decision["evidence_event_id"] == "ev_1", "the denial keeps the event id of the allow"
     assert blocked.request_id == "req_7"
     assert "Retry the same call" in str(blocked)
 
 
-def test_arguments_that_are_no_longer_json_have_changed(gateway: Played, client: ActPassClient) -> None:
+def test_arguments_that_became_non_json_block(gateway: Played, client: ActPassClient) -> None:
     items: list[Any] = [1]
 
     def change() -> str:
@@ -375,7 +377,7 @@ class Charge:
     ],
     ids=["redact", "resource"],
 )
-def test_what_is_made_of_arguments_is_compared_too(gateway: Played, client: ActPassClient, how: Any) -> None:
+def test_changed_derived_values_block(gateway: Played, client: ActPassClient, how: Any) -> None:
     charge = Charge()
 
     def change() -> str:
@@ -395,7 +397,7 @@ def test_what_is_made_of_arguments_is_compared_too(gateway: Played, client: ActP
     assert ran == ["ch_1"]
 
 
-def test_what_cannot_be_protected(client: ActPassClient) -> None:
+def test_rejects_unprotectable_functions(client: ActPassClient) -> None:
     async def generate() -> Any:
         yield 1
 
@@ -416,7 +418,7 @@ def test_what_cannot_be_protected(client: ActPassClient) -> None:
         new_async_client("http://127.0.0.1:9").protect(**NAMES)(lambda: None)  # type: ignore[arg-type, misc]
 
 
-def test_a_resource_that_is_no_text_sends_nothing(gateway: Played, client: ActPassClient) -> None:
+def test_rejects_non_string_resource_before_sending(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES, resource="charge:{charge}")
     def refund(charge: Any) -> None:
         pytest.fail("it ran")
@@ -428,7 +430,7 @@ def test_a_resource_that_is_no_text_sends_nothing(gateway: Played, client: ActPa
 
 
 def test_arguments_changed_during_decision_block(hostile: Hostile) -> None:
-    """The gateway approves one refund; another thread changes the amount before the response."""
+    """The gateway allows a refund; another thread changes its amount before the response."""
     items: list[Any] = [{"amount": 1}]
     ran: list[Any] = []
 
@@ -449,7 +451,7 @@ def test_arguments_changed_during_decision_block(hostile: Hostile) -> None:
     assert ran == []
 
 
-def test_a_name_by_position_and_by_name(gateway: Played, client: ActPassClient) -> None:
+def test_rejects_keyword_equal_to_positional_only_name(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES)
     def odd(amount: int, /, **more: Any) -> None:
         pytest.fail("it ran")
@@ -459,7 +461,7 @@ def test_a_name_by_position_and_by_name(gateway: Played, client: ActPassClient) 
     assert gateway.seen() == []
 
 
-def test_nothing_hides_an_argument_of_the_same_name(gateway: Played, client: ActPassClient) -> None:
+def test_rejects_keyword_equal_to_var_positional_name(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES)
     def pay(*amounts: int, **more: Any) -> None:
         pytest.fail("it ran")
@@ -469,7 +471,7 @@ def test_nothing_hides_an_argument_of_the_same_name(gateway: Played, client: Act
     assert gateway.seen() == []
 
 
-def test_an_argument_that_is_named_as_a_receiver_is_judged(gateway: Played, client: ActPassClient) -> None:
+def test_evaluates_argument_named_like_a_receiver(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES)
     def book(cls: Any, seats: int) -> Any:
         return cls
@@ -486,7 +488,7 @@ def test_an_argument_that_is_named_as_a_receiver_is_judged(gateway: Played, clie
         book(Desk(), 2)
 
 
-def test_callables_of_any_kind(gateway: Played, client: ActPassClient) -> None:
+def test_protects_any_callable(gateway: Played, client: ActPassClient) -> None:
     class Pay:
         def __call__(self, amount: int, currency: str = "usd") -> Any:
             return amount, currency
@@ -512,7 +514,7 @@ def test_callables_of_any_kind(gateway: Played, client: ActPassClient) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_coroutine_callables_of_any_kind(hostile: Hostile, asynchronous: bool) -> None:
+def test_protects_any_coroutine_callable(hostile: Hostile, asynchronous: bool) -> None:
     """Each is awaited inside the guard: it has ended when the outcome is reported."""
 
     class Pay:
@@ -551,7 +553,7 @@ def test_plain_function_must_not_return_coroutine(client: ActPassClient) -> None
         client.protect(**NAMES)(unaware)(3)
 
 
-def test_a_default_that_changed_is_judged_as_it_is(gateway: Played, client: ActPassClient) -> None:
+def test_evaluates_current_value_of_mutable_default(gateway: Played, client: ActPassClient) -> None:
     @client.protect(**NAMES)
     def pay(amount: int, kept: list[int] = []) -> list[int]:  # noqa: B006
         kept.append(amount)
@@ -562,7 +564,7 @@ def test_a_default_that_changed_is_judged_as_it_is(gateway: Played, client: ActP
     assert [json.loads(one["body"])["args"]["kept"] for one in gateway.seen()] == [[], [1]]
 
 
-def test_arguments_that_change_before_they_are_sent(gateway: Played, client: ActPassClient) -> None:
+def test_arguments_changed_before_sending_block(gateway: Played, client: ActPassClient) -> None:
     """The arguments are read once, at the call; later changes do not reach the gateway."""
     items = [{"amount": 1}]
     ran: list[Any] = []
@@ -623,7 +625,7 @@ def blocked_by(hostile: Hostile, *steps: dict[str, Any], **options: Any) -> Acti
     return caught.value
 
 
-def test_a_denial(hostile: Hostile) -> None:
+def test_denied_call_raises_explained_error(hostile: Hostile) -> None:
     blocked = blocked_by(hostile, answer(DENIED))
     assert isinstance(blocked, ActPassError)
     assert blocked.decision == {**DENIED, "explain": {**EXPLAIN, **DENIED["explain"]}}
@@ -638,14 +640,14 @@ def test_a_denial(hostile: Hostile) -> None:
         "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
         "Ask a person. Offer credit."
     )
-    made_again = ActionBlockedError(str(blocked), blocked.args[1])  # As a serializer does that keeps `args`.
+    made_again = ActionBlockedError(str(blocked), blocked.args[1])  # Like a serializer that keeps only `args`.
     for again in (pickle.loads(pickle.dumps(blocked)), copy.copy(blocked), made_again):
         assert (str(again), again.decision, again.retryable) == (str(blocked), blocked.decision, False)
         assert (again.developer_text, again.message) == (blocked.developer_text, str(blocked))
 
 
-def test_the_texts_are_the_cores_also_of_an_outcome_that_crossed(hostile: Hostile) -> None:
-    """They have no secret, which the decision of a gateway that repeats one has."""
+def test_copied_outcomes_keep_redacted_texts(hostile: Hostile) -> None:
+    """The gateway echoes a secret; the texts redact it."""
     said = {"decision": "deny", "reason_code": "x", "explain": {"summary": "no apk_repeated"}}
     with hostile.play(answer(said)) as gateway, new_client(gateway.base_url, api_key="apk_repeated") as client:
         out: Any = client.guard(execute_fn=print, **NAMES, args={})
@@ -663,7 +665,7 @@ def test_the_texts_are_the_cores_also_of_an_outcome_that_crossed(hostile: Hostil
     assert blocked.developer_text == "demo.tool was not run: deny (unspecified). no way to 10.0.0.7."
 
 
-def test_a_gate_that_failed(hostile: Hostile) -> None:
+def test_failed_gate_raises_blocked_error_with_cause(hostile: Hostile) -> None:
     blocked = blocked_by(hostile, {"do": "reset", "at": "request"})
     assert (blocked.retryable, blocked.code) == (True, "actpass.unreachable")
     assert isinstance(blocked.__cause__, ActPassConnectionError)
@@ -677,7 +679,7 @@ def test_a_gate_that_failed(hostile: Hostile) -> None:
     assert API_KEY not in str(unknown)
 
 
-def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
+def test_pending_approval_raises_blocked_error_with_approval(hostile: Hostile) -> None:
     asked = answer({"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1"})
     blocked = blocked_by(hostile, asked)
     assert blocked.approval is not None
@@ -698,11 +700,11 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
         ({"decision": "deny", "reason_code": "actpass.replayed"}, "until it is known whether it ran."),
     ],
 )
-def test_whether_another_call_can_help_follows_from_the_cause(hostile: Hostile, said: Any, last: str) -> None:
+def test_retry_advice_follows_from_the_cause(hostile: Hostile, said: Any, last: str) -> None:
     assert last in str(blocked_by(hostile, answer(said)))
 
 
-def test_an_allow_that_is_not_recorded_is_no_matter_of_the_arguments(hostile: Hostile) -> None:
+def test_unrecorded_allow_advises_an_operator(hostile: Hostile) -> None:
     unrecorded = {"decision": "allow", "request_hash": "{{request_hash}}"}
     blocked = blocked_by(hostile, answer(unrecorded), mode="strict")
     assert blocked.code == "actpass.unrecorded"
@@ -727,8 +729,8 @@ VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_coroutine_functions(hostile: Hostile, asynchronous: bool) -> None:
-    """Both clients protect them, without blocking the loop."""
+def test_protects_coroutine_functions(hostile: Hostile, asynchronous: bool) -> None:
+    """Both clients protect coroutine functions without blocking the loop."""
 
     async def main() -> None:
         new: Any = new_async_client if asynchronous else new_client
@@ -767,7 +769,7 @@ def test_coroutine_functions(hostile: Hostile, asynchronous: bool) -> None:
         assert [json.loads(one["body"])["resource"] for one in gateway.seen()] == ["charge:a", "charge:b"]
 
 
-def test_against_the_real_gateway(tmp_path: Any, request: pytest.FixtureRequest) -> None:
+def test_real_gateway_decides_protected_calls(tmp_path: Any, request: pytest.FixtureRequest) -> None:
     from support import binary, stop
 
     real = Gateway(binary("ACTPASS_GATEWAY"), tmp_path)

@@ -1,4 +1,4 @@
-"""The published 1.1.3's own unit tests, run against this package; ``docs/migrating-from-1.1.3.md`` explains each."""
+"""The unit tests of release 1.1.3, run against this package; ``docs/migrating-from-1.1.3.md`` explains each."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RESULTS = {
     "test_hash_payload_is_canonical": "ok",
     "test_sign_payload_deterministic": "ok",
     "test_default_base_url_is_canonical": "ok",
-    "test_api_key_only_construction": "ERROR",  # All of it holds but the last line, which calls a private method.
+    "test_api_key_only_construction": "ERROR",  # Passes except for the last line, which calls a private method.
 }
 
 
 @pytest.fixture
 def published_tests(tmp_path: Path) -> Path:
-    """Give the tests as they were published; ``ACTPASS_PUBLISHED_SDIST`` names the archive that holds them."""
+    """Give the published tests, from the source archive in ``ACTPASS_PUBLISHED_SDIST``."""
     given = os.environ.get("ACTPASS_PUBLISHED_SDIST")
     if given is None:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "actpass"]
@@ -57,7 +57,7 @@ def test_published_test_results_match_guide(published_tests: Path) -> None:
     assert sorted(attributes) == ["_headers", "_request", "result"], done.stderr
 
 
-def test_each_result_is_explained() -> None:
+def test_guide_explains_each_result() -> None:
     guide = GUIDE.read_text(encoding="utf-8")
     for name, result in RESULTS.items():
         [row] = [line for line in guide.splitlines() if line.startswith(f"| `{name}`")]

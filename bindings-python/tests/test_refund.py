@@ -1,4 +1,4 @@
-"""Refunds, guarded end to end: this package, the real gateway, its ledger."""
+"""Guarded refunds, end to end: this package, the real gateway, its ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def refund(amount: int, **more: Any) -> dict[str, Any]:
     return {**ACTION, "args": {"amount": amount, "currency": "usd"}, **more}
 
 
-def test_refunds(gateway: Gateway) -> None:
+def test_real_gateway_decides_refunds(gateway: Gateway) -> None:
     client = gateway.client(timeout=5)
     small, medium, large = Callback(), Callback(), Callback()
     allowed: Any = client.guard(execute_fn=small, **refund(4900))
@@ -69,7 +69,7 @@ def test_refunds(gateway: Gateway) -> None:
         ({"args": {"amount": 10**30, "currency": "usd"}}, "refund.over_limit"),
     ],
 )
-def test_the_policy_sees_the_arguments_as_they_are(gateway: Gateway, arguments: Any, reason_code: str) -> None:
+def test_policy_evaluates_arguments_unchanged(gateway: Gateway, arguments: Any, reason_code: str) -> None:
     callback = Callback()
     with gateway.client() as client:
         out: Any = client.guard(execute_fn=callback, **{**ACTION, **arguments})
@@ -77,7 +77,7 @@ def test_the_policy_sees_the_arguments_as_they_are(gateway: Gateway, arguments: 
     assert callback.runs == (reason_code == "refund.small_in_scope")
 
 
-def test_the_modes(gateway: Gateway) -> None:
+def test_real_gateway_applies_each_mode(gateway: Gateway) -> None:
     with gateway.client() as client:
         for mode, word, executed in (
             ("enforce", "deny", False),
@@ -90,10 +90,12 @@ def test_the_modes(gateway: Gateway) -> None:
             assert (out["decision"]["decision"], out["executed"], callback.runs) == (word, executed, executed), mode
             assert out["decision"]["reason_code"] == "refund.over_limit"
             assert out["decision"].get("would_be") == ("deny" if mode == "warn" else None)
-        assert client.guard(execute_fn=Callback(), **refund(4900, mode="strict"))["executed"], "it is recorded"
+        assert client.guard(execute_fn=Callback(), **refund(4900, mode="strict"))["executed"], (
+            "strict accepts a recorded allow"
+        )
 
 
-def test_the_same_key_gives_the_first_answer_again(gateway: Gateway) -> None:
+def test_repeated_idempotency_key_replays_first_decision(gateway: Gateway) -> None:
     with gateway.client() as client:
         first = client.preflight(**refund(4900, idempotency_key="once"))
         again: Any = client.preflight(**refund(4900, idempotency_key="once"))
@@ -109,14 +111,14 @@ def test_the_same_key_gives_the_first_answer_again(gateway: Gateway) -> None:
     )
 
 
-def test_an_unknown_key(gateway: Gateway) -> None:
+def test_unknown_api_key_blocks(gateway: Gateway) -> None:
     callback = Callback()
     with gateway.client(api_key="apk_of_somebody_else") as client:
         out: Any = client.guard(execute_fn=callback, **refund(4900))
     assert (callback.runs, out["decision"]["reason_code"], out["error"].status) == (0, "actpass.unauthenticated", 401)
 
 
-def test_hashes_agree_with_the_gateway(gateway: Gateway) -> None:
+def test_hashes_match_the_gateway(gateway: Gateway) -> None:
     body = {"agent_id": "support_agent", **refund(4900), "user_id": None, "passport": None, "mode": "enforce"}
     with gateway.client() as client:
         decision = client.preflight(**refund(4900, idempotency_key="k"))
@@ -155,7 +157,7 @@ execute_fn=lambda ctx: stripe.Refund.create(charge="ch_123", amount=4900),
 
 
 class FakeStripe:
-    """Stands in for Stripe's module."""
+    """A fake of Stripe's module."""
 
     def __init__(self) -> None:
         self.refunds: list[Any] = []
@@ -177,7 +179,7 @@ def run_snippets(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, *snippets: s
     return names
 
 
-def test_the_snippets_of_the_sdk_page(
+def test_sdk_page_snippets_run(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = run_snippets(gateway, monkeypatch, SETUP, DECISION_ONLY, GATE_REAL_EXECUTION)
@@ -186,7 +188,7 @@ def test_the_snippets_of_the_sdk_page(
     assert names["out"]["decision"]["reason_code"] == names["d"]["reason_code"]
 
 
-def test_the_snippet_of_the_readme(
+def test_readme_snippet_runs(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Nothing that can be printed shows a secret; the watch that checks the whole run is checked too."""
+"""No printable text contains a secret. The search for secrets in the whole run is tested too."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_repr_of_client_and_native_client() -> None:
     assert repr(Mine(API_KEY)).startswith("Mine(base_url=")
 
 
-def test_a_client_cannot_be_pickled() -> None:
+def test_client_cannot_be_pickled_or_copied() -> None:
     client = new_client("https://gate.example")
     for duplicate in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError) as raised:
@@ -72,7 +72,7 @@ def test_a_client_cannot_be_pickled() -> None:
         assert not shows_a_secret(everything_shown(raised.value))
 
 
-def test_a_permit_and_its_context(hostile: Hostile) -> None:
+def test_permit_shows_no_secret(hostile: Hostile) -> None:
     said = {**ALLOW, "credential": {"token": CREDENTIAL}}
     with hostile.play(answer(said)) as gateway, new_client(gateway.base_url) as client:
         permit = client.authorize(passport=PASSPORT, **ACTION)
@@ -80,12 +80,12 @@ def test_a_permit_and_its_context(hostile: Hostile) -> None:
         assert not shows_a_secret(everything_shown(permit))
         context: Any = permit.spend()
         assert not shows_a_secret(everything_shown(permit))
-        assert context["credential"]["token"] == CREDENTIAL, "the secret was not there to be shown"
+        assert context["credential"]["token"] == CREDENTIAL, "the context has no credential"
         assert not shows_a_secret(everything_shown(permit.returned(None)))
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_every_failure(hostile: Hostile, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_show_no_secret(hostile: Hostile, name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with hostile.play(**FAILING[name]) as gateway, new_client(gateway.base_url, timeout=0.1) as client:
         for call in CALLS.values():
@@ -93,7 +93,7 @@ def test_every_failure(hostile: Hostile, name: str, caplog: pytest.LogCaptureFix
                 call(client)
             except ActPassError as error:
                 logging.getLogger("tests").exception("failed %r %s", error, error)
-                # As a program shows it that prints the locals of all frames.
+                # Like a program that prints the locals of all frames.
                 trace = traceback.TracebackException.from_exception(error, capture_locals=True)
                 frames = [frame for frame in trace.stack if "actpass" in frame.filename and frame.name != "<lambda>"]
                 native_locals = [frame.locals for frame in frames if frame.locals and "self" in frame.locals]
@@ -105,7 +105,7 @@ def test_every_failure(hostile: Hostile, name: str, caplog: pytest.LogCaptureFix
     assert not shows_a_secret(caplog.text)
 
 
-def test_errors_of_arguments_do_not_show_them() -> None:
+def test_argument_errors_show_no_secret() -> None:
     client = new_client("https://gate.example")
     lone = "\ud800"
     for call in (
@@ -127,7 +127,7 @@ def test_errors_of_arguments_do_not_show_them() -> None:
     ):
         with pytest.raises(ActPassError) as raised:
             call()
-        # The frames of this test hold the secrets, so the traceback is excluded: only the error's own text counts.
+        # The traceback is excluded, because the frames of this test contain the secrets.
         said = [str(raised.value), repr(raised.value), repr(raised.value.args), repr(vars(raised.value))]
         assert not shows_a_secret("".join(said))
 
@@ -143,7 +143,7 @@ client.preflight(passport=PASSPORT, **ACTION)
 """
 
 
-def test_an_unhandled_error_of_a_program(hostile: Hostile) -> None:
+def test_unhandled_error_shows_no_secret(hostile: Hostile) -> None:
     said = answer({"error": {"message": f"no {API_KEY} {PASSPORT}"}}, status=401)
     with hostile.play(said) as gateway:
         done = run_python(UNHANDLED, gateway.base_url)
@@ -152,7 +152,7 @@ def test_an_unhandled_error_of_a_program(hostile: Hostile) -> None:
     assert not shows_a_secret(done.stdout + done.stderr)
 
 
-def test_a_help_page_shows_no_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_page_shows_no_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTPASS_API_KEY", API_KEY)
     page = io.StringIO()
     import pydoc
@@ -162,7 +162,7 @@ def test_a_help_page_shows_no_settings(capsys: pytest.CaptureFixture[str], monke
     assert not shows_a_secret(page.getvalue())
 
 
-def test_the_watch_finds_what_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_leak_watch_finds_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("ACTPASS_TEST_LOG", str(log))
     watch = LeakWatch()
@@ -173,7 +173,7 @@ def test_the_watch_finds_what_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path
         watch.note("nothing here", None, "")
         assert watch.leaks(["planted"]) == []
         watch.take_errors()
-    assert len(watch.leaks(["planted"])) == 1, "only the members of the error show it"
+    assert len(watch.leaks(["planted"])) == 1, "the leak is in a member of the error only"
     assert "nothing here" in log.read_text()
     assert "planted" in log.read_text()
     monkeypatch.delenv("ACTPASS_TEST_LOG")

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a waiting call immediately, and nothing runs; a waiting thread never blocks other threads."""
+"""Ctrl-C ends a pending call immediately, and nothing runs; a waiting thread never blocks other threads."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def interrupted(hostile: Hostile, step: dict[str, Any], call: str, how: str = "k
 @pytest.mark.parametrize(
     "call", ["enforce", "strict", "warn", "monitor", "preflight", "verify_passport", "record_evidence"]
 )
-def test_an_interrupt_ends_a_hanging_call(hostile: Hostile, call: str) -> None:
+def test_interrupt_ends_hanging_call(hostile: Hostile, call: str) -> None:
     interrupted(hostile, HANGS["request"], call)
 
 
 @pytest.mark.parametrize("stage", [name for name in HANGS if name != "request"])
-def test_an_interrupt_ends_a_call_at_any_stage(hostile: Hostile, stage: str) -> None:
+def test_interrupt_ends_call_at_any_stage(hostile: Hostile, stage: str) -> None:
     interrupted(hostile, HANGS[stage], "monitor")
 
 
-def test_an_interrupt_of_the_interpreters_own(hostile: Hostile) -> None:
+def test_interrupt_main_ends_hanging_call(hostile: Hostile) -> None:
     interrupted(hostile, HANGS["request"], "enforce", "interrupt_main")
 
 
@@ -115,7 +115,7 @@ print("interrupted")
 
 
 @pytest.mark.parametrize("first", ["worker", "main"])
-def test_an_interrupt_of_one_thread_leaves_the_others_calls_alone(hostile: Hostile, tmp_path: Path, first: str) -> None:
+def test_interrupt_of_one_thread_does_not_affect_others(hostile: Hostile, tmp_path: Path, first: str) -> None:
     interrupted = tmp_path / "interrupted"
 
     def release() -> bool:
@@ -129,7 +129,7 @@ def test_an_interrupt_of_one_thread_leaves_the_others_calls_alone(hostile: Hosti
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
-#: A handler that raises ends the call with its own exception; one that returns leaves it alone.
+#: A signal handler that raises ends the call with its exception; a handler that returns does not affect the call.
 HANDLERS = """
 import os, signal, sys, threading, time
 from support import new_client
@@ -160,14 +160,14 @@ except Stop:
 """
 
 
-def test_other_signals(hostile: Hostile) -> None:
-    # The first answer comes long after the first signal.
+def test_raising_signal_handler_ends_call(hostile: Hostile) -> None:
+    # The first response arrives long after the first signal.
     with hostile.play(answer({"decision": "deny"}, delay_ms=3_000), HANGS["request"]) as gateway:
         done = run_python(HANDLERS, gateway.base_url, cues=[gateway.has_seen(1), gateway.has_seen(2)])
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
-def test_a_waiting_thread_does_not_hold_up_the_others(hostile: Hostile) -> None:
+def test_waiting_thread_releases_the_interpreter(hostile: Hostile) -> None:
     ended: list[BaseException] = []
 
     def wait() -> None:
@@ -185,11 +185,11 @@ def test_a_waiting_thread_does_not_hold_up_the_others(hostile: Hostile) -> None:
             time.sleep(0.002)
             steps += 1
     assert len(ended) == len(threads)
-    # A thread that holds the interpreter while it waits leaves this one three steps.
+    # If the waiting threads held the interpreter, this thread would make about three steps.
     assert steps > 20
 
 
-def test_a_deadline_that_passes_in_one_thread_leaves_the_others_alone(hostile: Hostile) -> None:
+def test_deadline_of_one_thread_does_not_affect_others(hostile: Hostile) -> None:
     with echoing() as base_url, new_client(base_url, timeout=0.5) as client:
         answers: list[Any] = []
         late = threading.Thread(target=lambda: answers.append(client.guard("late", "t", {"delay": 60}, Callback())))
@@ -203,7 +203,7 @@ def test_a_deadline_that_passes_in_one_thread_leaves_the_others_alone(hostile: H
     assert (out["executed"], out["decision"]["reason_code"]) == (False, "actpass.timeout")
 
 
-#: As the first program, many times in one process: milliseconds of each interrupt, sorted ascending.
+#: Like the first program, but repeated in one process: milliseconds of each interrupt, sorted ascending.
 HOW_FAST = """
 import os, signal, sys, threading, time
 from support import ACTION, new_client
@@ -229,12 +229,12 @@ print(*sorted(took))
 """
 
 
-def test_interrupts_end_one_call_after_another(hostile: Hostile) -> None:
+def test_repeated_interrupts_each_end_one_call(hostile: Hostile) -> None:
     with hostile.play(*[HANGS["request"]] * 12) as gateway:
         done = run_python(HOW_FAST, gateway.base_url, cues=[gateway.has_seen(at + 1) for at in range(12)])
     took = [float(word) for word in done.stdout.split()]
     assert len(took) == 12, done.stderr
-    # The fastest: the others depend on the machine's load. A call that does not check for signals takes 30 s.
+    # The fastest only: the others depend on the machine's load. A call that does not check for signals takes 30 s.
     assert took[0] < 100, took
     assert took[-1] < 15_000, took
 
@@ -275,7 +275,7 @@ class Last:
     def __del__(self):
         try:
             ask("finalizer")
-        except (ImportError, TypeError, AttributeError, ActPassError):  # The interpreter may have taken its parts away.
+        except (ImportError, TypeError, AttributeError, ActPassError):  # The interpreter may have cleared the modules.
             print("too late", flush=True)
 
 def endless():
@@ -297,7 +297,7 @@ sys.modules["kept until the end"] = last
 """
 
 
-def test_calls_while_the_interpreter_ends() -> None:
+def test_calls_work_during_interpreter_exit() -> None:
     with echoing() as base_url:
         for _ in range(3):
             done = run_python(AT_THE_END, base_url, timeout=30)
@@ -335,7 +335,7 @@ assert client.guard("g", "t", {}, print)["executed"] is False
 """
 
 
-def test_another_interpreter_of_the_process_is_refused() -> None:
+def test_rejects_subinterpreters() -> None:
     done = run_python(IN_ANOTHER_INTERPRETER, timeout=30)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True"] * 3, done.stderr

@@ -1,4 +1,4 @@
-"""A connection that the server closed while it was idle fails no call, not even one that may not be repeated."""
+"""An idle connection closed by the server fails no call, not even a non-idempotent one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from actpass import ActPassClient
 from support import BOUND, Hostile, Played, answer, echoing, new_client, together
 
-#: An answer to both calls.
+#: A response to both calls.
 STEP = answer({**BOUND, "event_id": "ev_1"})
 
 
@@ -37,17 +37,17 @@ def closes_between(gateway: Played, clients: list[ActPassClient]) -> None:
         gateway.close_connections()
 
 
-def test_clients_that_pause(hostile: Hostile) -> None:
+def test_idle_connections_closed_by_server_fail_no_call(hostile: Hostile) -> None:
     with hostile.play(STEP) as gateway:
         closes_between(gateway, [new_client(gateway.base_url, max_retries=0) for _ in range(60)])
 
 
-def test_one_client_with_many_connections_that_pauses(hostile: Hostile) -> None:
+def test_idle_connection_pool_closed_by_server_fails_no_call(hostile: Hostile) -> None:
     with hostile.play(STEP) as gateway, new_client(gateway.base_url, max_retries=0) as client:
         closes_between(gateway, [client] * 20)
 
 
-def test_a_connection_is_kept_between_calls() -> None:
+def test_reuses_connection_between_calls() -> None:
     with echoing() as base_url, new_client(base_url) as client:
         connections: set[int] = {guard(client, f"{at}")["connection"] for at in range(20)}
         connections |= {evidence(client, f"{at}")["connection"] for at in range(20)}

@@ -76,7 +76,7 @@ def test_no_log_lines_without_handlers(hostile: Hostile, caplog: pytest.LogCaptu
         assert [level for level, _ in lines(caplog)] == ["WARNING"]
 
 
-def test_a_program_without_handlers_sees_nothing() -> None:
+def test_prints_nothing_without_log_handlers() -> None:
     code = """
 import logging
 from support import ACTION, new_client
@@ -87,7 +87,7 @@ new_client("http://127.0.0.1:9").guard(execute_fn=print, **ACTION)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_handler_that_raises_does_not_reach_the_guard(hostile: Hostile) -> None:
+def test_raising_log_handler_does_not_affect_guard(hostile: Hostile) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             self.format(record)
@@ -154,7 +154,7 @@ def sent(seen: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_current_trace_goes_to_the_gateway(hostile: Hostile, telemetry: Telemetry, asynchronous: bool) -> None:
+def test_sends_current_trace_to_gateway(hostile: Hostile, telemetry: Telemetry, asynchronous: bool) -> None:
     inner: list[Any] = []
 
     def act(_: Any) -> None:
@@ -193,7 +193,7 @@ def test_the_current_trace_goes_to_the_gateway(hostile: Hostile, telemetry: Tele
     assert (point.count, tuple(point.explicit_bounds)) == (1, tuple(_telemetry.BUCKETS))
 
 
-def test_the_function_is_not_part_of_the_duration(hostile: Hostile, telemetry: Telemetry) -> None:
+def test_duration_excludes_the_function(hostile: Hostile, telemetry: Telemetry) -> None:
     with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
         client.guard(execute_fn=lambda _: time.sleep(0.5), **ACTION)
     [point] = telemetry.points()["actpass.client.duration"]
@@ -202,9 +202,9 @@ def test_the_function_is_not_part_of_the_duration(hostile: Hostile, telemetry: T
     assert span.end_time - span.start_time > 450_000_000
 
 
-def test_failures(hostile: Hostile, telemetry: Telemetry) -> None:
+def test_spans_and_metrics_record_failures(hostile: Hostile, telemetry: Telemetry) -> None:
     def fail(_: Any) -> None:
-        raise KeyError("a secret of the program's")
+        raise KeyError("a secret of the program")
 
     with hostile.play(answer(ALLOW), answer({}, status=500)) as gateway:
         client = new_client(gateway.base_url)
@@ -236,14 +236,14 @@ def test_every_call_has_a_span(telemetry: Telemetry) -> None:
     assert [one.name for one in telemetry.spans()] == [f"actpass.{name}" for name in CALLS]
 
 
-def test_without_a_span_nothing_is_sent(hostile: Hostile) -> None:
+def test_sends_no_trace_without_a_span(hostile: Hostile) -> None:
     with hostile.play(answer(ALLOW)) as gateway:
         ask(gateway.base_url, False)
         [request] = gateway.seen()
     assert sent(request) is None
 
 
-def test_neither_is_imported() -> None:
+def test_import_loads_no_opentelemetry() -> None:
     code = """
 import sys
 from support import ACTION, new_client
@@ -254,7 +254,7 @@ print([name for name in sys.modules if name.split(".")[0] in {"opentelemetry"}])
     assert run_python(code).stdout == "[]\n"
 
 
-def test_the_table_has_the_names() -> None:
+def test_telemetry_table_lists_every_name() -> None:
     table = TABLE.read_text(encoding="utf-8")
     for name in (_telemetry.DURATION, "actpass.executed", "actpass.evidence_event_id", "error.type"):
         assert f"`{name}`" in table
@@ -291,7 +291,7 @@ client.guard(execute_fn=print, passport=PASSPORT, **ACTION)
         ("verbose", ["actpass: ACTPASS_LOG: expected off, error, warn, info or debug, found 'verbose': it is ignored"]),
     ],
 )
-def test_a_variable_turns_the_log_on(hostile: Hostile, monkeypatch: pytest.MonkeyPatch, word: Any, said: Any) -> None:
+def test_actpass_log_enables_logging(hostile: Hostile, monkeypatch: pytest.MonkeyPatch, word: Any, said: Any) -> None:
     monkeypatch.delenv("ACTPASS_LOG", raising=False)
     if word is not None:
         monkeypatch.setenv("ACTPASS_LOG", word)

@@ -23,7 +23,7 @@ from actpass import ActPassClient, AsyncActPassClient
 ran = []
 
 def refund(amount, mode=None, wait=None, base_url=None):
-    client = ActPassClient(base_url=base_url)  # By the environment, as the program makes it.
+    client = ActPassClient(base_url=base_url)  # Configured by the environment.
     return client.guard("refund", "stripe.refund.create", {"amount": amount}, lambda ctx: ran.append(ctx) or amount,
                         mode=mode, wait_for_approval=wait)
 
@@ -43,7 +43,7 @@ from actpass.testing import unreachable, warn
 import agent
 
 
-def test_unscripted_is_denied(actpass_gateway):
+def test_denies_unscripted_action(actpass_gateway):
     out = agent.refund(1)
     assert out["decision"]["reason_code"] == "test.unscripted"
     assert_not_executed(out)
@@ -51,7 +51,7 @@ def test_unscripted_is_denied(actpass_gateway):
     actpass_gateway.assert_asked("stripe.refund.create", times=1)
 
 
-def test_allow(actpass_gateway):
+def test_allowed_action_runs(actpass_gateway):
     actpass_gateway.allow("stripe.refund.create", credential="cred_vaulted")
     out = agent.refund(7)
     assert (out["result"], agent.ran[-1]["credential"]["token"]) == (7, "cred_vaulted")
@@ -62,12 +62,12 @@ def test_allow(actpass_gateway):
     assert [one["args"] for one in actpass_gateway.actions] == [{"amount": 7}, {"amount": 8}]
 
 
-def test_strict_takes_its_answers(actpass_gateway):
+def test_strict_accepts_scripted_allow(actpass_gateway):
     actpass_gateway.allow()
     assert agent.refund(1, mode="strict")["executed"]
 
 
-def test_deny_and_the_rest(actpass_gateway):
+def test_only_allowed_actions_run(actpass_gateway):
     actpass_gateway.deny(reason_code="refund.over_limit", summary="Too much.")
     assert agent.refund(1)["decision"]["reason_code"] == "refund.over_limit"
     actpass_gateway.warn()
@@ -80,7 +80,7 @@ def test_deny_and_the_rest(actpass_gateway):
     assert [agent.refund(1)["decision"]["decision"] for _ in range(3)] == ["deny", "warn", "allow"]
 
 
-def test_unreachable(actpass_gateway):
+def test_unreachable_gateway_blocks(actpass_gateway):
     actpass_gateway.unreachable()
     client = actpass_gateway.client()
 
@@ -96,7 +96,7 @@ def test_unreachable(actpass_gateway):
     assert pay(1) == 1
 
 
-def test_approvals(actpass_gateway):
+def test_approved_action_runs_once(actpass_gateway):
     actpass_gateway.require_approval()
     out = agent.refund(1)
     assert_not_executed(out)
@@ -113,7 +113,7 @@ def test_approvals(actpass_gateway):
     assert agent.refund(1, wait=20)["decision"]["reason_code"] == "approval.rejected"
 
 
-def test_the_other_calls(actpass_gateway):
+def test_answers_other_calls(actpass_gateway):
     client = actpass_gateway.client()
     token = client.issue_passport("a", "g", ["t"])["token"]
     assert client.verify_passport(token, "a")["valid"]
@@ -125,7 +125,7 @@ def test_the_other_calls(actpass_gateway):
         actpass_gateway.assert_not_executed("t")
 
 
-def test_without_the_fixture():
+def test_works_without_the_fixture():
     with ScriptedGateway() as gateway:
         gateway.allow("t")
         client = gateway.client()
@@ -139,7 +139,7 @@ def test_without_the_fixture():
         gateway.assert_not_asked("other")
 
 
-def test_reset_of_executed(actpass_gateway):
+def test_executed_can_be_reset(actpass_gateway):
     actpass_gateway.allow()
     agent.refund(1)
     actpass_gateway.executed = []
@@ -150,7 +150,7 @@ def test_reset_of_executed(actpass_gateway):
         actpass_gateway.executed = ["t"]
 
 
-def test_what_blocks_an_allowed_action_did_not_run(actpass_gateway):
+def test_blocked_allowed_action_is_not_executed(actpass_gateway):
     actpass_gateway.allow()
     items = [1]
 
@@ -167,7 +167,7 @@ def test_what_blocks_an_allowed_action_did_not_run(actpass_gateway):
     actpass_gateway.assert_not_executed()
 
 
-def test_patches_undone_in_the_test_hide_nothing(actpass_gateway, monkeypatch):
+def test_undone_patches_hide_no_run(actpass_gateway, monkeypatch):
     actpass_gateway.allow()
     monkeypatch.undo()
     agent.refund(1)
@@ -180,36 +180,36 @@ from actpass.testing import assert_executed, assert_not_executed
 import agent
 
 
-def test_a(actpass_gateway):
+def test_method_detects_a_run(actpass_gateway):
     actpass_gateway.allow()
     agent.refund(1)
     actpass_gateway.assert_not_executed()
 
 
-def test_b(actpass_gateway):
+def test_function_detects_a_run_by_tool(actpass_gateway):
     actpass_gateway.allow()
     agent.refund(1)
     assert_not_executed(actpass_gateway, "stripe.refund.create")
 
 
-def test_c(actpass_gateway):
+def test_function_detects_a_run_by_outcome(actpass_gateway):
     actpass_gateway.allow()
     assert_not_executed(agent.refund(1))
 
 
-def test_d(actpass_gateway):
+def test_function_detects_a_blocked_outcome(actpass_gateway):
     assert_executed(agent.refund(1))
 
 
-def test_e(actpass_gateway):
+def test_method_detects_no_run(actpass_gateway):
     actpass_gateway.assert_executed()
 
 
-def test_f(actpass_gateway):
+def test_method_detects_no_request(actpass_gateway):
     actpass_gateway.assert_asked()
 
 
-def test_g(actpass_gateway):
+def test_method_detects_wrong_number_of_requests(actpass_gateway):
     agent.refund(1)
     actpass_gateway.assert_asked(times=2)
 """
@@ -226,7 +226,7 @@ from actpass.testing import UnknownExecution
 GUARD = ".guard('resolve_refund_request', 'stripe.refund.create', {'amount': 4900, 'currency': 'usd'}, print)"
 
 
-def test_children(actpass_gateway):
+def test_detects_run_in_child_process(actpass_gateway):
     code = "import agent; agent.ActPassClient()" + GUARD
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AssertionError):
@@ -234,7 +234,7 @@ def test_children(actpass_gateway):
     actpass_gateway.assert_executed("stripe.refund.create", times=1)
 
 
-def test_others(actpass_gateway, monkeypatch):
+def test_raises_for_unknown_process(actpass_gateway, monkeypatch):
     monkeypatch.setattr("actpass.testing._SETTLED_WITHIN", 0.1)
     actpass_gateway.assert_not_executed()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTPASS_")}
@@ -262,7 +262,7 @@ def run_tests(
     (directory / "test_agent.py").write_text(tests, encoding="utf-8")
     installed = importlib.metadata.entry_points()
     found = installed.select(group="pytest11") if hasattr(installed, "select") else installed.get("pytest11", [])
-    # An installed package registers its plugin by itself.
+    # An installed package registers its plugin.
     named = [] if any(one.value == "_actpass_pytest" for one in found) else ["-p", plugin]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACTPASS_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE), str(directory)])
@@ -280,8 +280,8 @@ def run_tests(
     return done.stdout + done.stderr
 
 
-def test_nothing_is_noted_once_the_last_gateway_is_closed() -> None:
-    """A process that goes on after its tests needs no journal: it may have no file descriptor left for one."""
+def test_closing_last_gateway_stops_the_journal() -> None:
+    """A process that continues after its tests may have no file descriptor left for a journal."""
     before = list(_run.journals)
     first, second = ScriptedGateway(), ScriptedGateway()
     assert len(_run.journals) == len(before) + 1
@@ -300,7 +300,7 @@ def test_nothing_is_noted_once_the_last_gateway_is_closed() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_that_closes_its_parents_gateway_goes_on_noting() -> None:
+def test_closing_parents_gateway_in_child_keeps_the_journal() -> None:
     with ScriptedGateway() as gateway:
         gateway.allow()
 
@@ -318,12 +318,12 @@ def test_a_child_that_closes_its_parents_gateway_goes_on_noting() -> None:
         assert gateway.executed == ["t"]
 
 
-def test_a_users_tests(tmp_path: Path) -> None:
+def test_plugin_passes_correct_tests(tmp_path: Path) -> None:
     said = run_tests(tmp_path, PASSING)
     assert "11 passed" in said, said
 
 
-def test_a_users_tests_fail_where_they_should(tmp_path: Path) -> None:
+def test_plugin_fails_incorrect_tests(tmp_path: Path) -> None:
     assert "7 failed" in run_tests(tmp_path, FAILING)
 
 
@@ -392,14 +392,14 @@ def by_a_fresh_import():
     finally:
         sys.modules.update(mine)
     if not out["executed"]:
-        raise RuntimeError("it did not run")
+        raise RuntimeError("the action did not run")
 
 WAYS = [by_thread, by_task, by_fork, by_subprocess, by_process_of_a_process, by_pool]
 WAYS += [by_start_method(one) for one in multiprocessing.get_all_start_methods()]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_it_ran(actpass_gateway, way):
+def test_assertions_detect_a_run(actpass_gateway, way):
     actpass_gateway.allow()
     way()
     for tool in (None, "stripe.refund.create"):
@@ -409,13 +409,13 @@ def test_it_ran(actpass_gateway, way):
             except AssertionError:
                 pass
             else:
-                raise RuntimeError("green although it ran")
+                raise RuntimeError("the assertion passed although the action ran")
     actpass_gateway.assert_not_executed("another.tool")
     actpass_gateway.assert_executed("stripe.refund.create", times=1)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_it_did_not_run(actpass_gateway, way):
+def test_assertions_accept_no_run(actpass_gateway, way):
     way()
     actpass_gateway.assert_not_executed()
     actpass_gateway.assert_asked("stripe.refund.create", times=1)
@@ -452,7 +452,7 @@ def test_unknown_execution_raises(actpass_gateway, answer, mode, is_known, monke
                 raise RuntimeError("an answer")
 
 
-def test_a_forked_process_does_not_answer(actpass_gateway):
+def test_assertions_raise_in_forked_process(actpass_gateway):
     pid = os.fork()
     if pid == 0:
         try:
@@ -462,11 +462,11 @@ def test_a_forked_process_does_not_answer(actpass_gateway):
         finally:
             os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 3:
-        raise RuntimeError("it answered")
+        raise RuntimeError("the assertion passed in the forked process")
 
 
-@pytest.mark.skipif(sys.flags.optimize > 0, reason="pytest's own")
-def test_a_fresh_import(actpass_gateway):
+@pytest.mark.skipif(sys.flags.optimize > 0, reason="requires unoptimized Python")
+def test_detects_run_after_fresh_import(actpass_gateway):
     actpass_gateway.allow()
     by_a_fresh_import()
     with pytest.raises(AssertionError):
@@ -474,7 +474,7 @@ def test_a_fresh_import(actpass_gateway):
     actpass_gateway.assert_executed("stripe.refund.create")
 
 
-def test_a_closed_gateway_does_not_answer(actpass_gateway):
+def test_assertions_raise_after_close(actpass_gateway):
     actpass_gateway.close()
     with pytest.raises(AssertionError, match="closed"):
         actpass_gateway.assert_not_executed()
@@ -501,7 +501,7 @@ def test_helpers_reject_other_values(wrong):
         assert_not_executed(wrong)
 
 
-def test_the_outcome_of_another_tool(actpass_gateway):
+def test_helpers_reject_outcome_of_other_tool(actpass_gateway):
     out = actpass_gateway.client().guard("g", "t", {}, lambda ctx: 1)
     assert_not_executed(out, "t")
     with pytest.raises(TypeError, match="tool: expected"):
@@ -510,12 +510,12 @@ def test_the_outcome_of_another_tool(actpass_gateway):
 
 
 @pytest.mark.parametrize("setting", ["plain", "optimized", "xdist"])
-def test_where_an_action_runs(tmp_path: Path, setting: str) -> None:
-    """Any process or thread, and without `assert` statements."""
+def test_detects_runs_in_any_process_or_thread(tmp_path: Path, setting: str) -> None:
+    """Also in optimized mode, which removes `assert` statements."""
     options = []
     if setting == "xdist":
         pytest.importorskip("xdist")
-        options = ["-n", "2", "-k", "ran or did_not_run"]
+        options = ["-n", "2", "-k", "detect_a_run or accept_no_run"]
     said = run_tests(tmp_path, ELSEWHERE, *options, python=["-O"] if setting == "optimized" else [])
     skipped = " 1 skipped," if setting == "optimized" else ""
     passed = re.search(r"(\d+) passed,?" + skipped, said)
@@ -524,7 +524,7 @@ def test_where_an_action_runs(tmp_path: Path, setting: str) -> None:
 
 
 def test_helpers_have_no_assert_statement() -> None:
-    """`python -O` removes those."""
+    """`python -O` removes `assert` statements."""
     import _actpass_pytest
     import actpass._scripted
     import actpass.testing
@@ -542,7 +542,7 @@ def test_it():
 """
 
 
-def test_a_run_that_does_not_use_the_plugin_imports_nothing(tmp_path: Path) -> None:
+def test_unused_plugin_imports_nothing(tmp_path: Path) -> None:
     assert "1 passed" in run_tests(tmp_path, UNUSED, plugin="_actpass_pytest")
 
 
@@ -553,17 +553,17 @@ def test_broken_native_module_does_not_break_pytest_run(tmp_path: Path) -> None:
     assert "1 error" in said or "errors" in said, said
 
 
-def test_the_real_gateway_knows_too(tmp_path: Path) -> None:
+def test_real_gateway_detects_runs_in_other_processes(tmp_path: Path) -> None:
     said = run_tests(tmp_path, REAL_ELSEWHERE, f"--actpass-gateway={binary('ACTPASS_GATEWAY')}")
     assert "2 passed" in said, said
 
 
-def test_the_real_gateway(tmp_path: Path) -> None:
+def test_option_runs_given_gateway(tmp_path: Path) -> None:
     said = run_tests(tmp_path, REAL, f"--actpass-gateway={binary('ACTPASS_GATEWAY')}")
     assert "1 passed" in said, said
 
 
-def test_finds_the_gateway_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finds_gateway_installed_by_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "actpass-gateway"
     program.parent.mkdir()
     program.touch()
@@ -575,9 +575,7 @@ def test_finds_the_gateway_of_the_package(tmp_path: Path, monkeypatch: pytest.Mo
     assert installed_gateway() == str(program.resolve())
 
 
-def test_finds_a_gateway_on_the_path_and_names_the_package_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finds_gateway_on_path_or_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ActPassConfigError, match=r"^no gateway is installed: pip install actpass-gateway, or give"):
         installed_gateway()
@@ -587,7 +585,7 @@ def test_finds_a_gateway_on_the_path_and_names_the_package_otherwise(
     assert installed_gateway() == str(program)
 
 
-def test_the_installed_gateway_runs_by_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_runs_installed_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "actpass-gateway").symlink_to(Path(binary("ACTPASS_GATEWAY")).resolve())
@@ -596,7 +594,7 @@ def test_the_installed_gateway_runs_by_option(tmp_path: Path, monkeypatch: pytes
     assert "1 passed" in said, said
 
 
-def test_a_gateway_that_does_not_start_says_why(tmp_path: Path) -> None:
+def test_failed_gateway_start_reports_its_error(tmp_path: Path) -> None:
     program = tmp_path / "gateway"
     program.write_text("#!/bin/sh\necho 'error: data: expected a file' >&2\nexit 2\n", encoding="utf-8")
     program.chmod(0o755)
@@ -604,7 +602,7 @@ def test_a_gateway_that_does_not_start_says_why(tmp_path: Path) -> None:
     assert "did not start: error: data: expected a file" in said
 
 
-def test_an_action_that_the_test_said_nothing_about_says_what_to_do(actpass_gateway: Any) -> None:
+def test_unscripted_action_names_next_step(actpass_gateway: Any) -> None:
     decision = actpass_gateway.client().preflight("g", "stripe.refund.create", {})
     [step] = decision["explain"]["next_steps"]
     assert "actpass_gateway.allow('stripe.refund.create')" in step

@@ -1,4 +1,4 @@
-"""One client, many threads: each gets its own answer, and each function runs exactly once."""
+"""One client, many threads: each call receives its own response, and each function runs exactly once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_call_runs_its_own_function_once() -> None:
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_no_thread_waits_for_another_that_waits(guarded: bool) -> None:
+def test_waiting_threads_do_not_block_each_other(guarded: bool) -> None:
     """64 responses that take 300 ms each arrive after one such delay, and Python code runs during the wait."""
     delay, counted = 0.3, []
     over = threading.Event()
@@ -64,14 +64,14 @@ def test_no_thread_waits_for_another_that_waits(guarded: bool) -> None:
         finally:
             over.set()
             counter.join()
-    # One after another they take 19 s.
+    # Sequential calls take 19 s.
     assert took < THREADS * delay / 4, f"{took:.1f} s"
     assert len(counted) > 10
     longest = max(later - sooner for sooner, later in zip(counted, counted[1:]))
-    assert longest < delay, f"Python stood still for {longest:.2f} s"
+    assert longest < delay, f"no Python code ran for {longest:.2f} s"
 
 
-def test_a_client_for_each_thread() -> None:
+def test_each_thread_may_have_its_own_client() -> None:
     with echoing() as base_url:
 
         def run(at: int) -> None:
@@ -83,7 +83,7 @@ def test_a_client_for_each_thread() -> None:
         together(16, run)
 
 
-def test_closing_while_others_call() -> None:
+def test_close_during_calls_of_other_threads_is_clean() -> None:
     with echoing() as base_url:
         client = new_client(base_url)
         started = threading.Barrier(9, timeout=10)

@@ -215,7 +215,7 @@ def test_it(actpass_gateway: ScriptedGateway) -> None:
     actpass_gateway.assert_not_executed("t")
 """
 
-#: Each line is one mistake.
+#: Each line contains one type error.
 BAD = """
 from actpass import ActPassClient, ActPassError, ExecutionContext, PendingApproval
 client = ActPassClient("apk")
@@ -276,7 +276,7 @@ async def main() -> None:
 """
 
 
-# Where the package is installed, checkers find it by themselves, by its `py.typed`.
+# Checkers find an installed package by its `py.typed`.
 INSTALLED = any(part in {"site-packages", "dist-packages"} for part in PACKAGE.parts)
 
 
@@ -326,32 +326,32 @@ def check(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("program", [GOOD, GOOD_ASYNC, GOOD_PROTECT], ids=["blocking", "async", "protect"])
-def test_a_program_without_mistakes(check: Any, program: str) -> None:
+def test_type_checkers_accept_correct_program(check: Any, program: str) -> None:
     assert check(program) == {}
 
 
 @pytest.mark.parametrize(("program", "begins"), [(BAD, 6), (BAD_ASYNC, 7)], ids=["blocking", "async"])
-def test_a_program_of_mistakes(check: Any, program: str, begins: int) -> None:
+def test_type_checkers_report_every_mistake(check: Any, program: str, begins: int) -> None:
     errors = check(program)
     lines = program.splitlines()
     mistakes = {number for number, line in enumerate(lines, 1) if number >= begins and line}
-    assert {lines[number - 1] for number in mistakes - errors.keys()} == set(), "mistakes that nobody sees"
+    assert {lines[number - 1] for number in mistakes - errors.keys()} == set(), "type errors that the checker missed"
     assert errors.keys() <= mistakes
 
 
 @pytest.mark.parametrize("checker", CHECKERS)
-def test_the_examples(tmp_path: Path, checker: str) -> None:
+def test_type_checkers_accept_examples(tmp_path: Path, checker: str) -> None:
     examples = TESTS.parents[1] / "examples" / "python"
     for example in examples.glob("*.py"):
         shutil.copy(example, tmp_path)
     assert CHECKERS[checker](tmp_path, sorted(tmp_path.glob("*.py"))) == {}
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_has_py_typed_marker() -> None:
     assert (Path(actpass.__file__).parent / "py.typed").is_file()
 
 
-def test_doctests() -> None:
+def test_doctests_pass() -> None:
     import actpass.testing
 
     modules = (actpass, _async, _client, _functions, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
@@ -438,9 +438,9 @@ def parameters_of(node: ast.FunctionDef | Any) -> list[str]:
     return [one.arg for one in given if one.arg not in {"self", "cls"}]
 
 
-def test_the_stub_matches_the_native_module() -> None:
+def test_stub_matches_native_module() -> None:
     stub = stub_names(ast.parse((Path(actpass.__file__).parent / "_native.pyi").read_text(encoding="utf-8")).body)
-    # The hooks of the tests are in no wheel that is shipped.
+    # Released wheels have no test hooks.
     assert stub.keys() == public(_native) - {"break_next_call"}
     for name, node in stub.items():
         value = getattr(_native, name)
@@ -452,13 +452,13 @@ def test_the_stub_matches_the_native_module() -> None:
         assert members.keys() - {"__new__"} == public(value), name
         for member, definition in members.items():
             if member == "__new__" and sys.version_info < (3, 10):
-                continue  # Python 3.9 keeps no signature of such a class.
+                continue  # Python 3.9 keeps no signature of a native class.
             if isinstance(definition, ast.FunctionDef) and not definition.decorator_list:
                 signature = inspect.signature(value if member == "__new__" else getattr(value, member))
                 assert [one for one in signature.parameters if one != "self"] == parameters_of(definition), member
 
 
-def test_positions_are_those_of_the_published_client(published: Published) -> None:
+def test_parameter_order_matches_1_1_3(published: Published) -> None:
     code = (
         "import actpass, inspect, json\n"
         "client = actpass.ActPassClient\n"
@@ -485,7 +485,7 @@ CLASSES = [name for name in EXPORTED if inspect.isclass(getattr(actpass, name))]
 
 
 def callables() -> dict[str, Any]:
-    """Return every function and method that is exported."""
+    """Return every exported function and method."""
     import actpass.testing
 
     found: dict[str, Any] = {}
@@ -506,14 +506,14 @@ def callables() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", callables())
-def test_hints_and_signatures_are_there_at_run_time(name: str) -> None:
+def test_resolves_type_hints_and_signatures_at_run_time(name: str) -> None:
     function = callables()[name]
     inspect.signature(function)
     typing.get_type_hints(function)
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_hints_of_classes_are_there_at_run_time(name: str) -> None:
+def test_resolves_type_hints_of_classes_at_run_time(name: str) -> None:
     typing.get_type_hints(getattr(actpass, name))
 
 
@@ -535,7 +535,7 @@ ERROR: dict[str, Any] = {
     "kind": "internal",
     "retryable": False,
 }
-#: A valid value of each exported type; it is kept whole.
+#: A valid value of each exported type; validation keeps it unchanged.
 VALID: dict[str, Any] = {
     "Approval": {"id": "apr_1", "status": "pending", "of_tomorrow": 1},
     "Credential": {"token": "t", "of_tomorrow": 1},
@@ -556,7 +556,7 @@ VALID: dict[str, Any] = {
 }
 
 
-def test_every_exported_type_is_known_to_pydantic() -> None:
+def test_pydantic_validates_every_exported_type() -> None:
     pydantic = pytest.importorskip("pydantic")
     errors = {name for name in CLASSES if issubclass(getattr(actpass, name), BaseException)}
     assert set(EXPORTED) - errors - set(VALID) == {
@@ -584,7 +584,7 @@ def test_every_exported_type_is_known_to_pydantic() -> None:
             pydantic.TypeAdapter(kind).validate_python("client")
 
 
-def test_outcomes_of_a_type_are_validated() -> None:
+def test_pydantic_validates_typed_outcomes() -> None:
     pydantic = pytest.importorskip("pydantic")
 
     class Answer(pydantic.BaseModel):  # type: ignore[misc, name-defined]
@@ -600,7 +600,7 @@ def test_outcomes_of_a_type_are_validated() -> None:
             Answer(outcome=wrong, decision=DECISION)
 
 
-def test_calls_are_validated_by_pydantic() -> None:
+def test_pydantic_validates_calls() -> None:
     pydantic = pytest.importorskip("pydantic")
     client = ActPassClient("apk", base_url="http://127.0.0.1:9", max_retries=0)
     guard = pydantic.validate_call(client.guard)
@@ -611,7 +611,7 @@ def test_calls_are_validated_by_pydantic() -> None:
         pydantic.validate_call(client.preflight)("g", "t", {}, mode="off")
 
 
-def test_fastapi_answers_every_exported_type() -> None:
+def test_fastapi_serializes_every_exported_type() -> None:
     fastapi = pytest.importorskip("fastapi")
     app = fastapi.FastAPI()
     for name, value in VALID.items():
@@ -632,14 +632,14 @@ def typed_answer() -> GuardOutcome[int]:
     raise NotImplementedError
 
 
-#: As the documentation of the package has it.
+#: The first example of the package's documentation.
 PAGE = TESTS.parents[1] / "bindings-python" / "README.md"
 
 
 @pytest.mark.parametrize(
     "said", [{"decision": "deny"}, {"decision": "allow"}, ALLOW, {"decision": "deny", "explain": None}]
 )
-def test_the_first_example_runs_on_every_decision(
+def test_first_example_handles_every_decision(
     hostile: Hostile, said: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]

@@ -1,4 +1,4 @@
-"""A body that has not run is not a result; a function that cannot take the context is found before anything is sent."""
+"""An unrun body is not a result; a function that cannot take the context is rejected before sending."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support import ACTION, CapturingServer, capturing, new_async_client, new_cl
 PENDING: Any = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
 NAMES: dict[str, Any] = {"tool": "t", "goal": "g"}
 
-#: The bodies that ran.
+#: Names of the bodies that ran.
 RAN: list[str] = []
 
 
@@ -64,7 +64,7 @@ class Pay:
 
 
 class PayPartly:
-    """A callable object whose call is a method with an argument filled in."""
+    """A callable whose ``__call__`` is a partial method."""
 
     async def method(self, *_: Any) -> str:
         return await pay()
@@ -101,7 +101,7 @@ class Made(metaclass=Meta):
 
 
 def cython(flags: int) -> Any:
-    """Return an object like a compiled function: not a Python function, but with code flags."""
+    """Return an object like a compiled function: code flags, but not a Python function."""
 
     class Compiled:
         __code__ = types.SimpleNamespace(co_flags=flags)
@@ -171,7 +171,7 @@ def runs_it(*args: Any) -> Any:
 
 
 class Awaits:
-    """Awaitable, and no coroutine."""
+    """An awaitable that is not a coroutine."""
 
     def __await__(self) -> Any:
         RAN.append("awaits")
@@ -188,7 +188,7 @@ class Iterates:
 
 
 class Ordered(type):
-    """A class whose objects' types can be neither hashed nor compared."""
+    """A metaclass whose classes can be neither hashed nor compared."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -201,7 +201,7 @@ class Odd(metaclass=Ordered):
 
 
 class Proxy:
-    """An object that raises on any attribute access, including its class."""
+    """An object that raises on any attribute access, including ``__class__``."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
@@ -215,7 +215,7 @@ def callback(*_: Any) -> None:
     RAN.append("callback")
 
 
-#: Functions whose type does not reveal that their result has not run.
+#: Functions with an unrun result, which their type does not reveal.
 HIDDEN: dict[str, Callable[[Any], Any]] = {
     "lambda of a coroutine": lambda _: pay(),
     "decorated": decorated,
@@ -238,7 +238,7 @@ HIDDEN: dict[str, Callable[[Any], Any]] = {
     "tuple": lambda _: (1, pay()),
     "set": lambda _: {steps()},
     "dict": lambda _: {"ch_1": pay(), "ch_2": steps()},
-    "list beside a type that cannot be hashed": lambda _: [Odd(), pay()],
+    "list with an unhashable type": lambda _: [Odd(), pay()],
 }
 #: Results that the client for event loops does not await: nested in another value, or returned by an awaited value.
 AWAITED = {"lambda of a coroutine", "decorated", "generic", "step of an asynchronous generator", "awaitable"}
@@ -246,7 +246,7 @@ AWAITED = {"lambda of a coroutine", "decorated", "generic", "step of an asynchro
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> Iterator[None]:
-    """No body runs, and no warning reports a coroutine that was never awaited."""
+    """Fail if a warning reports a coroutine that was never awaited."""
     RAN.clear()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -289,7 +289,7 @@ def guard(gateway: CapturingServer, function: Any, **options: Any) -> Any:
 def guard_async(gateway: CapturingServer, function: Any, **options: Any) -> Any:
     async def main() -> Any:
         out = await async_client_of(gateway.base_url).guard(execute_fn=function, **{**ACTION, **options})
-        for _ in range(3):  # Lets the loop finalize dropped asynchronous generators.
+        for _ in range(3):  # The loop finalizes dropped asynchronous generators.
             await asyncio.sleep(0)
         return out
 
@@ -310,7 +310,7 @@ def test_blocking_client_rejects_async_functions(gateway: CapturingServer, what:
 
 
 @pytest.mark.parametrize("what", SHOWN_GENERATORS)
-def test_generators_are_refused_by_both(gateway: CapturingServer, what: str) -> None:
+def test_both_clients_reject_generators(gateway: CapturingServer, what: str) -> None:
     function = SHOWN_GENERATORS[what]
     with pytest.raises(ActPassArgumentError, match="found a generator function"):
         guard(gateway, function)
@@ -323,7 +323,7 @@ def test_generators_are_refused_by_both(gateway: CapturingServer, what: str) -> 
 
 
 @pytest.mark.parametrize("what", [one for one in SHOWN_ASYNC if one not in {"compiled", "marked", "double of a test"}])
-def test_what_is_asynchronous_runs_in_the_other(gateway: CapturingServer, what: str) -> None:
+def test_async_client_runs_async_functions(gateway: CapturingServer, what: str) -> None:
     out = guard_async(gateway, SHOWN_ASYNC[what], record_outcome=True)
     assert (out["result"], RAN, ended(gateway)) == ("paid", ["pay"], ["returned"])
 
@@ -373,7 +373,7 @@ def test_protected_functions_return_results(gateway: CapturingServer, what: str)
     assert (RAN, ended(gateway)) == ([], ["failed", "failed"])
 
 
-def test_tasks(gateway: CapturingServer) -> None:
+def test_cancels_unawaited_tasks(gateway: CapturingServer) -> None:
     async def main() -> None:
         blocking, client = new_client(gateway.base_url), new_async_client(gateway.base_url)
         loop = asyncio.get_running_loop()
@@ -400,7 +400,7 @@ def test_tasks(gateway: CapturingServer) -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert (RAN, {one.cancelled() for one in made}) == ([], {True})
-        # One that is returned plainly is awaited, and one that is done has run.
+        # A task returned directly is awaited; a finished task has run.
         assert (await client.guard(execute_fn=start, **ACTION))["result"] == "paid"
         done = made[-1]
         for out in (
@@ -414,12 +414,12 @@ def test_tasks(gateway: CapturingServer) -> None:
     run_loop(main())
 
 
-def test_a_task_of_another_threads_loop_is_cancelled_there(gateway: CapturingServer) -> None:
+def test_cancels_task_in_its_own_loop(gateway: CapturingServer) -> None:
     async def main() -> None:
         task = asyncio.get_running_loop().create_task(asyncio.sleep(60))
         out = await asyncio.get_running_loop().run_in_executor(None, lambda: guard(gateway, lambda _: task))
         assert isinstance(out["error"], ActPassArgumentError)
-        assert out["error"].__cause__ is None  # The loop complains of what another thread does.
+        assert out["error"].__cause__ is None  # Cancelling from another thread would raise in debug mode.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait_for(task, 20)
         assert task.cancelled()
@@ -431,7 +431,7 @@ def test_a_task_of_another_threads_loop_is_cancelled_there(gateway: CapturingSer
     assert isinstance(guard(gateway, lambda _: future)["error"], ActPassArgumentError)
 
 
-def test_a_body_that_cannot_be_closed_is_reported_with_the_reason(gateway: CapturingServer) -> None:
+def test_error_of_closing_body_is_the_cause(gateway: CapturingServer) -> None:
     def stubborn() -> Iterator[int]:
         try:
             yield 1
@@ -454,11 +454,11 @@ def finished() -> Iterator[None]:
     yield
 
 
-def test_results_that_look_like_bodies_are_results(gateway: CapturingServer, tmp_path: Any) -> None:
+def test_returns_results_that_resemble_unrun_bodies(gateway: CapturingServer, tmp_path: Any) -> None:
     """Including results whose attributes cannot be read."""
 
     class Reader:
-        """As asyncio's streams and asynchronous files."""
+        """An object like asyncio's streams and asynchronous files."""
 
         def __aiter__(self) -> Any:
             return self
@@ -528,7 +528,7 @@ def test_function_that_runs_its_coroutine_is_accepted(gateway: CapturingServer) 
     assert guard(gateway, lambda _: asyncio.run(pay()))["result"] == "paid"
 
 
-def test_generators_of_types_coroutine_are_awaited(gateway: CapturingServer) -> None:
+def test_awaits_generator_based_coroutines(gateway: CapturingServer) -> None:
     old = types.coroutine(lambda: (yield from asyncio.sleep(0, 7).__await__()))
     assert guard_async(gateway, lambda _: old())["result"] == 7
 
@@ -629,7 +629,7 @@ def test_rejects_coroutine_functions_without_context(gateway: CapturingServer, w
     assert gateway.captured == []
 
 
-def test_the_message_names_the_function_and_its_parameters(gateway: CapturingServer) -> None:
+def test_error_names_function_and_its_parameters(gateway: CapturingServer) -> None:
     def pay_out(charge: str = "a_secret", *, amount: int) -> None:
         pass
 
@@ -681,7 +681,7 @@ def test_functions_with_context_run(gateway: CapturingServer, what: str) -> None
     assert "error" not in out, out
 
 
-def test_a_type_error_of_the_function_is_its_own(gateway: CapturingServer) -> None:
+def test_type_error_of_function_stays_its_own(gateway: CapturingServer) -> None:
     raised = TypeError("takes 0 positional arguments but 1 was given")
 
     def act(_: Any) -> None:
@@ -691,7 +691,7 @@ def test_a_type_error_of_the_function_is_its_own(gateway: CapturingServer) -> No
     assert isinstance(guard(gateway, lambda _: nothing(1))["error"], TypeError)  # type: ignore[call-arg]
 
 
-def test_a_signature_that_changed_is_not_asked(gateway: CapturingServer) -> None:
+def test_ignores_overridden_signature(gateway: CapturingServer) -> None:
     """The called object decides: a Python function behaves as its code flags declare."""
     import inspect
 
@@ -703,7 +703,7 @@ def test_a_signature_that_changed_is_not_asked(gateway: CapturingServer) -> None
     assert guard(gateway, act)["result"] == 7
 
 
-def test_arguments_of_protected_functions_are_bound_before_anything_is_sent(gateway: CapturingServer) -> None:
+def test_binds_arguments_before_sending(gateway: CapturingServer) -> None:
     class Desk:
         def refund(self, charge: str, *, amount: int) -> Any:
             return charge, amount
@@ -740,7 +740,7 @@ def test_arguments_of_protected_functions_are_bound_before_anything_is_sent(gate
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they are written")
-def test_annotations_need_not_be_defined() -> None:
+def test_accepts_undefined_annotations() -> None:
     namespace: dict[str, Any] = {}
     exec("def refund(charge: Unknown) -> Unknown: return charge", namespace)
     new_client("http://127.0.0.1:9").protect(**NAMES)(namespace["refund"])

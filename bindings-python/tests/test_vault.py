@@ -1,4 +1,4 @@
-"""The vault end to end: a secret that is set at the gateway is found in the guarded function and nowhere else."""
+"""The vault, end to end: only the guarded function receives a secret that was set at the gateway."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def vault(settings: Path, *arguments: str, given: str = "") -> str:
 
 
 def process_shown(pid: int) -> bytes:
-    """Return what other processes may see of one: its arguments and its environment."""
+    """Return the arguments and environment of a process, which other processes can read."""
     return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
 
 
 def kept(gateway: Gateway, folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Give everything that the gateway keeps, prints and answers, but the one answer that has the secret."""
+    """Yield the gateway's files, output and responses, except for the response with the secret."""
     for path in sorted(folder.iterdir()):
         yield path.name, path.read_bytes()
     yield "the process", process_shown(gateway.process.pid)
@@ -80,7 +80,7 @@ def test_credential_is_only_in_callback(gateway: Gateway, settings: Path, tmp_pa
     shown: list[str] = []
     for mode in MODES:
         callback = Callback()
-        # Twice: a key authorizes one call, so each call has its own.
+        # An idempotency key authorizes one call, so each call has its own key.
         for runs in (1, 2):
             key = f"{mode} {runs}"
             out: Any = client.guard(execute_fn=callback, **ACTION, mode=mode, idempotency_key=key)
@@ -95,11 +95,11 @@ def test_credential_is_only_in_callback(gateway: Gateway, settings: Path, tmp_pa
         assert "credential" not in answer
         shown.append(everything_shown(answer))
     shown.append(everything_shown(client))
-    assert "refund.small_in_scope" in shown[0], "nothing was looked at"
+    assert "refund.small_in_scope" in shown[0], "the searched text is incomplete"
     assert not [text for text in shown if CREDENTIAL in text]
 
     files = dict(kept(gateway, tmp_path))
-    assert b"refund.small_in_scope" in files["the export of decisions"], "nothing was looked at"
+    assert b"refund.small_in_scope" in files["the export of decisions"], "the searched text is incomplete"
     assert b"credential.set" in files["the export of vault"]
     assert b"cr_" in files["data.db"] + files["data.db-wal"]
     assert [name for name, content in files.items() if CREDENTIAL.encode() in content] == []
@@ -116,7 +116,7 @@ def test_blocked_action_gets_no_credential(gateway: Gateway, settings: Path) -> 
         assert callback.runs == (mode != "enforce")
 
 
-def test_an_expired_or_replaced_secret_is_not_handed_out(gateway: Gateway, settings: Path) -> None:
+def test_expired_or_removed_secret_is_withheld(gateway: Gateway, settings: Path) -> None:
     client = gateway.client(timeout=5)
     vault(settings, "set", TOOL, "--expires", "2s", given=CREDENTIAL)
     callback = Callback()
@@ -125,7 +125,7 @@ def test_an_expired_or_replaced_secret_is_not_handed_out(gateway: Gateway, setti
     time.sleep(2.1)
     out: Any = client.guard(execute_fn=callback, **ACTION)
     assert (out["executed"], out["decision"]["reason_code"]) == (False, "credential.expired")
-    # The first answer no longer holds: the request is decided again.
+    # The first response has expired: the gateway decides the request again.
     repeated: Any = client.guard(execute_fn=callback, **ACTION, idempotency_key="k")
     assert (repeated["executed"], repeated["decision"]["reason_code"]) == (False, "credential.expired")
     assert "error" not in repeated
@@ -137,7 +137,7 @@ def test_an_expired_or_replaced_secret_is_not_handed_out(gateway: Gateway, setti
     assert vault(settings, "list") == ""
 
 
-def test_secret_is_not_shown_while_set(gateway: Gateway, settings: Path) -> None:
+def test_vault_set_hides_secret_from_other_processes(gateway: Gateway, settings: Path) -> None:
     command = [binary("ACTPASS_GATEWAY"), "vault", "set", TOOL, "--config", str(settings)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -149,7 +149,7 @@ def test_secret_is_not_shown_while_set(gateway: Gateway, settings: Path) -> None
         assert process.stdout.read().startswith("set cr_")
 
 
-def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -> None:
+def test_terminal_does_not_echo_the_secret(gateway: Gateway, settings: Path) -> None:
     child, terminal = pty.fork()
     if child == 0:
         with contextlib.suppress(OSError):
@@ -161,14 +161,14 @@ def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -
         # Input sent before the program disables echo would appear on the terminal.
         deadline = time.monotonic() + 20
         while termios.tcgetattr(terminal)[3] & termios.ECHO:
-            assert time.monotonic() < deadline, "the terminal still shows what is typed"
+            assert time.monotonic() < deadline, "the terminal still echoes its input"
             time.sleep(0.001)
         os.write(terminal, CREDENTIAL.encode() + b"\n")
         shown += read_until(terminal, b"set cr_")
         _, status = os.waitpid(child, 0)
         assert status == 0
     finally:
-        # Ends the child if it still runs.
+        # Closing the terminal ends a running child.
         os.close(terminal)
     assert CREDENTIAL.encode() not in shown
     callback = Callback()
@@ -182,6 +182,6 @@ def read_until(terminal: int, end: bytes) -> bytes:
     deadline = time.monotonic() + 20
     while end not in shown:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"the terminal shows {shown!r} only"
+        assert ready, f"the terminal shows only {shown!r}"
         shown += os.read(terminal, 1024)
     return shown

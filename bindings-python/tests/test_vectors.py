@@ -1,4 +1,4 @@
-"""Each vector of ``tests/vectors`` in each mode that it names; see the README there."""
+"""Each vector of ``tests/vectors`` in each of its modes; see the README there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVENTS = "/api/v1/evidence/events"
 
 
 def no_repeated_key(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    assert len(dict(members)) == len(members), "a key is given twice"
+    assert len(dict(members)) == len(members), "duplicate key"
     return dict(members)
 
 
@@ -81,7 +81,7 @@ def runs_of(path: Path, kind: str) -> list[Run]:
 
 
 AREAS = {"changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"}
-if not hasattr(_native, "break_next_call"):  # In a wheel that is shipped no call breaks on request.
+if not hasattr(_native, "break_next_call"):  # Released wheels have no test hooks, so no call can be broken.
     AREAS -= {"lost"}
 FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != "lost" or "lost" in AREAS)
 KINDS = ("sync", "async")
@@ -96,7 +96,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Ending(Callback):
-    """The action of a vector, which ends as ``ends`` defines."""
+    """The action of a vector; ``ends`` defines its end."""
 
     def __init__(self, ends: str, kind: str, recorded: bool) -> None:
         super().__init__()
@@ -150,14 +150,14 @@ def play(hostile: Hostile, run: Run) -> Played:
         with contextlib.suppress(Stopped, asyncio.CancelledError):
             out = GUARDS[run.kind](gateway.base_url, settings, action, calls, recorded, vector.get("changed_args"))
         if isinstance(out, ActionBlockedError):
-            # Spending a permit raised it.
+            # Raised by spending a permit.
             out, blocked = {"executed": False, "decision": out.decision}, out
         elif out is not None and not out["executed"]:
             with pytest.raises(ActionBlockedError) as raised:
                 out.unwrap()
             blocked = raised.value
         if out is None:
-            # A stop is recorded in the background.
+            # The background thread records a stop.
             deadline = time.monotonic() + 5
             while len(gateway.seen()) < vector["expect"][run.mode]["requests_sent"] and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -228,7 +228,7 @@ def plays(hostile: Hostile, request: pytest.FixtureRequest) -> Iterator[dict[Run
 
 
 def canonical(value: Any) -> str:
-    """Return ``value``, in which no number needs more, in RFC 8785 form."""
+    """Return ``value`` in RFC 8785 form; its numbers need no special form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -254,11 +254,11 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
     out, callback, blocked = played.out, played.callback, thrown(played.blocked)
     events = [json.loads(one["body"]) for one in played.seen if one["path"] == EVENTS]
     asked = [one for one in played.seen if one["path"] != EVENTS]
-    # Every secret in a vector holds this word. Only their number is compared, so that a failure shows none.
+    # Every secret in a vector contains this word. The test compares only their number, so that a failure prints none.
     texts = json.dumps(blocked)
     whole = "" if vector.get("gateway_echoes") else everything_shown([out and {**out, "result": None}, played.blocked])
     leaks = (texts + whole).count("secret")
-    # The text of the gate's error may depend on the time and on a race.
+    # The text of the gate's error may depend on timing.
     line = blocked and ({**blocked, "developer": None} if expected["error"] else blocked)
     done[run] = (
         f'{{"blocked":{canonical(line)},"circuit_off":{json.dumps(run.circuit_off)},"leaks":{leaks},'
@@ -305,8 +305,8 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
     assert leaks == 0
 
 
-def test_each_vector_ran_in_each_of_its_modes() -> None:
-    assert len(FILES) > 0, f"no vectors in {VECTORS}"
+def test_every_vector_ran_in_all_its_modes() -> None:
+    assert len(FILES) > 0, f"{VECTORS} contains no vectors"
     assert {path.parent.name for path in FILES} >= AREAS
     assert list(done) == RUNS, f"{len(done)} of {len(RUNS)} runs"
     print(f"{len(FILES)} vectors, {len(done)} runs passed")

@@ -91,14 +91,14 @@ MAY_DIFFER = {"user-agent", "connection", "accept"}
 
 
 def members(body: bytes) -> Any:
-    """Return the members in their order, numbers as source text."""
+    """Return the members in order, with numbers as source text."""
     return json.loads(
         body, object_pairs_hook=list, parse_int=lambda text: ("int", text), parse_float=lambda text: ("float", text)
     )
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
-def test_requests_equal_the_published_clients(published: Published, settings: dict[str, Any]) -> None:
+def test_requests_match_1_1_3(published: Published, settings: dict[str, Any]) -> None:
     with capturing() as server:
         where = {**settings, "base_url": server.base_url}
         returned = published.call(where, CALLS)
@@ -129,7 +129,7 @@ def test_requests_equal_the_published_clients(published: Published, settings: di
         assert "connection" not in our.headers, "the connection is not kept"
 
 
-def test_fills_members_that_published_client_leaves_null(published: Published) -> None:
+def test_fills_members_that_1_1_3_leaves_null(published: Published) -> None:
     with capturing() as server:
         where = {"api_key": API_KEY, "base_url": server.base_url}
         published.call(where, [("preflight", ACTION)])
@@ -146,7 +146,7 @@ def test_fills_members_that_published_client_leaves_null(published: Published) -
 REFUNDS = {4900: "allow", 25000: "require_approval", 90000: "deny"}
 
 
-def test_the_published_client_works_against_the_gateway(published: Published, gateway: Gateway) -> None:
+def test_1_1_3_works_against_the_gateway(published: Published, gateway: Gateway) -> None:
     settings = {"api_key": "apk_dev", "agent_id": "support_agent", "base_url": gateway.base_url}
     wanted = [{**ACTION, "args": {"amount": amount, "currency": "usd"}} for amount in REFUNDS]
     preflights = [("preflight", {**action, "idempotency_key": f"p{at}"}) for at, action in enumerate(wanted)]
@@ -158,8 +158,8 @@ def test_the_published_client_works_against_the_gateway(published: Published, ga
     assert [decision["decision"] for decision in their_decisions] == list(REFUNDS.values())
     assert [outcome.get("result") for outcome in their_outcomes] == ["ran", None, None]
     with gateway.client() as client:
-        # A key is bound to its body, so this shows too that the bodies are the same. An allow is repeated; everything
-        # else is decided again, about the same request for approval.
+        # A key is bound to its body, so equal keys also prove equal bodies. An allow is replayed; every other decision
+        # is made again, for the same approval request.
         for (_, arguments), theirs_said in zip(preflights, their_decisions):
             ours_said: Any = client.preflight(**arguments)
             repeated = theirs_said["decision"] == "allow"
@@ -182,5 +182,5 @@ def test_the_published_client_works_against_the_gateway(published: Published, ga
         recorded["current_event_hash"],
     )
     assert gateway.get("/api/v1/evidence/chains/case_1/verify")["valid"] is True
-    # Six events of the published client, and two repeated decisions of this one: an approval and a denial, twice.
+    # Six events of the published client, and two repeated decisions of this client, each an approval and a denial.
     assert len(gateway.get("/api/v1/evidence/chains/decisions")["events"]) == 10
