@@ -1,4 +1,4 @@
-/** An AbortSignal and the calls that it ends. */
+/** Calls ended by an AbortSignal. */
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -21,7 +21,7 @@ const CALLS = {
 };
 
 for (const [name, call] of Object.entries(CALLS)) {
-  test(`${name} is rejected with the reason within 50 ms`, () =>
+  test(`${name} rejects with the reason within 50 ms of an abort`, () =>
     hostile.play(HANG, async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const controller = new AbortController();
@@ -35,7 +35,7 @@ for (const [name, call] of Object.entries(CALLS)) {
       assert.ok(elapsed < 50, `${elapsed} ms`);
     }));
 
-  test(`${name} sends nothing under a signal that is aborted already`, () =>
+  test(`${name} sends nothing if the signal is already aborted`, () =>
     hostile.play(HANG, async ({ baseUrl, seen }) => {
       const signal = AbortSignal.abort();
       assert.equal(await rejection(call(newClient(baseUrl), signal)), signal.reason);
@@ -43,7 +43,7 @@ for (const [name, call] of Object.entries(CALLS)) {
     }));
 }
 
-test('the request is dropped: the gateway sees its connection close', async () => {
+test('an abort closes the connection of the request', async () => {
   const server = createServer();
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -63,7 +63,7 @@ test('the request is dropped: the gateway sees its connection close', async () =
   }
 });
 
-test('of two verdicts that come together, the first action may abort the second', () =>
+test('an action may abort another call whose verdict arrived in the same turn', () =>
   hostile.play([answer(ALLOW), { ...answer(ALLOW), delay_ms: 200 }], async ({ baseUrl, seen }) => {
     const actpass = newClient(baseUrl);
     await actpass.guard({ ...ACTION, execute: () => 'connected' });
@@ -81,7 +81,7 @@ test('of two verdicts that come together, the first action may abort the second'
     );
     const settled = Promise.allSettled(calls);
     while ((await seen()).length < 3);
-    // This thread takes both answers in one turn.
+    // Both responses arrive while this thread is busy.
     const until = performance.now() + 600;
     while (performance.now() < until);
     const [first, second] = (await settled).map(({ status }) => status).sort();
@@ -92,7 +92,7 @@ test('of two verdicts that come together, the first action may abort the second'
 test('an abort between the verdict and the run runs nothing', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
-    // In any turn of the event loop: the response arrived and the action ran before the abort, or it never runs.
+    // Aborts in each turn of the event loop: the action runs before the abort or never.
     for (let turns = 0; turns < 300; turns += 1) {
       const controller = new AbortController();
       let aborted = false;
@@ -134,7 +134,7 @@ test('an abort while the action runs keeps its outcome', () =>
     assert.equal(JSON.parse((await seen())[1].body).metadata.ended, 'returned');
   }));
 
-test('a signal of many calls keeps no listeners', () =>
+test('a signal shared by many calls keeps no listeners', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const { getEventListeners } = await import('node:events');
     const controller = new AbortController();
@@ -155,7 +155,7 @@ describe('rejects an invalid signal', () => {
   }
 });
 
-test('after an abort the process ends by itself', () =>
+test('an aborted call does not keep the process alive', () =>
   hostile.play(HANG, async ({ baseUrl }) => {
     const { code, stdout, stderr } = await runModule(
       `import { ActPass } from '@actpass/sdk';

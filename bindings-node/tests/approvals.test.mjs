@@ -1,4 +1,4 @@
-/** Actions that wait for a person, and records of how actions ended. */
+/** Actions that need an approval, and recorded outcomes. */
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -8,7 +8,7 @@ import { ACTION, ALLOW, answer, Hostile, newClient, PASSPORT, rejection, withGat
 const hostile = new Hostile();
 const MEDIUM = { ...ACTION, args: { amount: 25_000, currency: 'usd' } };
 
-/** Runs the real gateway; `decide` is a person's decision. */
+/** Runs the real gateway; `decide` approves or rejects as an operator. */
 function withPerson(body) {
   return withGateway(async ({ baseUrl, stop }) => {
     const actpass = new ActPass({ apiKey: 'apk_dev', agentId: 'support_agent', baseUrl, maxRetries: 0 });
@@ -22,7 +22,7 @@ function withPerson(body) {
   });
 }
 
-test('an action waits, a person approves, it is resumed from JSON, once', () =>
+test('an approved action is resumed from JSON and runs once', () =>
   withPerson(async ({ actpass, decide }) => {
     const blocked = await actpass.guard({ ...MEDIUM, execute: () => assert.fail('it ran') });
     assert.equal(blocked.executed, false);
@@ -58,7 +58,7 @@ for (const [word, executed] of [
   ['approve', true],
   ['reject', false],
 ]) {
-  test(`a guard waits until the approval is decided: ${word} it`, () =>
+  test(`a waiting guard applies the decision ${word}`, () =>
     withPerson(async ({ actpass, decide, baseUrl }) => {
       const held = actpass.guard({ ...MEDIUM, waitForApprovalMs: 20_000, execute: () => 'refunded' });
       const headers = { authorization: 'Bearer apdv_dev' };
@@ -74,7 +74,7 @@ for (const [word, executed] of [
     }));
 }
 
-test('a waiting guard times out and can be aborted', () =>
+test('a waiting guard times out or is aborted', () =>
   withPerson(async ({ actpass }) => {
     const execute = () => assert.fail('it ran');
     const outcome = await actpass.guard({ ...MEDIUM, waitForApprovalMs: 50, execute });
@@ -87,7 +87,7 @@ test('a waiting guard times out and can be aborted', () =>
     assert.equal((await rejection(waiting)).name, 'TimeoutError');
   }));
 
-test('a pending approval contains no secret; an invalid one is named', () =>
+test('a pending approval contains no secret; an invalid approval is rejected by name', () =>
   hostile.play([answer({ decision: 'require_approval', approval_request_id: 'apr_1' })], async ({ baseUrl, seen }) => {
     const actpass = newClient(baseUrl);
     const { approval } = await actpass.guard({ ...ACTION, passport: PASSPORT, mode: 'strict', execute: () => 1 });
@@ -133,7 +133,7 @@ describe('recordOutcome', () => {
     });
   const good = [answer(ALLOW), answer({ event_id: 'ev_2', current_event_hash: '00' })];
 
-  test('records a result by its hash', () =>
+  test('records the hash of a result', () =>
     record({ execute: () => ({ refund: 're_1' }) }, good, (outcome, events) => {
       assert.deepEqual(outcome.evidence, { event_id: 'ev_2', current_event_hash: '00' });
       assert.deepEqual(outcome.result, { refund: 're_1' });
@@ -152,7 +152,7 @@ describe('recordOutcome', () => {
     });
   });
 
-  test('records a result that is no JSON without a hash', () =>
+  test('records a non-JSON result without a hash', () =>
     record({ execute: () => new Map() }, good, (outcome, events) => {
       assert.ok(outcome.evidence && outcome.result instanceof Map);
       assert.deepEqual([events[0].metadata.ended, events[0].response_hash], ['returned', null]);
@@ -172,7 +172,7 @@ describe('recordOutcome', () => {
     await record({ execute: () => 1, recordOutcome: false }, good, (_, events) => assert.deepEqual(events, []));
   });
 
-  test('is true or false', async () => {
+  test('rejects a non-boolean', async () => {
     const call = newClient('http://127.0.0.1:9').guard({ ...ACTION, recordOutcome: 'yes', execute: () => 1 });
     assert.match((await rejection(call)).message, /^recordOutcome: expected true or false, found a string$/);
   });

@@ -1,4 +1,4 @@
-/** Settings and arguments: invalid ones are rejected by name before a request is sent. */
+/** Settings and arguments: the SDK rejects invalid values by name before it sends a request. */
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ function thrown(body) {
   return assert.fail('nothing was thrown');
 }
 
-describe('a setting', () => {
+describe('settings', () => {
   const wrong = [
     [{ apikey: 'apk_dev' }, /^apikey: expected one of apiKey, tenantId, /],
     [{ api_key: 'apk_dev' }, /^api_key: expected one of apiKey, /],
@@ -55,7 +55,7 @@ describe('a setting', () => {
     [{ agentId: () => 'a' }, /^agentId: expected a value that is JSON, found a function$/],
   ];
   for (const [options, message] of wrong) {
-    test(`${inspect(options)} is refused by its name`, () => {
+    test(`rejects ${inspect(options)} by name`, () => {
       const given = { apiKey: API_KEY, ...options };
       for (const make of [() => new ActPass(given), () => createActPass(given)]) {
         const error = thrown(make);
@@ -68,16 +68,16 @@ describe('a setting', () => {
   }
 
   for (const options of [null, 'apk_dev', 7, true]) {
-    test(`${options} is no object of settings`, () => {
+    test(`rejects ${options} instead of an object`, () => {
       assert.match(thrown(() => new ActPass(options)).message, /^expected an object of apiKey and others, found /);
     });
   }
 
-  test('ignores undefined settings', () => {
+  test('ignore undefined values', () => {
     new ActPass({ apiKey: API_KEY, tenantId: undefined, timeoutMs: undefined, ca: undefined, mode: undefined });
   });
 
-  test('all of them are taken', () => {
+  test('accepts every setting', () => {
     new ActPass({
       apiKey: API_KEY,
       tenantId: 't',
@@ -92,7 +92,7 @@ describe('a setting', () => {
     });
   });
 
-  test('the key and the URL come from the environment where they are not given', async () => {
+  test('default the key and the URL to the environment', async () => {
     await capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -106,14 +106,14 @@ describe('a setting', () => {
     );
   });
 
-  test('the client shows none of them', () => {
+  test('stay hidden when the client is printed', () => {
     const actpass = newClient('https://gate.example');
     const shown = inspect(actpass, { showHidden: true, depth: 9 }) + JSON.stringify(actpass);
     assert.ok(!shown.includes('_secret'));
   });
 });
 
-describe('an argument', () => {
+describe('arguments', () => {
   const cyclic = {};
   cyclic.self = cyclic;
   const deep = (levels) => (levels === 0 ? 1 : { deeper: deep(levels - 1) });
@@ -228,7 +228,7 @@ describe('an argument', () => {
     [{ approvalRequestId: 7 }, /^approvalRequestId: expected a string/],
     [{ toolManifestHash: 7 }, /^toolManifestHash: expected a string/],
   ];
-  test('an invalid argument throws in every mode; nothing is sent or run', () =>
+  test('an invalid argument rejects in every mode; nothing is sent or run', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -250,7 +250,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('is named by the same path in every language', async () => {
+  test('have the same path in errors of every language', async () => {
     const rows = JSON.parse(readFileSync(join(ROOT, 'tests', 'argument-paths.json'), 'utf8'));
     assert.ok(rows.length > 0);
     const actpass = newClient('http://127.0.0.1:9');
@@ -268,7 +268,7 @@ describe('an argument', () => {
     }
   });
 
-  test('that can be sent is sent as it is', () =>
+  test('are sent like JSON.stringify output', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -297,7 +297,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('is read once: the first value of a getter is sent', () =>
+  test('are read once: the first value of a getter is sent', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -314,7 +314,7 @@ describe('an argument', () => {
       },
     ));
 
-  test('whose getter or toJSON throws is rejected with that error as cause', async () => {
+  test('reject with the error of a throwing toJSON as the cause', async () => {
     const own = new Error('own');
     const args = {
       toJSON() {
@@ -328,7 +328,7 @@ describe('an argument', () => {
   });
 });
 
-test('the arguments of the other calls are checked by name', async () => {
+test('other calls reject invalid arguments by name', async () => {
   const actpass = newClient('http://127.0.0.1:9');
   const issue = { audience: 'a', goal: 'g', allowedTools: ['t'] };
   const calls = [

@@ -1,4 +1,4 @@
-/** Every call, its bytes on the wire and its result. */
+/** Request bytes and results of every call. */
 
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign } from 'node:crypto';
@@ -29,7 +29,7 @@ const ANSWERS = {
   '/api/v1/evidence/events': { event_id: 'ev_2', current_event_hash: '00' },
 };
 
-/** Makes a call and returns the request and the result. */
+/** Makes a call; returns its request and result. */
 async function sentBy(call, settings) {
   return capturing(
     ({ path }) => ANSWERS[path],
@@ -41,8 +41,8 @@ async function sentBy(call, settings) {
   );
 }
 
-describe('the bytes of', () => {
-  test('preflight, the least', async () => {
+describe('request bytes of', () => {
+  test('preflight with required members', async () => {
     const [sent, decision] = await sentBy((actpass) => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
     const key = JSON.parse(sent.body).idempotency_key;
     assert.match(key, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-/);
@@ -57,7 +57,7 @@ describe('the bytes of', () => {
     assert.ok(!('x-actpass-tenant' in sent.headers));
   });
 
-  test('preflight, the most', async () => {
+  test('preflight with all members', async () => {
     const [sent] = await sentBy(
       (actpass) =>
         actpass.preflight({
@@ -79,7 +79,7 @@ describe('the bytes of', () => {
     assert.equal(sent.headers['x-actpass-tenant'], 'team');
   });
 
-  test('the client’s mode, where the call names none', async () => {
+  test('preflight with the mode of the client', async () => {
     const [sent] = await sentBy((actpass) => actpass.preflight(ACTION), { mode: 'monitor' });
     assert.equal(JSON.parse(sent.body).mode, 'monitor');
   });
@@ -158,7 +158,7 @@ describe('the bytes of', () => {
   });
 });
 
-test('a call that may not be repeated is sent once', () =>
+test('a non-idempotent call is sent once', () =>
   hostile.play([{ do: 'reset', at: 'request' }], async ({ baseUrl, seen }) => {
     const actpass = newClient(baseUrl, { maxRetries: 2 });
     await rejection(actpass.recordEvidence({ eventType: 'e', chainId: 'c' }));
@@ -166,17 +166,17 @@ test('a call that may not be repeated is sent once', () =>
     assert.equal((await seen()).length, 2);
   }));
 
-test('connections that the gateway closed are not used', () =>
+test('an idle connection closed by the gateway fails no call', () =>
   hostile.play([answer({ event_id: 'ev_1' })], async ({ baseUrl, closeConnections }) => {
     const actpass = newClient(baseUrl);
     for (let round = 0; round < 4; round += 1) {
-      // May not be repeated, so that nothing but a good connection helps.
+      // The call is non-idempotent, so a retry would not hide a closed connection.
       await Promise.all(Array.from({ length: 25 }, () => actpass.recordEvidence({ eventType: 'e', chainId: 'c' })));
       await closeConnections();
     }
   }));
 
-test('https with an authority of one’s own, as text and as bytes, and without it', () =>
+test('https trusts a given authority in text or bytes', () =>
   hostile.play({ tls: 'trusted', steps: [answer(ALLOW)] }, async ({ baseUrl, ca }) => {
     for (const given of [ca, Buffer.from(ca), new TextEncoder().encode(ca)]) {
       assert.deepEqual(await newClient(baseUrl, { ca: given }).preflight(ACTION), ALLOW);
@@ -184,7 +184,7 @@ test('https with an authority of one’s own, as text and as bytes, and without 
     assert.equal((await rejection(newClient(baseUrl).preflight(ACTION))).code, 'actpass.unreachable');
   }));
 
-test('NODE_EXTRA_CA_CERTS names authorities, and must name some', () =>
+test('NODE_EXTRA_CA_CERTS adds authorities; a missing file is rejected', () =>
   hostile.play({ tls: 'trusted', steps: [answer(ALLOW)] }, async ({ baseUrl, ca }) => {
     const folder = mkdtempSync(join(tmpdir(), 'actpass-'));
     const before = process.env.NODE_EXTRA_CA_CERTS;
@@ -214,7 +214,7 @@ describe('verifyPassportOffline', () => {
   };
   const now = Math.floor(Date.now() / 1000);
 
-  test('uses the gateway’s keys and fetches them once', () =>
+  test('fetches the keys of the gateway once', () =>
     capturing(
       () => jwks,
       async (baseUrl, captured) => {
@@ -253,7 +253,7 @@ describe('verifyPassportOffline', () => {
       },
     ));
 
-  test('rejects where there are no keys', async () => {
+  test('rejects if the keys are unavailable', async () => {
     const call = newClient('http://127.0.0.1:9').verifyPassportOffline({
       token: passport({}),
       audience: 'mcp://stripe',
@@ -262,7 +262,7 @@ describe('verifyPassportOffline', () => {
   });
 });
 
-test('passports and evidence against the real gateway', () =>
+test('the real gateway handles passports and evidence', () =>
   withGateway(async ({ baseUrl }) => {
     const actpass = new ActPass({ apiKey: 'apk_dev', agentId: 'support_agent', baseUrl });
     const audience = 'mcp://stripe-production';

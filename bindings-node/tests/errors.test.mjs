@@ -1,4 +1,4 @@
-/** The errors: classes, codes, causes; equal in name to Python's. */
+/** Classes, codes and causes of errors; the names are those in Python. */
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ const hostile = new Hostile();
 // Some versions of Node add these to the exports of a CommonJS module.
 const { default: _, 'module.exports': __, ...sdk } = imported;
 
-test('the classes and their order are Python’s', () => {
+test('classes and their hierarchy match Python', () => {
   const python = readFileSync(join(ROOT, 'bindings-python/python/actpass/_errors.py'), 'utf8');
   const classes = [...python.matchAll(/^class (ActPass\w+)\((\w+)/gm)].map(([, name, base]) => [name, base]);
   assert.ok(classes.length >= 11);
@@ -37,7 +37,7 @@ test('the classes and their order are Python’s', () => {
   assert.deepEqual(ours.sort(), classes.map(([name]) => name).sort());
 });
 
-test('import and require give the same classes', () => {
+test('import and require return the same classes', () => {
   const required = createRequire(import.meta.url)('@actpass/sdk');
   for (const name of Object.keys(sdk)) {
     assert.equal(required[name], sdk[name], name);
@@ -61,7 +61,7 @@ const cases = [
   ['status', [answer({}, { status: 503 })], sdk.ActPassStatusError, 'actpass.gateway_error', 503, true],
   ['response', [answer([])], sdk.ActPassResponseError, 'actpass.invalid_response', undefined, false],
 ];
-describe('an error of the gate', () => {
+describe('a gate error', () => {
   for (const [kind, script, errorClass, code, status, retryable] of cases) {
     test(`${kind} ${status ?? ''}`, () =>
       hostile.play(script, async ({ baseUrl }) => {
@@ -87,7 +87,7 @@ describe('an error of the gate', () => {
       }));
   }
 
-  test('has a cause where something else failed first', () =>
+  test('has the underlying failure as its cause', () =>
     hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
       const error = await rejection(newClient(baseUrl).preflight(ACTION));
       assert.ok(error.cause instanceof Error);
@@ -98,7 +98,7 @@ describe('an error of the gate', () => {
       assert.match(root.message, /refused/);
     }));
 
-  test('keeps the answer’s body, request id and retry-after, and no secret', () =>
+  test('keeps body, request id and retry-after of the response, and no secret', () =>
     hostile.play(
       [
         answer(
@@ -116,7 +116,7 @@ describe('an error of the gate', () => {
       },
     ));
 
-  test('a 403 that is a decision is no error', () =>
+  test('a 403 with a decision is a decision', () =>
     hostile.play([answer({ decision: 'deny', reason_code: 'x' }, { status: 403 })], async ({ baseUrl }) => {
       assert.deepEqual(await newClient(baseUrl).preflight(ACTION), {
         decision: 'deny',
@@ -126,7 +126,7 @@ describe('an error of the gate', () => {
     }));
 });
 
-test('an error created by a program has defaults', () => {
+test('a constructed error has defaults', () => {
   const cause = new Error('why');
   const error = new sdk.ActPassTimeoutError('late', { code: 'actpass.timeout', status: 504, cause });
   assert.deepEqual([error.message, error.code, error.status, error.cause], ['late', 'actpass.timeout', 504, cause]);
@@ -134,7 +134,7 @@ test('an error created by a program has defaults', () => {
   assert.ok(!('cause' in new sdk.ActPassError('x')));
 });
 
-test('an awaited rejection is not unhandled', () =>
+test('an awaited rejection is never unhandled', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const unhandled = [];
     process.on('unhandledRejection', (reason) => unhandled.push(reason));

@@ -1,4 +1,4 @@
-/** The guard: whether, when, where and how often an action runs, and its outcome. */
+/** The guard: execution of an action and its outcome. */
 
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';
@@ -22,13 +22,13 @@ import {
 const hostile = new Hostile();
 const { native } = createRequire(import.meta.url)('../dist/native.js');
 
-describe('the table of the guard contract', { concurrency: 4 }, () => {
+describe('the guard contract: response', { concurrency: 4 }, () => {
   const recorded = { evidence_event_id: 'ev_1' };
   const bound = { request_hash: '{{request_hash}}' };
   const rows = {
     allow: { answer: { decision: 'allow', ...recorded, ...bound }, runs: ['enforce', 'strict', 'warn', 'monitor'] },
     'allow, unrecorded': { answer: { decision: 'allow', ...bound }, runs: ['enforce', 'warn', 'monitor'] },
-    'allow, recorded under no name': {
+    'allow with an empty event id': {
       answer: { decision: 'allow', evidence_event_id: '', ...bound },
       runs: ['enforce', 'warn', 'monitor'],
     },
@@ -49,7 +49,7 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
     'an unknown word': { answer: { decision: 'permit', ...recorded }, runs: ['monitor'] },
     'a word with a space': { answer: { decision: ' allow', ...recorded }, runs: ['monitor'] },
     'a word in capitals': { answer: { decision: 'ALLOW', ...recorded }, runs: ['monitor'] },
-    'no word': { answer: { ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
+    'a missing decision': { answer: { ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
     true: { answer: { decision: true, ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
     'a list': { answer: { decision: ['allow'], ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
   };
@@ -90,10 +90,10 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
   }
 
   const failures = {
-    'nobody listens': [{ listen: 'refused' }, 'actpass.unreachable', 'ActPassConnectionError'],
+    'a refused connection': [{ listen: 'refused' }, 'actpass.unreachable', 'ActPassConnectionError'],
     'a reset': [{ steps: [{ do: 'reset', at: 'request' }] }, 'actpass.unreachable', 'ActPassConnectionError'],
-    'no answer': [{ steps: [{ do: 'hang', at: 'request' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
-    'half an answer': [{ steps: [{ do: 'hang', at: 'body' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
+    'no response': [{ steps: [{ do: 'hang', at: 'request' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
+    'a partial response': [{ steps: [{ do: 'hang', at: 'body' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
     401: [{ steps: [answer({}, { status: 401 })] }, 'actpass.unauthenticated', 'ActPassAuthenticationError'],
     403: [{ steps: [answer({}, { status: 403 })] }, 'actpass.forbidden', 'ActPassPermissionError'],
     429: [{ steps: [answer({}, { status: 429 })] }, 'actpass.rate_limited', 'ActPassRateLimitError'],
@@ -104,8 +104,12 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
       'ActPassAuthenticationError',
     ],
     'a redirect': [{ steps: [{ do: 'redirect' }] }, 'actpass.gateway_error', 'ActPassStatusError'],
-    'no JSON': [{ steps: [{ do: 'respond', body: '<html>' }] }, 'actpass.invalid_response', 'ActPassResponseError'],
-    'a key twice': [
+    'an invalid body': [
+      { steps: [{ do: 'respond', body: '<html>' }] },
+      'actpass.invalid_response',
+      'ActPassResponseError',
+    ],
+    'a duplicate key': [
       { steps: [{ do: 'respond', body: '{"decision":"deny","decision":"allow"}' }] },
       'actpass.invalid_response',
       'ActPassResponseError',
@@ -152,7 +156,7 @@ describe('execute', () => {
       hostile.play(script, ({ baseUrl }) => body(newClient(baseUrl)));
 
   test(
-    'returns the same value, throws the same error',
+    'returns the same value or error',
     allowed(async (actpass) => {
       const thenable = (value) => ({ then: (done) => done(value) });
       for (const value of [{ cyclic: null }, Symbol('s'), 7n, undefined, null, () => 1, new Map(), Number.NaN]) {
@@ -185,7 +189,7 @@ describe('execute', () => {
   );
 
   test(
-    'an error of the SDK that it throws is its own, not the gate’s',
+    'an SDK error that it throws is an action error, not a gate error',
     allowed(async (actpass) => {
       const own = new ActPassConnectionError('of another call', { code: 'actpass.unreachable', kind: 'connection' });
       const outcome = await actpass.guard({
@@ -200,7 +204,7 @@ describe('execute', () => {
   );
 
   test(
-    'sees the caller’s AsyncLocalStorage, sync and async, and keeps calls apart',
+    'runs in the AsyncLocalStorage context of its caller',
     allowed(async (actpass) => {
       const storage = new AsyncLocalStorage();
       const one = (value) =>
@@ -225,7 +229,7 @@ describe('execute', () => {
   );
 
   test(
-    'is handed the credential, and nobody else is',
+    'receives the credential, which the outcome omits',
     allowed(
       async (actpass) => {
         let given;
@@ -247,7 +251,7 @@ describe('execute', () => {
   );
 
   test(
-    'is handed null where there is no credential, and the outcome is not what it changes',
+    'receives null without a credential; its changes do not reach the outcome',
     allowed(async (actpass) => {
       const outcome = await actpass.guard({
         ...ACTION,
@@ -271,7 +275,7 @@ describe('execute', () => {
       assert.deepEqual(await seen(), []);
     }));
 
-  test('runs at most once whatever is retried', () =>
+  test('runs at most once despite retries', () =>
     hostile.play(
       [{ do: 'reset', at: 'request' }, answer({}, { status: 503 }), answer(ALLOW)],
       async ({ baseUrl, seen }) => {
@@ -288,7 +292,7 @@ describe('execute', () => {
     ));
 });
 
-test('a guard within a guard, and one that throws out of execute', () =>
+test('guards can be nested', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const outcome = await actpass.guard({
@@ -298,7 +302,7 @@ test('a guard within a guard, and one that throws out of execute', () =>
     assert.equal(outcome.result, 'inner');
   }));
 
-test('the refunds of the first page', () =>
+test('the real gateway decides the refunds of the first page', () =>
   withGateway(async ({ baseUrl, stop }) => {
     const actpass = newClient(baseUrl, { apiKey: 'apk_dev', agentId: 'support_agent' });
     const refund = async (amount, mode) => {
@@ -318,7 +322,7 @@ test('the refunds of the first page', () =>
     assert.deepEqual(await refund(4900, 'monitor'), [true, 'actpass.unreachable']);
   }));
 
-test('no variable of the environment changes the mode', () =>
+test('environment variables never change the mode', () =>
   hostile.play([answer({ decision: 'deny' })], async ({ baseUrl }) => {
     for (const name of ['ACTPASS_MODE', 'ACTPASS_ENFORCE', 'MODE']) {
       process.env[name] = 'monitor';
@@ -327,12 +331,12 @@ test('no variable of the environment changes the mode', () =>
     assert.equal(outcome.executed, false);
   }));
 
-describe('a call that breaks', { skip: !native.hasTestHooks && 'a release build breaks none' }, () => {
+describe('a panic or hang in the SDK', { skip: !native.hasTestHooks && 'this build has no test hooks' }, () => {
   const actpass = newClient('http://127.0.0.1:9');
   const breaking = (how) => ({ ...ACTION, tool: `actpass.test.${how}` });
 
   for (const mode of MODES) {
-    test(`by a panic is a failed gate in ${mode}`, async () => {
+    test(`a panic fails the gate in ${mode}`, async () => {
       const outcome = await actpass.guard({ ...breaking('panic'), mode, execute: () => 'ran' });
       assert.equal(outcome.executed, mode === 'monitor');
       assert.equal(outcome.decision.reason_code, 'actpass.internal');
@@ -340,18 +344,18 @@ describe('a call that breaks', { skip: !native.hasTestHooks && 'a release build 
     });
   }
 
-  test('by a panic rejects where there is no guard', async () => {
+  test('a panic rejects a call without a guard', async () => {
     assert.ok((await rejection(actpass.preflight(breaking('panic')))) instanceof ActPassInternalError);
   });
 
-  test('by a panic while it is converted rejects and runs nothing, in every mode', async () => {
+  test('a panic in a conversion rejects and runs nothing in every mode', async () => {
     for (const mode of MODES) {
       const action = { ...breaking('panic_in_conversion'), mode, execute: () => assert.fail('it ran') };
       assert.ok((await rejection(actpass.guard(action))) instanceof ActPassInternalError, mode);
     }
   });
 
-  test('that never ends can be aborted', async () => {
+  test('a hanging call can be aborted', async () => {
     const signal = AbortSignal.timeout(50);
     const execute = () => assert.fail('it ran');
     const error = await rejection(actpass.guard({ ...breaking('never_ends'), signal, mode: 'monitor', execute }));

@@ -1,4 +1,4 @@
-/** Hashes: of RFC 8785, equal in every language. */
+/** Hashes of the RFC 8785 form, equal in every language. */
 
 import assert from 'node:assert/strict';
 import { createHash, createHmac } from 'node:crypto';
@@ -11,7 +11,7 @@ import { API_KEY, ROOT, SIGNING_KEY } from './support.mjs';
 const DATA = join(ROOT, 'core', 'protocol', 'tests', 'data', 'jcs');
 
 for (const file of readdirSync(join(DATA, 'input'))) {
-  test(`the RFC's own example ${file}`, () => {
+  test(`hashes the RFC example ${file}`, () => {
     const value = JSON.parse(readFileSync(join(DATA, 'input', file), 'utf8'));
     const canonical = readFileSync(join(DATA, 'output', file));
     assert.equal(hashPayload(value), createHash('sha256').update(canonical).digest('hex'));
@@ -21,7 +21,7 @@ for (const file of readdirSync(join(DATA, 'input'))) {
   });
 }
 
-test('known values', () => {
+test('hashes and signatures match known values', () => {
   assert.equal(
     hashPayload({ currency: 'usd', amount: 4900 }),
     'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2',

@@ -1,4 +1,4 @@
-/** The kinds of an outcome, its members, its throwing form; and the page that documents them. */
+/** Kinds and members of an outcome, `unwrap`, and the documentation page of both. */
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -50,7 +50,7 @@ describe('kind', () => {
       }));
   }
 
-  test('returned in monitor although the gate failed, with its error', () =>
+  test('returned: includes the error of a failed gate in monitor', () =>
     hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, mode: 'monitor', execute: () => 'ran' });
       assert.deepEqual([outcome.kind, outcome.result], ['returned', 'ran']);
@@ -58,7 +58,7 @@ describe('kind', () => {
       assert.equal(outcome.unwrap(), 'ran');
     }));
 
-  test('failed for a rejection without a reason; other falsy reasons stay unchanged', () =>
+  test('failed: replaces an undefined reason; other falsy reasons stay unchanged', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
       const nothing = [
@@ -105,7 +105,7 @@ describe('unwrap', () => {
       }
     }));
 
-  test('throws an ActionBlockedError with all that is known of the block', () =>
+  test('throws an ActionBlockedError with all members of the block', () =>
     hostile.play([answer(HELD)], async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });
       const error = await rejection((async () => outcome.unwrap())());
@@ -116,7 +116,7 @@ describe('unwrap', () => {
       assert.throws(resumed.unwrap, (blocked) => blocked.tool === ACTION.tool && blocked.operation === 'resume');
     }));
 
-  test('throws an ActionBlockedError whose cause is the failure of the gate', () =>
+  test('throws an ActionBlockedError whose cause is the gate error', () =>
     hostile.play([answer({}, { status: 503 })], async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });
       assert.throws(outcome.unwrap, (error) => {
@@ -154,9 +154,9 @@ describe('unwrap', () => {
     }));
 });
 
-describe('the page of the documentation, verbatim and whole', () => {
+describe('the documentation page', () => {
   const { setup, guard, preflight, passports } = pageSnippets();
-  /** The page's implicit declarations. */
+  /** The page with the declarations that it assumes. */
   const program = `${setup}
 declare global { var said: unknown[]; }
 globalThis.said = [];
@@ -202,10 +202,10 @@ console.log(JSON.stringify({ guard: await end(guard), preflight: await end(prefl
       const done = await run(process.execPath, [tsc, ...flags, ...given], { cwd: folder, timeout: 240_000 });
       assert.deepEqual([done.code, done.stdout], [0, '']);
     };
-    test(`compiles under --strict by TypeScript ${version}`, () => compile('page.ts'));
+    test(`compiles under --strict with TypeScript ${version}`, () => compile('page.ts'));
     if (name !== 'typescript') {
-      // By the newest they are compiled where the package is tested.
-      test(`as do a user's programs by TypeScript ${version}`, () =>
+      // package.test.mjs compiles them with the newest version.
+      test(`has type tests that compile with TypeScript ${version}`, () =>
         compile('--exactOptionalPropertyTypes', '--noUncheckedIndexedAccess', '--noEmit', 'good.ts', 'bad.ts'));
     }
   }
@@ -217,7 +217,7 @@ console.log(JSON.stringify({ guard: await end(guard), preflight: await end(prefl
     return JSON.parse(done.stdout);
   };
 
-  test('runs on the real gateway, and when it is gone', () =>
+  test('runs against the real gateway, running or stopped', () =>
     withGateway(async ({ baseUrl, stop }) => {
       const shown = await play(baseUrl);
       assert.deepEqual(shown.guard, { id: 're_1', charge: 'ch_123', amount: 4900 });
@@ -233,7 +233,7 @@ console.log(JSON.stringify({ guard: await end(guard), preflight: await end(prefl
       assert.match(gone.preflight, /^ActPassConnectionError: preflight: /);
     }));
 
-  test('runs on a bare denial', () =>
+  test('handles a denial without explanation', () =>
     hostile.play([answer({ decision: 'deny' })], async ({ baseUrl }) => {
       const { guard, preflight, said } = await play(baseUrl);
       assert.equal(guard, undefined);
@@ -241,7 +241,7 @@ console.log(JSON.stringify({ guard: await end(guard), preflight: await end(prefl
       assert.deepEqual(preflight, ['deny', 'unspecified', null, []]);
     }));
 
-  test('runs on a bare request for an approval', () =>
+  test('handles a required approval without explanation', () =>
     hostile.play([answer({ decision: 'require_approval', approval_request_id: 'apr_1' })], async ({ baseUrl }) => {
       assert.deepEqual((await play(baseUrl)).said, [['notify', 'Held for review: apr_1']]);
     }));

@@ -1,4 +1,4 @@
-/** The errors if the native module cannot be loaded: each case in a separate process, in a package with the published layout. */
+/** Errors of loading the native module: each case in a separate process, in a package with the published layout. */
 
 import assert from 'node:assert/strict';
 import {
@@ -22,7 +22,7 @@ const PLATFORM = BINARY.split('.')[1];
 const MANIFEST = JSON.parse(readFileSync(join(PACKAGE, 'package.json'), 'utf8'));
 const NODE_MAJOR = Number(process.versions.node.split('.')[0]);
 const PERMISSION = NODE_MAJOR >= 24 ? '--permission' : '--experimental-permission';
-/** Prints what loading the package throws. */
+/** Prints the error of loading the package. */
 const ATTEMPT = `
   const shown = (error) => console.log(JSON.stringify({
     code: error.code, kind: error.kind, name: error.name, message: error.message,
@@ -51,7 +51,7 @@ function layOut() {
   );
 }
 
-/** Replaces a text in the binary by one of the same length. */
+/** Replaces a text in the binary with a text of the same length. */
 function patch(from, to) {
   assert.equal(from.length, to.length);
   const bytes = readFileSync(binary());
@@ -92,7 +92,7 @@ before(() => {
 });
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-test('loads the package of the platform, and the binary beside it', async () => {
+test('loads the binary from the platform package or from the dist folder', async () => {
   layOut();
   assert.deepEqual(await attempt(), { loaded: true });
   cpSync(binary(), sdk('dist', BINARY));
@@ -100,12 +100,12 @@ test('loads the package of the platform, and the binary beside it', async () => 
   assert.deepEqual(await attempt(), { loaded: true });
 });
 
-test('has one version for both modules', () => {
+test('JavaScript and the manifest have the same version', () => {
   layOut();
   assert.match(readFileSync(sdk('dist', 'version.js'), 'utf8'), new RegExp(`VERSION = '${MANIFEST.version}'`));
 });
 
-test('knows the platforms that are published', () => {
+test('the loader lists every published platform', () => {
   const listed = /const BUILT = \[([^\]]*)\]/.exec(readFileSync(join(PACKAGE, 'ts', 'load.ts'), 'utf8'))[1];
   const targets = MANIFEST.napi.targets.map((target) => {
     const [processor, , system, abi] = target.split('-');
@@ -120,8 +120,8 @@ test('knows the platforms that are published', () => {
   }
 });
 
-describe('the error says', () => {
-  test('that the platform is not built', async () => {
+describe('the error reports', () => {
+  test('an unsupported platform', async () => {
     layOut();
     for (const [platform, arch] of [
       ['freebsd', 'x64'],
@@ -138,7 +138,7 @@ describe('the error says', () => {
     }
   });
 
-  test('that the package of the platform is not installed', async () => {
+  test('a missing platform package', async () => {
     layOut();
     rmSync(join(binary(), '..'), { recursive: true });
     const says = new RegExp(`the package @actpass/sdk-${PLATFORM} is not installed: .*--omit=optional`);
@@ -158,13 +158,13 @@ describe('the error says', () => {
     });
   });
 
-  test('that a file of the package was deleted', async () => {
+  test('a deleted file of the platform package', async () => {
     layOut();
     rmSync(binary());
     await refuses('actpass.native_missing', /is not installed/);
   });
 
-  test('that a bundle left the binary out, and takes it from beside the bundle', async () => {
+  test('a bundle without the binary; a binary next to the bundle is loaded', async () => {
     layOut();
     const bundle = join(folder, 'bundle', 'out');
     cpSync(sdk('dist'), bundle, { recursive: true });
@@ -180,19 +180,19 @@ describe('the error says', () => {
     assert.deepEqual(await attempt({ prelude }), { loaded: true });
   });
 
-  test('that addons are disabled, by a flag or by NODE_OPTIONS', async () => {
+  test('addons disabled by a flag or NODE_OPTIONS', async () => {
     layOut();
     await refuses('actpass.native_addons_disabled', /start Node without --no-addons/, { flags: ['--no-addons'] });
     await refuses('actpass.native_addons_disabled', /NODE_OPTIONS/, { env: { NODE_OPTIONS: '--no-addons' } });
   });
 
-  test('that the permission model forbids addons, or the file', async () => {
+  test('addons forbidden by the permission model', async () => {
     layOut();
     await refuses('actpass.native_permission', /--allow-addons/, { flags: [PERMISSION, '--allow-fs-read=*'] });
     assert.deepEqual(await attempt({ flags: [PERMISSION, '--allow-fs-read=*', '--allow-addons'] }), { loaded: true });
   });
 
-  test('that the versions differ', async () => {
+  test('different versions', async () => {
     layOut();
     writeFileSync(sdk('dist', 'version.js'), "exports.VERSION = '2.7.1';");
     const says = new RegExp(
@@ -201,7 +201,7 @@ describe('the error says', () => {
     await refuses('actpass.native_version', says);
   });
 
-  test('that a module of another name or an older one is in its place', async () => {
+  test('an older or unrelated module in place of the binary', async () => {
     layOut();
     rmSync(binary());
     const main = join(binary(), '..', 'index.js');
@@ -214,7 +214,7 @@ describe('the error says', () => {
     }
   });
 
-  test('that the file is damaged', async () => {
+  test('a damaged file', async () => {
     for (const damage of [
       () => truncateSync(binary(), 0),
       () => truncateSync(binary(), 7),
@@ -231,59 +231,63 @@ describe('the error says', () => {
   });
 });
 
-describe('on Linux with glibc the error says', { skip: PLATFORM !== 'linux-x64-gnu' && 'needs linux-x64-gnu' }, () => {
-  test('that the file is for another system', async () => {
-    const machO = Buffer.alloc(5000);
-    machO.writeUInt32LE(0xfeedfacf, 0);
-    machO.writeUInt32LE(0x01000007, 4);
-    const pe = Buffer.alloc(5000);
-    pe.write('MZ');
-    pe.writeUInt32LE(128, 60);
-    pe.write('PE\0\0', 128);
-    pe.writeUInt16LE(0x8664, 132);
-    for (const [format, bytes] of Object.entries({ 'Mach-O': machO, PE: pe })) {
+describe(
+  'on Linux with glibc, the error reports',
+  { skip: PLATFORM !== 'linux-x64-gnu' && 'needs linux-x64-gnu' },
+  () => {
+    test('a file for another operating system', async () => {
+      const machO = Buffer.alloc(5000);
+      machO.writeUInt32LE(0xfeedfacf, 0);
+      machO.writeUInt32LE(0x01000007, 4);
+      const pe = Buffer.alloc(5000);
+      pe.write('MZ');
+      pe.writeUInt32LE(128, 60);
+      pe.write('PE\0\0', 128);
+      pe.writeUInt16LE(0x8664, 132);
+      for (const [format, bytes] of Object.entries({ 'Mach-O': machO, PE: pe })) {
+        layOut();
+        writeFileSync(binary(), bytes);
+        await refuses('actpass.native_corrupt', new RegExp(`is ${format}, no library of linux`));
+      }
+    });
+
+    test('a file for another processor', async () => {
+      for (const [machine, name] of [
+        [0xb7, 'arm64'],
+        [0x28, 'arm'],
+        [0x03, 'ia32'],
+      ]) {
+        layOut();
+        const bytes = readFileSync(binary());
+        bytes.writeUInt16LE(machine, 18);
+        rmSync(binary());
+        writeFileSync(binary(), bytes);
+        await refuses('actpass.native_processor', new RegExp(`is built for ${name}, this Node runs on x64`));
+      }
+    });
+
+    test('the required glibc version', async () => {
       layOut();
-      writeFileSync(binary(), bytes);
-      await refuses('actpass.native_corrupt', new RegExp(`is ${format}, no library of linux`));
-    }
-  });
+      patch('GLIBC_2.34\0', 'GLIBC_2.99\0');
+      await refuses('actpass.native_libc', /glibc 2\.99 or later is needed, found 2\.\d+: run on a newer Linux/);
+    });
 
-  test('that the file is for another processor', async () => {
-    for (const [machine, name] of [
-      [0xb7, 'arm64'],
-      [0x28, 'arm'],
-      [0x03, 'ia32'],
-    ]) {
+    test('a glibc package on a musl Node', async () => {
       layOut();
-      const bytes = readFileSync(binary());
-      bytes.writeUInt16LE(machine, 18);
-      rmSync(binary());
-      writeFileSync(binary(), bytes);
-      await refuses('actpass.native_processor', new RegExp(`is built for ${name}, this Node runs on x64`));
-    }
-  });
+      patch('libgcc_s.so.1\0', 'libgcc_x.so.1\0');
+      const says = /this Node uses musl: install @actpass\/sdk-linux-x64-musl instead of @actpass\/sdk-linux-x64-gnu/;
+      await refuses('actpass.native_libc', says, { prelude: onMusl });
+    });
 
-  test('that glibc is too old', async () => {
-    layOut();
-    patch('GLIBC_2.34\0', 'GLIBC_2.99\0');
-    await refuses('actpass.native_libc', /glibc 2\.99 or later is needed, found 2\.\d+: run on a newer Linux/);
-  });
+    test('other messages of the dynamic linker', async () => {
+      layOut();
+      patch('libgcc_s.so.1\0', 'libgcc_x.so.1\0');
+      await refuses('actpass.native_failed', /libgcc_x\.so\.1: cannot open shared object file/);
+    });
+  },
+);
 
-  test('that this Node uses musl, and the package does not', async () => {
-    layOut();
-    patch('libgcc_s.so.1\0', 'libgcc_x.so.1\0');
-    const says = /this Node uses musl: install @actpass\/sdk-linux-x64-musl instead of @actpass\/sdk-linux-x64-gnu/;
-    await refuses('actpass.native_libc', says, { prelude: onMusl });
-  });
-
-  test('what the linker says of anything else', async () => {
-    layOut();
-    patch('libgcc_s.so.1\0', 'libgcc_x.so.1\0');
-    await refuses('actpass.native_failed', /libgcc_x\.so\.1: cannot open shared object file/);
-  });
-});
-
-test('is the same for import and in a worker', async () => {
+test('import and workers get the same error', async () => {
   layOut();
   rmSync(join(binary(), '..'), { recursive: true });
   writeFileSync(join(folder, 'import.mjs'), "import('@actpass/sdk').catch((error) => console.log(error.code));");
@@ -299,7 +303,7 @@ test('is the same for import and in a worker', async () => {
   assert.equal(worker.stdout, 'actpass.native_addons_disabled\n', worker.stderr);
 });
 
-test('has the codes that the README lists', () => {
+test('the README lists every error code', () => {
   const source = readFileSync(join(PACKAGE, 'ts', 'load.ts'), 'utf8');
   const codes = [.../^ {2}\| '(\w+)'/gm[Symbol.matchAll](source)].map(([, reason]) => `actpass.native_${reason}`);
   const readme = readFileSync(join(PACKAGE, 'README.md'), 'utf8');

@@ -1,4 +1,4 @@
-/** Outcomes are true: for bodies that have not run, changed arguments, and results that are hard to serialize. */
+/** Outcomes of unrun bodies, changed arguments and unserializable results. */
 
 import assert from 'node:assert/strict';
 import { EventEmitter, on } from 'node:events';
@@ -26,7 +26,7 @@ class Refund {
 const revoked = Proxy.revocable(() => 1, {});
 revoked.revoke();
 
-describe('a function whose call runs nothing', () => {
+describe('a function that does not run when called', () => {
   const GENERATOR = /: expected a function that runs when called, found a generator function: /;
   const wrong = {
     'a generator function': [generator, GENERATOR],
@@ -43,7 +43,7 @@ describe('a function whose call runs nothing', () => {
     'a revoked proxy': [revoked.proxy, /found a proxy that cannot be read$/],
   };
   for (const [name, [run, message]] of Object.entries(wrong)) {
-    test(`${name} is refused before anything is sent`, () =>
+    test(`${name} is rejected before sending`, () =>
       hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
         const actpass = newClient(baseUrl);
         for (const mode of MODES) {
@@ -79,7 +79,7 @@ describe('a result whose body has not run', () => {
     iterator[symbol] = () => iterator;
     return iterator;
   };
-  /** As compilers to older JavaScript write a generator. */
+  /** A generator as compiled to older JavaScript. */
   const transpiled = () =>
     custom(
       { return: (value) => ({ value, done: true }), throw: () => {}, [Symbol.toStringTag]: 'Generator' },
@@ -102,7 +102,7 @@ describe('a result whose body has not run', () => {
     results['a lazy map'] = [() => [1].values().map(() => assert.fail('it ran')), 'an iterator'];
   }
   for (const [name, [execute, found]] of Object.entries(results)) {
-    test(`${name} is an error, recorded as failed`, () =>
+    test(`${name} is rejected and recorded as failed`, () =>
       hostile.play([answer(ALLOW), RECORDED, answer(ALLOW), RECORDED], async ({ baseUrl, seen }) => {
         const actpass = newClient(baseUrl);
         const outcome = await actpass.guard({ ...ACTION, recordOutcome: true, execute });
@@ -127,7 +127,7 @@ describe('a result whose body has not run', () => {
       }));
   }
 
-  test('is closed, and how that ends changes nothing', () =>
+  test('is closed; errors of closing are ignored', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       let closed = 0;
       for (const end of [
@@ -153,7 +153,7 @@ describe('a result whose body has not run', () => {
       assert.equal(closed, 3);
     }));
 
-  test('is none of these: streams, data, lazy thenables, functions', () =>
+  test('does not include streams, data, lazy thenables and functions', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const values = [
         Readable.from([1]),
@@ -176,12 +176,12 @@ describe('a result whose body has not run', () => {
         const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => [value] });
         assert.equal(outcome.result[0], value);
         const bare = await newClient(baseUrl).guard({ ...ACTION, execute: () => value });
-        // A revoked proxy cannot be resolved with: that is an error of the function's own.
+        // Resolving a promise with a revoked proxy throws, which is an error of the function.
         assert.ok(value === revoked.proxy ? bare.error instanceof TypeError : bare.result === value);
       }
     }));
 
-  test('a query that runs when it is awaited is awaited, once', () =>
+  test('a lazy thenable is awaited once', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       let runs = 0;
       const query = {
@@ -201,7 +201,7 @@ describe('a result whose body has not run', () => {
     }));
 });
 
-describe('arguments that change between the question and the run', () => {
+describe('arguments changed while the gateway decides', () => {
   const slow = (json) => answer(json, { delay_ms: 40 });
   /** Calls a protected function and changes its arguments while the gateway decides. */
   async function changed(actpass, options, args, change) {
@@ -223,21 +223,21 @@ describe('arguments that change between the question and the run', () => {
     'a member that is added': [{}, (it) => (it.charge.account = 'attacker')],
     'a member that is deleted': [{}, (it) => delete it.charge],
     'an item that is added': [{}, (it) => it.items.push({ amount: 1 })],
-    'what `args` makes of them': [
+    'the result of `args`': [
       { args: ({ items }) => ({ total: items[0].amount }) },
       (it) => (it.items[0].amount = 1_000_000),
     ],
-    'what `resource` makes of them': [
+    'the result of `resource`': [
       { args: {}, resource: ({ charge }) => `stripe:charge:${charge.id}` },
       (it) => (it.charge.id = 'ch_456'),
     ],
-    'what `userId` makes of them': [{ args: {}, userId: ({ charge }) => charge.id }, (it) => (it.charge.id = 'u_2')],
-    'what `goal` makes of them': [{ args: {}, goal: ({ charge }) => charge.id }, (it) => (it.charge.id = 'other')],
-    'what can no longer be written': [{}, (it) => (it.items[0].amount = 1n)],
+    'the result of `userId`': [{ args: {}, userId: ({ charge }) => charge.id }, (it) => (it.charge.id = 'u_2')],
+    'the result of `goal`': [{ args: {}, goal: ({ charge }) => charge.id }, (it) => (it.charge.id = 'other')],
+    'a member that became non-JSON': [{}, (it) => (it.items[0].amount = 1n)],
     'a prototype that is replaced': [{}, (it) => Object.setPrototypeOf(it, { toJSON: () => ({ amount: 1 }) })],
   };
   for (const [name, [options, change]] of Object.entries(changes)) {
-    test(`${name} blocks`, () =>
+    test(`${name}: the call is blocked`, () =>
       hostile.play([slow({ ...ALLOW, credential: { token: CREDENTIAL } })], async ({ baseUrl, seen }) => {
         for (const mode of ['enforce', 'warn']) {
           const { ran, end } = await changed(newClient(baseUrl), { ...options, mode }, [order()], change);
@@ -249,20 +249,17 @@ describe('arguments that change between the question and the run', () => {
           assert.equal(end.decision.explain.next_steps.length, 2);
         }
         const [asked] = await seen();
-        assert.ok(
-          !/attacker|1000000|ch_456|u_2|other/.test(asked.body),
-          'what was judged is what they were at the call',
-        );
+        assert.ok(!/attacker|1000000|ch_456|u_2|other/.test(asked.body), 'the request has changed arguments');
       }));
 
-    test(`${name} is reported in monitor, which runs`, () =>
+    test(`${name}: monitor runs and reports the change`, () =>
       hostile.play([slow(ALLOW)], async ({ baseUrl }) => {
         const { ran, end } = await changed(newClient(baseUrl), { ...options, mode: 'monitor' }, [order()], change);
         assert.deepEqual([ran.length, end], [1, undefined]);
       }));
   }
 
-  test('arguments that stay as they were run, whatever else the options make', () =>
+  test('unchanged arguments run; other option results are not compared', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl }) => {
       let keys = 0;
       const options = { idempotencyKey: () => `key-${(keys += 1)}`, resource: (it) => it.charge.id };
@@ -273,7 +270,7 @@ describe('arguments that change between the question and the run', () => {
       assert.deepEqual([end, ran, keys], [undefined, [[order()]], 1]);
     }));
 
-  test('a getter that says another thing the second time blocks', () =>
+  test('a getter with a different second value blocks', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl, seen }) => {
       let reads = 0;
       const args = {
@@ -287,7 +284,7 @@ describe('arguments that change between the question and the run', () => {
       assert.equal(JSON.parse((await seen())[0].body).args.amount, 100);
     }));
 
-  test('an option that returns a promise is refused, and its rejection is handled', () =>
+  test('an option that returns a promise is rejected, and the rejection of the promise is handled', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl, seen }) => {
       for (const name of ['args', 'resource', 'userId', 'goal', 'passport', 'idempotencyKey', 'approvalRequestId']) {
         const options = { ...OPTIONS, [name]: async () => assert.fail('later') };
@@ -301,7 +298,7 @@ describe('arguments that change between the question and the run', () => {
       assert.deepEqual(await seen(), []);
     }));
 
-  test('a guard asks about what its arguments were at the call', () =>
+  test('a guard sends the arguments at the time of the call', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl, seen }) => {
       const args = { amount: 4900, items: [1] };
       const call = newClient(baseUrl).guard({ ...ACTION, args, execute: () => 1 });
@@ -312,7 +309,7 @@ describe('arguments that change between the question and the run', () => {
     }));
 });
 
-test('a blocked call carries what is known of the failure', () =>
+test('a blocked call has the status and cause of the failure', () =>
   hostile.play([answer({}, { status: 503 })], async ({ baseUrl }) => {
     const error = await rejection(newClient(baseUrl).protect(async () => assert.fail('it ran'), OPTIONS)());
     assert.deepEqual([error.name, error.code, error.kind], ['ActionBlockedError', 'actpass.gateway_error', 'blocked']);
@@ -320,7 +317,7 @@ test('a blocked call carries what is known of the failure', () =>
     assert.equal(error.cause.kind, 'status');
   }));
 
-test('a member of all objects is not the result of a function that threw', () =>
+test('a polluted prototype does not change the error of a function', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const own = new Error('own');
     Object.defineProperty(Object.prototype, 'result', { value: 'polluted', configurable: true });
@@ -361,7 +358,7 @@ describe('a result that cannot be serialized', () => {
     nothing: undefined,
   };
   for (const [name, value] of Object.entries(hard)) {
-    test(`${name} is still the result`, () =>
+    test(`${name} is returned and recorded without a hash`, () =>
       hostile.play([answer(ALLOW), RECORDED], async ({ baseUrl, seen }) => {
         const outcome = await newClient(baseUrl).guard({ ...ACTION, recordOutcome: true, execute: () => value });
         assert.equal(outcome.executed, true);

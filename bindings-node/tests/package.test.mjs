@@ -1,4 +1,4 @@
-/** The package as a user installs it: packed, installed into an empty folder, and imported there. */
+/** The published package: packed, installed into an empty folder, and imported there. */
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -37,11 +37,11 @@ const npm = (...args) => run('npm', [...args, '--no-audit', '--no-fund', '--offl
 const installed = (...parts) => join(folder, 'node_modules', '@actpass', 'sdk', ...parts);
 
 before(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'actpass-stranger-'));
+  folder = mkdtempSync(join(tmpdir(), 'actpass-user-'));
   const packed = await run('npm', ['pack', '--silent', '--pack-destination', folder]);
   assert.equal(packed.code, 0, packed.stderr);
   const tarball = readdirSync(folder).find((name) => name.endsWith('.tgz'));
-  writeFileSync(join(folder, 'package.json'), '{"name": "stranger", "private": true}');
+  writeFileSync(join(folder, 'package.json'), '{"name": "user", "private": true}');
   const done = await npm('install', join(folder, tarball));
   assert.equal(done.code, 0, done.stderr);
   mkdirSync(join(folder, 'node_modules', '@types'));
@@ -55,7 +55,7 @@ function write(name, text) {
   return name;
 }
 
-test('the package holds what it needs and nothing else', () => {
+test('the package contains the required files only', () => {
   const files = readdirSync(installed(), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => entry.name);
@@ -78,7 +78,7 @@ test('the package holds what it needs and nothing else', () => {
   assert.equal(files.filter((name) => name.endsWith('.node')).length, 1);
 });
 
-describe('the first page of the documentation, with a gateway and without', () => {
+describe('the first documentation page runs with and without a gateway', () => {
   const programs = {
     'an ES module': () => write('esm.mjs', `${STRIPE}\n${JAVASCRIPT}`),
     CommonJS: () => {
@@ -110,7 +110,7 @@ describe('the first page of the documentation, with a gateway and without', () =
   }
 });
 
-test('import and require give one implementation', async () => {
+test('import and require return the same implementation', async () => {
   write(
     'both.mjs',
     `import { createRequire } from 'node:module';
@@ -123,7 +123,7 @@ test('import and require give one implementation', async () => {
   assert.equal((await run(process.execPath, ['both.mjs'], { cwd: folder })).stdout, 'true true\n\n');
 });
 
-describe('a user’s programs', () => {
+describe('type tests', () => {
   for (const program of ['good', 'bad']) {
     for (const [kind, extension, options] of [
       ['an ES module', 'mts', ['--module', 'nodenext']],
@@ -157,7 +157,7 @@ describe('a user’s programs', () => {
   });
 });
 
-describe('OpenTelemetry that is installed beside the package', () => {
+describe('OpenTelemetry installed next to the package', () => {
   const OBSERVED = join('observed', 'node_modules', '@opentelemetry', 'api');
   const program = (api, sdk) => `(async () => {
     const { trace } = ${api};
@@ -187,7 +187,7 @@ describe('OpenTelemetry that is installed beside the package', () => {
     });
   }
 
-  test('is looked for once if it is missing', async () => {
+  test('is looked up once if it is missing', async () => {
     const missing = `const Module = require('node:module');
       const resolve = Module._resolveFilename;
       let lookups = 0;
@@ -219,7 +219,7 @@ describe('OpenTelemetry that is installed beside the package', () => {
   }
 });
 
-test('what is published: the package without a binary, and one for each platform', async () => {
+test('publishes the package without a binary, and a package for each platform', async () => {
   const published = join(folder, 'published');
   const laidOut = await run(process.execPath, [join(PACKAGE, 'scripts', 'platforms.mjs'), published]);
   assert.deepEqual([laidOut.code, laidOut.stdout], [0, '7 platforms\n']);

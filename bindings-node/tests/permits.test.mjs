@@ -1,4 +1,4 @@
-/** `authorize`: permits that a program spends by itself. */
+/** `authorize` and permits. */
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -35,7 +35,7 @@ function thrown(call) {
   return assert.fail('nothing was thrown');
 }
 
-test('a permit is spent once, and reports what the action returned', () =>
+test('a permit is spent once and returns the outcome', () =>
   hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl, seen }) => {
     const permit = await newClient(baseUrl).authorize(ACTION);
     assert.deepEqual([permit.kind, permit.decision], ['permitted', ALLOW]);
@@ -71,7 +71,7 @@ test('rejects a report before the permit is spent', () =>
     assert.equal((await permit.returned(1)).result, 1);
   }));
 
-test('what blocks an action is the outcome of a guard', () =>
+test('a blocked action returns the outcome of a guard', () =>
   hostile.play([answer({ decision: 'deny', reason_code: 'refund.over_limit' })], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const blocked = await actpass.authorize(ACTION);
@@ -84,7 +84,7 @@ test('what blocks an action is the outcome of a guard', () =>
     assert.equal((await actpass.authorize({ ...ACTION, mode: 'monitor' })).kind, 'permitted');
   }));
 
-test('a gate that failed blocks, and monitor permits', () =>
+test('a failed gate blocks except in monitor', () =>
   hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     assert.equal((await actpass.authorize(ACTION)).error.code, 'actpass.unreachable');
@@ -94,7 +94,7 @@ test('a gate that failed blocks, and monitor permits', () =>
     assert.equal((await permit.returned(1)).error.code, 'actpass.unreachable');
   }));
 
-describe('how the action ended is recorded', () => {
+describe('a recorded outcome', () => {
   const own = new Error('own');
   for (const [ended, end] of Object.entries({
     returned: (permit) => permit.returned({ id: 're_1' }),
@@ -116,7 +116,7 @@ describe('how the action ended is recorded', () => {
     );
   }
 
-  test('a cancellation is reported even if recording takes longer than a second', () =>
+  test('a cancellation is returned even if recording takes longer than a second', () =>
     hostile.play([answer(ALLOW), { do: 'hang', at: 'request' }], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize({ ...ACTION, recordOutcome: true });
       permit.spend();
@@ -127,7 +127,7 @@ describe('how the action ended is recorded', () => {
       assert.equal(outcome.evidenceError.code, 'actpass.timeout');
     }));
 
-  test('what was thrown as undefined is named', () =>
+  test('an undefined error is replaced with a named error', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       permit.spend();
@@ -146,14 +146,14 @@ describe('how the action ended is recorded', () => {
     }));
 });
 
-describe('runs with the judged arguments', () => {
+describe('spend compares the arguments', () => {
   const changes = [
     { args: { ...ACTION.args, amount: 490_000 } },
     { args: {} },
     { args: { ...ACTION.args, more: null } },
   ];
   for (const mode of MODES) {
-    test(`others block in ${mode === 'monitor' ? 'no way but without the credential, in monitor' : mode}`, () =>
+    test(`changed arguments ${mode === 'monitor' ? 'run without the credential in monitor' : `block in ${mode}`}`, () =>
       hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl }) => {
         const actpass = newClient(baseUrl);
         for (const now of changes) {
@@ -166,7 +166,7 @@ describe('runs with the judged arguments', () => {
             const error = thrown(() => permit.spend(now));
             assert.ok(error instanceof ActionBlockedError);
             assert.deepEqual([error.code, error.tool], ['actpass.arguments_changed', ACTION.tool]);
-            assert.ok(thrown(() => permit.spend()) instanceof ActPassArgumentError, 'it is not tried twice');
+            assert.ok(thrown(() => permit.spend()) instanceof ActPassArgumentError, 'the permit is spent');
           } else {
             assert.equal(mode, 'strict');
           }
@@ -174,13 +174,13 @@ describe('runs with the judged arguments', () => {
       }));
   }
 
-  test('the same may run', () =>
+  test('equal arguments run', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       assert.ok(permit.spend({ args: { ...ACTION.args } }).decision);
     }));
 
-  test('what is wrong in it is named, and the permit can still be spent', () =>
+  test('invalid arguments are rejected by name and do not spend the permit', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       assert.match(thrown(() => permit.spend({ amount: 1 })).message, /^amount: expected one of args$/);
@@ -189,7 +189,7 @@ describe('runs with the judged arguments', () => {
     }));
 });
 
-test('a permit is void once its credential has expired', () => {
+test('a permit expires with its credential', () => {
   const credential = { token: CREDENTIAL, expires_at: new Date(Date.now() - 1000).toISOString() };
   return hostile.play([answer({ ...ALLOW, credential })], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
@@ -205,7 +205,7 @@ test('a permit is void once its credential has expired', () => {
   });
 });
 
-test('an aborted signal ends the wait, and not what was permitted', () =>
+test('an abort ends a pending authorize but not a permit', () =>
   hostile.play([answer(ALLOW, { delay_ms: 5000 }), answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const signal = AbortSignal.timeout(20);
@@ -217,7 +217,7 @@ test('an aborted signal ends the wait, and not what was permitted', () =>
     assert.equal((await permit.returned('done')).result, 'done');
   }));
 
-test('its functions can be taken out of it, and show no credential', () =>
+test('methods of a permit can be destructured; a printed permit shows no credential', () =>
   hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl }) => {
     const permit = await newClient(baseUrl).authorize(ACTION);
     assert.deepEqual(Object.keys(permit), ['kind', 'decision']);
@@ -247,7 +247,7 @@ test('unreferenced permits are released and keep no process alive', async () => 
       const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl: 'http://127.0.0.1:' + server.address().port });
       const kept = await actpass.authorize({ goal: 'g', tool: 't', args: {} });
       for (let at = 0; at < 50; at += 1) await actpass.authorize({ goal: 'g', tool: 't', args: {} });
-      // The engine may keep the last ones on its stack.
+      // The engine may keep the last permits on its stack.
       while (cancelled < 40) { gc(); await new Promise((resolve) => setTimeout(resolve, 1)); }
       console.log(kept.spend().decision.decision);
       server.close();

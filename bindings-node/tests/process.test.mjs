@@ -1,4 +1,4 @@
-/** The process around the calls: its end, its threads, its memory. */
+/** Exit, threads and memory of the process. */
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -16,12 +16,12 @@ const PROGRAM = (baseUrl) => `
   const action = { goal: 'g', tool: 't', args: {} };`;
 
 describe('a program', () => {
-  test('that made a client and no call ends', async () => {
+  test('exits after it created a client', async () => {
     const { code } = await runModule(PROGRAM('http://127.0.0.1:9'), { timeout: 5000 });
     assert.equal(code, 0);
   });
 
-  test('that made calls ends by itself as soon as they are answered', () =>
+  test('exits as soon as its calls are answered', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const { code, stdout } = await runModule(
         `${PROGRAM(baseUrl)}
@@ -33,7 +33,7 @@ describe('a program', () => {
       assert.deepEqual([code, stdout], [0, 'true\n']);
     }));
 
-  test('stays alive for an answer that nothing else waits for', () =>
+  test('stays alive for a call in flight', () =>
     hostile.play([{ ...answer(ALLOW), delay_ms: 300 }], async ({ baseUrl }) => {
       const { code, stdout } = await runModule(
         `${PROGRAM(baseUrl)}
@@ -43,7 +43,7 @@ describe('a program', () => {
       assert.deepEqual([code, stdout], [0, 'ran\n']);
     }));
 
-  test('may exit in the middle of calls, whatever it is at', () =>
+  test('may exit during calls', () =>
     hostile.play(HANG, async ({ baseUrl }) => {
       for (const after of ['0', 'setImmediate', '20']) {
         const leave = after === 'setImmediate' ? 'setImmediate(leave)' : `setTimeout(leave, ${after})`;
@@ -58,7 +58,7 @@ describe('a program', () => {
       }
     }));
 
-  test('may exit while answers come in', () =>
+  test('may exit while responses arrive', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       for (const wait of [1, 3, 6, 12]) {
         const { code, stderr } = await runModule(
@@ -72,9 +72,9 @@ describe('a program', () => {
       }
     }));
 
-  test('ends on a signal while it waits', () =>
+  test('exits on a signal during a call', () =>
     hostile.play(HANG, async ({ baseUrl }) => {
-      const code = `${PROGRAM(baseUrl)} console.log('asks'); await actpass.guard({ ...action, execute: () => 1 });`;
+      const code = `${PROGRAM(baseUrl)} console.log('calling'); await actpass.guard({ ...action, execute: () => 1 });`;
       const child = spawn(process.execPath, ['--input-type=module', '-e', code], {
         cwd: new URL('..', import.meta.url),
         stdio: ['ignore', 'pipe', 'inherit'],
@@ -86,7 +86,7 @@ describe('a program', () => {
       assert.ok(performance.now() - started < 500);
     }));
 
-  test('whose gate is closed says so to the code that awaits, not to the process', async () => {
+  test('does not crash if the gateway is unreachable', async () => {
     const { code, stdout } = await runModule(
       `${PROGRAM('http://127.0.0.1:9')}
       const { executed, error } = await actpass.guard({ ...action, execute: () => console.log('ran') });
@@ -109,7 +109,7 @@ describe('worker_threads', () => {
       { eval: true },
     );
 
-  test('each makes its own calls, all at once, and ends by itself', () =>
+  test('call concurrently and exit when done', () =>
     capturing(
       () => ALLOW,
       async (baseUrl, captured) => {
@@ -142,7 +142,7 @@ describe('worker_threads', () => {
       },
     ));
 
-  test('one that is terminated in the middle of a call hurts nobody', () =>
+  test('terminating a worker during a call does not affect other threads', () =>
     hostile.play([{ ...answer(ALLOW), delay_ms: 5 }], async ({ baseUrl }) => {
       const ours = newClient(baseUrl);
       for (let round = 0; round < 10; round += 1) {
@@ -159,7 +159,7 @@ describe('worker_threads', () => {
       }
     }));
 
-  test('a module loaded in a thread alone leaves nothing behind when that ends', () =>
+  test('the module can be loaded in workers only', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const { code, stdout, stderr } = await runModule(
         `import { Worker } from 'node:worker_threads';
@@ -178,7 +178,7 @@ describe('worker_threads', () => {
     }));
 });
 
-/** Guards `count` actions, `width` at a time; returns how often each ran. */
+/** Guards `count` actions, `width` at a time; returns the number of runs of each. */
 async function guardMany(actpass, count, width) {
   const runs = new Uint8Array(count);
   let next = 0;
@@ -206,7 +206,7 @@ test('10,000 guarded calls, 64 at a time, each run exactly once', () =>
     assert.deepEqual(runs, new Uint8Array(10_000).fill(1));
   }));
 
-test('memory is flat over 100,000 calls', () =>
+test('memory stays constant over 100,000 calls', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     // In a separate program, so that its memory contains no other data.
     const { code, stdout, stderr } = await runModule(
@@ -222,7 +222,7 @@ test('memory is flat over 100,000 calls', () =>
       const before = await round(20_000);
       const after = await round(80_000);
       const grown = (name) => (after[name] - before[name]) / 2 ** 20;
-      // The heap's room for young objects grows in steps of its own, whatever is kept in it.
+      // The heap size is excluded: the space for young objects grows in steps.
       const outside = grown('rss') - grown('heapTotal');
       console.log(JSON.stringify({ outside, heap: grown('heapUsed'), external: grown('external') }));`,
       { timeout: 180_000, flags: ['--expose-gc'] },
@@ -230,6 +230,6 @@ test('memory is flat over 100,000 calls', () =>
     assert.deepEqual([code, stderr], [0, '']);
     const { outside, heap, external } = JSON.parse(stdout);
     console.log(`MiB grown over 80,000 calls: ${heap.toFixed(1)} in the heap, ${outside.toFixed(1)} outside it`);
-    // 100 bytes kept of each call would be 8 MiB.
+    // A leak of 100 bytes per call would be 8 MiB.
     assert.ok(outside < 8 && heap < 1 && external < 1, stdout);
   }));

@@ -1,4 +1,4 @@
-/** Functions that run only when they may. */
+/** Protected functions. */
 
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
@@ -10,7 +10,7 @@ const hostile = new Hostile();
 const OPTIONS = { tool: 'stripe.refund.create', goal: 'resolve_refund_request' };
 const body = async (seen) => JSON.parse((await seen()).at(-1).body);
 
-test('the function runs under its own this, with its own arguments, and returns its own result', () =>
+test('the function keeps its this, arguments and result', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
     const result = {};
     const shop = {
@@ -36,7 +36,7 @@ test('the function runs under its own this, with its own arguments, and returns 
     assert.deepEqual([sent.tool, sent.goal, sent.user_id], [OPTIONS.tool, OPTIONS.goal, 'user_7']);
   }));
 
-test('sends the first argument, an object literal, and nothing that a framework passes behind it', () =>
+test('sends the first argument only', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
     const refund = newClient(baseUrl).protect(async (...args) => args, OPTIONS);
     const input = { amount: 4900 };
@@ -52,7 +52,7 @@ test('sends the first argument, an object literal, and nothing that a framework 
     assert.deepEqual((await body(seen)).args, {});
   }));
 
-test('sends what its options name and nothing else', () =>
+test('sends the results of its options only', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
     const options = { ...OPTIONS, args: ({ amount }) => ({ amount }), resource: (_, { toolCallId }) => toolCallId };
     const refund = newClient(baseUrl).protect(async () => 'ran', options);
@@ -62,7 +62,7 @@ test('sends what its options name and nothing else', () =>
     assert.deepEqual([args, resource], [{ amount: 1 }, 'call_1']);
   }));
 
-test('refuses a first argument that names nothing, before anything is sent', () =>
+test('rejects a first argument that is not an object literal before sending', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
     const refund = newClient(baseUrl).protect(async () => assert.fail('it ran'), { ...OPTIONS, mode: 'monitor' });
     for (const [args, found] of [
@@ -85,7 +85,7 @@ test('refuses a first argument that names nothing, before anything is sent', () 
     assert.deepEqual(await seen(), []);
   }));
 
-test('runs with copies of what was judged, whatever the caller changes once it runs', () =>
+test('runs with copies of the evaluated arguments', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const change = (order) => {
@@ -126,7 +126,7 @@ test('runs with copies of what was judged, whatever the caller changes once it r
     assert.equal(others[0], socket);
   }));
 
-test('runs with a copy of its first argument if no option names others, and with the others themselves', () =>
+test('copies only the first argument if no option reads others', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     let begin;
     const begun = new Promise((resolve) => {
@@ -146,7 +146,7 @@ test('runs with a copy of its first argument if no option names others, and with
     assert.equal(same, options);
   }));
 
-test('copies cycles, symbols and what is no literal as they are', () =>
+test('copies cycles and symbols; class instances and functions stay the same', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const refund = newClient(baseUrl).protect(async (given) => given, { ...OPTIONS, args: () => ({}) });
     class Order extends Map {}
@@ -172,7 +172,7 @@ test('copies cycles, symbols and what is no literal as they are', () =>
     assert.deepEqual([error.name, error.cause.message], ['ActPassArgumentError', 'own']);
   }));
 
-test('passes the context with the credential on, before the arguments', () =>
+test('passes the context with the credential before the arguments', () =>
   hostile.play(
     [answer({ ...ALLOW, credential: { token: CREDENTIAL, expires_at: 'soon' } })],
     async ({ baseUrl, seen }) => {
@@ -195,13 +195,13 @@ test('passes the context with the credential on, before the arguments', () =>
     },
   ));
 
-test('a sync function becomes one that returns a promise', () =>
+test('a protected sync function returns a promise', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const twice = newClient(baseUrl).protect((value) => value * 2, { ...OPTIONS, args: {} });
     assert.equal(await twice(21), 42);
   }));
 
-test('blocked is thrown, with the decision, and nothing runs', () =>
+test('a blocked call throws the decision and runs nothing', () =>
   hostile.play(
     [answer({ decision: 'require_approval', reason_code: 'refund.medium', approval_request_id: 'apr_1' })],
     async ({ baseUrl }) => {
@@ -214,7 +214,7 @@ test('blocked is thrown, with the decision, and nothing runs', () =>
     },
   ));
 
-test('its message says why, in one line, whatever the gateway explains', async () => {
+test('the message of a blocked call is one line with the explanation', async () => {
   for (const [explain, message] of [
     [{ summary: 'A refund over\n$500 needs\u0000a person.' }, ' A refund over $500 needs a person.'],
     [{ summary: 'x'.repeat(3000) }, ` ${'x'.repeat(2000)}…`],
@@ -236,7 +236,7 @@ test('its message says why, in one line, whatever the gateway explains', async (
   }
 });
 
-test('a gate that fails blocks, and is the cause', () =>
+test('a failed gate blocks and is the cause', () =>
   hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const error = await rejection(actpass.protect(async () => assert.fail('it ran'), OPTIONS)());
@@ -252,7 +252,7 @@ test('a gate that fails blocks, and is the cause', () =>
     assert.equal(await actpass.protect(async () => 'ran', { ...OPTIONS, mode: 'monitor' })(), 'ran');
   }));
 
-test('throws the same value, also a falsy one', () =>
+test('throws the same value, including falsy values', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const own = new Error('the card is closed');
     for (const thrown of [own, undefined, null, 'text']) {
@@ -269,7 +269,7 @@ test('throws the same value, also a falsy one', () =>
     }
   }));
 
-test('an invalid option throws immediately and is named', () => {
+test('an invalid option throws immediately by name', () => {
   const actpass = newClient('http://127.0.0.1:9');
   for (const [options, message] of [
     [{ resourse: 'x' }, /^resourse: expected one of goal, tool, args, /],

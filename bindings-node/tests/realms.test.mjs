@@ -1,4 +1,4 @@
-/** Errors and values across realms: contexts of `node:vm`, as in Jest, threads, and copies of the package. */
+/** Errors and values across realms: `node:vm` contexts (as in Jest), threads, and copies of the package. */
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { ACTION, ALLOW, answer, Hostile, newClient, PACKAGE } from './support.mj
 const hostile = new Hostile();
 const require = createRequire(import.meta.url);
 
-/** Loads the package into a separate realm, as Jest does: its modules run there, Node's and the addon do not. */
+/** Loads the package into a separate realm, like Jest: only its own modules run there, not Node's and the addon. */
 function inContext() {
   const context = vm.createContext({
     ...Object.fromEntries(
@@ -57,9 +57,9 @@ function inContext() {
 describe('another realm', () => {
   const evaluate = inContext();
 
-  test('has errors of its own classes for what the native module throws', () => {
+  test('has its own error classes for errors of the native module', () => {
     const error = evaluate(`(() => { try { new sdk.ActPass({ apiKey: '' }) } catch (error) { return error } })()`);
-    assert.ok(!(error instanceof Error), 'it is of the other realm');
+    assert.ok(!(error instanceof Error), 'the error belongs to the main realm');
     assert.equal(error.name, 'ActPassConfigError');
     assert.equal(error.message, 'apiKey: expected a key, found an empty string');
     assert.equal(error.code, 'actpass.invalid_config');
@@ -68,7 +68,7 @@ describe('another realm', () => {
     assert.match(`${hashed.name}: ${hashed.message}`, /^ActPassArgumentError: payload: the integer /);
   });
 
-  test('is recognized by instanceof from here, class by class', () => {
+  test('throws errors that instanceof recognizes in the main realm', () => {
     const error = evaluate(`(() => { try { new sdk.ActPass({ apiKey: '' }) } catch (error) { return error } })()`);
     assert.ok(error instanceof sdk.ActPassError && error instanceof sdk.ActPassConfigError);
     assert.ok(!(error instanceof sdk.ActPassArgumentError) && !(error instanceof sdk.ActPassTimeoutError));
@@ -103,7 +103,7 @@ describe('another realm', () => {
     }
   };
 
-  test('guards: literals, dates and bytes of either realm are taken, what is thrown is the same', () =>
+  test('accepts literals and dates of either realm, and keeps thrown errors the same', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const outcome = await evaluate(`async (baseUrl, value) => {
         const actpass = new sdk.ActPass({ apiKey: 'apk_dev', baseUrl, ca: undefined });
@@ -136,7 +136,7 @@ describe('another realm', () => {
     );
   });
 
-  test('copies arguments of protected functions from it', () =>
+  test('passes arguments that protected functions copy', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const given = vm.runInNewContext(
         '({ list: [1], at: new Date(5), byId: new Map([["a", [1]]]), tags: new Set([1]) })',
@@ -149,7 +149,7 @@ describe('another realm', () => {
       }
     }));
 
-  test('waits under a signal of another realm and of the program’s own making', () =>
+  test('accepts an abort signal that is not an AbortSignal instance', () =>
     hostile.play([{ do: 'hang', at: 'request' }], async ({ baseUrl, seen }) => {
       const listeners = new Set();
       const signal = {
@@ -166,7 +166,7 @@ describe('another realm', () => {
     }));
 });
 
-test('a thread has typed errors for what its native module throws', async () => {
+test('a worker has typed errors of its native module', async () => {
   const worker = new Worker(
     `const { parentPort } = require('node:worker_threads');
     const sdk = require(${JSON.stringify(join(PACKAGE, 'dist', 'index.js'))});
@@ -200,7 +200,7 @@ describe('a second copy of the package', () => {
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
-  test('has other classes, whose errors instanceof recognizes both ways', async () => {
+  test('has other error classes, which instanceof recognizes in both directions', async () => {
     assert.notEqual(copy.ActPassError, sdk.ActPassError);
     const theirs = await new copy.ActPass({ apiKey: 'apk_dev' }).preflight({ goal: '' }).catch((error) => error);
     assert.ok(theirs instanceof sdk.ActPassArgumentError && theirs instanceof sdk.ActPassConfigError);
@@ -211,7 +211,7 @@ describe('a second copy of the package', () => {
     assert.ok(ours instanceof copy.ActPassArgumentError && !(ours instanceof copy.ActionBlockedError));
   });
 
-  test('reports the outcomes of both copies the same', () =>
+  test('serializes outcomes of both copies equally', () =>
     hostile.play([answer({ decision: 'deny', reason_code: 'x' })], async ({ baseUrl }) => {
       const action = { ...ACTION, execute: () => assert.fail('it ran') };
       const theirs = await new copy.ActPass({ apiKey: 'apk_dev', baseUrl }).guard(action);

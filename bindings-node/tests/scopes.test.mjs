@@ -1,4 +1,4 @@
-/** Limits per call, default options, scopes, closing a client, and its log. */
+/** Call limits, default options, scopes, `close`, and the log. */
 
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
@@ -47,14 +47,14 @@ describe('limits of a single call', () => {
   };
 
   for (const [name, call] of Object.entries(calls)) {
-    test(`${name} keeps its own deadline`, () =>
+    test(`${name} applies its own deadline`, () =>
       hostile.play([{ do: 'hang', at: 'request' }], async ({ baseUrl }) => {
         const error = await rejection(call(newClient(baseUrl, { timeoutMs: 60_000 }), { timeoutMs: 150 }));
         assert.equal(error.code, 'actpass.timeout');
         assert.match(error.message, / within 0\.15 s$/);
       }));
 
-    test(`${name} names limits that are wrong`, async () => {
+    test(`${name} rejects invalid limits by name`, async () => {
       const actpass = newClient('http://127.0.0.1:9');
       for (const [limits, message] of [
         [{ timeoutMs: 0 }, /^timeoutMs: expected milliseconds above 0 and at most 86400000, found 0$/],
@@ -69,7 +69,7 @@ describe('limits of a single call', () => {
     });
   }
 
-  test('retries are those of the call, of its defaults, of the client', () =>
+  test('maxRetries of a call overrides defaults, which override the client', () =>
     hostile.play([answer({}, { status: 503 })], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl, { maxRetries: 0 });
       await rejection(actpass.preflight({ ...ACTION, maxRetries: 2 }));
@@ -81,7 +81,7 @@ describe('limits of a single call', () => {
       assert.equal((await seen()).length, 7);
     }));
 
-  test('waitForApproval: timeoutMs is how long it waits', () =>
+  test('waitForApproval waits for timeoutMs', () =>
     hostile.play([answer({ id: 'apr_1', status: 'pending' })], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl).withOptions({ timeoutMs: 10_000 });
       assert.equal((await actpass.waitForApproval('apr_1')).status, 'pending');
@@ -90,7 +90,7 @@ describe('limits of a single call', () => {
 });
 
 describe('withOptions', () => {
-  test('gives each call what it does not name itself', () =>
+  test('provides defaults that a call can override', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const scoped = actpass.withOptions({ userId: 'user_7', audience: 'mcp://a', mode: 'warn', traceparent: GIVEN });
@@ -114,7 +114,7 @@ describe('withOptions', () => {
       assert.deepEqual(traces, [GIVEN, GIVEN, GIVEN, GIVEN, GIVEN, undefined]);
     }));
 
-  test('shares the connections', async () => {
+  test('shares connections', async () => {
     let connections = 0;
     const server = createServer((_, response) => response.end(JSON.stringify(ALLOW)));
     server.on('connection', () => {
@@ -134,7 +134,7 @@ describe('withOptions', () => {
     }
   });
 
-  test('keeps a signal, records, holds, and names what is wrong', () =>
+  test('applies a signal and recordOutcome; rejects invalid defaults by name', () =>
     hostile.play([answer(ALLOW), answer({ event_id: 'ev_2' })], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
       const outcome = await actpass.withOptions({ recordOutcome: true }).guard({ ...ACTION, execute: () => 1 });
@@ -161,7 +161,7 @@ describe('withOptions', () => {
 });
 
 describe('withScope', () => {
-  test('gives calls inside of it its members, after awaits, nested, and apart from others', () =>
+  test('applies to calls inside it, across awaits, nested and concurrent', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const ask = async () => {
@@ -187,7 +187,7 @@ describe('withScope', () => {
       ]);
     }));
 
-  test('returns and throws what its function does', async () => {
+  test('returns the result and throws the error of its function', async () => {
     const actpass = newClient('http://127.0.0.1:9');
     const own = new Error('own');
     assert.equal(
@@ -233,7 +233,7 @@ describe('close', () => {
       return true;
     });
 
-  test('refuses later calls in every mode, of all that share the connections', () =>
+  test('rejects later calls of all derived clients in every mode', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const scoped = actpass.withOptions({ userId: 'u' });
@@ -251,7 +251,7 @@ describe('close', () => {
       assert.equal((await seen()).length, 1);
     }));
 
-  test('lets a call in flight end, its function run and its end be told', () =>
+  test('lets a call in flight complete', () =>
     hostile.play([{ ...answer(ALLOW), delay_ms: 100 }], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const call = actpass.guard({ ...ACTION, execute: async () => 'ran' });
@@ -260,9 +260,9 @@ describe('close', () => {
       assert.equal((await call).unwrap(), 'ran');
     }));
 
-  test('closes the connections at once', async () => {
+  test('closes connections immediately', async () => {
     const server = createServer((_, response) => response.end(JSON.stringify(ALLOW)));
-    // It does not close idle connections itself.
+    // The server does not close idle connections.
     server.keepAliveTimeout = 0;
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -278,7 +278,7 @@ describe('close', () => {
     }
   });
 
-  test('is what using and await using do', async () => {
+  test('is called by using and await using', async () => {
     const actpass = newClient('http://127.0.0.1:9');
     actpass[Symbol.dispose]();
     await closed(actpass.preflight(ACTION));
@@ -288,7 +288,7 @@ describe('close', () => {
   });
 });
 
-describe('a signal of many calls', () => {
+describe('a signal shared by many calls', () => {
   test('causes no warning and keeps no listener', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const warnings = [];
@@ -307,7 +307,7 @@ describe('a signal of many calls', () => {
       assert.deepEqual(warnings, []);
     }));
 
-  test('ends them all', () =>
+  test('aborts every call', () =>
     hostile.play([{ do: 'hang', at: 'request' }], async ({ baseUrl }) => {
       const controller = new AbortController();
       const actpass = newClient(baseUrl);
@@ -361,7 +361,7 @@ describe('the log', () => {
     info: ['info', 'warn'],
     debug: ['debug', 'info', 'warn'],
   })) {
-    test(`of the level ${logLevel}`, () =>
+    test(`contains lines of level ${logLevel} and above`, () =>
       hostile.play([answer({ decision: 'deny' }), answer({}, { status: 500 })], async ({ baseUrl }) => {
         const { lines, logger: sink } = logger();
         const actpass = newClient(baseUrl, { logger: sink, logLevel });
@@ -371,7 +371,7 @@ describe('the log', () => {
       }));
   }
 
-  test('holds no secret', () =>
+  test('contains no secret', () =>
     hostile.play(
       [answer({ ...ALLOW, credential: { token: CREDENTIAL } }), answer({ echo: API_KEY }, { status: 500 })],
       async ({ baseUrl }) => {
@@ -385,7 +385,7 @@ describe('the log', () => {
       },
     ));
 
-  test('is one line for each line, whatever a tool or a reason holds', () =>
+  test('escapes control characters of tools and reasons', () =>
     hostile.play([answer({ decision: 'deny', reason_code: 'x\n2026 info actpass: may run' })], async ({ baseUrl }) => {
       const { lines, logger: sink } = logger();
       const actpass = newClient(baseUrl, { logger: sink });
@@ -409,7 +409,7 @@ describe('the log', () => {
       }
     }));
 
-  test('that is none is refused by its name', () => {
+  test('rejects an invalid logger or level by name', () => {
     const { logger: sink } = logger();
     for (const [settings, message] of [
       [{ logger: 7 }, /^logger: expected an object with the methods error, warn, info, debug, found 7 without error$/],
@@ -425,7 +425,7 @@ describe('the log', () => {
     }
   });
 
-  test('goes to standard error by ACTPASS_LOG, and nowhere without', () =>
+  test('is written to standard error if ACTPASS_LOG is set', () =>
     hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
       const program = (settings) => `import { ActPass } from '@actpass/sdk';
         const actpass = new ActPass({ apiKey: '${API_KEY}', baseUrl: '${baseUrl}', maxRetries: 0, ${settings} });

@@ -1,4 +1,4 @@
-/** The text of an error: the caller's frame first, one line per cause, the called method. */
+/** Stacks of errors: the caller's frame first, one line per cause, the called method. */
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -12,7 +12,7 @@ const NEVER = () => assert.fail('it ran');
 const PENDING = { approval_request_id: 'apr_1', goal: 'g', tool: 't', args: {}, resource: '' };
 const PROTECTION = { tool: 't', goal: 'g' };
 
-/** Each method that can fail at the gate, and one that fails before. */
+/** For each method: a call that fails at the gate, and a call that fails before. */
 const CALLS = {
   guard: [(actpass) => actpass.guard({ ...ACTION, execute: NEVER }), (actpass) => actpass.guard({})],
   authorize: [(actpass) => actpass.authorize(ACTION), (actpass) => actpass.authorize({ ...ACTION, execute: NEVER })],
@@ -41,7 +41,7 @@ const CALLS = {
   ],
 };
 
-/** The error of `call`, thrown or reported. */
+/** The error of `call`, thrown or in its outcome. */
 async function failureOf(call) {
   try {
     const outcome = await call;
@@ -51,7 +51,7 @@ async function failureOf(call) {
   }
 }
 
-/** The frame at `error`'s top must be this function of this file. */
+/** Fails unless the top frame of `error` is the function `name` of this file. */
 function assertFirstFrame(error, name) {
   const [head, first] = error.stack.split('\n    at ');
   assert.equal(head, `${error.name}: ${error.message}`);
@@ -82,10 +82,10 @@ for (const [name, [atGate, before]] of Object.entries(CALLS)) {
 }
 
 describe('the first frame', () => {
-  test('is the caller, whether it awaits at once, later, or in a list', () =>
+  test('is the caller, with an immediate await, a later await, or Promise.all', () =>
     hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
       const actpass = newClient(baseUrl, { circuitFailures: 0 });
-      async function atOnce() {
+      async function immediately() {
         await actpass.preflight(ACTION);
       }
       async function later() {
@@ -101,12 +101,12 @@ describe('the first frame', () => {
         await new Promise(setImmediate);
         await actpass.preflight(ACTION);
       }
-      for (const caller of [atOnce, later, inAList, afterATurn]) {
+      for (const caller of [immediately, later, inAList, afterATurn]) {
         assertFirstFrame(await rejection(caller()), caller.name);
       }
     }));
 
-  test('is the caller of the functions that are not asynchronous', () => {
+  test('is the caller of a synchronous function', () => {
     const actpass = newClient('http://127.0.0.1:9');
     const calls = {
       constructor: () => new ActPass({ apiKey: '' }),
@@ -143,7 +143,7 @@ describe('the first frame', () => {
     );
   });
 
-  test('is the caller of unwrap, of a block', () =>
+  test('is the caller of unwrap if the outcome is blocked', () =>
     hostile.play([answer({ decision: 'deny' })], async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: NEVER });
       async function caller() {
@@ -152,7 +152,7 @@ describe('the first frame', () => {
       assertFirstFrame(await rejection(caller()), 'caller');
     }));
 
-  test('stays where a program replaces methods or how stacks are written', async () => {
+  test('survives replaced methods and stack formatting', async () => {
     const { code, stdout, stderr } = await runModule(
       `import { ActPass } from '@actpass/sdk';
       const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl: 'http://127.0.0.1:9' });
@@ -174,7 +174,7 @@ describe('the first frame', () => {
 });
 
 describe('a cause', () => {
-  test('is one line, however many there are', () =>
+  test('is one line, at any depth', () =>
     hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
       const blocked = await rejection(actpass.protect(NEVER, PROTECTION)({}));
@@ -195,7 +195,7 @@ describe('a cause', () => {
     }));
 });
 
-test('an error that the function throws keeps its own stack', () =>
+test('an error thrown by the function keeps its stack', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const own = sdk.ActPassTimeoutError && new sdk.ActPassTimeoutError('own');
@@ -211,7 +211,7 @@ test('an error that the function throws keeps its own stack', () =>
     assert.equal(own.stack, stack);
   }));
 
-test('request ids come with outcomes and errors', () =>
+test('outcomes and errors have the request id', () =>
   hostile.play(
     [
       answer(ALLOW, { headers: { 'x-request-id': 'req_allow' } }),

@@ -16,7 +16,7 @@ export const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
 export const ROOT = join(PACKAGE, '..');
 export const VECTORS = join(ROOT, 'tests', 'vectors');
 
-/** Secrets of the tests, none of which may ever be shown. */
+/** Secrets of the tests, which must never appear in output. */
 export const API_KEY = 'apk_tests_secret';
 export const PASSPORT = 'eyJhbGciOiJFZERTQSJ9.passport_secret';
 export const CREDENTIAL = 'cred_vaulted_secret';
@@ -28,7 +28,7 @@ export const ACTION = {
   args: { amount: 4900, currency: 'usd' },
   resource: 'stripe:charge:ch_123',
 };
-/** The explanation of a decision if the gateway sends none of it. */
+/** The explanation that the SDK adds to a decision without explanation. */
 export const UNEXPLAINED = { summary: '', matched_rules: [], next_steps: [] };
 export const ALLOW = {
   decision: 'allow',
@@ -38,17 +38,17 @@ export const ALLOW = {
 };
 export const MODES = ['enforce', 'strict', 'warn', 'monitor'];
 
-/** A step of a hostile gateway that answers `json`. */
+/** A step of the hostile gateway that responds with `json`. */
 export function answer(json, members = {}) {
   return { do: 'respond', json, ...members };
 }
 
-/** A client that gives up quickly. */
+/** A client without retries and with a timeout of 10 s. */
 export function newClient(baseUrl, settings = {}) {
   return new ActPass({ apiKey: API_KEY, agentId: 'tests', timeoutMs: 10_000, maxRetries: 0, baseUrl, ...settings });
 }
 
-/** The path of a program that `variable` names. */
+/** The path of the program in `variable`. */
 function binary(variable) {
   const path = process.env[variable];
   assert.ok(path, `${variable} must be the path of the built program`);
@@ -56,14 +56,14 @@ function binary(variable) {
   return path;
 }
 
-/** The gateway that misbehaves by script; one child process for a test file. */
+/** The hostile gateway; one child process per test file. */
 export class Hostile {
   #process = spawn(binary('ACTPASS_HOSTILE_GATEWAY'), { stdio: ['pipe', 'pipe', 'inherit'] });
   #waiting = [];
 
   constructor() {
     createInterface({ input: this.#process.stdout }).on('line', (line) => this.#waiting.shift()(JSON.parse(line)));
-    // It is stopped by the end of its input; until then it should not keep the tests alive.
+    // The end of its input stops it. Until then, it must not keep the tests alive.
     this.#process.unref();
     this.#process.stdout.unref();
     this.#process.stdin.unref();
@@ -88,10 +88,10 @@ export class Hostile {
     const gateway = {
       baseUrl: started.base_url,
       ca: started.ca_pem,
-      /** The requests so far, without invalid ones. */
+      /** The valid requests so far. */
       seen: async () => (await this.tell({ seen: started.id })).seen.filter((one) => one.method !== '?'),
       otherSeen: async () => (await this.tell({ seen: started.id })).other_seen,
-      /** Closes the connections that are open. */
+      /** Closes the open connections. */
       closeConnections: () => this.tell({ close: started.id }),
     };
     try {
@@ -121,7 +121,7 @@ export async function withGateway(body) {
   }
 }
 
-/** Ends a child by its own id and waits for it. */
+/** Terminates a child by its process id and waits for its exit. */
 export async function stop(child) {
   if (child.exitCode === null && child.signalCode === null) {
     const ended = once(child, 'exit');
@@ -130,7 +130,7 @@ export async function stop(child) {
   }
 }
 
-/** Runs a server that answers each request with what `respond(request)` gives, and keeps the requests. */
+/** Runs a server that sends `respond(request)` for each request and keeps the requests. */
 export async function capturing(respond, body) {
   const captured = [];
   const server = createServer(async (request, response) => {
@@ -154,7 +154,7 @@ export async function capturing(respond, body) {
   }
 }
 
-/** Runs a program with the package at hand; it may not take longer than `timeout` milliseconds. */
+/** Runs a program in the package folder with a limit of `timeout` milliseconds. */
 export function run(file, args, { cwd = PACKAGE, timeout = 60_000, env = {} } = {}) {
   return new Promise((resolve) => {
     execFile(
@@ -174,7 +174,7 @@ export function runModule(code, { flags = [], ...options } = {}) {
   return run(process.execPath, [...flags, '--input-type=module', '-e', code], options);
 }
 
-/** Appends texts to the file that is searched for secrets after the tests. */
+/** Appends texts to the log, which is searched for secrets after the tests. */
 export function note(...texts) {
   const path = process.env.ACTPASS_TEST_LOG;
   if (path) {
@@ -182,7 +182,7 @@ export function note(...texts) {
   }
 }
 
-/** All that a program could print of `value`. */
+/** Every text of `value` that a program could print. */
 export function everythingShown(value) {
   const shown = [inspect(value, { depth: 20, showHidden: true, getters: true }), `${value}`];
   for (let error = value; error instanceof Error; error = error.cause) {
@@ -196,7 +196,7 @@ export function everythingShown(value) {
   return text;
 }
 
-/** The TypeScript snippets of the documentation's first page, each verbatim and whole. */
+/** The TypeScript snippets of the first documentation page, verbatim. */
 export function pageSnippets() {
   const page = readFileSync(join(ROOT, 'tests', 'examples', 'sdk-page.txt'), 'utf8');
   const between = (from, to) => {
@@ -212,7 +212,7 @@ export function pageSnippets() {
   };
 }
 
-/** The error with which a promise was rejected. */
+/** The rejection reason of a promise. */
 export async function rejection(promise) {
   try {
     await promise;
@@ -222,7 +222,7 @@ export async function rejection(promise) {
   return assert.fail('nothing was thrown');
 }
 
-/** The files of the vectors, by their names without `.json`. */
+/** The names of the vector files without `.json`. */
 export function vectorFiles() {
   const areas = readdirSync(VECTORS, { withFileTypes: true }).filter((entry) => entry.isDirectory());
   const files = areas.flatMap(({ name: area }) => readdirSync(join(VECTORS, area)).map((file) => `${area}/${file}`));

@@ -30,7 +30,7 @@ function textOf(span) {
 }
 
 describe('without OpenTelemetry', () => {
-  test('no trace is sent, and no package is needed', async () => {
+  test('no trace is sent and no package is required', async () => {
     const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
     assert.deepEqual(
       [manifest.dependencies, manifest.peerDependenciesMeta],
@@ -42,7 +42,7 @@ describe('without OpenTelemetry', () => {
     });
   });
 
-  test('the trace that a call names is sent, of every request of it', async () => {
+  test('every request of a call has the given traceparent', async () => {
     await hostile.play([answer(ALLOW), RECORDED, answer(ALLOW), RECORDED], async (gateway) => {
       const actpass = newClient(gateway.baseUrl);
       const { executed } = await actpass.guard({
@@ -99,7 +99,7 @@ describe('with OpenTelemetry', () => {
       .map(({ name, attributes, status, kind }) => ({ name, attributes, status, kind }));
   }
 
-  test('the current trace goes to the gateway, and the function is inside', async () => {
+  test('the current trace is sent, and the function runs inside the span', async () => {
     let inside;
     await hostile.play([answer(ALLOW), RECORDED], async (gateway) => {
       const actpass = newClient(gateway.baseUrl);
@@ -124,7 +124,7 @@ describe('with OpenTelemetry', () => {
     });
   });
 
-  test('a call that names a trace is part of that one', async () => {
+  test('a given traceparent overrides the current trace', async () => {
     await hostile.play([answer(ALLOW)], async (gateway) => {
       await tracer.startActiveSpan('outside', async (outside) => {
         await newClient(gateway.baseUrl).preflight({ ...ACTION, traceparent: GIVEN });
@@ -134,7 +134,7 @@ describe('with OpenTelemetry', () => {
     });
   });
 
-  test('many at a time keep their own', async () => {
+  test('concurrent calls keep their own trace', async () => {
     const count = 16;
     await hostile.play(Array(count).fill(answer(ALLOW)), async (gateway) => {
       const actpass = newClient(gateway.baseUrl);
@@ -156,7 +156,7 @@ describe('with OpenTelemetry', () => {
     });
   });
 
-  test('a span says what was decided and whether it ran', async () => {
+  test('a span has the decision and whether the action ran', async () => {
     await hostile.play([answer(ALLOW), DENY, answer(ALLOW), answer({}, { status: 500 })], async (gateway) => {
       const actpass = newClient(gateway.baseUrl, { mode: 'warn' });
       await actpass.guard({ ...ACTION, execute: () => 1 });
@@ -190,7 +190,7 @@ describe('with OpenTelemetry', () => {
     assert.ok(!JSON.stringify(spans()).includes('secret'));
   });
 
-  test('a function that throws undefined has failed', async () => {
+  test('a function that throws undefined is recorded as failed', async () => {
     await hostile.play([answer(ALLOW)], async (gateway) => {
       const outcome = await newClient(gateway.baseUrl).guard({ ...ACTION, execute: () => Promise.reject() });
       assert.deepEqual([outcome.kind, 'result' in outcome, outcome.error.name], ['failed', false, 'Error']);
@@ -202,7 +202,7 @@ describe('with OpenTelemetry', () => {
     );
   });
 
-  test('every call has a span, by the names of all languages', async () => {
+  test('every call has a span with the documented name', async () => {
     const table = readFileSync(new URL('../../docs/telemetry.md', import.meta.url), 'utf8');
     const actpass = newClient('http://127.0.0.1:9');
     const calls = {
@@ -248,10 +248,10 @@ describe('with OpenTelemetry', () => {
     assert.deepEqual(attributes, { 'actpass.operation': 'guard', 'actpass.decision': 'warn' });
     assert.equal(value.buckets.boundaries[0], 0.0005);
     assert.ok(value.max >= 0.06, `${value.max}`);
-    assert.ok(value.max < 0.4, 'the function is in it');
+    assert.ok(value.max < 0.4, 'the duration includes the function');
   });
 
-  test('a processor, sampler, exporter or reader of its own that fails changes nothing', async () => {
+  test('failing processors, samplers and exporters do not affect outcomes', async () => {
     const key = Symbol.for('opentelemetry.js.api.1');
     const kept = globalThis[key];
     const fail = () => {
@@ -289,7 +289,7 @@ describe('with OpenTelemetry', () => {
     });
   });
 
-  test('one that is broken changes nothing', async () => {
+  test('a broken API does not affect outcomes', async () => {
     const key = Symbol.for('opentelemetry.js.api.1');
     const kept = globalThis[key];
     const fail = () => {
@@ -359,7 +359,7 @@ async function programWith(setUp, flags = []) {
           thrown.evidence?.event_id === 'ev_2', (await safe()) === result, (await actpass.preflight({ goal: 'g', tool: 't', args: {} })).decision === 'allow'];
         if (kept.includes(false)) process.stdout.write(JSON.stringify(kept));
       }
-      // What was rejected meanwhile would end the process here.
+      // An unhandled rejection would end the process here.
       await new Promise((resolve) => setTimeout(resolve, 20));
       process.stdout.write('runs ' + runs);
       server.close();
@@ -368,7 +368,7 @@ async function programWith(setUp, flags = []) {
   return runModule(code, { flags });
 }
 
-describe('an observer that fails changes no outcome', () => {
+describe('a failing observer does not affect outcomes', () => {
   const span = (how) =>
     `{ spanContext: ${how}, setAttribute: ${how}, setStatus: ${how}, recordException: ${how}, addEvent: ${how}, end: ${how} }`;
   const { version } = JSON.parse(
@@ -435,7 +435,7 @@ describe('an observer that fails changes no outcome', () => {
     'a histogram that rejects': api(
       `{ metrics: { getMeter: () => ({ createHistogram: () => ({ record: reject }) }) } }`,
     ),
-    'metrics that are no object': api(`{ metrics: 7, trace: 'text' }`),
+    'metrics that are not an object': api(`{ metrics: 7, trace: 'text' }`),
     'a clock': `performance.now = fail;` + api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`),
     'a console that throws': `console.warn = fail; console.error = fail;` + api(`{ trace: { getTracer: fail } }`),
     'no console at all': `delete globalThis.console;${api(`{ trace: { getTracer: fail } }`)}`,
@@ -456,7 +456,7 @@ describe('an observer that fails changes no outcome', () => {
     });
   }
 
-  test('is reported once', async () => {
+  test('the first failure is reported once', async () => {
     const { stderr } = await programWith(programs['a span that throws']);
     assert.equal(
       stderr,
@@ -464,12 +464,12 @@ describe('an observer that fails changes no outcome', () => {
     );
   });
 
-  test('reports nothing without a failure', async () => {
+  test('nothing is reported without a failure', async () => {
     const { stderr } = await programWith(api(`{ ${tracer(`() => (${span('() => ({})')})`)}, context: ${context} }`));
     assert.equal(stderr, '');
   });
 
-  test('an error of the function whose members throw is still its error', async () => {
+  test('an unreadable error of the function is still its error', async () => {
     const own = new Proxy(new Error('own'), {
       get: () => {
         throw new Error('unreadable');
@@ -503,7 +503,7 @@ describe('an observer that fails changes no outcome', () => {
         outcomes.map(({ result }) => result),
         [1, 1, 1, 1],
       );
-      // An abort that comes while the function runs, or later, takes nothing back.
+      // An abort during or after the run does not change the outcome.
       const late = await call({ signal: { ...signal, aborted: false } });
       assert.equal(late.result, 1);
       const running = await actpass.guard({

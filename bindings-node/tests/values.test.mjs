@@ -54,7 +54,7 @@ const VALUES = {
   'an object of another realm': runInNewContext('({ a: [1] })'),
   'an instance of a class': new Order(),
   'a cycle': cyclic,
-  'what is nested too deep': deep,
+  'too deep nesting': deep,
   'a getter that throws': Object.defineProperty({}, 'goal', { enumerable: true, get: fail }),
   'a getter that throws undefined': Object.defineProperty({}, 'a', {
     enumerable: true,
@@ -73,7 +73,7 @@ const VALUES = {
   'a map': new Map(),
   'a set': new Set(),
   'a regular expression': /a/,
-  'bytes that are none': new Uint8Array([255]),
+  'invalid bytes': new Uint8Array([255]),
   'a promise': Promise.resolve(1),
   'an error': new Error('x'),
   'an error that looks native': new Error('{"name":'),
@@ -183,7 +183,7 @@ function entries(actpass) {
       ...[...MEMBERS.action, ...MEMBERS.guard.slice(1), 'withContext'],
     ]),
     ...Object.fromEntries(
-      options.map((member) => [`what ${member} of protect returns`, (value) => named(member)(value)]),
+      options.map((member) => [`the result of ${member} of protect`, (value) => named(member)(value)]),
     ),
     ...members('outcome', VALUES['an outcome'], (given) => sdk.canonicalOutcome(given), MEMBERS.outcome),
     ...members('args', {}, (args) => actpass.preflight({ ...ACTION, args }), ['amount']),
@@ -191,7 +191,7 @@ function entries(actpass) {
   };
 }
 
-/** The end of `call`: its value or its error. */
+/** The value or the error of `call`. */
 async function endOf(call) {
   try {
     return { value: await call() };
@@ -200,7 +200,7 @@ async function endOf(call) {
   }
 }
 
-describe('whatever is passed', { concurrency: 4 }, () => {
+describe('any value', { concurrency: 4 }, () => {
   const hostile = new Hostile();
   const unhandled = [];
   const note = (reason) => unhandled.push(reason);
@@ -214,11 +214,11 @@ describe('whatever is passed', { concurrency: 4 }, () => {
   assert.ok(names.length > 150, `${names.length}`);
 
   for (const name of names) {
-    test(`to ${name}, nothing raw comes out`, () =>
+    test(`passed to ${name} throws only SDK errors`, () =>
       hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
         const actpass = newClient(baseUrl, { maxRetries: 0, circuitFailures: 0 });
         for (const [what, value] of Object.entries(VALUES)) {
-          // A separate handler, for a promise that no other code receives.
+          // Awaits promises too, so that no rejection is unhandled.
           const { thrown, value: returned } = await endOf(() => entries(actpass)[name](value));
           if (thrown !== undefined) {
             assert.ok(thrown instanceof ActPassError, `${what}: ${inspect(thrown)}`);
@@ -232,7 +232,7 @@ describe('whatever is passed', { concurrency: 4 }, () => {
       }));
   }
 
-  test('a constructor of an error takes it', () => {
+  test('is accepted by error constructors', () => {
     for (const [what, value] of Object.entries(VALUES)) {
       if (/toString|proxy|getter/.test(what)) {
         continue;
@@ -243,7 +243,7 @@ describe('whatever is passed', { concurrency: 4 }, () => {
   });
 });
 
-describe('members of all objects', () => {
+describe('a polluted prototype', () => {
   const hostile = new Hostile();
   const polluted = {
     mode: 'monitor',
@@ -272,7 +272,7 @@ describe('members of all objects', () => {
   };
 
   for (const [name, value] of Object.entries(polluted)) {
-    test(`such as ${name}, are not what a caller gave`, () =>
+    test(`does not set ${name}`, () =>
       hostile.play([answer({ decision: 'deny', reason_code: 'x' })], async ({ baseUrl, seen }) => {
         let outcome;
         let blocked;
@@ -302,7 +302,7 @@ describe('members of all objects', () => {
   }
 });
 
-describe('a defect of the SDK', () => {
+describe('an internal error of the SDK', () => {
   const { native } = createRequire(import.meta.url)('../dist/native.js');
   const { hashPayload } = native;
   const odd = [
@@ -318,7 +318,7 @@ describe('a defect of the SDK', () => {
   ];
 
   for (const thrown of [...odd, new Proxy({}, traps), revoked.proxy]) {
-    test(`in the native module, which throws ${typeof thrown}, is an ActPassInternalError`, () => {
+    test(`is an ActPassInternalError if the native module throws ${typeof thrown}`, () => {
       native.hashPayload = () => {
         throw thrown;
       };
@@ -335,7 +335,7 @@ describe('a defect of the SDK', () => {
     });
   }
 
-  test('behind it is one too, whatever it throws', () => {
+  test('is an ActPassInternalError if response parsing throws', () => {
     const hostile = new Hostile();
     return hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);

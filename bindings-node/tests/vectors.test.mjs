@@ -1,4 +1,4 @@
-/** Each vector of `tests/vectors` in each mode that it names; see the README there. */
+/** Each vector of `tests/vectors` in each of its modes; see the README there. */
 
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -41,7 +41,7 @@ const EXPECTED = ['executed', 'decision', 'error', 'requests_sent', 'credential'
 
 const { native } = createRequire(import.meta.url)('../dist/native.js');
 const hostile = new Hostile();
-/** In a release build no call breaks on request. */
+/** Release builds have no test hooks, so no call can be broken. */
 const names = vectorFiles().filter((name) => native.hasTestHooks !== undefined || !name.startsWith('lost/'));
 const runs = names.flatMap(runsOf);
 /** The result of each run, as a line. */
@@ -122,9 +122,9 @@ async function play(at, name, mode, circuitOff) {
     const seen = requests.filter((request) => !events.includes(request));
     const recorded = events.length > 0 ? JSON.parse(events[0].body) : null;
     const blocked = outcome.kind === 'blocked' ? thrownBy(outcome) : null;
-    // The text of the gate's error may depend on the time and on a race.
+    // The text of the gate's error may depend on timing.
     const compared = blocked && { ...blocked, developer: expected.error === null ? blocked.developer : null };
-    // Every secret in a vector holds this word. Only their number is compared, so that a failure shows none.
+    // Every secret in a vector contains this word. The test compares only their number, so that a failure prints none.
     const shown = vector.gateway_echoes ? [] : [{ ...outcome, actpass }];
     const leaks = [...shown, blocked].map(everythingShown).join('\n').split('secret').length - 1;
     lines[at] =
@@ -173,10 +173,10 @@ async function play(at, name, mode, circuitOff) {
   done += 1;
 }
 
-/** The error of an action of each end, thrown or passed to its permit. */
+/** The errors of failed and cancelled actions, thrown or passed to a permit. */
 const ENDS = { failed: new Error('the card is closed'), cancelled: new Error('stopped') };
 
-/** Guards an action that ends so; by a permit, if its arguments change or it is stopped. */
+/** Guards an action that ends as `ends`; uses a permit if the arguments change or the action is cancelled. */
 async function ending(actpass, action, ends, changed, contexts) {
   if (changed === undefined && ends !== 'cancelled') {
     const execute = (context) => {
@@ -201,7 +201,7 @@ async function ending(actpass, action, ends, changed, contexts) {
     const blocked = { kind: 'blocked', executed: false, decision: error.decision };
     return Object.defineProperty(blocked, 'unwrap', { value: () => raise(error) });
   }
-  // A permit is spent once.
+  // A permit can be spent once only.
   assert.throws(() => permit.spend(changed && { args: changed }), ActPassArgumentError);
   return ends === 'cancelled' ? permit.cancelled(ENDS.cancelled) : permit.returned(null);
 }
@@ -230,7 +230,7 @@ function thrownBy(outcome) {
   };
 }
 
-/** An independent implementation of RFC 8785, which builds on JavaScript's own serialisation. */
+/** An independent implementation of RFC 8785, based on `JSON.stringify`. */
 function canonicalJson(value) {
   if (Array.isArray(value)) {
     return `[${value.map(canonicalJson).join()}]`;
@@ -244,7 +244,7 @@ function canonicalJson(value) {
   return JSON.stringify(value);
 }
 
-// Most of the time is spent in waiting for deadlines.
+// Concurrent, because most of the time is spent waiting for deadlines.
 describe('vectors', { concurrency: 8 }, () => {
   for (const [at, [name, mode, circuitOff]] of runs.entries()) {
     const how = circuitOff ? ' without a circuit breaker' : '';

@@ -16,7 +16,7 @@ new ActPass({ apiKey: 7 });
 new ActPass({ timeoutMs: '30000' });
 // @ts-expect-error an unknown mode
 const options: ActPassOptions = { mode: 'off' };
-// @ts-expect-error null is not "not given"
+// @ts-expect-error null instead of undefined
 new ActPass({ tenantId: null });
 
 export async function calls(): Promise<void> {
@@ -26,17 +26,17 @@ export async function calls(): Promise<void> {
   await actpass.guard({ goal: 'g', tool: 't', execute });
   // @ts-expect-error nothing to execute
   await actpass.guard(action);
-  // @ts-expect-error no function
+  // @ts-expect-error not a function
   await actpass.guard({ ...action, execute: 7 });
   // @ts-expect-error a misspelled member
   await actpass.guard({ ...action, execute, resourse: 'x' });
-  // @ts-expect-error the wire's spelling
+  // @ts-expect-error the wire name
   await actpass.guard({ ...action, execute, user_id: 'u' });
   // @ts-expect-error an unknown mode
   await actpass.guard({ ...action, execute, mode: 'Enforce' });
-  // @ts-expect-error args that are no object
+  // @ts-expect-error args that are not an object
   await actpass.guard({ ...action, args: 'amount=4900', execute });
-  // @ts-expect-error another context than the one that is given
+  // @ts-expect-error the wrong context type
   await actpass.guard({ ...action, execute: (context: { key: string }) => context.key });
   // @ts-expect-error the credential may be null
   await actpass.guard({ ...action, execute: ({ credential }) => credential.token });
@@ -44,35 +44,35 @@ export async function calls(): Promise<void> {
   actpass.guard({ ...action, execute }).executed;
 
   const outcome = await actpass.guard({ ...action, execute });
-  // @ts-expect-error it may not have run
+  // @ts-expect-error the action may not have run
   const result: number = outcome.result;
   if (!outcome.executed) {
-    // @ts-expect-error it did not run
+    // @ts-expect-error the action did not run
     const none: number = outcome.result;
-    // @ts-expect-error what blocks is not `allow`
+    // @ts-expect-error a blocking decision is not `allow`
     const allowed: boolean = outcome.decision.decision === 'allow';
     console.log(none, allowed);
   }
   // @ts-expect-error a thrown value may have any type
   console.log(outcome.executed && outcome.error.message);
-  // @ts-expect-error no such kind
+  // @ts-expect-error an unknown kind
   console.log(outcome.kind === 'threw');
   if (outcome.kind === 'failed') {
     // @ts-expect-error a thrown value may have any type
     console.log(outcome.error.message);
   }
   if (outcome.kind === 'blocked') {
-    // @ts-expect-error it did not run
+    // @ts-expect-error the action did not run
     const none: number = outcome.result;
     console.log(none);
   }
-  // @ts-expect-error an outcome is not made to be changed
+  // @ts-expect-error outcomes are read-only
   outcome.executed = true;
-  // @ts-expect-error outcomes have no such member
+  // @ts-expect-error an unknown member
   console.log(outcome.allowed, result, options);
 
   const decision: Decision = outcome.decision;
-  // @ts-expect-error only `require_approval` has it
+  // @ts-expect-error only `require_approval` has this member
   console.log(decision.approval_request_id);
   // @ts-expect-error an unknown decision
   console.log(decision.decision === 'Allow');
@@ -83,17 +83,17 @@ export async function calls(): Promise<void> {
   // @ts-expect-error a misspelled member
   console.log(decision.reasonCode);
 
-  // @ts-expect-error a permit is not made by hand
+  // @ts-expect-error a permit cannot be constructed
   const forged: Permit = { kind: 'permitted', decision };
   const permit = await actpass.authorize(action);
-  // @ts-expect-error it may be blocked
+  // @ts-expect-error the action may be blocked
   permit.spend();
-  // @ts-expect-error an authorized action executes nothing by itself
+  // @ts-expect-error authorize executes nothing
   await actpass.authorize({ ...action, execute });
   if (permit.kind === 'permitted') {
     // @ts-expect-error only arguments and resource may differ
     permit.spend({ tool: 'another' });
-    // @ts-expect-error the outcome comes later
+    // @ts-expect-error the outcome is a promise
     console.log(permit.returned(7).executed, forged);
   }
   // @ts-expect-error a preflight executes nothing
@@ -110,22 +110,22 @@ export async function calls(): Promise<void> {
   await actpass.resume('apr_1', { execute });
 
   const safe = actpass.protect(async (charge: string) => charge.length, { tool: 't', goal: 'g' });
-  // @ts-expect-error the protected function has the parameters of the function
+  // @ts-expect-error the wrong parameter type
   await safe(7);
-  // @ts-expect-error and its return type
+  // @ts-expect-error the wrong return type
   const text: string = await safe('ch_123');
   // @ts-expect-error no goal
   actpass.protect(async () => text, { tool: 't' });
   // @ts-expect-error the context comes first
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
-  // @ts-expect-error an option without a default
+  // @ts-expect-error withOptions has no goal
   actpass.withOptions({ goal: 'g' });
   // @ts-expect-error a scope has no mode
   actpass.withScope({ mode: 'monitor' }, () => 1);
-  // @ts-expect-error no level
+  // @ts-expect-error an unknown level
   new ActPass({ logLevel: 'verbose' });
-  // @ts-expect-error no logger
+  // @ts-expect-error an invalid logger
   new ActPass({ logger: { log: () => {} } });
-  // @ts-expect-error made of arguments that it has not
+  // @ts-expect-error the wrong parameter type of resource
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', resource: (at: number) => `${at}` });
 }

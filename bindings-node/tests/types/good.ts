@@ -1,4 +1,4 @@
-/** A user's program: everything in it must compile under `--strict` and more. */
+/** A user's program, which must compile under `--strict` and stricter options. */
 
 import {
   ActionBlockedError,
@@ -29,7 +29,7 @@ import {
   type FailedOutcome,
 } from '@actpass/sdk';
 
-/** Compiles only where the two types are the same. */
+/** Compiles only if the two types are identical. */
 type Same<A, B> = (<X>() => X extends A ? 1 : 2) extends <X>() => X extends B ? 1 : 2 ? true : false;
 function holds<T extends true>(): T | undefined {
   return undefined;
@@ -85,7 +85,7 @@ export async function outcomes(): Promise<void> {
   if (!outcome.executed) {
     const gate: ActPassError | undefined = outcome.error;
     const pending: PendingApproval | undefined = outcome.approval;
-    // A decision that blocks is never `allow`.
+    // A blocking decision is never `allow`.
     holds<Same<Extract<typeof outcome.decision, AllowDecision>, never>>();
     console.log(gate, pending?.args['amount']);
   } else if (outcome.result !== undefined) {
@@ -223,7 +223,7 @@ export async function protectedFunctions(): Promise<void> {
 }
 
 export async function oneThatThrows(): Promise<string> {
-  // Interfaces are taken as arguments as well as literals.
+  // Arguments may be typed by an interface.
   interface Refund {
     amount: number;
   }
@@ -235,7 +235,7 @@ export async function oneThatThrows(): Promise<string> {
   return outcome.decision.reason_code;
 }
 
-/** A tool as frameworks such as the AI SDK declare it: the types of `execute` come from the schema. */
+/** A tool declaration as in the AI SDK: the schema determines the types of `execute`. */
 interface Schema<T> {
   parse(value: unknown): T;
 }
@@ -250,7 +250,7 @@ interface Tool<Input, Output> {
   execute?: (input: Input, options: ToolCallOptions) => AsyncIterable<Output> | PromiseLike<Output> | Output;
 }
 declare function tool<Input, Output>(definition: Tool<Input, Output>): Tool<Input, Output>;
-/** And as others do: overloads, an `execute` that is a property of a generic object, a context before the options. */
+/** Other tool declarations: overloads, `execute` as a property of a generic object, a context before the options. */
 declare function agentTool<S extends Schema<unknown>, R>(options: {
   parameters: S;
   execute: (input: S extends Schema<infer I> ? I : never, context?: { runId: string }) => Promise<R>;
