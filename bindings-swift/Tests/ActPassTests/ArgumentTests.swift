@@ -3,7 +3,7 @@ import XCTest
 
 /// Invalid arguments and settings, and JSON.
 final class ArgumentTests: XCTestCase {
-    func testInvalidArgumentIsNamedAndRunsNothing() async throws {
+    func testRejectsInvalidArgumentByPath() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let runs = Counter()
@@ -18,7 +18,7 @@ final class ArgumentTests: XCTestCase {
             ("args.a.b[1]: expected a finite number, found -Infinity", { $0.args = ["a": ["b": [1, .init(-Float.infinity)]]] }),
             ("args[0]", { $0.args = [.init(Double.nan)] }),
             ("args.due: expected a finite number", { $0.args = ["due": .init(Date(timeIntervalSince1970: .nan))] }),
-            (#"args["say \"hi\""].x: expected a finite number"#, { $0.args = [#"say "hi""#: ["x": .init(Double.nan)]] }),
+            (#"args["the \"key\""].x: expected a finite number"#, { $0.args = [#"the "key""#: ["x": .init(Double.nan)]] }),
             ("args.b: expected a finite number", { $0.args = ["a": "}],nan", "b": .init(Double.nan)] }),
             ("args.a.a.a.a.a.a.a.a…: nested deeper than 128 levels", { $0.args = deep }),
             ("passport: expected a token, found an empty string", { $0.passport = "" }),
@@ -44,7 +44,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(try gateway.seen().count, 0)
     }
 
-    func testArgumentPathsEqualOtherLanguages() async throws {
+    func testArgumentPathsMatchOtherLanguages() async throws {
         let file = URL(fileURLWithPath: #filePath).appendingPathComponent("../../../../tests/argument-paths.json").standardized
         let rows = try JSONValue(parsing: String(contentsOf: file, encoding: .utf8)).arrayValue ?? []
         XCTAssertFalse(rows.isEmpty)
@@ -66,8 +66,8 @@ final class ArgumentTests: XCTestCase {
         }
     }
 
-    /// No depth of nesting exhausts the stack on the way to the core, which refuses it.
-    func testAVeryDeepArgumentIsRefused() async throws {
+    /// Deep nesting does not exhaust the stack before the core rejects it.
+    func testRejectsTooDeepNesting() async throws {
         var action = refund
         action.args = (0..<2_000).reduce(JSONValue.null) { inner, _ in ["a": inner] }
         let (client, asked) = (try ActPass.quick("http://127.0.0.1:9"), action)
@@ -75,7 +75,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(error.kind, .argument)
     }
 
-    func testInvalidSettingsAreNamed() throws {
+    func testRejectsInvalidSettingsByName() throws {
         let cases: [(String, () throws -> ActPass)] = [
             ("apiKey", { try ActPass(apiKey: "") }),
             ("baseURL", { try ActPass(apiKey: "apk_x", baseURL: "gateway") }),
@@ -107,7 +107,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertNil(Mode(rawValue: "Enforce"))
     }
 
-    func testArgumentsOfCallsAreSpelledAsInSwift() async throws {
+    func testErrorsUseSwiftArgumentNames() async throws {
         let client = try ActPass.quick("http://127.0.0.1:9")
         let cases: [(String, () async throws -> Any)] = [
             ("ttlSeconds", {
@@ -130,7 +130,7 @@ final class ArgumentTests: XCTestCase {
         }
     }
 
-    func testArgumentsFromVariables() throws {
+    func testConvertsVariablesToJSON() throws {
         let (cents, note, due) = (4900, String?.none, Date(timeIntervalSince1970: 1_750_000_000))
         let (exact, id) = (Decimal(string: "12.340000000000000001")!, UUID(uuidString: "A0000000-0000-4000-8000-000000000001")!)
         let tags = ["late", "eu"]
@@ -149,7 +149,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(args["exact"]?.decimalValue, exact)
         XCTAssertEqual(args["note"]?.isNull, true)
         XCTAssertNil(args["amount"]?.dateValue)
-        // Before 1970 and at the ends of what ISO 8601 writes with four digits.
+        // Dates before 1970 and at the limits of four-digit years in ISO 8601.
         XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: -0.5)), "1969-12-31T23:59:59.500Z")
         XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: -12_212_553_600)), "1583-01-01T00:00:00Z")
         XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: 253_402_300_799)), "9999-12-31T23:59:59Z")
@@ -157,7 +157,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertThrowsError(try ActPass.hashPayload(.init(Date(timeIntervalSince1970: 1e15))))
     }
 
-    func testAnActionTakesVariables() throws {
+    func testActionAcceptsVariables() throws {
         let (cents, currency, note, due) = (4900, "usd", String?.none, Date(timeIntervalSince1970: 1_750_000_000))
         let flag: Bool? = true
         let nested: JSONValue = ["a": [1, "x"]]
@@ -183,7 +183,7 @@ final class ArgumentTests: XCTestCase {
         }
     }
 
-    func testEncodableArguments() throws {
+    func testActionAcceptsEncodable() throws {
         struct Order: Codable, Equatable {
             struct Line: Codable, Equatable { var price: Double }
             var due = Date(timeIntervalSince1970: 1_750_000_000)
@@ -206,7 +206,7 @@ final class ArgumentTests: XCTestCase {
         }
     }
 
-    func testMembersCanBeSet() {
+    func testSubscriptSetsAndRemovesMembers() {
         var json: JSONValue = [:]
         json["a"]["b"] = 1
         json["a"]["c"]["d"] = "deep"
@@ -228,13 +228,13 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(json["items"], ["now": "an object"])
     }
 
-    func testNothingShowsAPassport() throws {
+    func testActionHidesPassport() throws {
         let action = Action(goal: "g", tool: "t", passport: passport)
         XCTAssertEqual(action.passport, passport)
         XCTAssertFalse(everythingShown(action).contains(passport))
     }
 
-    func testHashes() throws {
+    func testHashesAndSignaturesMatchKnownValues() throws {
         let hash = "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2"
         XCTAssertEqual(try ActPass.hashPayload(["currency": "usd", "amount": 4900]), hash)
         struct Refund: Encodable {
@@ -257,9 +257,9 @@ final class ArgumentTests: XCTestCase {
         XCTAssertThrowsError(try ActPass.hashPayload([UInt64.max]))
     }
 
-    func testJSONComesBackAsItWas() throws {
+    func testJSONRoundTripsUnchanged() throws {
         let text = #"{"a":[1,-2.50,1e400000000000,null,true,false],"b":"é\"\\\/\b\f\n\r\t\u0000😀","c":{}}"#
-        XCTAssertThrowsError(try JSONValue(parsing: text), "beyond a double")
+        XCTAssertThrowsError(try JSONValue(parsing: text), "a number beyond the range of a double")
         let value = try JSONValue(parsing: text.replacingOccurrences(of: "1e400000000000", with: "12345678901234567890"))
         XCTAssertEqual(value["a"]?.arrayValue?.map(\.json), ["1", "-2.50", "12345678901234567890", "null", "true", "false"])
         XCTAssertEqual(value["b"]?.stringValue, "é\"\\/\u{8}\u{c}\n\r\t\0😀")
@@ -276,8 +276,8 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(literal.json, #"{"a":[1,"two"],"b":true,"d":1.5,"i":1,"n":null,"s":"x1"}"#)
     }
 
-    /// A name of this module can be given through the client where another module has the same.
-    func testNamesThroughTheClient() throws {
+    /// Qualifying a type with `ActPass` resolves a name conflict with another module.
+    func testTypesAreAvailableThroughActPass() throws {
         struct Action {}
         _ = Action()
         XCTAssertEqual(ActPass.Action(goal: "g", tool: "t").args, [:])

@@ -1,9 +1,9 @@
 import ActPass
 import XCTest
 
-/// The other calls, against the real gateway where it has them.
+/// The other calls, mostly against the real gateway.
 final class CallTests: XCTestCase {
-    func testRefundsByThePolicy() async throws {
+    func testRealGatewayDecidesRefunds() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
         let client = try gateway.client()
@@ -28,7 +28,7 @@ final class CallTests: XCTestCase {
         XCTAssertFalse(blocked.decision.explain.nextSteps.isEmpty)
     }
 
-    func testPreflight() async throws {
+    func testPreflightReturnsDecision() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
         let client = try gateway.client()
@@ -47,7 +47,7 @@ final class CallTests: XCTestCase {
         XCTAssertFalse(everythingShown(error).contains("secret"))
     }
 
-    func testTheTraceGoesToTheGateway() async throws {
+    func testSendsTraceparent() async throws {
         let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         let recorded: JSONValue = ["event_id": "ev_2", "current_event_hash": "ab"]
         let gateway = try Hostile.play(
@@ -73,7 +73,7 @@ final class CallTests: XCTestCase {
         }
     }
 
-    func testPassports() async throws {
+    func testIssuesVerifiesAndRevokesPassports() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
         let client = try ActPass(apiKey: "apk_dev", agentID: "support_agent", baseURL: gateway.baseURL)
@@ -110,13 +110,13 @@ final class CallTests: XCTestCase {
         let second = try await client.guard(action) { _ in 2 }
         XCTAssertFalse(second.executed, second.decision.json)
 
-        let revoked = try await client.revokePassport(jti, reason: "the test is over")
+        let revoked = try await client.revokePassport(jti, reason: "the test ended")
         XCTAssertTrue(revoked)
         let after = try await client.verifyPassport(issued.token, audience: audience)
         XCTAssertFalse(after.isValid)
     }
 
-    func testEvidence() async throws {
+    func testRecordsEvidence() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
         let client = try gateway.client()
@@ -129,7 +129,7 @@ final class CallTests: XCTestCase {
         XCTAssertTrue(error.message.contains("metadata: expected an object"), error.message)
     }
 
-    /// An operator approves while the guard waits, and the execution is recorded.
+    /// An operator approves while the guard waits; the outcome is recorded.
     func testWaitsForApproval() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }
@@ -145,7 +145,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(looked.status, .pending)
 
         XCTAssertEqual(pending.members["args"], action.args)
-        // Stored, and resumed by another client.
+        // Another client resumes the stored approval.
         let kept = try JSONDecoder().decode([PendingApproval].self, from: JSONEncoder().encode([pending]))[0]
         XCTAssertEqual(kept, pending)
         async let resumed = gateway.client().resume(kept, waitForApproval: .seconds(20), recordOutcome: true) { _ in
@@ -191,7 +191,7 @@ final class CallTests: XCTestCase {
         }
     }
 
-    func testRequestIDsAreOnDecisionsAndErrors() async throws {
+    func testDecisionsAndErrorsHaveRequestID() async throws {
         let headers: JSONValue = ["x-request-id": "req_7"]
         let gateway = try Hostile.play(
             steps: ["do": "respond", "json": ["decision": "deny"], "headers": headers],
@@ -205,7 +205,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(failed.decision.requestID, "req_7")
     }
 
-    func testTheCircuitOpens() async throws {
+    func testCircuitOpensForUnreachableGateway() async throws {
         let client = try ActPass(apiKey: apiKey, baseURL: "http://127.0.0.1:9", maxRetries: 0, circuitFailures: 1)
         XCTAssertEqual(client.circuit, .closed)
         _ = try await failure { try await client.preflight(refund) }
@@ -232,7 +232,7 @@ final class CallTests: XCTestCase {
         }
     }
 
-    func testAWaitForAnApprovalCanBeCancelled() async throws {
+    func testApprovalWaitCanBeCancelled() async throws {
         let asked: JSONValue = ["decision": "require_approval", "approval_request_id": "apr_1"]
         let gateway = try Hostile.play(steps: answer(asked), answer(["id": "apr_1", "status": "pending"]))
         defer { gateway.stop() }

@@ -64,7 +64,7 @@ final class FunctionFormTests: XCTestCase {
             return Receipt(id: "own")
         }
 
-        /// Guards its own methods.
+        /// An actor that guards its own methods.
         func serve(_ client: ActPass, _ action: Action) async throws -> [Receipt] {
             let outcomes = [
                 try await client.guard(action, execute: pay),
@@ -95,7 +95,7 @@ final class FunctionFormTests: XCTestCase {
         }
     }
 
-    func testFunctionsByName() async throws {
+    func testAcceptsNamedFunctions() async throws {
         let (client, action) = try asked()
         var outcomes = [
             try await client.guard(action, execute: Self.refund),
@@ -111,7 +111,7 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertTrue(nothing.executed)
     }
 
-    func testStoredClosuresAndMethods() async throws {
+    func testAcceptsStoredClosuresAndMethods() async throws {
         let (client, action) = try asked()
         let stored: (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "let") }
         let sendable: @Sendable (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "sendable") }
@@ -128,7 +128,7 @@ final class FunctionFormTests: XCTestCase {
             outcomes.compactMap(\.result?.id), ["let", "sendable", "inferred", "stored", "struct", "class"])
     }
 
-    func testMethodsOfActorsKeepTheirIsolation() async throws {
+    func testActorMethodsKeepIsolation() async throws {
         let (client, action) = try asked()
         let bank = Bank()
         let outcome = try await client.guard(action, execute: bank.pay)
@@ -141,7 +141,7 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertEqual(taps.map(\.id), ["screen 1", "screen 2"])
     }
 
-    func testFunctionsThatAreParameters() async throws {
+    func testAcceptsFunctionParameters() async throws {
         let (client, action) = try asked()
         func wrapped<Value: Sendable>(
             _ body: (ExecutionContext) async throws -> Value
@@ -159,7 +159,7 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertEqual(pass.result?.number, 2)
     }
 
-    func testClosureLiteralsAreAsBefore() async throws {
+    func testAcceptsClosureLiterals() async throws {
         let (client, action) = try asked()
         var count = 0
         let outcome = try await client.guard(action) { _ in
@@ -173,7 +173,7 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertEqual(single.result?.id, "named")
     }
 
-    func testFunctionsOfOtherKinds() async throws {
+    func testAcceptsOtherFunctionForms() async throws {
         let (client, action) = try asked()
         let some: any Paying = Payer()
         let typed: (ExecutionContext) async throws(Refused) -> Receipt = { _ throws(Refused) in throw Refused() }
@@ -193,8 +193,8 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertEqual(nested.result?.result?.id, "named")
     }
 
-    /// Swift 6.0 ends the process where the outcome is large.
-    func testAGuardUnderAsyncLetBesideATaskGroup() async throws {
+    /// Swift 6.0 crashes here if the outcome is large.
+    func testGuardRunsInAsyncLetAndTaskGroup() async throws {
         let (client, action) = try asked()
         async let early = client.guard(action) { _ in 5 }
         let grouped = try await withThrowingTaskGroup(of: Outcome<Int>.self) { group in
@@ -206,13 +206,13 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertEqual(grouped?.result, 1)
     }
 
-    func testResumeTakesTheSameForms() async throws {
+    func testResumeAcceptsSameForms() async throws {
         let gateway = ScriptedGateway()
         gateway.answer(.requireApproval(id: "apr_1"))
         let client = try gateway.client()
         let action = Action(goal: "g", tool: "stripe.refund.create")
         guard case .blocked(let blocked) = try await client.guard(action, execute: Self.refund) else {
-            return XCTFail("it ran")
+            return XCTFail("the action ran")
         }
         let pending = try XCTUnwrap(blocked.approval)
         gateway.answer(.allow())

@@ -1,7 +1,7 @@
 import ActPass
 import XCTest
 
-/// The guard's behaviour beyond the table of the vectors.
+/// Behaviour of the guard that the vectors do not cover.
 final class GuardTests: XCTestCase {
     @TaskLocal static var trace = "none"
 
@@ -48,7 +48,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(outcome.result, "trace-1")
     }
 
-    func testTheCallersIsolationIsKept() async throws {
+    func testKeepsIsolationOfCaller() async throws {
         try await Self.guardOnTheMainActor()
     }
 
@@ -57,7 +57,7 @@ final class GuardTests: XCTestCase {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
-        // Neither is Sendable, and the closure may use both, on the main actor.
+        // Not Sendable; the closure uses both on the main actor.
         var count = 0
         let receipt = Receipt(7)
         let outcome = try await client.guard(refund) { context in
@@ -88,15 +88,15 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    /// A result that is not Sendable reaches a caller that has no actor.
-    func testAResultNeedNotBeSendable() async throws {
+    /// A nonisolated caller receives a result that is not Sendable.
+    func testAcceptsNonSendableResult() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let outcome = try await ActPass.quick(gateway.baseURL).guard(refund) { _ in Receipt(1) }
         XCTAssertEqual(outcome.result?.number, 1)
     }
 
-    func testACancelledCallEndsAtOnceAndRunsNothing() async throws {
+    func testCancelledCallEndsImmediatelyAndRunsNothing() async throws {
         for mode in Mode.allCases {
             let gateway = try Hostile.play(steps: ["do": "hang", "at": "request"])
             defer { gateway.stop() }
@@ -114,7 +114,7 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    func testATaskThatIsCancelledAlreadySendsAndRunsNothing() async throws {
+    func testAlreadyCancelledTaskSendsAndRunsNothing() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL, mode: .monitor)
@@ -151,8 +151,8 @@ final class GuardTests: XCTestCase {
         XCTAssertTrue(error is CancellationError)
     }
 
-    /// The cancellation of another task stops nothing here; only a cancellation stops the guard's own task.
-    func testOtherErrorsOfCancellationAreReported() async throws {
+    /// The cancellation of another task is an error; only a cancellation of the guard's task stops the guard.
+    func testCancellationOfOtherTaskIsError() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -231,7 +231,7 @@ final class GuardTests: XCTestCase {
 
     private static func failing(_ number: Int) throws -> Int { number }
 
-    func testRunningValuesAreResults() async throws {
+    func testReturnsRunningValues() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -253,7 +253,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(awaited, 7)
     }
 
-    /// A result that cannot be encoded is still the result.
+    /// A result that cannot be encoded is returned and recorded without a hash.
     func testUnserializableResultIsReturned() async throws {
         struct Unwritable: Encodable, Equatable {
             let number: Double
@@ -276,7 +276,7 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    /// The record of a stop is sent, and delays nothing: the gateway here answers it never.
+    /// The gateway never responds to the record, and the record does not delay the cancellation.
     func testCancelledActionIsRecorded() async throws {
         let gateway = try Hostile.play(steps: answer(allow), ["do": "hang", "at": "request"])
         defer { gateway.stop() }
@@ -293,7 +293,7 @@ final class GuardTests: XCTestCase {
         let ended = await task.result
         XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
         for _ in 0..<6_000 where try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(10)) }
-        guard try gateway.seen().count == 2 else { return XCTFail("nothing was recorded") }
+        guard try gateway.seen().count == 2 else { return XCTFail("no outcome was recorded") }
         let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
         XCTAssertEqual(event["event_type"], "action.outcome")
         XCTAssertEqual(event["metadata"]?["ended"], "cancelled")
@@ -301,7 +301,7 @@ final class GuardTests: XCTestCase {
     }
 
     /// An action that ran is reported, even if the task was cancelled while it ran.
-    func testAnActionThatFinishesAfterACancelIsReported() async throws {
+    func testActionFinishedAfterCancellationIsReported() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
@@ -352,13 +352,13 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(outcome.result, "still")
     }
 
-    /// By default the signal of a write to a closed connection ends a process.
-    func testABrokenPipeEndsTheCallAlone() async throws {
+    /// By default, SIGPIPE from a write to a closed connection ends a process.
+    func testBrokenPipeFailsOnlyTheCall() async throws {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let client = try ActPass(apiKey: apiKey, baseURL: gateway.baseURL, maxRetries: 0, circuitFailures: 0)
         var action = refund
-        // More than it reads: it closes the connection in the middle of the request.
+        // Larger than the gateway reads: it closes the connection during the request.
         action.args = ["note": .string(String(repeating: "x", count: 10_000_000))]
         for _ in 0..<3 {
             let outcome = try await client.guard(action) { _ in 1 }
@@ -366,9 +366,9 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    // The library of the tests injects panics; the released library cannot.
+    // The native library of the tests injects panics; the released library has no test hooks.
 
-    func testAPanicDeniesAndMonitorRuns() async throws {
+    func testPanicBlocksExceptInMonitor() async throws {
         let client = try ActPass.quick("http://127.0.0.1:9")
         for mode in Mode.allCases {
             var action = refund
@@ -384,7 +384,7 @@ final class GuardTests: XCTestCase {
         }
     }
 
-    func testAPanicInAConversionIsAnError() async throws {
+    func testPanicInConversionThrows() async throws {
         let client = try ActPass.quick("http://127.0.0.1:9", mode: .monitor)
         var action = refund
         action.tool = "actpass.test.panic_in_conversion"

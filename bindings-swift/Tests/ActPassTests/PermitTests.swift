@@ -17,7 +17,7 @@ private func permitted(
     try await gateway.client(mode: mode).authorize(action, recordOutcome: recordOutcome).unwrap()
 }
 
-/// Permits of `authorize`, the steps of `guard`.
+/// `authorize` and permits.
 final class PermitTests: XCTestCase {
     private func blocked(_ body: () throws -> some Any) throws -> ActionBlockedError {
         do {
@@ -27,7 +27,7 @@ final class PermitTests: XCTestCase {
         }
     }
 
-    func testAPermitIsSpentAndReportedOnce() async throws {
+    func testPermitIsSpentAndReportedOnce() async throws {
         let gateway = allowing()
         let permit = try await permitted(gateway)
         XCTAssertEqual(permit.decision.reasonCode, "test.allow")
@@ -50,7 +50,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(again.kind, .argument)
     }
 
-    func testAPermitIsSpentOnceByManyTasks() async throws {
+    func testOnlyOneOfManyTasksSpendsPermit() async throws {
         let permit = try await permitted(allowing())
         let spent = Counter()
         try await concurrently(200, width: 16) { _ in
@@ -72,7 +72,7 @@ final class PermitTests: XCTestCase {
             blocked.message, "\(why) Do not call it again with the same arguments: it would be blocked again.")
         XCTAssertEqual(try self.blocked { try verdict.unwrap() }, blocked)
         XCTAssertEqual(
-            ActionBlockedError(tool: blocked.tool, decision: blocked.decision), blocked, "one made up has the same texts")
+            ActionBlockedError(tool: blocked.tool, decision: blocked.decision), blocked, "a constructed error has the same texts")
     }
 
     func testChangedArgumentsBlock() async throws {
@@ -83,7 +83,7 @@ final class PermitTests: XCTestCase {
             } else {
                 let blocked = try blocked { try permit.spend(args: ["amount": 490_000, "currency": "usd"]) }
                 XCTAssertEqual(blocked.code, "actpass.arguments_changed")
-                // It is spent for good.
+                // The permit stays spent.
                 let again = try await failure { try permit.spend(args: action.args) }
                 XCTAssertEqual(again.kind, .argument)
             }
@@ -122,7 +122,7 @@ final class PermitTests: XCTestCase {
         let failing = try await permitted(gateway, recordOutcome: true)
         _ = try failing.spend()
         try await failing.failed(Refused())
-        // A cancellation is a failure where nothing cancelled the task.
+        // A CancellationError is a failure if the task was not cancelled.
         let other = try await permitted(gateway, recordOutcome: true)
         _ = try other.spend()
         try await other.failed(CancellationError())
@@ -152,8 +152,8 @@ final class PermitTests: XCTestCase {
         try await permit.failed(error)
     }
 
-    /// The value may belong to the caller's actor.
-    func testReportedResultNeedNotBeSendable() async throws {
+    /// The result may belong to the caller's actor.
+    func testPermitAcceptsNonSendableResult() async throws {
         try await Self.reportOnTheMainActor()
     }
 

@@ -2,9 +2,9 @@
 import ActPassSecret
 import XCTest
 
-/// The generated types that hold a secret show it in no way.
+/// Generated types never print the secrets that they store.
 final class SecretTests: XCTestCase {
-    func testNoGeneratedTypeShowsASecret() {
+    func testGeneratedTypesHideSecrets() {
         let secret = Secret("generated_secret")
         let held: [Any] = [
             secret,
@@ -28,7 +28,7 @@ final class SecretTests: XCTestCase {
         }
     }
 
-    /// The text of everything that `Mirror` reaches, at any depth.
+    /// Every text that `Mirror` reaches, at any depth.
     private func reflected(_ value: Any) -> String {
         Mirror(reflecting: value).children.map { "\($0.value) " + reflected($0.value) }.joined()
     }

@@ -6,7 +6,7 @@ import XCTest
 import FoundationNetworking
 #endif
 
-/// The secrets of the tests. Each ends in `_secret`, and must never be shown.
+/// The secrets of the tests. Each ends in `_secret` and must never appear in output.
 let apiKey = "apk_tests_secret"
 let passport = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 
@@ -21,7 +21,7 @@ let allow: JSONValue = [
 func answer(_ json: JSONValue) -> JSONValue { ["do": "respond", "json": json] }
 
 extension ActPass {
-    /// A client that gives up quickly.
+    /// A client without retries and with a timeout of 10 s.
     static func quick(
         _ baseURL: String, apiKey: String = apiKey, timeout: Duration = .seconds(10), mode: Mode = .enforce
     ) throws -> ActPass {
@@ -30,7 +30,7 @@ extension ActPass {
     }
 }
 
-/// Something that was started and can be waited for line by line.
+/// A child process that is read line by line.
 final class Child: @unchecked Sendable {
     private let process = Process()
     private let input = Pipe()
@@ -73,8 +73,8 @@ final class Child: @unchecked Sendable {
 
     func stop() {
         try? input.fileHandleForWriting.close()
-        // Not by SIGTERM, which a child of a dispatch thread inherits blocked; and without `waitUntilExit`, which on Linux
-        // runs a run loop that never wakes up.
+        // SIGKILL, because a child of a dispatch thread inherits SIGTERM blocked. Polls, because `waitUntilExit` on Linux
+        // runs a run loop that never wakes.
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         for _ in 0..<1_000 where process.isRunning { usleep(10_000) }
     }
@@ -85,7 +85,7 @@ struct Problem: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// The gateway that misbehaves by script, as one child process for the whole run.
+/// The hostile gateway, as one child process for the whole run.
 final class Hostile: Sendable {
     static let shared = Result { Hostile(child: try Child("ACTPASS_HOSTILE_GATEWAY")) }
     private let child: Child
@@ -118,7 +118,7 @@ struct Played: Sendable {
     let baseURL: String
     let ca: String?
 
-    /// The requests so far, without invalid ones.
+    /// The valid requests so far.
     func seen() throws -> [JSONValue] {
         let seen = try hostile.tell(["seen": id])["seen"]?.arrayValue ?? []
         return seen.filter { $0["method"] != "?" }
@@ -166,7 +166,7 @@ final class Gateway: Sendable {
     }
 }
 
-/// Counts from concurrent tasks.
+/// A counter for concurrent tasks.
 final class Counter: @unchecked Sendable {
     private let lock = NSLock()
     private var counts: [Int: Int] = [:]
@@ -187,7 +187,7 @@ func concurrently(_ count: Int, width: Int, _ body: @escaping @Sendable (Int) as
     }
 }
 
-/// All that a program could print of a value.
+/// Every text of a value that a program could print.
 func everythingShown(_ value: Any) -> String {
     var dumped = ""
     dump(value, to: &dumped)
@@ -210,8 +210,8 @@ extension XCTestCase {
         throw Problem("no error")
     }
 
-    /// Expects that `body` takes less than this: far less than the deadline of the call that it ends, and far more than a
-    /// busy machine takes.
+    /// Fails unless `body` ends within `limit`: far less than the deadline of the cancelled call, and far more than a busy
+    /// machine needs.
     func within<T>(_ limit: Duration, file: StaticString = #filePath, line: UInt = #line, _ body: () async throws -> T)
         async rethrows -> T
     {

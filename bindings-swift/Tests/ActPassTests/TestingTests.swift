@@ -2,7 +2,7 @@ import ActPass
 import ActPassTesting
 import XCTest
 
-/// The kit with which users test their own code, and what their code reads.
+/// The test kit, and the public types that users construct and print in tests.
 final class TestingTests: XCTestCase {
     private let action = Action(
         goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900])
@@ -31,7 +31,7 @@ final class TestingTests: XCTestCase {
         XCTAssertFalse(other.executed)
     }
 
-    func testEachScriptedAnswer() async throws {
+    func testScriptedAnswersDetermineExecution() async throws {
         let expected: [(ScriptedGateway.Answer, Mode, String, Bool)] = [
             (.allow(), .strict, "test.allow", true),
             (.deny(), .warn, "test.deny", false),
@@ -52,7 +52,7 @@ final class TestingTests: XCTestCase {
         }
     }
 
-    func testAScriptedApprovalIsWaitedFor() async throws {
+    func testGuardWaitsForScriptedApproval() async throws {
         let gateway = ScriptedGateway()
         gateway.answer(.allow())
         gateway.answerNext(.requireApproval(id: "apr_1"))
@@ -69,7 +69,7 @@ final class TestingTests: XCTestCase {
         XCTAssertFalse(rejected.executed)
     }
 
-    func testOtherCallsOfAScript() async throws {
+    func testScriptedGatewayAnswersOtherCalls() async throws {
         let gateway = ScriptedGateway()
         gateway.answer(.allow())
         let client = try gateway.client()
@@ -93,7 +93,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(receipt, "re_1")
         do {
             _ = try await client.guard(action) { _ -> Int in throw Refused() }.unwrap()
-            XCTFail("it returned")
+            XCTFail("the action returned")
         } catch let error as Refused {
             XCTAssertEqual(error, Refused())
         }
@@ -122,7 +122,7 @@ final class TestingTests: XCTestCase {
         XCTAssertTrue(lost.developerText.contains(lost.error!.message), lost.developerText)
         XCTAssertEqual(
             ActionBlockedError(tool: lost.tool, decision: lost.decision, error: lost.error), lost,
-            "one made up has the same texts")
+            "a constructed error has the same texts")
         let observed = try await gateway.client(mode: .monitor).guard(action) { _ in 1 }.unwrap()
         XCTAssertEqual(observed, 1)
     }
@@ -136,7 +136,7 @@ final class TestingTests: XCTestCase {
         }
     }
 
-    func testDescriptions() async throws {
+    func testDescribesOutcomes() async throws {
         let gateway = ScriptedGateway()
         gateway.answerNext(.allow(), .deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"))
         let client = try gateway.client()
@@ -156,8 +156,8 @@ final class TestingTests: XCTestCase {
         XCTAssertTrue("\(lost)".contains("500"), "\(lost)")
     }
 
-    /// A program's own functions over these types can be tested without a client.
-    func testEveryTypeHasAnInitializer() throws {
+    /// Functions over these types can be tested without a client.
+    func testEveryPublicTypeHasInitializer() throws {
         let decision = try Decision(["decision": "deny", "reason_code": "refund.too_large", "risk_tier": "high"])
         XCTAssertEqual(decision.word, .deny)
         XCTAssertEqual(decision.riskTier, "high")
@@ -229,8 +229,8 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(first?.fields["code"], "actpass.gateway_error")
     }
 
-    /// A logger that never returns delays no call.
-    func testBlockingLoggerDelaysNothing() async throws {
+    /// A logger that never returns does not delay calls.
+    func testBlockingLoggerDoesNotDelayCalls() async throws {
         let release = DispatchSemaphore(value: 0)
         defer { release.signal() }
         let gateway = ScriptedGateway()

@@ -2,13 +2,13 @@ import ActPass
 import Foundation
 import XCTest
 
-/// Each vector of `tests/vectors` in each mode that it names; see the README there.
+/// Each vector of `tests/vectors` in each of its modes; see the README there.
 final class VectorTests: XCTestCase {
     private static let key = "apk_vector_secret"
     /// The default key of an action, so that every language sends the same request.
     private static let idempotencyKey = "vector_key"
 
-    func testEveryVector() async throws {
+    func testAllVectorsPass() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
         for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"] {
@@ -82,7 +82,7 @@ final class VectorTests: XCTestCase {
             let begin = #"{"decision":"#
             check("the canonical outcome begins with the decision", canonical.hasPrefix(begin), canonical)
             let inner = try JSONValue(parsing: String(canonical.dropFirst(begin.count).dropLast(end.count)))
-            check("the very decision", try ActPass.hashPayload(inner) == ActPass.hashPayload(decision), canonical)
+            check("the decision in the canonical outcome", try ActPass.hashPayload(inner) == ActPass.hashPayload(decision), canonical)
             check("an error \(error)", (outcome.error == nil) == (error == .null), outcome.error as Any)
         }
         let gateError = outcome?.error as? ActPassError
@@ -91,7 +91,7 @@ final class VectorTests: XCTestCase {
         check("the credential", tokens == (executed ? [expected["credential"]?.stringValue] : []), tokens.count)
 
         if outcome == nil {
-            // A stop is recorded in the background.
+            // The background thread records a stop.
             for _ in 0..<2_000 where try gateway.seen().count != expected["requests_sent"]?.intValue {
                 try await Task.sleep(for: .milliseconds(5))
             }
@@ -120,13 +120,13 @@ final class VectorTests: XCTestCase {
         for (name, value) in expected["blocked"]?.objectValue ?? [:] {
             check("the block's \(name): \(value)", blocked[name] == value, blocked)
         }
-        // Every secret in a vector holds this word. It is not shown where a test fails either.
+        // Every secret in a vector contains this word. The test compares only their number, so that a failure prints none.
         let everything: [Any] = [client, action, outcome as Any, contexts, gateError as Any, thrown as Any]
         let shown = blocked.json + (vector.gatewayEchoes ? "" : everything.map(everythingShown).joined() + canonical)
         let leaks = shown.components(separatedBy: "secret").count - 1
         check("no secret to show", leaks == 0, leaks)
         var comparable = blocked
-        // The text of the gate's error may depend on the time and on a race.
+        // The text of the gate's error may depend on timing.
         if thrown != nil && error != .null { comparable["developer"] = .null }
         let line =
             #"{"blocked":\#(comparable),"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","#
@@ -135,7 +135,7 @@ final class VectorTests: XCTestCase {
         return (problems, line + "\n")
     }
 
-    /// Guards the action, and ends it as the vector defines; `nil` if it was stopped.
+    /// Guards the action and ends it as the vector defines; `nil` if it was stopped.
     private static func guarded(
         _ client: ActPass, _ action: Action, _ vector: Vector, _ contexts: Contexts
     ) async throws -> Outcome<JSONValue>? {
@@ -172,7 +172,7 @@ final class VectorTests: XCTestCase {
         }
     }
 
-    /// The error that unwrapping the outcome throws, also as a member of a line.
+    /// The error that unwrapping the outcome throws, and its members in the line of the run.
     private static func thrown(by outcome: Outcome<JSONValue>?) -> (ActionBlockedError?, JSONValue) {
         do {
             _ = try outcome?.unwrap()
@@ -216,7 +216,7 @@ final class VectorTests: XCTestCase {
     private struct Run {
         let vector: Vector
         let mode: String
-        /// Run without a circuit breaker, regardless of the vector.
+        /// Whether the run has no circuit breaker, regardless of the vector.
         let circuitOff: Bool
         let expected: JSONValue
     }

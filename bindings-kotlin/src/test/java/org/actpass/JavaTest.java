@@ -25,7 +25,7 @@ import org.actpass.testing.Answer;
 import org.actpass.testing.ScriptedGateway;
 import org.junit.Test;
 
-/** The API in Java code. */
+/** The API called from Java. */
 public class JavaTest {
     private final ScriptedGateway gateway = new ScriptedGateway();
     private final ActPass actpass = gateway.client();
@@ -34,13 +34,13 @@ public class JavaTest {
         .args(Map.of("amount", 4900, "currency", "usd"))
         .build();
 
-    /** A checked exception of the program's own. */
+    /** A checked application exception. */
     private static final class Refused extends Exception {
         private static final long serialVersionUID = 1;
     }
 
     @Test
-    public void everySettingCanBeSet() {
+    public void builderSetsEverySetting() {
         ActPass made = ActPass.builder()
             .apiKey("apk_dev")
             .tenantId("team")
@@ -65,7 +65,7 @@ public class JavaTest {
     }
 
     @Test
-    public void everyMemberOfAnActionCanBeSet() {
+    public void builderSetsEveryMemberOfAction() {
         Action full = Action.builder("goal", "tool")
             .resource("resource")
             .args(Map.of("a", List.of(1, 2.5), "b", new int[] {1}))
@@ -86,7 +86,7 @@ public class JavaTest {
     }
 
     @Test
-    public void aBlockingGuardRunsOnThisThread() throws Exception {
+    public void blockingGuardRunsOnCallingThread() throws Exception {
         gateway.answer(Answer.allow("test.allow", "sk_java_secret"));
         Thread here = Thread.currentThread();
         Outcome<String> outcome = actpass.guardBlocking(action, context -> {
@@ -120,7 +120,7 @@ public class JavaTest {
     }
 
     @Test
-    public void aPermitIsSpentAndReported() throws Exception {
+    public void permitIsSpentAndReported() throws Exception {
         gateway.answer(Answer.allow("test.allow", "sk_java_secret"));
         Permit permit = actpass.authorizeBlocking(action, true).unwrap();
         assertEquals("test.allow", permit.getDecision().getReasonCode());
@@ -140,12 +140,12 @@ public class JavaTest {
     }
 
     @Test
-    public void thrownErrorsCanBeCaught() throws Exception {
+    public void javaCatchesThrownErrors() throws Exception {
         Map<String, Object> args = new HashMap<>();
         args.put("amount", Double.NaN);
         try {
             actpass.guardBlocking(Action.builder("goal", "tool").args(args).build(), context -> 1);
-            throw new AssertionError("it was sent");
+            throw new AssertionError("expected an exception");
         } catch (ActPassException error) {
             assertEquals(ActPassException.Kind.ARGUMENT, error.getKind());
             assertEquals("args.amount: expected a finite number, found NaN", error.getMessage());
@@ -157,7 +157,7 @@ public class JavaTest {
     }
 
     @Test
-    public void aGuardAsAFutureRunsOnTheExecutor() throws Exception {
+    public void asyncGuardRunsOnExecutor() throws Exception {
         gateway.answer(Answer.allow());
         ExecutorService pool = Executors.newSingleThreadExecutor(task -> new Thread(task, "refunds"));
         try {
@@ -179,7 +179,7 @@ public class JavaTest {
     }
 
     @Test
-    public void aCancelledFutureRunsNothing() throws Exception {
+    public void cancelledFutureRunsNothing() throws Exception {
         gateway.answer(Answer.requireApproval("apr_1", "test.approval"));
         Action held = Action.builder("goal", "tool").waitForApproval(Duration.ofMinutes(10)).build();
         AtomicInteger runs = new AtomicInteger();
@@ -194,7 +194,7 @@ public class JavaTest {
     }
 
     @Test
-    public void anInterruptEndsABlockingCallAndRunsNothing() throws Exception {
+    public void interruptEndsBlockingCallAndRunsNothing() throws Exception {
         gateway.answer(Answer.requireApproval("apr_1", "test.approval"));
         Action held = Action.builder("goal", "tool").waitForApproval(Duration.ofMinutes(10)).build();
         AtomicInteger runs = new AtomicInteger();
@@ -209,12 +209,12 @@ public class JavaTest {
         thread.start();
         while (gateway.getActions().isEmpty()) Thread.sleep(5);
         thread.interrupt();
-        assertTrue("the call went on", interrupted.await(60, TimeUnit.SECONDS));
+        assertTrue("the call was not interrupted", interrupted.await(60, TimeUnit.SECONDS));
         assertEquals(0, runs.get());
     }
 
     @Test
-    public void anApprovalIsKeptAndResumed() throws Exception {
+    public void storedApprovalIsResumed() throws Exception {
         gateway.answer(Answer.requireApproval("apr_1", "test.approval"));
         Outcome<String> asked = actpass.guardBlocking(action, context -> "refunded");
         PendingApproval kept = new PendingApproval(((Outcome.Blocked) asked).getApproval().getJson());
@@ -227,7 +227,7 @@ public class JavaTest {
     }
 
     @Test
-    public void everyOtherCallHasBothForms() throws Exception {
+    public void otherCallsHaveBlockingAndAsyncForms() throws Exception {
         gateway.answer(Answer.deny());
         ActPass quick = actpass.withOptions(Duration.ofSeconds(5), 0);
         assertEquals("deny", quick.preflightBlocking(action).getWord().getWire());
@@ -251,7 +251,7 @@ public class JavaTest {
     }
 
     @Test
-    public void everyTypeHasAConstructor() throws Exception {
+    public void everyPublicTypeHasConstructor() throws Exception {
         Decision decision = new Decision("{\"decision\": \"deny\"}");
         assertEquals("unspecified", decision.getReasonCode());
         ActPassException error = new ActPassException(ActPassException.Kind.TIMEOUT, "no answer");

@@ -36,7 +36,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun invalidArgumentIsNamedAndRunsNothing(): Unit = runBlocking {
+    fun rejectsInvalidArgumentByPath(): Unit = runBlocking {
         val cyclic = mutableMapOf<String, Any?>()
         cyclic["self"] = cyclic
         val cases = listOf(
@@ -93,7 +93,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun argumentPathsEqualOtherLanguages(): Unit = runBlocking {
+    fun argumentPathsMatchOtherLanguages(): Unit = runBlocking {
         val rows = parse("rows", File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()) as List<*>
         assertFalse(rows.isEmpty())
         val client = quick("http://127.0.0.1:9")
@@ -115,7 +115,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun invalidSettingsAreNamed() {
+    fun rejectsInvalidSettingsByName() {
         val cases: List<Pair<String, () -> ActPass>> = listOf(
             "apiKey" to { ActPass("") },
             "apiKey" to { ActPass(lone) },
@@ -145,7 +145,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun argumentsOfCallsAreSpelledAsInKotlin(): Unit = runBlocking {
+    fun errorsUseKotlinArgumentNames(): Unit = runBlocking {
         val client = quick("http://127.0.0.1:9")
         val cases: List<Pair<String, suspend () -> Any>> = listOf(
             "ttlSeconds" to { client.issuePassport("a", "g", listOf("t"), ttlSeconds = -1) },
@@ -173,7 +173,7 @@ class ArgumentTest {
 
     @OptIn(ExperimentalUnsignedTypes::class)
     @Test
-    fun argumentsMayBeWhatHasOneFormInJson() {
+    fun encodesValuesWithUniqueJsonForm() {
         val instant = Instant.parse("2025-06-15T15:06:40.250Z")
         val values = mapOf<String, Any?>(
             "unsigned" to listOf(255.toUByte(), 65_535.toUShort(), UInt.MAX_VALUE, ULong.MAX_VALUE),
@@ -221,7 +221,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun wordsEqualWire() {
+    fun enumsPrintWireNames() {
         assertEquals("[enforce, strict, warn, monitor]", "${Mode.entries}")
         val words = listOf("allow", "deny", "require_approval", "require_tool_reapproval", "warn", "maybe")
         assertEquals(words, words.map { Decision("""{"decision": "$it"}""").word.toString() })
@@ -231,7 +231,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun hashes() {
+    fun hashesAndSignaturesMatchKnownValues() {
         val hash = "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2"
         assertEquals(hash, ActPass.hashPayload(mapOf("currency" to "usd", "amount" to 4900)))
         assertEquals(hash, ActPass.hashPayload(mapOf("currency" to "usd", "amount" to 4900.0)))
@@ -243,7 +243,7 @@ class ArgumentTest {
     }
 
     @Test
-    fun jsonComesBackAsItWas() {
+    fun jsonRoundTripsUnchanged() {
         val text = """{"a":[1,-2.50,12345678901234567890,null,true,false],"b":"é\"\\\/\b\f\n\r\t\u0000\ud83d\ude00","c":{},"d":[[]]}"""
         val value = members(text)
         val numbers = listOf(1L, "-2.50".toBigDecimal(), "12345678901234567890".toBigInteger(), null, true, false)

@@ -15,10 +15,10 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** The other calls, against the real gateway where it has them. */
+/** The other calls, mostly against the real gateway. */
 class CallTest {
     @Test
-    fun refundsByThePolicy(): Unit = runBlocking {
+    fun realGatewayDecidesRefunds(): Unit = runBlocking {
         val gateway = Gateway()
         val client = gateway.client()
         val reasons = gateway.use {
@@ -40,7 +40,7 @@ class CallTest {
     }
 
     @Test
-    fun theTraceGoesToTheGateway(): Unit = runBlocking {
+    fun sendsTraceparent(): Unit = runBlocking {
         val current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         val recorded = answer(mapOf("event_id" to "ev_2", "current_event_hash" to "ab"))
         Hostile.play(answer(allow), answer(allow), recorded, recorded, answer(allow)).use { gateway ->
@@ -64,7 +64,7 @@ class CallTest {
     }
 
     @Test
-    fun preflight(): Unit = runBlocking {
+    fun preflightReturnsDecision(): Unit = runBlocking {
         Gateway().use { gateway ->
             val decision = gateway.client().preflight(refund)
             assertEquals(DecisionWord.Allow, decision.word)
@@ -82,7 +82,7 @@ class CallTest {
     }
 
     @Test
-    fun passports(): Unit = runBlocking {
+    fun issuesVerifiesAndRevokesPassports(): Unit = runBlocking {
         Gateway().use { gateway ->
             val client = ActPass("apk_dev", agentId = "support_agent", baseUrl = gateway.baseUrl)
             val audience = "mcp://stripe-production"
@@ -110,13 +110,13 @@ class CallTest {
             assertTrue(client.guard(action) { 1 }.executed)
             assertFalse(client.guard(action) { 2 }.executed)
 
-            assertTrue(client.revokePassport(jti, "the test is over"))
+            assertTrue(client.revokePassport(jti, "the test ended"))
             assertFalse(client.verifyPassport(issued.token, audience).isValid)
         }
     }
 
     @Test
-    fun evidence(): Unit = runBlocking {
+    fun recordsEvidence(): Unit = runBlocking {
         Gateway().use { gateway ->
             val client = gateway.client()
             val recorded = client.recordEvidence(
@@ -130,7 +130,7 @@ class CallTest {
         }
     }
 
-    /** An operator approves while the guard waits, and the execution is recorded. */
+    /** An operator approves while the guard waits; the outcome is recorded. */
     @Test
     fun waitsForApproval(): Unit = runBlocking {
         Gateway().use { gateway ->
@@ -143,7 +143,7 @@ class CallTest {
             assertEquals(Approval.Status.PENDING, client.waitForApproval(pending.id, Duration.ZERO).status)
 
             assertEquals(mapOf("amount" to 25_000L, "currency" to "usd"), pending.members["args"])
-            // Stored, and resumed by another client.
+            // Another client resumes the stored approval.
             val kept = PendingApproval(pending.json)
             assertEquals(pending, kept)
             val resumed = async(Dispatchers.Default) {
@@ -161,7 +161,7 @@ class CallTest {
     }
 
     @Test
-    fun theCircuitOpens(): Unit = runBlocking {
+    fun circuitOpensForUnreachableGateway(): Unit = runBlocking {
         val client = ActPass(API_KEY, baseUrl = "http://127.0.0.1:9", maxRetries = 0, circuitFailures = 1)
         assertEquals(Circuit.Closed, client.circuit)
         failure { client.preflight(refund) }
@@ -186,7 +186,7 @@ class CallTest {
     }
 
     @Test
-    fun aWaitForAnApprovalCanBeCancelled(): Unit = runBlocking {
+    fun approvalWaitCanBeCancelled(): Unit = runBlocking {
         val asked = mapOf("decision" to "require_approval", "approval_request_id" to "apr_1")
         Hostile.play(answer(asked), answer(mapOf("id" to "apr_1", "status" to "pending"))).use { gateway ->
             val client = quick(gateway.baseUrl)
@@ -220,7 +220,7 @@ class CallTest {
             assertEquals(ActPass.hashPayload(bodies[0]), bodies[1]["request_hash"])
             assertEquals("failed", (bodies[3]["metadata"] as Map<*, *>)["ended"])
             assertNull(bodies[3]["response_hash"])
-            assertNull("what is not JSON has no hash", bodies[5]["response_hash"])
+            assertNull("a non-JSON result has no hash", bodies[5]["response_hash"])
         }
     }
 }

@@ -49,7 +49,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Assert.fail
 import org.junit.Test
 
-/** The guard's behaviour beyond the table of the vectors. */
+/** Behaviour of the guard that the vectors do not cover. */
 class GuardTest {
     private class Refused : Exception("refused")
 
@@ -71,7 +71,7 @@ class GuardTest {
     }
 
     @Test
-    fun theBlockRunsInTheCallersContext(): Unit = runBlocking {
+    fun blockRunsInContextOfCaller(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             Executors.newSingleThreadExecutor { Thread(it, "mine") }.asCoroutineDispatcher().use { mine ->
@@ -86,9 +86,9 @@ class GuardTest {
         }
     }
 
-    /** A blocking block does not block the network thread, even without a dispatcher. */
+    /** A block that blocks its thread does not block the network thread, even without a dispatcher. */
     @Test
-    fun anUnconfinedBlockMayBlock(): Unit = runBlocking {
+    fun unconfinedBlockMayBlock(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val outcome = withTimeout(20.seconds) {
@@ -101,7 +101,7 @@ class GuardTest {
     }
 
     @Test
-    fun aCancelledCallEndsAtOnceAndRunsNothing(): Unit = runBlocking {
+    fun cancelledCallEndsImmediatelyAndRunsNothing(): Unit = runBlocking {
         for (mode in Mode.entries) {
             Hostile.play(mapOf("do" to "hang", "at" to "request")).use { gateway ->
                 val client = quick(gateway.baseUrl, timeout = 30.seconds, mode = mode)
@@ -120,7 +120,7 @@ class GuardTest {
     }
 
     @Test
-    fun aCoroutineThatIsCancelledAlreadySendsAndRunsNothing(): Unit = runBlocking {
+    fun alreadyCancelledCoroutineSendsAndRunsNothing(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl, mode = Mode.MONITOR)
             val runs = AtomicInteger()
@@ -164,7 +164,7 @@ class GuardTest {
     }
 
     @Test
-    fun errorsOfTheJvmPropagate(): Unit = runBlocking {
+    fun jvmErrorsPropagate(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val stops = listOf(OutOfMemoryError(), NoClassDefFoundError(), AssertionError("stop"), NotImplementedError())
@@ -177,7 +177,7 @@ class GuardTest {
 
     /** Cancelling a job that the block created does not stop the guard. */
     @Test
-    fun theCancellationOfAnotherJobIsAnError(): Unit = runBlocking {
+    fun cancellationOfOtherJobIsError(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val dead = Job().apply { cancel(CancellationException("of another job")) }
@@ -193,7 +193,7 @@ class GuardTest {
                 assertTrue("$at: $outcome", (outcome as Outcome.Failed).error is CancellationException)
             }
             assertTrue(coroutineContext.isActive)
-            // A timeout around the guard cancels the guard's own job.
+            // A timeout around the guard cancels the job of the guard.
             val around = withTimeoutOrNull(200.milliseconds) { client.guard(refund) { awaitCancellation() } }
             assertNull(around)
         }
@@ -207,7 +207,7 @@ class GuardTest {
             val closed = AtomicInteger()
             client.guard(refund) { Stream.of(1).onClose(closed::incrementAndGet) }
             client.guard(refund) { Stream.of(1).onClose { throw Refused() } }
-            val job = async(start = CoroutineStart.LAZY) { fail("it ran") }
+            val job = async(start = CoroutineStart.LAZY) { fail("the action ran") }
             client.guard(refund) { job }
             assertTrue(job.isCancelled)
             assertEquals(1, closed.get())
@@ -216,7 +216,7 @@ class GuardTest {
 
     private suspend fun CoroutineScope.unrun(gateway: Played) {
         val client = quick(gateway.baseUrl)
-        fun ran(): Int = fail("it ran").let { 0 }
+        fun ran(): Int = fail("the action ran").let { 0 }
         val bodies: Map<String, () -> Any?> = mapOf(
             "a Sequence" to { sequence { yield(ran()) } },
             "a Sequence over a list" to { listOf(1).asSequence().map { ran() } },
@@ -245,7 +245,7 @@ class GuardTest {
     }
 
     @Test
-    fun runningValuesAreResults(): Unit = runBlocking {
+    fun returnsRunningValues(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val running = async(Dispatchers.Default) { awaitCancellation() }
@@ -272,7 +272,7 @@ class GuardTest {
         }
     }
 
-    /** A result that cannot be serialized or hashed is still the result. */
+    /** A result that cannot be serialized or hashed is returned and recorded without a hash. */
     @Test
     fun unserializableResultIsReturned(): Unit = runBlocking {
         val cyclic = mutableListOf<Any?>()
@@ -280,7 +280,7 @@ class GuardTest {
         val breaking = object : AbstractList<Int>() {
             override val size: Int get() = 1
 
-            override fun get(index: Int): Int = throw AssertionError("it cannot be read")
+            override fun get(index: Int): Int = throw AssertionError("unreadable")
         }
         val changing = object : AbstractMap<String, Int>() {
             override val entries: Set<Map.Entry<String, Int>> get() = throw ConcurrentModificationException()
@@ -298,7 +298,7 @@ class GuardTest {
         }
     }
 
-    /** An element of the caller's context that throws once, when the coroutine next enters a context. */
+    /** A context element of the caller that throws once, the next time the coroutine enters a context. */
     private class Breaking : ThreadContextElement<Unit>, AbstractCoroutineContextElement(Key) {
         @Volatile var isArmed = false
 
@@ -324,13 +324,13 @@ class GuardTest {
                 client.guard(refund, recordOutcome = true) { receipt.also { element.isArmed = true } }
             }
             assertSame(receipt, (outcome as Outcome.Returned).result)
-            assertFalse("it did not throw", element.isArmed)
+            assertFalse("the element did not throw", element.isArmed)
             assertEquals(ActPassException.Kind.INTERNAL, outcome.execution.evidenceError?.kind)
             assertTrue(outcome.execution.evidenceError?.cause is Refused)
         }
     }
 
-    /** The record of a stop is sent, and delays nothing: the gateway here answers it never. */
+    /** The gateway never responds to the record, and the record does not delay the cancellation. */
     @Test
     fun cancelledActionIsRecorded(): Unit = runBlocking {
         val stops: List<suspend (CompletableDeferred<Unit>) -> Nothing> = listOf(
@@ -348,7 +348,7 @@ class GuardTest {
                     assertThrows(Throwable::class.java) { runBlocking { job.await() } }
                 }
                 withTimeoutOrNull(60.seconds) { while (gateway.seen().size < 2) delay(5.milliseconds) }
-                assertEquals("nothing was recorded", 2, gateway.seen().size)
+                assertEquals("no outcome was recorded", 2, gateway.seen().size)
                 val event = members(gateway.seen()[1]["body"] as String)
                 assertEquals("action.outcome", event["event_type"])
                 assertEquals("cancelled", (event["metadata"] as Map<*, *>)["ended"])
@@ -358,7 +358,7 @@ class GuardTest {
     }
 
     @Test
-    fun argumentsAreSnapshotOfTheCall(): Unit = runBlocking {
+    fun sendsSnapshotOfArguments(): Unit = runBlocking {
         Hostile.play(answer(allow) + ("delay_ms" to 40)).use { gateway ->
             val client = quick(gateway.baseUrl)
             val items = mutableListOf(1)
@@ -373,7 +373,7 @@ class GuardTest {
             val changing = object : AbstractMap<String, Any?>() {
                 override val entries: Set<Map.Entry<String, Any?>> get() = throw ConcurrentModificationException()
             }
-            val error = failure { client.guard(refund.copy(args = mapOf("order" to changing))) { fail("it ran") } }
+            val error = failure { client.guard(refund.copy(args = mapOf("order" to changing))) { fail("the action ran") } }
             assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
             assertEquals("args.order: expected a value that does not change while it is serialized, found one that changed", error.message)
             assertEquals(1, gateway.seen().size)
@@ -381,7 +381,7 @@ class GuardTest {
     }
 
     @Test
-    fun aThousandCallsInParallelRunEachBlockOnce(): Unit = runBlocking {
+    fun thousandConcurrentCallsRunEachBlockOnce(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl, timeout = 60.seconds)
             val runs = ConcurrentHashMap<Int, AtomicInteger>()
@@ -420,10 +420,10 @@ class GuardTest {
         }
     }
 
-    // The library of the tests injects panics; the released library cannot.
+    // The native library of the tests injects panics; the released library has no test hooks.
 
     @Test
-    fun aPanicDeniesAndMonitorRuns(): Unit = runBlocking {
+    fun panicBlocksExceptInMonitor(): Unit = runBlocking {
         val client = quick("http://127.0.0.1:9")
         for (mode in Mode.entries) {
             val runs = AtomicInteger()
@@ -437,7 +437,7 @@ class GuardTest {
     }
 
     @Test
-    fun aPanicInAConversionIsAnError(): Unit = runBlocking {
+    fun panicInConversionThrows(): Unit = runBlocking {
         val client = quick("http://127.0.0.1:9", mode = Mode.MONITOR)
         val runs = AtomicInteger()
         val error = failure { client.guard(refund.copy(tool = "actpass.test.panic_in_conversion")) { runs.incrementAndGet() } }

@@ -20,7 +20,7 @@ import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** Permits of `authorize`, the steps of `guard`. */
+/** `authorize` and permits. */
 class PermitTest {
     private val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
 
@@ -32,7 +32,7 @@ class PermitTest {
     private fun ScriptedGateway.ended() = evidence.map { (it["metadata"] as Map<*, *>)["ended"] }
 
     @Test
-    fun aPermitIsSpentAndReportedOnce(): Unit = runBlocking {
+    fun permitIsSpentAndReportedOnce(): Unit = runBlocking {
         val gateway = allowing()
         val permit = permitted(gateway)
         assertFalse("secret" in everythingShown(permit))
@@ -53,7 +53,7 @@ class PermitTest {
     }
 
     @Test
-    fun aPermitIsSpentOnceByManyThreads(): Unit = runBlocking {
+    fun onlyOneOfManyThreadsSpendsPermit(): Unit = runBlocking {
         val permit = permitted(allowing())
         val spent = AtomicInteger()
         List(200) { launch(Dispatchers.Default) { if (runCatching { permit.spend() }.isSuccess) spent.incrementAndGet() } }.joinAll()

@@ -14,12 +14,12 @@ import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** The generated types that hold a secret show it in no way. */
+/** Generated types never print the secrets that they store. */
 class SecretTest {
     private val secret = Secret("generated_secret")
 
     @Test
-    fun noGeneratedTypeShowsASecret() {
+    fun generatedTypesHideSecrets() {
         val held = listOf<Any>(
             secret,
             NativeSettings(NativeLanguage.KOTLIN, secret, null, null, null, null, null, null, null, null, null, false),
@@ -33,9 +33,9 @@ class SecretTest {
         for (value in held) assertTrue("${value.javaClass}", "[redacted]" in value.toString())
     }
 
-    /** A later generated type cannot hold a secret as plain text unseen. */
+    /** Detects a new generated type that stores a secret as plain text. */
     @Test
-    fun secretsAreNoStringsInGeneratedTypes() {
+    fun generatedTypesStoreNoSecretAsString() {
         val classes = File(NativeSettings::class.java.protectionDomain.codeSource.location.toURI())
             .walk()
             .filter { it.extension == "class" && it.name.startsWith("Native") }

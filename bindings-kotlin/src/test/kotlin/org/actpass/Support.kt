@@ -17,7 +17,7 @@ import org.actpass.bridge.Secret
 import org.junit.Assert.assertTrue
 import org.junit.Assert.fail
 
-/** The secrets of the tests. Each ends in `_secret`, and must never be shown. */
+/** The secrets of the tests. Each ends in `_secret` and must never appear in output. */
 const val API_KEY: String = "apk_tests_secret"
 const val PASSPORT: String = "eyJhbGciOiJFZERTQSJ9.passport_secret"
 
@@ -39,11 +39,11 @@ val allow: Map<String, Any?> =
 
 fun answer(json: Any?): Map<String, Any?> = mapOf("do" to "respond", "json" to json)
 
-/** A client that gives up quickly. */
+/** A client without retries and with a timeout of 10 s. */
 fun quick(baseUrl: String, apiKey: String = API_KEY, timeout: Duration = 10.seconds, mode: Mode = Mode.ENFORCE): ActPass =
     ActPass(apiKey, agentId = "tests", baseUrl = baseUrl, timeout = timeout, maxRetries = 0, mode = mode)
 
-/** Something that was started and can be waited for line by line. */
+/** A child process that is read line by line. */
 class Child(variable: String, vararg arguments: String) {
     private val process: Process
     private val input: PrintWriter
@@ -71,7 +71,7 @@ class Child(variable: String, vararg arguments: String) {
     }
 }
 
-/** The gateway that misbehaves by script, as one child process for the whole run. */
+/** The hostile gateway, as one child process for the whole run. */
 object Hostile {
     private val child by lazy { Child("ACTPASS_HOSTILE_GATEWAY").also { Runtime.getRuntime().addShutdownHook(Thread(it::stop)) } }
 
@@ -91,7 +91,7 @@ object Hostile {
 
 /** One running gateway of [Hostile]. */
 class Played(private val id: Any?, val baseUrl: String, val ca: String?) : AutoCloseable {
-    /** The requests so far, without invalid ones. */
+    /** The valid requests so far. */
     fun seen(): List<Map<String, Any?>> = requests("seen").filter { it["method"] != "?" }
 
     fun otherSeen(): List<Map<String, Any?>> = requests("other_seen")
@@ -130,7 +130,7 @@ class Gateway : AutoCloseable {
     }
 }
 
-/** The printed forms of a value: its own, and its properties'. */
+/** The printed forms of a value and its properties. */
 fun everythingShown(value: Any?): String = buildString { show(value, 0) }
 
 private fun StringBuilder.show(value: Any?, depth: Int) {
@@ -152,9 +152,9 @@ inline fun failure(body: () -> Any?): ActPassException {
     error("unreachable")
 }
 
-/** Expects that [body] takes less than [limit]: far less than the deadline of the call that it ends, and far more than a busy machine takes. */
+/** Fails unless [body] ends within [limit]: far less than the deadline of the cancelled call, and far more than a busy machine needs. */
 inline fun <T> within(limit: Duration, body: () -> T): T {
     val (result, took) = measureTimedValue(body)
-    assertTrue("took $took, allowed are $limit", took < limit)
+    assertTrue("took $took, expected at most $limit", took < limit)
     return result
 }

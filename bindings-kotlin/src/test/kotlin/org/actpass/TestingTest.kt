@@ -17,7 +17,7 @@ import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** The kit with which users test their own code, and what their code reads. */
+/** The test kit, and the public types that users construct and print in tests. */
 class TestingTest {
     private val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900))
 
@@ -42,7 +42,7 @@ class TestingTest {
     }
 
     @Test
-    fun eachScriptedAnswer(): Unit = runBlocking {
+    fun scriptedAnswersDetermineExecution(): Unit = runBlocking {
         val expected = listOf(
             listOf(Answer.allow(), Mode.STRICT, "test.allow", true),
             listOf(Answer.deny(), Mode.WARN, "test.deny", false),
@@ -63,7 +63,7 @@ class TestingTest {
     }
 
     @Test
-    fun aScriptedApprovalIsWaitedFor(): Unit = runBlocking {
+    fun guardWaitsForScriptedApproval(): Unit = runBlocking {
         val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
         val held = action.copy(waitForApproval = 20.seconds)
         gateway.answerNext(Answer.requireApproval("apr_1"))
@@ -77,7 +77,7 @@ class TestingTest {
     }
 
     @Test
-    fun otherCallsOfAScript(): Unit = runBlocking {
+    fun scriptedGatewayAnswersOtherCalls(): Unit = runBlocking {
         val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
         val client = gateway.client()
         val passport = client.issuePassport("a", "g", listOf("t"))
@@ -130,7 +130,7 @@ class TestingTest {
     }
 
     @Test
-    fun descriptions(): Unit = runBlocking {
+    fun describesOutcomes(): Unit = runBlocking {
         val gateway = ScriptedGateway()
         gateway.answerNext(Answer.allow(), Answer.deny("refund.too_large", "the amount is over the limit"))
         val client = gateway.client()
@@ -146,9 +146,9 @@ class TestingTest {
         assertTrue(recorded, recorded.startsWith("returned 1: allow (test.allow), recorded as ev_"))
     }
 
-    /** A program's own functions over these types can be tested without a client. */
+    /** Functions over these types can be tested without a client. */
     @Test
-    fun everyTypeHasAConstructor() {
+    fun everyPublicTypeHasConstructor() {
         val decision = Decision("""{"decision": "deny", "reason_code": "refund.too_large", "risk_tier": "high"}""")
         assertEquals(DecisionWord.Deny, decision.word)
         assertEquals("high", decision.riskTier)
@@ -204,7 +204,7 @@ class TestingTest {
         return taken
     }
 
-    /** A logger that never returns delays no call, and one that throws changes none; the SDK reports it once. */
+    /** A logger that never returns does not delay calls. A logger that throws does not change them; the SDK reports it once. */
     @Test
     fun blockingOrThrowingLoggerChangesNothing(): Unit = runBlocking {
         val release = CountDownLatch(1)
@@ -247,7 +247,7 @@ class TestingTest {
     }
 
     @Test
-    fun requestIdsAreOnDecisionsAndErrors(): Unit = runBlocking {
+    fun decisionsAndErrorsHaveRequestId(): Unit = runBlocking {
         val headers = mapOf("x-request-id" to "req_7")
         val denied = mapOf("do" to "respond", "json" to mapOf("decision" to "deny"), "headers" to headers)
         val failed = mapOf("do" to "respond", "status" to 500, "json" to emptyMap<String, Any>(), "headers" to headers)

@@ -20,19 +20,19 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** Each vector of `tests/vectors` in each mode that it names; see the README there. */
+/** Each vector of `tests/vectors` in each of its modes; see the README there. */
 class VectorTest {
     private class Run(
         val name: String,
         val vector: Map<String, Any?>,
         val mode: Mode,
-        /** Run without a circuit breaker, regardless of the vector. */
+        /** Whether the run has no circuit breaker, regardless of the vector. */
         val circuitOff: Boolean,
         val expected: Map<String, Any?>,
     )
 
     @Test
-    fun everyVector() {
+    fun allVectorsPass() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
         for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts")) {
@@ -118,7 +118,7 @@ class VectorTest {
             check("the canonical outcome begins with the decision", canonical.startsWith(begin)) { canonical }
             check("the canonical outcome ends with $end", canonical.endsWith(end)) { canonical }
             val inner = members(canonical.removePrefix(begin).removeSuffix(end))
-            check("the very decision", ActPass.hashPayload(inner) == ActPass.hashPayload(decision.members)) { canonical }
+            check("the decision in the canonical outcome", ActPass.hashPayload(inner) == ActPass.hashPayload(decision.members)) { canonical }
             check("an error $error", (outcome.errorOrNull() == null) == (error == null)) { outcome.errorOrNull() }
         }
         val gateError = outcome?.errorOrNull() as? ActPassException
@@ -126,7 +126,7 @@ class VectorTest {
         val tokens = contexts.map { it.credential?.token }
         check("the credential", tokens == (if (executed) listOf(expected["credential"]) else emptyList<String>())) { tokens.size }
 
-        // A stop is recorded in the background.
+        // The background thread records a stop.
         if (stopped) withTimeoutOrNull(10.seconds) { while (gateway.seen().size.toLong() != expected["requests_sent"]) delay(5) }
         val sent = gateway.seen()
         check("${expected["requests_sent"]} requests", sent.size.toLong() == expected["requests_sent"]) { sent }
@@ -158,13 +158,13 @@ class VectorTest {
         for ((name, value) in part(expected["blocked"])) {
             check("the block's $name: $value", blocked?.get(name) == value) { blocked }
         }
-        // Every secret in a vector holds this word. It is not shown where a test fails either.
+        // Every secret in a vector contains this word. The test compares only their number, so that a failure prints none.
         val shown =
             if (run.vector["gateway_echoes"] == true) "$blocked"
             else listOf(client, action, outcome, contexts, gateError, thrown, blocked).joinToString { everythingShown(it) } + canonical
         val leaks = shown.split("secret").size - 1
         check("no secret to show", leaks == 0) { leaks }
-        // The text of the gate's error may depend on the time and on a race.
+        // The text of the gate's error may depend on timing.
         val comparable = if (error == null) blocked else blocked?.plus("developer" to null)
         val line =
             """{"blocked":${sortedJson(comparable)},"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}",""" +
@@ -173,7 +173,7 @@ class VectorTest {
         problems to line + "\n"
     }
 
-    /** Guards the action, and ends it as the vector defines; null if it was stopped. */
+    /** Guards the action and ends it as the vector defines; null if it was stopped. */
     private suspend fun guarded(
         client: ActPass,
         action: Action,
@@ -246,7 +246,7 @@ class VectorTest {
             ),
         )
         val expect = only(vector["expect"], Mode.entries.map { it.wire }.toSet())
-        check(expect.isNotEmpty()) { "$name: nothing is expected" }
+        check(expect.isNotEmpty()) { "$name: expected at least one mode" }
         val again = if (name.startsWith("failures/")) setOf("enforce", "monitor") else emptySet()
         return expect.toSortedMap().flatMap { (mode, value) ->
             val expected = only(value, setOf("credential", "recorded", "blocked"), setOf("executed", "decision", "error", "requests_sent"))
