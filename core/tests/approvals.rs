@@ -64,7 +64,7 @@ fn body(seen: &Seen) -> Value {
     serde_json::from_str(&seen.body).unwrap()
 }
 
-/// Guards `action` and returns the outcome and how often it ran.
+/// Guards `action` and returns the outcome and the number of runs.
 fn guard(client: &ActPass, action: &Action) -> (Outcome<&'static str, ()>, usize) {
     let runs = AtomicUsize::new(0);
     let outcome = block_on(client.guard(action, |_| {
@@ -154,11 +154,7 @@ fn unapproved_action_does_not_run() {
         assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
         assert!(blocked.error().is_none());
         assert_eq!(blocked.approval().map(PendingApproval::id), waits.then_some("apr_1"), "{reason}");
-        assert_eq!(
-            decision.evidence_event_id().as_deref(),
-            Some("ev_1"),
-            "the evidence of the question is kept"
-        );
+        assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"), "the evidence event id is kept");
     }
 }
 
@@ -184,10 +180,18 @@ fn failure_while_waiting_for_approval_blocks() {
         assert_eq!(runs, 0);
         assert_eq!(blocked.decision().reason_code(), reason);
         assert_eq!(blocked.error().map(|error| error.kind()), Some(kind));
-        assert_eq!(blocked.decision().approval_request_id().as_deref(), Some("apr_1"), "it is not lost");
-        assert_eq!(blocked.approval().map(PendingApproval::id), Some("apr_1"), "nor is the handle");
-        assert_eq!(blocked.decision().evidence_event_id().as_deref(), Some("ev_1"), "nor is the evidence");
-        assert_eq!(gateway.seen().len(), 2, "{reason}: nothing more is asked");
+        assert_eq!(
+            blocked.decision().approval_request_id().as_deref(),
+            Some("apr_1"),
+            "the approval id is kept"
+        );
+        assert_eq!(blocked.approval().map(PendingApproval::id), Some("apr_1"), "the handle is kept");
+        assert_eq!(
+            blocked.decision().evidence_event_id().as_deref(),
+            Some("ev_1"),
+            "the evidence event id is kept"
+        );
+        assert_eq!(gateway.seen().len(), 2, "{reason}: no further request");
     }
 }
 
@@ -228,7 +232,7 @@ fn decision_after_approval_is_final() {
         assert_eq!(outcome.decision().reason_code(), reason);
         let Outcome::Blocked(blocked) = outcome else { panic!("{answer}: it ran") };
         assert_eq!(blocked.approval().map(PendingApproval::id), kept, "{answer}");
-        assert_eq!(gateway.seen().len(), 3, "it is held once");
+        assert_eq!(gateway.seen().len(), 3, "the guard waits once");
     }
 }
 
@@ -279,7 +283,7 @@ fn call_dropped_while_waiting_runs_nothing() {
         });
         tokio::select! {
             ended = guarded => panic!("{:?}", ended.map(|outcome| outcome.executed())),
-            () = eventually("it is waited for", || gateway.seen().len() == 2) => {}
+            () = eventually("the approval is polled", || gateway.seen().len() == 2) => {}
         }
     });
     assert_eq!((runs.into_inner(), gateway.seen().len()), (0, 2));

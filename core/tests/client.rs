@@ -255,7 +255,7 @@ fn ten_calls_use_one_connection() {
 }
 
 #[test]
-fn a_client_serves_many_tasks_at_once() {
+fn client_serves_concurrent_tasks() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let client = client(&gateway);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -527,7 +527,7 @@ fn call_options_override_client_settings() {
     block_on(once.preflight(&action())).unwrap_err();
     assert_eq!(busy.seen().len(), 1);
     block_on(client.preflight(&action())).unwrap_err();
-    assert_eq!(busy.seen().len(), 1 + 3, "the client's own settings stay");
+    assert_eq!(busy.seen().len(), 1 + 3, "the settings of the client are unchanged");
 
     for (timeout, retries, problem) in [
         (Some(Duration::ZERO), None, "timeout: expected seconds above 0 and at most 86400, found 0"),
@@ -578,7 +578,7 @@ fn errors_redact_secrets() {
         let client = over(common::ScriptedTransport::answer(500, body.as_str()));
         let error = block_on(client.preflight(&action)).unwrap_err();
         let shown_body = error.body().unwrap_or_default().to_owned();
-        // A reader that decodes the JSON must not find one either.
+        // The decoded JSON must not contain a secret either.
         let decoded = Json::parse(shown_body.as_bytes()).map(|json| json.to_string()).unwrap_or_default();
         for shown in [error.to_string(), format!("{error:?}"), shown_body, decoded] {
             assert!(!shown.contains("secret"), "{body} gave {shown}");
@@ -980,7 +980,7 @@ fn circuit_opens_for_unreachable_gateway() {
     let ask = |operation| block_on(call(&client, operation)).unwrap_err();
     assert_eq!(ask(Operation::Preflight).retry_after(), None);
     assert_eq!((client.circuit().as_str(), ask(Operation::Jwks).retry_after()), ("closed", None));
-    // Calls are counted, not attempts, across operations. From now on nothing is sent.
+    // The circuit counts calls of all operations, not attempts. From now on, nothing is sent.
     assert_eq!((gateway.seen().len(), client.circuit().as_str()), (4, "open"));
     for operation in Operation::ALL {
         let error = ask(operation);

@@ -64,7 +64,7 @@ impl Transport for &'static Gateway {
         match (self.answers, sent < self.failures) {
             (false, _) => Box::pin(pending()),
             (true, true) => {
-                let error = Error::new(ErrorKind::Connection, "nothing listens");
+                let error = Error::new(ErrorKind::Connection, "connection refused");
                 Box::pin(ready(Err(TransportError { error, is_pre_send: true })))
             }
             (true, false) => Box::pin(ready(Ok(Response::new(200, r#"{"decision": "allow"}"#)))),
@@ -89,7 +89,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
             return value;
         }
     }
-    panic!("it does not end");
+    panic!("the future does not complete");
 }
 
 #[test]
@@ -183,7 +183,11 @@ fn permit_expires_after_five_minutes_or_with_its_credential() {
                     (decision.word().as_str(), &*decision.reason_code()),
                     ("deny", "actpass.permit_expired")
                 );
-                assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"), "what allowed it is named");
+                assert_eq!(
+                    decision.evidence_event_id().as_deref(),
+                    Some("ev_1"),
+                    "the event id of the allow is kept"
+                );
             }
         }
     }

@@ -115,7 +115,7 @@ fn timeout_denies() {
 
 #[test]
 fn panic_denies() {
-    for transport in [PanickingTransport::AtOnce, PanickingTransport::WhenPolled] {
+    for transport in [PanickingTransport::Immediately, PanickingTransport::WhenPolled] {
         for mode in MODES {
             assert_gate_failed(mode, ErrorKind::Internal, &guarded(&over(transport), mode));
         }
@@ -152,8 +152,8 @@ fn unknown_word_denies() {
         for mode in MODES {
             let (ran, outcome) = answered(mode, 200, decision(word, true));
             assert_eq!(ran, usize::from(mode == Mode::Monitor), "{mode} {word:?}");
-            assert_eq!(outcome.decision().word().as_str(), word, "the word is reported as it came");
-            assert!(gate_error(&outcome).is_none(), "an unknown word is no failure");
+            assert_eq!(outcome.decision().word().as_str(), word, "the word is reported unchanged");
+            assert!(gate_error(&outcome).is_none(), "an unknown word has no gate error");
         }
     }
 }
@@ -366,16 +366,16 @@ fn cancelled_never_runs() {
     };
     block_on(async {
         for (mode, before) in MODES.into_iter().zip((0..).step_by(2)) {
-            // Never polled.
+            // The call is never polled.
             drop(client.guard(&action().mode(mode), execute(&runs)));
-            // Dropped while waiting for the verdict.
+            // The call is dropped while waiting for the verdict.
             let action = action().mode(mode);
             let guard = client.guard(&action, execute(&runs));
             tokio::select! {
                 ended = guard => panic!("{mode}: {ended:?}"),
                 () = seen(before + 1) => {}
             }
-            // An aborted task.
+            // The task of the call is aborted.
             let task = tokio::spawn({
                 let (client, action, execute) = (client.clone(), action.clone(), execute(&runs));
                 async move { client.guard(&action, execute).await.map(|outcome| outcome.executed()) }
@@ -497,7 +497,9 @@ fn returns_the_same_result_value() {
         let value = Rc::clone(&value);
         async { Ok::<_, Error>(value) }
     }));
-    let Outcome::Returned { result, gate_error, .. } = outcome.unwrap() else { panic!("it did not return") };
+    let Outcome::Returned { result, gate_error, .. } = outcome.unwrap() else {
+        panic!("the action did not return")
+    };
     assert!(Rc::ptr_eq(&result, &value));
     assert!(gate_error.is_none());
 }
@@ -516,7 +518,7 @@ fn returns_the_same_error_value() {
         .unwrap();
         assert!(outcome.executed());
         assert!(outcome.canonical().unwrap().contains(r#""error":{"kind":"action","status":null}"#));
-        let Outcome::Failed { error, decision } = outcome else { panic!("it did not fail") };
+        let Outcome::Failed { error, decision } = outcome else { panic!("the action did not fail") };
         assert!(Arc::ptr_eq(&error, &value));
         assert_eq!(decision.word().as_str(), "allow");
     }
@@ -532,7 +534,9 @@ fn action_runs_in_the_callers_task() {
         let action = action();
         let ran =
             client.guard(&action, |_| async { Ok::<_, Error>((std::thread::current().id(), WHOSE.get())) });
-        let Outcome::Returned { result, .. } = ran.await.unwrap() else { panic!("it did not return") };
+        let Outcome::Returned { result, .. } = ran.await.unwrap() else {
+            panic!("the action did not return")
+        };
         assert_eq!(result, (here, 42));
     }));
 }
@@ -562,7 +566,7 @@ fn strict_blocks_unrecorded() {
         assert_eq!(decision.reason_code(), "actpass.unrecorded");
         assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
         assert_eq!(decision.explain().matched_rules, [""; 0]);
-        assert!(gate_error(&outcome).is_none(), "policy, not failure");
+        assert!(gate_error(&outcome).is_none(), "a policy decision has no error");
         assert!(!format!("{outcome:?}").contains("tok_secret"));
         assert_eq!(answered(Mode::Enforce, 200, &body).0, 1, "{body}");
     }
@@ -601,10 +605,10 @@ fn changed_arguments_block_except_in_monitor() {
                 assert_eq!(
                     decision.evidence_event_id().is_some(),
                     answer == allowed,
-                    "what allowed it is named"
+                    "the event id of the allow is kept"
                 );
                 assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
-                assert!(blocked.error().is_none(), "policy, not failure");
+                assert!(blocked.error().is_none(), "a policy decision has no error");
             }
             (mode, verdict) => panic!("{mode}: {verdict:?}"),
         }
@@ -655,7 +659,7 @@ fn names_non_canonical_integer_in_every_mode() {
     let args = r#"{"orders": [1, {"order_id": 9007199254740993}], "note": "1234567890123456789"}"#;
     let action = |mode| Action::new("g", "t").args_text(args).mode(mode);
     for mode in [Mode::Enforce, Mode::Warn, Mode::Monitor] {
-        // A gateway cannot compute this hash either; one that sends a hash answers another request.
+        // No gateway can compute this hash; a response with a hash belongs to another request.
         let body = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"abc"}"#;
         let (ran, outcome) = block_on(counted(&over(ScriptedTransport::answer(200, body)), &action(mode)));
         assert_eq!(ran, usize::from(mode == Mode::Monitor));

@@ -25,7 +25,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 thread_local!(static BREAKS: Cell<At> = const { Cell::new(At::PendingTransport) });
 
-/// Where the subscriber panics on this thread.
+/// The place where the subscriber panics on this thread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
     PendingTransport,
@@ -122,7 +122,7 @@ struct Unwritable;
 
 impl Serialize for Unwritable {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        panic!("it cannot be written")
+        panic!("the value cannot be serialized")
     }
 }
 

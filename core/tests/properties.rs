@@ -1,6 +1,6 @@
 //! Property tests: for arbitrary inputs, the guard matches a model of its contract. The model
-//! follows `docs/guard-contract.md` and shares no code with the guard. Also round trips of
-//! everything that is serialized.
+//! follows `docs/guard-contract.md` and shares no code with the guard. Also round trips of all
+//! serialized types.
 
 #![allow(
     clippy::unwrap_used,
@@ -321,7 +321,7 @@ impl Transport for &'static Played {
     }
 }
 
-/// `answer` with the request's hash inserted.
+/// `answer` with the hash of the request.
 fn about(answer: Vec<u8>, request: &str) -> Vec<u8> {
     let Ok(text) = str::from_utf8(&answer) else { return answer };
     if !text.contains("{{request_hash}}") {
@@ -515,7 +515,7 @@ fn space() -> impl Strategy<Value = &'static str> {
     )
 }
 
-/// Makes the call. Returns how often the action began and, unless the call was dropped, the
+/// Makes the call. Returns the number of runs of the action and, unless the call was dropped, the
 /// outcome.
 fn make(call: &Call) -> (usize, Option<Outcome<(), ()>>, String) {
     let runtime =
@@ -571,7 +571,7 @@ fn guard_matches_model() {
             let (runs, outcome, request) = make(&call);
             let may = !request.is_empty()
                 && model::runs(call.mode, call.max_retries, &call.attempts_about(&request), &request);
-            prop_assert!(runs <= usize::from(may), "it ran {runs} times");
+            prop_assert!(runs <= usize::from(may), "the action ran {runs} times");
             let Some(outcome) = outcome else {
                 dropped.fetch_add(1, Ordering::SeqCst);
                 return Ok(());

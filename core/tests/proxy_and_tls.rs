@@ -49,7 +49,7 @@ fn is_child() -> bool {
     std::env::var_os("ACTPASS_TEST_CHILD").is_some()
 }
 
-/// A URL of the test's own address.
+/// A URL of `listener`.
 fn url_of(listener: &TcpListener, scheme: &str) -> String {
     format!("{scheme}{}", listener.local_addr().unwrap())
 }
@@ -518,7 +518,7 @@ fn rejects_invalid_proxy_setting() {
             let name = std::env::var("TEST_NAME").unwrap();
             let with = |url: &str| ActPass::builder().api_key(KEY).base_url(url).build();
             if name == "all_proxy" {
-                // It is a host name like any other.
+                // The value is a valid host name.
                 assert!(with("https://gate.example").is_ok());
                 return;
             }
@@ -769,7 +769,7 @@ fn tls_server(
 
 const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
-/// As created by `openssl req -x509`: self-signed, with CA:TRUE.
+/// A certificate like those of `openssl req -x509`: self-signed, with CA:TRUE.
 fn like_openssl(names: &[&str]) -> CertificateParams {
     let mut params =
         CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
@@ -793,7 +793,7 @@ fn given_certificate_is_trusted_as_server_certificate() {
         let named = url.replace("127.0.0.1", "localhost");
         assert_eq!(given(&own.pem(), &named).unwrap(), DecisionWord::Allow);
     }
-    // The same through a named file.
+    // The same certificate in a file.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.pem");
     std::fs::write(&file, own.pem()).unwrap();
@@ -880,7 +880,7 @@ fn given_certificate_requires_its_private_key() {
                 let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
                 let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
                 let mut byte = [0];
-                assert!(stream.read(&mut byte).is_err(), "the handshake came about");
+                assert!(stream.read(&mut byte).is_err(), "the handshake succeeded");
             }
         });
         let error = given(&own.pem(), &url).unwrap_err().to_string();

@@ -59,6 +59,8 @@ fn starved_caller_rejects_replay_of_earlier_call() {
         .await
     });
     gateway.join().unwrap();
-    let Outcome::Blocked(blocked) = outcome else { panic!("the action of another call's leave ran") };
+    let Outcome::Blocked(blocked) = outcome else {
+        panic!("the action ran under the replay of another call")
+    };
     assert_eq!(blocked.decision().reason_code(), "actpass.replayed");
 }

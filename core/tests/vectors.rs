@@ -294,7 +294,7 @@ fn is_ours(seen: &Seen, action: &Overrides) -> bool {
         }
 }
 
-/// Everything that a program could print about a call.
+/// Every text that a program could print about a call.
 fn everything_shown(client: &ActPass, action: &Action, outcome: &Outcome<(), io::Error>) -> String {
     let mut shown =
         format!("{client:?}\n{action:?}\n{outcome:?}\n{outcome:#?}\n{}\n", outcome.canonical().unwrap());
@@ -330,7 +330,7 @@ fn files() -> Vec<PathBuf> {
     }
     found.sort();
     for path in &found {
-        assert!(path.extension().is_some_and(|e| e == "json"), "{} is no vector", path.display());
+        assert!(path.extension().is_some_and(|e| e == "json"), "{} is not a vector", path.display());
     }
     found
 }
@@ -389,7 +389,7 @@ impl Vector {
             assert_eq!(enforce.decision, monitor.decision, "{name}: monitor reports the same decision");
         }
         if let Some(passport) = &vector.action.passport {
-            assert!(passport.contains(MARK), "{name}: the passport does not say that it is a secret");
+            assert!(passport.contains(MARK), "{name}: the passport must contain {MARK:?}");
         }
         vector.name = name;
         let text = String::from_utf8(text).unwrap();

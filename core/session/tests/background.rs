@@ -93,7 +93,7 @@ fn idle_connection_closed_by_server_fails_no_call() {
         record(&client, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
         gateway.close_connections();
     }
-    assert_eq!(gateway.seen().len(), 12, "each was sent once");
+    assert_eq!(gateway.seen().len(), 12, "each call was sent once");
 }
 
 #[test]

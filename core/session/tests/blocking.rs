@@ -189,7 +189,7 @@ fn panic_while_waiting_blocks_except_in_monitor() {
     let client = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
     let prepared = |action| client.prepare(action).unwrap();
-    // As a binding does: a call without a result was lost.
+    // Like a binding: a call without a result was lost.
     let authorize = |request: &PreparedAction| {
         let ruled = client.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), broken);
         ruled.map(|ruled| ruled.unwrap_or_else(|failure| Verdict::for_failure(request, failure)))

@@ -1,4 +1,4 @@
-//! A guarded action in a binding's steps.
+//! `GuardSession`: the steps of a guarded action in a binding.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -62,7 +62,7 @@ fn only_one_of_many_threads_begins() {
         }
     });
     assert_eq!(began.into_inner(), 1);
-    assert!(session.finish(ActionEnd::Failed, None).unwrap().1.is_none(), "it was not to be recorded");
+    assert!(session.finish(ActionEnd::Failed, None).unwrap().1.is_none(), "an event was recorded");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Shared test utilities: clients, gateways, fake transports and child processes.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
-#![allow(clippy::needless_pass_by_value, reason = "so that json! can stand in the call")]
+#![allow(clippy::needless_pass_by_value, reason = "callers pass json! values")]
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -119,7 +119,7 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(25), holds).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// The same on a thread.
+/// Waits on a thread until `condition` is true.
 pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     block_on(eventually(what, condition));
 }
@@ -215,15 +215,15 @@ impl Transport for PendingTransport {
 /// Panics immediately, or when first polled.
 #[derive(Clone, Copy, Debug)]
 pub enum PanickingTransport {
-    AtOnce,
+    Immediately,
     WhenPolled,
 }
 
 impl Transport for PanickingTransport {
     fn send(&self, _: Request) -> SendFuture<'_> {
         match self {
-            Self::AtOnce => panic!("a transport that panics at once"),
-            Self::WhenPolled => Box::pin(async { panic!("a transport that panics when it is polled") }),
+            Self::Immediately => panic!("a transport that panics immediately"),
+            Self::WhenPolled => Box::pin(async { panic!("a transport that panics when polled") }),
         }
     }
 }

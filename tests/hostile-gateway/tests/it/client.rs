@@ -44,7 +44,7 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(n, _)| n == name);
         let header = found.next().map(|(_, value)| value.as_str());
-        assert!(found.next().is_none(), "{name} is there twice");
+        assert!(found.next().is_none(), "duplicate header {name}");
         header
     }
 
@@ -107,7 +107,7 @@ impl<S: Read + Write> Client<S> {
         Answer { status, headers, body: Vec::new() }
     }
 
-    /// Reads until the connection ends, and returns how it ended.
+    /// Reads until the connection ends; returns its end.
     pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
         let mut rest = Vec::new();
         let end = match self.stream.read_to_end(&mut rest) {
@@ -133,7 +133,7 @@ impl Client {
     }
 }
 
-/// Long enough for anything that is expected.
+/// Timeout of expected events.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Long enough to conclude that nothing arrives.
+/// Time after which nothing more is expected to arrive.
 pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_millis(200);

@@ -54,11 +54,11 @@ fn closes_connections_with_goaway() {
         (json!({"do": "goaway", "at": "request", "code": 11}), Reason::ENHANCE_YOUR_CALM),
         (json!({"do": "goaway", "at": "body", "code": 2}), Reason::INTERNAL_ERROR),
     ] {
-        // The stream is after the last one that the frame names.
+        // The stream id is greater than the last stream id of the frame.
         let error = ask(&http2(&json!([step])), "").unwrap_err();
         assert!(error.is_go_away() && error.reason() == Some(code), "{step}: {error}");
     }
-    // The stream is the last one, so only the end of the connection ends it.
+    // The stream is the last stream, so only the end of the connection ends it.
     let error = ask(&http2(&json!([{"do": "goaway", "at": "request", "processed": true}])), "").unwrap_err();
     assert!(error.is_io(), "{error}");
 }
@@ -132,7 +132,8 @@ fn ask_at(base_url: &str, pem: &str, body: &'static str) -> Result<(u16, Vec<u8>
             }
             Ok((status, body))
         };
-        let ended = tokio::time::timeout(Duration::from_secs(10), asking).await.expect("no end");
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), asking).await.expect("the connection did not end");
         driver.abort();
         ended
     })

@@ -1,4 +1,4 @@
-//! Recorded requests, and invalid ones.
+//! Recorded requests, valid and invalid.
 
 use std::net::Shutdown;
 use std::thread;
@@ -78,7 +78,7 @@ fn honors_connection_close() {
 }
 
 #[test]
-fn records_invalid_requests_without_playing_a_step() {
+fn records_invalid_requests_without_consuming_a_step() {
     for bytes in [
         b"\x16\x03\x01\x02\x00\x01\x00".as_slice(),
         b"hello\r\n\r\n",

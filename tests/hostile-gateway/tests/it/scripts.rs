@@ -1,4 +1,4 @@
-//! Invalid scripts are rejected, naming the member.
+//! Errors of invalid scripts name the member.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

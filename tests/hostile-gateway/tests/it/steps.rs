@@ -1,4 +1,4 @@
-//! Each step, and the request that it answers.
+//! Each step and its request.
 
 use std::time::{Duration, Instant};
 
@@ -292,7 +292,7 @@ fn steps_honor_delay() {
         let mut client = connect(&gateway);
         let started = Instant::now();
         client.get("/");
-        // Either data or an end is fine.
+        // Data or the end of the connection.
         let _ = std::io::BufRead::fill_buf(&mut client.stream);
         assert!(started.elapsed() >= Duration::from_millis(100), "{step}");
     }

@@ -31,7 +31,7 @@ fn trusted_certificate_covers_names_and_tls_versions() {
             assert_eq!(client.answer().json(), json!({"decision": "allow"}));
             client.get("/b");
             assert_eq!(client.answer().status, 200);
-            // A graceful end: rustls reports any other as an error.
+            // A graceful end: rustls reports every other end as an error.
             assert_eq!(client.rest(), (Vec::new(), End::Fin));
         }
     }
@@ -132,7 +132,7 @@ fn plain_http_to_tls_port_gets_no_response() {
 }
 
 #[test]
-fn steps_misbehave_over_tls() {
+fn steps_work_over_tls() {
     let gateway = start(json!({"tls": "trusted", "steps": [
         {"do": "truncate", "body": "abc", "missing": 2},
         {"do": "reset", "at": "body"},
