@@ -61,7 +61,7 @@ class Box:
     base_url: str
     #: Whether the documented line is applied.
     line: bool
-    #: Folders outside of the tree in which packages would be found.
+    #: Folders outside the tree, where no packages are installed above.
     elsewhere: list[Path] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -172,13 +172,13 @@ class Environment:
     name: str
     #: Runs the program and returns its output.
     run: Callable[[Box], str]
-    #: Whether `make test` runs it; all are run by `make test-environments`.
+    #: Whether `make test` runs the environment; `make test-environments` runs all.
     light: bool = False
-    #: The documented line that makes it work, in Markdown.
+    #: The documented line with which the environment works, in Markdown.
     line: str = ""
-    #: Part of the output of an attempt without the line, or of every attempt if no line makes it work.
+    #: Part of the output without the line, or of every attempt if the environment is unsupported.
     error: str = ""
-    #: The tool and its pinned version, as the table shows it.
+    #: The tool and its pinned version, as in the table.
     version: str = ""
     #: Further text of the row.
     note: str = ""
@@ -212,7 +212,7 @@ def play(environment: Environment, make_box: Callable[[Environment, bool], Box])
     """Run an environment without and, if defined, with its documented line."""
     worked, text = attempt(environment, make_box, line=False)
     if worked and (environment.line or environment.error):
-        return Row(environment, "", f"works without {environment.line or 'a refusal'}, which the table would not say")
+        return Row(environment, "", f"works without {environment.line or 'an error'}: update the row")
     if worked:
         return Row(environment, "works")
     if not environment.error or environment.error not in plain(text):
@@ -250,7 +250,7 @@ def gateway() -> Iterator[str]:
             line = process.stdout.readline()
             found = re.fullmatch(r"listening on (\S+)", line.strip())
             if not found:
-                sys.exit(f"the gateway said {line!r}, expected its address")
+                sys.exit(f"gateway: expected its address, found {line!r}")
             yield found[1]
         finally:
             process.terminate()

@@ -22,7 +22,7 @@ NOT_BUNDLED = "cannot load the native module of @actpass/sdk: it was left out of
 COPY = f"`cp node_modules/@actpass/sdk-{PLATFORM}/*.node out/`"
 
 
-# The packages, as they are published, and the tools.
+# The packages in their published form, and the tools.
 
 
 def npm(*arguments: str | Path, cwd: Path) -> None:
@@ -196,7 +196,7 @@ def pnpm(box: Box) -> str:
     box.write("pnpm-workspace.yaml", json.dumps({"packages": ["."], "overrides": overrides}))
     box.run(full("pnpm"), "install", "--offline", f"--store-dir={box.folder / 'store'}")
     if not (box.folder / "node_modules" / ".pnpm").is_dir():
-        raise FailedError("pnpm made no layout of its own")
+        raise FailedError("pnpm did not create its node_modules/.pnpm layout")
     return box.run("node", "main.mjs")
 
 

@@ -138,7 +138,7 @@ def pyinstaller(*flags: str) -> Callable[[Box], str]:
     return run
 
 
-#: Both clients, so that what only one of them needs must be found, too.
+#: Both clients, so that the bundlers must find the imports of each.
 MAIN = "import asyncio\nfrom probe import probe, probe_async\nprint(probe())\nprint(asyncio.run(probe_async()))\n"
 
 

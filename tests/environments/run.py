@@ -42,7 +42,7 @@ def main() -> int:
         and (not options.names or any(name in row.name for name in options.names))
     ]
     if not chosen:
-        parser.error("no environment has such a name")
+        parser.error("NAME: expected a part of a row's name")
     whole = len(chosen) == len(everything)
     with gateway() as base_url, concurrent.futures.ThreadPoolExecutor(options.jobs) as executor:
         rows = list(executor.map(lambda environment: timed(environment, base_url), chosen))
@@ -96,7 +96,7 @@ def compared(everything: list[Environment], rows: list[Row], *, whole: bool) -> 
     """Return the rows that differ from the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     different = [
-        Row(row.environment, "", f"the document does not say: {row.markdown()}")
+        Row(row.environment, "", f"row missing from the document: {row.markdown()}")
         for row in rows
         if row.markdown() not in text.splitlines()
     ]

@@ -51,7 +51,7 @@ class Gateway:
         self.url = self.process.stdout.readline().strip().removeprefix("listening on ")
 
     def call(self, path, body=None, key=AGENT):
-        """Calls the API."""
+        """Call the API."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as answer:
@@ -68,7 +68,7 @@ class Gateway:
         return self.call(f"/api/v1/approvals/{approval}")
 
     def stop(self):
-        """Stops it."""
+        """Stop the gateway."""
         self.process.terminate()
         assert self.process.wait(20) == 0
         self.process.stdout.close()

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 PICTURES = Path(os.environ["ACTPASS_TEST_OUTPUT"])
 
-# Each of these would be rendered differently if the page interpreted it.
+# Texts that render differently if the page interprets them.
 HOSTILE = {
     "memo": "<script>alert(1)</script><img src=x onerror=alert(2)>",
     "</div><svg onload=alert(3)>": "\"'`&amp;",
@@ -32,18 +32,18 @@ def session(page):
 
 
 @both
-def test_hostile_arguments_are_text_and_cannot_be_approved(gateway, operator, script):
-    approval = gateway.ask(HOSTILE, goal="Pay <b>now</b>\nand ask nobody")
+def test_deceptive_arguments_are_escaped_and_cannot_be_approved(gateway, operator, script):
+    approval = gateway.ask(HOSTILE, goal="Pay <b>now</b>\nand skip review")
     page = operator(java_script_enabled=script)
     expect(page).to_have_title("(1) Approvals · ActPass")
     card = page.locator(f"#{approval}")
-    for shown in [*SHOWN, "Pay <b>now</b>\nand ask nobody", "refund.medium_needs_approval", '"amount": 25000']:
+    for shown in [*SHOWN, "Pay <b>now</b>\nand skip review", "refund.medium_needs_approval", '"amount": 25000']:
         assert shown in card.inner_text(), shown
     assert card.locator("script, img, svg, b").count() == 0
     assert card.locator(".code mark").all_inner_texts() == ["\\u202e", "\\u200b\\u0000"]
     expect(card.locator(".hides")).to_be_visible()
 
-    card.get_by_label("Note").fill("asked the customer\nand the bank")
+    card.get_by_label("Note").fill("called the customer\nand the bank")
     # Deceptive text cannot be approved on the page.
     expect(card.locator(".withheld")).to_contain_text("cannot be approved here")
     assert card.get_by_role("button", name="Approve").count() == 0
@@ -56,14 +56,14 @@ def test_hostile_arguments_are_text_and_cannot_be_approved(gateway, operator, sc
     assert (decided["status"], decided["decided_by"]) == ("rejected", "alice")
 
     page.locator("#last").get_by_role("link", name="refunds.create").first.click()
-    expect(page.locator("blockquote")).to_have_text("asked the customer\nand the bank")
+    expect(page.locator("blockquote")).to_have_text("called the customer\nand the bank")
     assert page.get_by_role("button", name="Approve").count() == 0
     for shown in SHOWN:
         assert shown in page.locator("article").inner_text(), shown
 
 
 @both
-def test_reject_and_log_out(gateway, operator, script):
+def test_operator_rejects_and_logs_out(gateway, operator, script):
     approval = gateway.ask()
     page = operator(java_script_enabled=script)
     cookie = session(page)
@@ -100,7 +100,7 @@ def test_refresh_preserves_unsent_notes(gateway, operator):
     note.press_sequentially("ting")
     expect(note).to_have_value("I am still writing")
 
-    # A request with an unsent note is decided elsewhere: the note stays.
+    # Another client decides a request with an unsent note: the note stays.
     gateway.call(f"/api/v1/approvals/{second}/approve", {}, key=ALICE)
     expect(page.locator(f"#{second} .gone")).to_be_visible()
     expect(note).to_have_value("I am still writing")
@@ -197,12 +197,12 @@ def test_page_is_accessible(gateway, operator, name, settings):
         body = {**ask, "args": {"amount": amount, "currency": "usd"}}
         gateway.call("/api/v1/actions/preflight", body)
     gateway.ask({"order": "7731", "reason": "damaged"}, user_id="customer-118")
-    gateway.ask({"amount": 31000, "memo": "invoice\u202egpj.exe <b>urgent</b>"}, goal="Refund what the e-mail says")
+    gateway.ask({"amount": 31000, "memo": "invoice\u202egpj.exe <b>urgent</b>"}, goal="Refund the order in the e-mail")
     page = operator(**settings)
     looked, low = page.evaluate(CONTRAST)
     assert low == []
     assert looked > 50
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no horizontal scrolling"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls horizontally"
     unlabelled = "[...document.querySelectorAll('[type=password], textarea')].filter(i => !i.labels.length).length"
     assert page.evaluate(unlabelled) == 0
     small = "[...document.querySelectorAll('button')].filter(b => b.getBoundingClientRect().height < 32).length"
@@ -210,7 +210,7 @@ def test_page_is_accessible(gateway, operator, name, settings):
     page.screenshot(path=PICTURES / f"page-{name}.png", full_page=True)
 
 
-def test_violations_are_detected(gateway, operator):
+def test_watch_detects_violations(gateway, operator):
     """Verify that the other tests would detect violations."""
     page = operator()
     page.evaluate("""() => {

@@ -1,4 +1,4 @@
-"""Calls the tasks, and shows what their results and errors are after the way through the worker."""
+"""Calls the tasks and prints their results and errors as received from the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that is stopped between two calls and goes on, as functions in the cloud are frozen and thawed."""
+"""A process that is stopped between two calls and continued, like frozen and thawed cloud functions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The gateway of the second half is a greenlet of this process: a call that held up the hub would wait for itself."""
+"""The second gateway is a greenlet of this process: a call that blocked the hub would wait for itself."""
 
-# ruff: noqa: E402 - the patches come first
+# ruff: noqa: E402 - patches precede imports
 from gevent import monkey
 
 monkey.patch_all()
@@ -48,12 +48,12 @@ items = [1]
 
 
 def subject():
-    items[0] = 2  # The function's argument differs from the evaluated one: monitor runs it, and records that.
+    items[0] = 2  # The argument differs from the evaluated argument: monitor runs the function and records the change.
     return "u"
 
 
 recorded = asked.count("/api/v1/evidence/events")
 pay = client.protect(tool="t", goal="g", user_id=subject, mode="monitor", record_outcome=True)(lambda items: items)
 assert pay(items) == [2]
-# A call that held up the hub would have given up before the gateway's greenlet read it.
+# A call that blocked the hub would time out before the gateway's greenlet read it.
 assert asked.count("/api/v1/evidence/events") == recorded + 1, asked

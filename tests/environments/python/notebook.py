@@ -1,4 +1,4 @@
-"""A kernel of Jupyter: the blocking client in a cell while the kernel's own loop runs, and the other one awaited."""
+"""A Jupyter kernel: the blocking client in a cell while the kernel's loop runs, and the async client awaited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of every environment: one refund that the gateway allows, and one that it denies."""
+"""The program of every environment: an allowed refund and a denied refund."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BASE_URL = os.environ.get("ACTPASS_API_BASE_URL")
 
 
 def action(amount: int) -> dict[str, object]:
-    """Return the action of a refund of so many cents."""
+    """Return the action of a refund of ``amount`` cents."""
     return {
         "goal": "resolve_refund_request",
         "tool": "stripe.refund.create",
@@ -34,7 +34,7 @@ def probe(client: ActPassClient | None = None) -> str:
 
 
 async def probe_async(client: AsyncActPassClient | None = None) -> str:
-    """Return the same by the asynchronous client."""
+    """Return the results of both refunds with the async client."""
     client = client or AsyncActPassClient()
     ran: list[int] = []
 
@@ -48,7 +48,7 @@ async def probe_async(client: AsyncActPassClient | None = None) -> str:
 
 
 def shown(result: object, denied: object, ran: list[int]) -> str:
-    """Return the text that the environments compare, the same in every language."""
+    """Return the text that the environments compare, identical in every language."""
     return json.dumps({"result": result, "denied": denied, "ran": ran}, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""A client of the parent, used before and in the children: ``processes.py spawn|fork|forkserver|pool``."""
+"""A client used in the parent and then in children: ``processes.py spawn|fork|forkserver|pool``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def child(_: int) -> str:
 
 
 def main(how: str) -> None:
-    """Run the program here and in two children."""
+    """Run the program in this process and in two children."""
     print(probe(CLIENT))
     context = multiprocessing.get_context("fork" if how == "pool" else how)
     if how == "pool":

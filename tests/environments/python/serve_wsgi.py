@@ -1,4 +1,4 @@
-"""A WSGI application whose client is made before the workers are forked."""
+"""A WSGI application whose client is created before the workers are forked."""
 
 from __future__ import annotations
 

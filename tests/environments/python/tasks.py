@@ -1,4 +1,4 @@
-"""Tasks of Celery, whose broker and results are folders."""
+"""Celery tasks; the broker and the result backend are folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def guarded() -> str:
 
 @app.task
 def blocked() -> None:
-    """Raise what protect raises."""
+    """Raise the error of a blocked protected function."""
     CLIENT.protect(tool="stripe.refund.create", goal="resolve_refund_request")(refund)(amount=90000, currency="usd")
 
 

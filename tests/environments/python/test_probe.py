@@ -1,4 +1,4 @@
-"""The program as tests. Workers of pytest-xdist do not show what tests print, so it is written to files."""
+"""The program as tests. The output is written to files, because pytest-xdist workers hide printed output."""
 
 from __future__ import annotations
 

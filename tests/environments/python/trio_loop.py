@@ -1,4 +1,4 @@
-"""A program on trio; with an argument it takes the documented line."""
+"""A program on trio; an argument applies the documented line."""
 
 from __future__ import annotations
 

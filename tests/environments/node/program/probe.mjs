@@ -1,4 +1,4 @@
-/** The program of every environment: one refund that the gateway allows, and one that it denies. */
+/** The program of every environment: an allowed refund and a denied refund. */
 
 import { ActPass } from '@actpass/sdk';
 

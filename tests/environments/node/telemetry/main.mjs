@@ -1,4 +1,4 @@
-/** The program, which has set OpenTelemetry up and expects a span of each guard. */
+/** The program with OpenTelemetry; expects a span of each guard. */
 
 import { trace } from '@opentelemetry/api';
 import { probe } from './probe.mjs';
