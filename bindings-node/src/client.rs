@@ -25,7 +25,7 @@ enum Deadline {
     Client,
 }
 
-/// The native half of a client.
+/// The client of the native module.
 #[napi]
 pub struct Client {
     /// `None` once closed.

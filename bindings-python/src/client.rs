@@ -23,7 +23,7 @@ use crate::runtime::Bridge;
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 type Required<'a, 'py> = &'a Bound<'py, PyAny>;
 
-/// The native half of a client.
+/// The client of the native module.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Client {
     /// Shared by clients that differ only in their options.

@@ -746,7 +746,7 @@ public func FfiConverterTypeNativeCancel_lower(_ value: NativeCancel) -> UInt64 
 
 
 /**
- * The native half of a client.
+ * The client of the native module.
  */
 public protocol NativeClientProtocol: AnyObject, Sendable {
     
@@ -822,7 +822,7 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     
 }
 /**
- * The native half of a client.
+ * The client of the native module.
  */
 open class NativeClient: NativeClientProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64

@@ -118,7 +118,7 @@ impl From<Circuit> for NativeCircuit {
     }
 }
 
-/// The native half of a client.
+/// The client of the native module.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeClient(Calls);
 

@@ -1921,7 +1921,7 @@ public object FfiConverterTypeNativeCancel: FfiConverter<NativeCancel, Long> {
 
 
 /**
- * The native half of a client.
+ * The client of the native module.
  */
 public interface NativeClientInterface {
     
@@ -1999,7 +1999,7 @@ public interface NativeClientInterface {
 }
 
 /**
- * The native half of a client.
+ * The client of the native module.
  */
 open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 {
