@@ -57,13 +57,13 @@ pub fn server() -> Result<Option<&'static Server>, &'static str> {
     let server = SERVER.get_or_init(|| match programs() {
         Some(programs) => Server::start(programs).map(Some).map_err(|error| error.to_string()),
         None if std::env::var_os("CI").is_some() => {
-            Err("no PostgreSQL is installed (Debian: apt-get install postgresql)".to_owned())
+            Err("PostgreSQL is not installed (Debian: apt-get install postgresql)".to_owned())
         }
         None => {
             // Not `eprintln!`, which the test runner captures.
             let _ = writeln!(
                 io::stderr(),
-                "SKIPPED: what runs on PostgreSQL: none is installed (Debian: apt-get install postgresql)"
+                "SKIPPED: PostgreSQL tests: PostgreSQL is not installed (Debian: apt-get install postgresql)"
             );
             Ok(None)
         }
@@ -127,7 +127,7 @@ impl Server {
             .process_group(0)
             .spawn()?;
         let pipe = watch.stdin.take().ok_or("no pipe to the server's watch")?;
-        // From now on the watcher removes it.
+        // From now on, the watcher removes the folder.
         let folder = folder.keep();
         let server =
             Self { programs, authority, port, databases: AtomicUsize::new(0), _watch: (watch, pipe) };
@@ -207,5 +207,7 @@ fn owner() -> Result<Option<(u32, u32)>, Failure> {
         Some((ids.next()?.ok()?, ids.next()?.ok()?))
     };
     let owner = ["postgres", "nobody"].into_iter().find_map(ids);
-    owner.map(Some).ok_or_else(|| "there is no user postgres or nobody to run the server as".into())
+    owner.map(Some).ok_or_else(|| {
+        "no unprivileged user can run the server: expected `postgres` or `nobody` in /etc/passwd".into()
+    })
 }
