@@ -298,7 +298,7 @@ def test_passport_constrains_value_and_is_single_use(gateway: Gateway) -> None:
     assert callback.runs == 1
 
 
-def test_offline_verification_equals_gateway(gateway: Gateway) -> None:
+def test_offline_verification_matches_gateway(gateway: Gateway) -> None:
     with gateway.client(tenant_id="dev") as client:
         issued: Any = client.issue_passport(**BOUNDED)
         token, audience = issued["token"], BOUNDED["audience"]

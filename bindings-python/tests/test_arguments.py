@@ -652,7 +652,7 @@ def test_non_json_error_names_path_and_conversion(silent: Played, name: str) -> 
                 assert "default=" in said
 
 
-def test_argument_paths_equal_other_languages(silent: Played) -> None:
+def test_argument_paths_match_other_languages(silent: Played) -> None:
     rows = json.loads((VECTORS.parent / "argument-paths.json").read_text(encoding="utf-8"))
     assert rows
     with new_client(silent.base_url) as client:

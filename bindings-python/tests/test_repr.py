@@ -49,7 +49,7 @@ def shows_a_secret(text: str) -> bool:
     return any(secret in text for secret in SECRETS)
 
 
-def test_repr_of_client_and_native_client() -> None:
+def test_repr_of_client_shows_no_secret() -> None:
     client = new_client("https://gate.example", tenant_id="team")
     expected = "ActPassClient(base_url='https://gate.example', tenant_id='team', agent_id='tests')"
     assert repr(client) == str(client) == f"{client}" == f"{client!r}" == expected

@@ -248,7 +248,7 @@ REAL = """
 import agent
 
 
-def test_it(actpass_gateway):
+def test_uses_the_real_gateway(actpass_gateway):
     assert agent.refund(4900)["decision"]["reason_code"] != "test.unscripted"
     assert actpass_gateway.executed == [] or actpass_gateway.executed == ["stripe.refund.create"]
     actpass_gateway.client().preflight("g", "t", {})
@@ -537,7 +537,7 @@ def test_helpers_have_no_assert_statement() -> None:
 UNUSED = """
 import sys
 
-def test_it():
+def test_actpass_is_not_imported():
     assert not [name for name in sys.modules if name.partition(".")[0] == "actpass"]
 """
 
@@ -548,7 +548,7 @@ def test_unused_plugin_imports_nothing(tmp_path: Path) -> None:
 
 def test_broken_native_module_does_not_break_pytest_run(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text("import sys\nsys.modules['actpass._native'] = None\n", encoding="utf-8")
-    assert "1 passed" in run_tests(tmp_path, "def test_it(): pass", plugin="_actpass_pytest")
+    assert "1 passed" in run_tests(tmp_path, "def test_passes(): pass", plugin="_actpass_pytest")
     said = run_tests(tmp_path, REAL, plugin="_actpass_pytest")
     assert "1 error" in said or "errors" in said, said
 

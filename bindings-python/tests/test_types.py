@@ -374,7 +374,7 @@ def public(thing: Any) -> set[str]:
     return {name for name in vars(thing) if not name.startswith("_")}
 
 
-def test_all_is_complete() -> None:
+def test_all_lists_every_public_name() -> None:
     assert len(actpass.__all__) == len(set(actpass.__all__))
     for name in actpass.__all__:
         assert hasattr(actpass, name), name

@@ -356,7 +356,7 @@ def test_rejects_unawaited_result(gateway: CapturingServer, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", HIDDEN)
-def test_protected_functions_return_results(gateway: CapturingServer, what: str) -> None:
+def test_protected_functions_reject_unrun_results(gateway: CapturingServer, what: str) -> None:
     hidden = HIDDEN[what]
 
     def plain() -> Any:
