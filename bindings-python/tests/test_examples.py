@@ -63,6 +63,17 @@ def test_approval_example_runs_after_approval() -> None:
     assert rows("approval.py", "--approve")[2:] == APPROVED
 
 
+def test_daily_budget_example_asks_for_sixth_refund() -> None:
+    table = [words for words in rows("daily_budget.py", "--approve") if words[0].startswith("ch_")]
+    allowed = [f"{used}.00" for used in range(100, 600, 100)]
+    assert [(row[1], row[3], row[-1]) for row in table] == [
+        *(("allow", used, "refunded") for used in allowed),
+        ("allow", "600.00", "refunded"),
+        ("require_approval", "600.00", "run"),
+    ]
+    assert table[5][2] == "approval.approved"
+
+
 def test_approval_example_prints_working_command() -> None:
     command = [sys.executable, str(EXAMPLES / "approval.py"), binary("ACTPASS_GATEWAY")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

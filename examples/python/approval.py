@@ -61,7 +61,7 @@ def attend(base_url: str, approve: bool, waiting: list[str]) -> None:
         waiting += [one["id"] for one in ask(f"{base_url}/api/v1/approvals?status=pending")["approvals"]]
         time.sleep(0.1)
     url = f"{base_url}/api/v1/approvals/{waiting[0]}/approve"
-    print(f"250.00 needs approval: approve it at {base_url}/ with the key {OPERATOR_KEY}, or run")
+    print(f"The refund needs approval: approve it at {base_url}/ with the key {OPERATOR_KEY}, or run")
     print(
         f"  curl -H 'authorization: Bearer {OPERATOR_KEY}' -H 'content-type: application/json' -d '{{}}' {url}",
         flush=True,

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable
+from typing import Callable, Optional
 
 #: The API keys of ``actpass-gateway dev``: an agent's and an operator's.
 AGENT_KEY = "apk_dev"
@@ -15,11 +15,22 @@ OPERATOR_KEY = "apdv_dev"
 
 
 @contextmanager
-def running(gateway: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a gateway with a new data file; yield its URL and a function that stops it."""
+def running(gateway: str, policy: Optional[str] = None) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a gateway with a new data file; yield its URL and a function that stops it.
+
+    ``policy`` is the path of the policy; by default, the one of development mode.
+    """
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [gateway, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/dev.db"],
+            [
+                gateway,
+                "dev",
+                "--listen",
+                "127.0.0.1:0",
+                "--data",
+                f"{folder}/dev.db",
+                *([] if policy is None else ["--policy", policy]),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

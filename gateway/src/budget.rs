@@ -293,10 +293,14 @@ mod tests {
 
     #[test]
     fn window_is_a_count_and_a_unit() {
-        for (text, millis) in [("1s", 1_000), ("90m", 5_400_000), ("24h", 86_400_000), ("366d", 31_622_400_000)] {
+        for (text, millis) in
+            [("1s", 1_000), ("90m", 5_400_000), ("24h", 86_400_000), ("366d", 31_622_400_000)]
+        {
             assert_eq!(Window::parse(text).map(|window| window.millis()), Ok(millis), "{text}");
         }
-        for text in ["", "h", "0d", "-1h", "+1h", "1.5h", "1w", "24", "24 h", "367d", "99999999999999999999d", "1é"] {
+        for text in
+            ["", "h", "0d", "-1h", "+1h", "1.5h", "1w", "24", "24 h", "367d", "99999999999999999999d", "1é"]
+        {
             assert_eq!(Window::parse(text), Err(InvalidWindow), "{text:?}");
         }
     }

@@ -4,7 +4,6 @@
 mod common;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +12,7 @@ use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::Json;
-use common::{EVIDENCE, Gateway, config, json, text};
+use common::{EVIDENCE, Gateway, config_with, json, text};
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
@@ -48,8 +47,7 @@ fn with(budgets: &str, time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + us
     move |settings| {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("policy.json"), policy).unwrap();
-        let refunds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dev.json");
-        let text = config("").replace(&refunds.display().to_string(), "policy.json");
+        let text = config_with("", "policy.json");
         let data = settings.data.clone();
         *settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
         settings.data = data;
@@ -247,8 +245,7 @@ async fn person_approves_what_exceeds_the_budget() {
     assert!(summary.contains(r#"would exceed the budget "daily" of 500 in 24h"#), "{summary}");
     // The same action meets the same request.
     assert_eq!(text(&ask(&gateway, "100").await, "approval_request_id"), Some(id));
-    let (_, listed) =
-        json(gateway.get("/api/v1/approvals", "apdv_one").send().await.unwrap()).await;
+    let (_, listed) = json(gateway.get("/api/v1/approvals", "apdv_one").send().await.unwrap()).await;
     assert!(listed.to_string().contains("payment.daily_limit"), "{listed}");
 
     approve(&gateway, id).await;
@@ -304,9 +301,8 @@ async fn issue(gateway: &Gateway) -> String {
 async fn passport_is_not_used_if_the_budget_denies() {
     let (gateway, _) = start(&daily("deny", "")).await;
     let token = issue(&gateway).await;
-    let presented = |amount: &str| {
-        pay(amount, &format!(r#", "passport": "{token}", "audience": "mcp://bank""#))
-    };
+    let presented =
+        |amount: &str| pay(amount, &format!(r#", "passport": "{token}", "audience": "mcp://bank""#));
     assert_is(&gateway.decide("apk_one", &presented("501")).await, "deny", "payment.daily_limit");
     let allowed = gateway.decide("apk_one", &presented("500")).await;
     assert_is(&allowed, "allow", "payment.small");
@@ -347,7 +343,8 @@ async fn several_budgets_claim_all_or_nothing() {
 async fn operator_lists_accounts() {
     let (mut gateway, time) = start(&daily("deny", "")).await;
     let list = async |gateway: &Gateway, key: &str, query: &str| {
-        let (status, body) = json(gateway.get(&format!("/api/v1/budgets{query}"), key).send().await.unwrap()).await;
+        let (status, body) =
+            json(gateway.get(&format!("/api/v1/budgets{query}"), key).send().await.unwrap()).await;
         (status.as_u16(), body.to_string())
     };
     assert_eq!(list(&gateway, "apdv_one", "").await, (200, r#"{"budgets":[]}"#.to_owned()));
@@ -363,7 +360,8 @@ async fn operator_lists_accounts() {
             r#"{{"name":"daily","account":{{"agent_id":"{agent}"}},"limit":500,"used":{used},"remaining":{remaining},"window":"24h"}}"#
         )
     };
-    let page = format!(r#"{{"budgets":[{},{}],"next":"{next}"}}"#, of("a", "150.5", "349.5"), of("b", "100", "400"));
+    let page =
+        format!(r#"{{"budgets":[{},{}],"next":"{next}"}}"#, of("a", "150.5", "349.5"), of("b", "100", "400"));
     assert_eq!(first, page);
     let rest = format!(r#"{{"budgets":[{}]}}"#, of("c", "100", "400"));
     assert_eq!(list(&gateway, "apdv_one", &format!("?after={next}")).await, (200, rest));

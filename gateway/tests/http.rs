@@ -13,8 +13,8 @@ use actpass_gateway::approvals::Approval;
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Author, DecisionOutcome, DecisionRecord, Listing, Location, PassportState, PendingCounts, Record,
-    Rotation, SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition,
+    AccountUse, Author, DecisionOutcome, DecisionRecord, Listing, Location, PassportState, PendingCounts,
+    Record, Rotation, SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition,
     TransitionOutcome,
 };
 use actpass_protocol::{Json, hash_payload};

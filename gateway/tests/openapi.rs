@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use actpass_gateway::config::MasterKeySource;
+use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
 use actpass_gateway::store::{SqliteStore, Store};
 use actpass_gateway::vault::{self, Vault};
@@ -79,6 +79,11 @@ impl Compared {
             Json::Number(_) => "number",
             Json::Object(_) => "object",
             Json::String(_) => "string",
+        };
+        let is_number = |kinds: &Json| kinds.to_string().contains("\"number\"");
+        let kind = match schema.member("type") {
+            Some(kinds) if kind == "integer" && is_number(kinds) => "number",
+            Some(_) | None => kind,
         };
         match schema.member("type") {
             None => {}
@@ -171,6 +176,24 @@ async fn responses_match_openapi() {
     compared.ask(APPROVAL, get("/api/v1/approvals/%ff", "apk_one"), 400).await;
     compared.ask("/api/v1/approvals", get("/api/v1/approvals", "apk_one"), 403).await;
     compared.ask("/api/v1/approvals", get("/api/v1/approvals?status=x", "apdv_one"), 422).await;
+
+    let budgets = "/api/v1/budgets";
+    let budgeted = Gateway::start_with("", |settings| {
+        let data = settings.data.clone();
+        let text = common::config_with("", &common::shipped_policy("refunds.json"));
+        *settings = Settings::parse(&text, Path::new(".")).unwrap();
+        settings.data = data;
+    })
+    .await;
+    for amount in ["10000", "10000", "10000", "10000", "10000", "1", "-1"] {
+        let body = refund(amount, "");
+        compared.ask(PREFLIGHT, budgeted.post(PREFLIGHT, "apk_one").body(body), 200).await;
+    }
+    compared.ask(budgets, budgeted.get(budgets, "apdv_one"), 200).await;
+    compared.ask(budgets, get(budgets, "apdv_one"), 200).await;
+    compared.ask(budgets, get(budgets, "apk_one"), 403).await;
+    compared.ask(budgets, get("/api/v1/budgets?limit=0", "apdv_one"), 422).await;
+    budgeted.stop().await;
 
     let (issue, verify, revoke) =
         ("/api/v1/passports/issue", "/api/v1/passports/verify", "/api/v1/passports/revoke");

@@ -102,7 +102,8 @@ impl<'a> Case<'a> {
                 }
             }
             let is_approved = matches!(evaluation.ruling, Ruling::Approved { .. });
-            let claims = charges.into_iter().map(|(budget, charge)| self.claim(rule, budget, charge, is_approved));
+            let claims =
+                charges.into_iter().map(|(budget, charge)| self.claim(rule, budget, charge, is_approved));
             evaluation.claims = claims.collect();
         }
         let credential = self.context.credential.as_ref();
@@ -134,10 +135,9 @@ impl<'a> Case<'a> {
 
     fn claim(&self, rule: &'a Rule, budget: &'a Budget, charge: Charge, is_approved: bool) -> Claim {
         let on_excess = match budget.on_exceed() {
-            OnExceed::Deny => Excess::Refuse(Box::new(self.charged_record(
-                &Ruling::OverBudget { rule, budget },
-                std::slice::from_ref(&charge),
-            ))),
+            OnExceed::Deny => Excess::Refuse(Box::new(
+                self.charged_record(&Ruling::OverBudget { rule, budget }, std::slice::from_ref(&charge)),
+            )),
             OnExceed::RequireApproval if is_approved => Excess::Claim,
             OnExceed::RequireApproval => Excess::RequireApproval,
         };
@@ -172,7 +172,12 @@ impl<'a> Case<'a> {
     }
 
     /// Uses the approval named in the request: it is spent if it is approved for this action.
-    fn use_named_approval(&self, demand: Demand<'a>, approval: &Approval, action_hash: &str) -> Evaluation<'a> {
+    fn use_named_approval(
+        &self,
+        demand: Demand<'a>,
+        approval: &Approval,
+        action_hash: &str,
+    ) -> Evaluation<'a> {
         let id = || approval.id.clone();
         let unapproved = |problem| Ruling::Unapproved { demand, approval: Some(id()), problem };
         if approval.action_hash != action_hash || !self.is_asker(approval) {

@@ -23,9 +23,13 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
             let name = problem.budget.name();
             let problem = match &problem.path {
                 Some(path) => format!("{path} is not a number of at least 0 with at most 9 decimal places"),
-                None => format!("the values of its account have more than {MAX_ACCOUNT_BYTES} bytes as canonical JSON, or none"),
+                None => format!(
+                    "the values of its account have more than {MAX_ACCOUNT_BYTES} bytes as canonical JSON, or none"
+                ),
             };
-            format!("The budget {name:?} cannot measure this call of the tool {tool:?}: {problem} ({reason}).")
+            format!(
+                "The budget {name:?} cannot measure this call of the tool {tool:?}: {problem} ({reason})."
+            )
         }
         Ruling::CredentialExpired(_) => {
             format!("The credential of the tool {tool:?} has expired ({reason}).")

@@ -54,8 +54,10 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
     let allows = evaluation.ruling.allows();
     let returns_credential = case.returns_credential(&evaluation.ruling);
     let charges: Vec<_> = evaluation.claims.iter().map(|claim| claim.charge.clone()).collect();
-    let Fallback { event, response } =
-        case.charged_record(&evaluation.ruling, if charges.is_empty() { evaluation.exceeds.as_slice() } else { &charges });
+    let Fallback { event, response } = case.charged_record(
+        &evaluation.ruling,
+        if charges.is_empty() { evaluation.exceeds.as_slice() } else { &charges },
+    );
     let idempotency = request.idempotency.as_ref().map(|key| Idempotency {
         key: key.name.clone(),
         fingerprint: key.fingerprint,

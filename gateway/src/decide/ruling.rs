@@ -182,7 +182,9 @@ impl<'p> Ruling<'p> {
             | Self::Pending { demand, .. }
             | Self::Unapproved { demand, .. }
             | Self::ApprovalRequested { demand, .. } => Some(demand.rule),
-            Self::ByRule(rule) | Self::NotMeasurable { rule, .. } | Self::OverBudget { rule, .. } => Some(rule),
+            Self::ByRule(rule) | Self::NotMeasurable { rule, .. } | Self::OverBudget { rule, .. } => {
+                Some(rule)
+            }
             Self::CredentialExpired(allowed) => allowed.rule(),
             Self::ManifestChanged
             | Self::ManifestUnknown

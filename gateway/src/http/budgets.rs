@@ -48,7 +48,8 @@ pub(super) async fn list(
     body.raw("[");
     for (at, account) in accounts.iter().enumerate() {
         body.comma(at);
-        let defined = key.tenant.policy.budgets().iter().find(|budget| budget.name() == account.account.budget);
+        let defined =
+            key.tenant.policy.budgets().iter().find(|budget| budget.name() == account.account.budget);
         let bounds = defined.map(|budget| (budget.limit(), budget.window()));
         budget::write_use(&mut body, &account.account, bounds, account.used);
     }
@@ -74,7 +75,8 @@ fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
             }
             "limit" => {
                 let size = value.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size));
-                let size = size.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
+                let size =
+                    size.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
                 limit.replace(size).is_some()
             }
             _ => return Err(wrong("unknown parameter; expected after or limit".to_owned())),

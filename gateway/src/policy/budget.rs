@@ -56,7 +56,8 @@ impl Policy {
             Some((path.to_string(), values.at(*index).cloned().unwrap_or(Json::Null)))
         });
         let key = canonical_json(&Json::Object(members.collect())).ok();
-        let key = key.filter(|key| key.len() <= MAX_ACCOUNT_BYTES).and_then(|key| String::from_utf8(key).ok());
+        let key =
+            key.filter(|key| key.len() <= MAX_ACCOUNT_BYTES).and_then(|key| String::from_utf8(key).ok());
         let key = key.ok_or(NotMeasurable { budget, path: None })?;
         Ok(Charge {
             account: Account { budget: budget.name.clone(), key },

@@ -12,8 +12,8 @@ use actpass_protocol::Json;
 use super::Policy;
 use super::evaluate::same_type;
 use super::model::{
-    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, Path, Relation, RiskTier, Root, Rule,
-    Test,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, Path, Relation, RiskTier, Root,
+    Rule, Test,
 };
 
 /// In larger policies, rules are analyzed individually and not compared with each other.

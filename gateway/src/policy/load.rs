@@ -10,8 +10,8 @@ use rust_decimal::Decimal;
 use super::Policy;
 use super::index::Index;
 use super::model::{
-    Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, OnExceed, Path, Relation,
-    RiskTier, Root, Rule, Segment, Test,
+    Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, OnExceed, Path,
+    Relation, RiskTier, Root, Rule, Segment, Test,
 };
 use crate::budget::{self, Window};
 use crate::problems::Problems;
@@ -166,7 +166,9 @@ impl Loader {
         let limit = self.limit(&place.member("limit"), members.get("limit"));
         let window = self.text(place.member("window"), members.get("window")).and_then(|text| {
             Window::parse(&text)
-                .map_err(|error| self.problems.add(place.member("window"), format_args!("{error}, found {text:?}")))
+                .map_err(|error| {
+                    self.problems.add(place.member("window"), format_args!("{error}, found {text:?}"))
+                })
                 .ok()
         });
         let on_exceed = self.word(
@@ -261,11 +263,7 @@ impl Loader {
         }
     }
 
-    fn when(
-        &mut self,
-        place: &Location<'_>,
-        when: Option<&&Json>,
-    ) -> Option<(Vec<Condition>, Vec<usize>)> {
+    fn when(&mut self, place: &Location<'_>, when: Option<&&Json>) -> Option<(Vec<Condition>, Vec<usize>)> {
         let conditions = self.array(place.member("when"), when)?;
         let mut loaded = Vec::with_capacity(conditions.len());
         let mut set = Vec::with_capacity(conditions.len());

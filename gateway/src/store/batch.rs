@@ -279,7 +279,9 @@ impl<R: Rows> Batch<R> {
             for single_use in uses {
                 self.rows.consume(tenant_id, single_use)?;
             }
-            for claim in budgets.iter().filter(|budgets| budgets.are_recorded).flat_map(|budgets| &budgets.claims) {
+            for claim in
+                budgets.iter().filter(|budgets| budgets.are_recorded).flat_map(|budgets| &budgets.claims)
+            {
                 let request_hash = event.request_hash.as_deref();
                 let decision = ClaimedBy { event_id: &event.event_id, request_hash, at: self.now };
                 self.rows.claim(tenant_id, claim, decision)?;

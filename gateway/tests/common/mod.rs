@@ -161,10 +161,18 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Returns the settings; the policy is the refund example.
+/// Returns the settings; the policy is the one of development mode.
 pub fn config(limits: &str) -> String {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dev.json");
-    let policy = policy.display();
+    config_with(limits, &shipped_policy("dev.json"))
+}
+
+/// Returns the path of a policy of the project.
+pub fn shipped_policy(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").join(name).display().to_string()
+}
+
+/// Returns the settings with the policy in the file `policy`.
+pub fn config_with(limits: &str, policy: &str) -> String {
     let mut text = format!("listen = \"127.0.0.1:0\"\ndata = \"data.db\"\n[limits]\n{limits}\n");
     for tenant in ["one", "two"] {
         text += &format!("[[tenants]]\nid = \"{tenant}\"\npolicy = \"{policy}\"\n");

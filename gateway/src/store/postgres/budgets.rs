@@ -45,7 +45,12 @@ struct NewClaim {
 }
 
 impl LoadedBudgets {
-    pub(super) fn used(&mut self, tenant_id: &str, account: &Account, now: i64) -> Result<Decimal, NotLoaded> {
+    pub(super) fn used(
+        &mut self,
+        tenant_id: &str,
+        account: &Account,
+        now: i64,
+    ) -> Result<Decimal, NotLoaded> {
         let id = *self.ids.get(&(tenant_id.into(), account.clone())).ok_or(NotLoaded)?;
         self.used.get(&id).copied().filter(|_| now == self.now).ok_or(NotLoaded)
     }

@@ -80,16 +80,8 @@ impl BatchKeys {
     }
 
     fn add_decision(&mut self, decision: &DecisionRecord) {
-        let DecisionRecord {
-            event,
-            idempotency,
-            uses,
-            credential,
-            manifest,
-            holds_until: _,
-            opens,
-            budgets,
-        } = decision;
+        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until: _, opens, budgets } =
+            decision;
         self.add_event(event);
         let tenant_id = || Arc::clone(&event.tenant_id);
         let of_tenant = |name: &str| (tenant_id(), name.to_owned());
