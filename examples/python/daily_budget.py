@@ -21,7 +21,7 @@ POLICY = Path(__file__).resolve().parents[2] / "policies" / "refunds.json"
 
 
 def main(gateway: str, *, approve: bool) -> None:
-    """Refund 100 dollars six times, then once more."""
+    """Refund 100 dollars six times, then a seventh time."""
     with (
         running(gateway, str(POLICY)) as (base_url, _),
         ActPassClient(AGENT_KEY, agent_id="support_agent", base_url=base_url) as client,

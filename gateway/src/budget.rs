@@ -134,11 +134,11 @@ pub struct Claim {
     pub charge: Charge,
     /// Whether a failed action returns the amount.
     pub is_releasable: bool,
-    /// What happens if it would exceed the limit.
+    /// The effect if it would exceed the limit.
     pub on_excess: Excess,
 }
 
-/// What happens if a claim would exceed the limit.
+/// The effect of a claim that would exceed the limit.
 #[derive(Clone, Debug)]
 pub enum Excess {
     /// It is claimed anyway: a person approved the action.

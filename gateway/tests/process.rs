@@ -1081,6 +1081,76 @@ async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> 
     answers
 }
 
+/// Races 64 clients over two gateways, one of which is killed and restarted twice. A client repeats
+/// a lost request under its idempotency key at the other gateway.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budget_holds_over_two_gateways_and_kills() {
+    const CLIENTS: usize = 64;
+    const TRIES: usize = 40;
+
+    let folder = TempDir::new().unwrap();
+    let Some(_) = settings_with_database(folder.path()) else { return };
+    let policy = r#"{"id": "p", "version": 1, "budgets": [{"name": "b", "when": [], "per": ["agent_id"],
+        "sum": "args.amount", "limit": 1000, "window": "1s", "on_exceed": "deny", "reason": "b.limit"}],
+        "rules": [{"name": "r", "when": [], "decision": "allow", "reason": "r.allow"}]}"#;
+    std::fs::write(folder.path().join("policy.json"), policy).unwrap();
+    let settings = folder.path().join("gateway.toml");
+    let text_of_settings = std::fs::read_to_string(&settings).unwrap();
+    let own = text_of_settings.replace(&common::shipped_policy("dev.json"), "policy.json");
+    std::fs::write(&settings, own).unwrap();
+    let mut gateways = [Running::serve(folder.path()), Running::serve(folder.path())];
+    let urls = Arc::new(std::sync::Mutex::new(gateways.each_ref().map(|gateway| gateway.url.clone())));
+    let done = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (urls, done, http) = (Arc::clone(&urls), Arc::clone(&done), common::client());
+            tokio::spawn(async move {
+                let mut random = common::random(u64::try_from(number).unwrap());
+                for attempt in 0..TRIES {
+                    let more = format!(r#", "idempotency_key": "{number}-{attempt}""#);
+                    let body = refund(&random(100).to_string(), &more);
+                    let mut at = number % 2;
+                    loop {
+                        let url = urls.lock().unwrap()[at].clone();
+                        if decide(&http, &url, "apk_one", body.clone()).await.is_ok() {
+                            break;
+                        }
+                        at = 1 - at;
+                        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for share in [3, 6] {
+        while done.load(Ordering::SeqCst) < CLIENTS * TRIES * share / 10 {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        gateways[1].child.kill().unwrap();
+        gateways[1] = Running::serve(folder.path());
+        urls.lock().unwrap()[1].clone_from(&gateways[1].url);
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    let http = common::client();
+    let chain = format!("{}/api/v1/evidence/chains/decisions", gateways[0].url);
+    let chain = read_as(&http, "apdv_one", &chain).await;
+    let Some(Json::Array(events)) = chain.member("events") else { panic!("{chain}") };
+    let (allowed, refused) = common::assert_windows(events, 1_000, 1000);
+    assert!(allowed + refused >= CLIENTS * TRIES && allowed > 20 && refused > 100, "{allowed}, {refused}");
+    // Each key was allowed at most once.
+    let mut keys = HashMap::new();
+    for event in events.iter().filter(|event| event.member("budgets").is_some()) {
+        if text(event, "decision") == Some("allow") {
+            *keys.entry(text(event, "idempotency_hash").unwrap()).or_insert(0) += 1;
+        }
+    }
+    assert!(keys.values().all(|allowed| *allowed == 1), "{keys:?}");
+}
+
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_share_one_database() {

@@ -24,7 +24,7 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
             let problem = match &problem.path {
                 Some(path) => format!("{path} is not a number of at least 0 with at most 9 decimal places"),
                 None => format!(
-                    "the values of its account have more than {MAX_ACCOUNT_BYTES} bytes as canonical JSON, or none"
+                    "the values of its account have no canonical JSON of at most {MAX_ACCOUNT_BYTES} bytes"
                 ),
             };
             format!(

@@ -11,7 +11,7 @@ pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
 /// Reason code: the tool has no approved manifest.
 const MANIFEST_UNKNOWN: &str = "tool.not_registered";
 
-/// What requires an approval: a rule, or a budget that an action allowed by the rule would exceed.
+/// The reason for an approval: a rule, or a budget that an action allowed by the rule would exceed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand<'p> {
     /// The matching rule.

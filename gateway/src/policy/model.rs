@@ -126,7 +126,7 @@ impl OnExceed {
         }
     }
 
-    /// Parses a word; `None` if it is unknown.
+    /// Parses a decision; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|decision| decision.as_str() == word)
     }

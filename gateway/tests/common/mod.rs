@@ -227,3 +227,34 @@ pub fn refund(amount: &str, more: &str) -> String {
             "args": {{"amount": {amount}, "currency": "usd"}}{more}}}"#
     )
 }
+
+/// Returns a generator of repeatable numbers below its argument.
+pub fn random(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    }
+}
+
+/// Recomputes a budget from the events of the ledger: no window of `millis` exceeds `limit`, and no
+/// action was refused that would have fit. Returns the numbers of allowed and refused actions.
+pub fn assert_windows(events: &[Json], millis: u128, limit: u64) -> (usize, usize) {
+    let mut claims: Vec<(u128, u64)> = Vec::new();
+    let mut refused = 0;
+    for event in events {
+        // A repetition claims nothing.
+        let Some(Json::Array(budgets)) = event.member("budgets") else { continue };
+        let created_at = humantime::parse_rfc3339(text(event, "created_at").unwrap()).unwrap();
+        let at = created_at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        let amount: u64 = text(&budgets[0], "amount").unwrap().parse().unwrap();
+        let used: u64 = claims.iter().filter(|(then, _)| then + millis > at).map(|(_, amount)| amount).sum();
+        if text(event, "decision") == Some("allow") {
+            assert!(used + amount <= limit, "{used} + {amount} at {at}");
+            claims.push((at, amount));
+        } else {
+            assert!(used + amount > limit, "refused at {at}, but {used} + {amount} fits");
+            refused += 1;
+        }
+    }
+    (claims.len(), refused)
+}

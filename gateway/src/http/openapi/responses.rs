@@ -27,7 +27,7 @@ pub(in crate::http) struct Explain {
     matched_rules: Vec<String>,
     /// Possible next steps, one sentence each.
     next_steps: Vec<String>,
-    /// The budgets that apply, with this decision; absent if none does.
+    /// The budgets that apply, with this decision; absent without one.
     #[schema(nullable = false)]
     budgets: Option<Vec<BudgetUse>>,
 }
