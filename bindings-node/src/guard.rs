@@ -133,6 +133,13 @@ fn identify(text: &mut JsonWriter, decision: &Decision, error: Option<&Error>) {
     }
 }
 
+/// The JSON text of the block of a tool to which no action is mapped, as a blocked call reports it.
+/// Sends nothing.
+#[napi]
+pub(crate) fn unmapped_tool(tool: String) -> napi::Result<String> {
+    catch_panic(|| Ok(report(&Blocked::unmapped_tool(tool))))
+}
+
 /// The outcome as canonical JSON, the same in every language.
 #[napi]
 pub(crate) fn canonical_outcome(

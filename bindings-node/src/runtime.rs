@@ -76,6 +76,8 @@ pub enum NativeActionEnd {
     Returned,
     /// It was cancelled.
     Cancelled,
+    /// A framework's control-flow signal suspended it.
+    Suspended,
 }
 
 #[derive(Default)]
@@ -149,6 +151,7 @@ impl Bridge {
                 NativeActionEnd::Cancelled => ActionEnd::Cancelled,
                 NativeActionEnd::Failed => ActionEnd::Failed,
                 NativeActionEnd::Returned => ActionEnd::Returned,
+                NativeActionEnd::Suspended => ActionEnd::Suspended,
             };
             let (settlement, recording) =
                 self.session(call, |session| session.finish(ended, response.as_ref()))?;

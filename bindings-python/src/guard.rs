@@ -170,11 +170,24 @@ impl GuardSession {
 
     /// Records that an action was cancelled, without waiting.
     fn cancelled(&self, py: Python<'_>) -> PyResult<()> {
-        let finished = self.session.finish(ActionEnd::Cancelled, None);
+        self.stopped(py, ActionEnd::Cancelled)
+    }
+
+    /// Records that a framework's control-flow signal suspended an action, without waiting.
+    fn suspended(&self, py: Python<'_>) -> PyResult<()> {
+        self.stopped(py, ActionEnd::Suspended)
+    }
+}
+
+type Reported<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
+impl GuardSession {
+    fn stopped(&self, py: Python<'_>, ended: ActionEnd) -> PyResult<()> {
+        let finished = self.session.finish(ended, None);
         let (_settlement, recording) =
             finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
         if let (Some(recording), Some(bridge)) = (recording, &self.recorder) {
-            // A failure must not replace the cancellation.
+            // A failure must not replace the stop.
             let _ = catch_panic(py, || {
                 bridge.spawn(|actpass| async move { actpass.record(&recording).await });
                 Ok(())
@@ -182,11 +195,7 @@ impl GuardSession {
         }
         Ok(())
     }
-}
 
-type Reported<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
-
-impl GuardSession {
     /// The action as it is about to run.
     fn now<'py>(
         &self,
@@ -317,6 +326,14 @@ fn outcome<'py>(
         attributes.set_item("request_id", request_id)?;
         // Not cached: a class belongs to its interpreter, and a process may have several.
         py.import("actpass._outcome")?.getattr("GuardOutcome")?.call((reported,), Some(&attributes))
+    })
+}
+
+/// The outcome of a tool to which no action is mapped. Sends nothing.
+#[pyfunction]
+pub(crate) fn unmapped_tool<'py>(tool: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    catch_panic(tool.py(), || {
+        blocked_outcome(tool.py(), Blocked::unmapped_tool(string("tool", tool)?), "unmapped_tool")
     })
 }
 

@@ -23,7 +23,7 @@ mod _native {
     #[pymodule_export]
     use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]
-    use crate::guard::{GuardSession, block_texts, canonical_outcome};
+    use crate::guard::{GuardSession, block_texts, canonical_outcome, unmapped_tool};
 
     #[cfg(feature = "test-hooks")]
     #[pymodule_export]

@@ -34,8 +34,7 @@ impl Calls {
         Ok(NativeRecorded::from(&wait(None, call, Err).await?))
     }
 
-    /// Records that an action was cancelled, without waiting. A failure does not change the
-    /// cancellation.
+    /// Records that an action was stopped, without waiting. A failure does not change the stop.
     pub(crate) fn record_in_background(&self, recording: Recording) {
         drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
     }

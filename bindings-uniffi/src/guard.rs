@@ -263,6 +263,8 @@ pub(crate) enum NativeEnded {
     Failed,
     /// It returned.
     Returned,
+    /// A framework's control-flow signal suspended it.
+    Suspended,
 }
 
 /// The result of an action that ran.
@@ -309,8 +311,8 @@ impl NativeSession {
         })
     }
 
-    /// Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
-    /// the background.
+    /// Settles the action. `response` is the JSON text of its result. A cancellation and a
+    /// suspension are recorded in the background.
     pub(crate) fn finish(
         &self,
         ended: NativeEnded,
@@ -322,10 +324,13 @@ impl NativeSession {
                 NativeEnded::Cancelled => (ActionEnd::Cancelled, Err(())),
                 NativeEnded::Failed => (ActionEnd::Failed, Err(())),
                 NativeEnded::Returned => (ActionEnd::Returned, Ok(())),
+                NativeEnded::Suspended => (ActionEnd::Suspended, Err(())),
             };
             let (settlement, recording) = self.session.finish(ended, response.as_ref())?;
             let recording = match recording {
-                Some(recording) if recording.ended() == ActionEnd::Cancelled => {
+                Some(recording)
+                    if matches!(recording.ended(), ActionEnd::Cancelled | ActionEnd::Suspended) =>
+                {
                     self.calls.record_in_background(recording);
                     None
                 }
@@ -383,6 +388,12 @@ pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeErro
             Decision::parse(json.as_bytes()).map_err(|problem| Error::argument("json", problem))?;
         Ok(NativeDecision::from(&decision))
     })
+}
+
+/// The block of a tool to which no action is mapped. Sends nothing.
+#[uniffi::export]
+pub(crate) fn native_unmapped_tool(tool: String) -> Result<NativeBlocked, NativeError> {
+    catch_panic(|| Ok(NativeBlocked::from(&Blocked::unmapped_tool(tool))))
 }
 
 /// The gate failure of a block created by a test.

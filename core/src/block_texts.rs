@@ -114,6 +114,7 @@ enum SdkReason {
     ArgumentsChanged,
     PermitExpired,
     Replayed,
+    UnmappedTool,
     Unrecorded,
 }
 
@@ -124,6 +125,7 @@ impl SdkReason {
             "actpass.arguments_changed" => Self::ArgumentsChanged,
             "actpass.permit_expired" => Self::PermitExpired,
             "actpass.replayed" => Self::Replayed,
+            "actpass.unmapped_tool" => Self::UnmappedTool,
             "actpass.unrecorded" => Self::Unrecorded,
             _ => return None,
         })
@@ -137,6 +139,7 @@ impl SdkReason {
             Self::Replayed => {
                 "It was allowed once before under the same idempotency key, so it may have run already."
             }
+            Self::UnmappedTool => "The tool is not available to this agent.",
             Self::Unrecorded => "It was allowed, but the decision was not recorded.",
         }
     }
@@ -147,6 +150,7 @@ impl SdkReason {
             Self::ArgumentsChanged => "Retry the same call with arguments that do not change.",
             Self::PermitExpired => "Retry the same call.",
             Self::Replayed => "Do not call it again until it is known whether it ran.",
+            Self::UnmappedTool => "Do not call it again.",
             Self::Unrecorded => "Do not call it again: an operator must fix this first.",
         }
     }
@@ -242,6 +246,7 @@ mod tests {
             ("deny", "actpass.replayed", None, "until it is known whether it ran."),
             ("deny", "actpass.arguments_changed", None, "with arguments that do not change."),
             ("deny", "actpass.permit_expired", None, "Retry the same call."),
+            ("deny", "actpass.unmapped_tool", None, "to this agent. Do not call it again."),
             ("deny", "actpass.unrecorded", None, "an operator must fix this first."),
             ("deny", "approval.expired", None, "asks for approval again."),
             ("deny", "approval.rejected", None, "it would be blocked again."),

@@ -150,6 +150,15 @@ impl Decision {
         answer.derived(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
     }
 
+    /// The decision of the SDK about a tool to which no action is mapped.
+    pub(crate) fn unmapped_tool() -> Self {
+        let explanation = Explanation::new(
+            "No action is mapped to this tool.",
+            ["Map the tool to an action, or mark it as unguarded."],
+        );
+        Self::synthesize(DecisionWord::Deny, "actpass.unmapped_tool", &explanation, &[])
+    }
+
     /// The decision of the SDK if `answer` is a replay of a response to another call. It keeps the
     /// ledger references of `answer`.
     pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {

@@ -225,14 +225,14 @@ impl Verdict {
     /// settles the approval.
     pub(crate) fn after_approval_wait(self, original: &Decision, pending: &PendingApproval) -> Self {
         match self {
-            Self::Blocked(Blocked { decision, error, approval, request }) => {
+            Self::Blocked(Blocked { decision, error, approval, subject }) => {
                 let decision = match &error {
                     Some(error) => Decision::for_failure_after(original, error, Some(pending.id())),
                     None => decision,
                 };
                 let settled = decision.reason_code().starts_with("approval.");
                 let approval = approval.or_else(|| (!settled).then(|| Box::new(pending.clone())));
-                Self::Blocked(Blocked { decision, error, approval, request })
+                Self::Blocked(Blocked { decision, error, approval, subject })
             }
             Self::Proceed(_) => self,
         }
@@ -301,7 +301,16 @@ pub struct Blocked {
     decision: Decision,
     error: Option<Error>,
     approval: Option<Box<PendingApproval>>,
-    request: PreparedAction,
+    subject: Subject,
+}
+
+/// What was blocked.
+#[derive(Clone, Debug)]
+enum Subject {
+    /// An action with its request.
+    Request(PreparedAction),
+    /// A tool without an action.
+    Tool(Box<str>),
 }
 
 impl Blocked {
@@ -311,7 +320,26 @@ impl Blocked {
         error: Option<Error>,
         approval: Option<PendingApproval>,
     ) -> Self {
-        Self { decision, error, approval: approval.map(Box::new), request: request.clone() }
+        let subject = Subject::Request(request.clone());
+        Self { decision, error, approval: approval.map(Box::new), subject }
+    }
+
+    /// The block of a tool to which no action is mapped: `deny`, `actpass.unmapped_tool`, in every
+    /// mode. Sends nothing. `tool` is the name under which the tool was called.
+    ///
+    /// ```
+    /// use actpass_core::Blocked;
+    ///
+    /// let blocked = Blocked::unmapped_tool("rm");
+    /// assert_eq!(blocked.decision().reason_code(), "actpass.unmapped_tool");
+    /// assert_eq!(
+    ///     blocked.texts().model,
+    ///     "rm was not run: deny (actpass.unmapped_tool). The tool is not available to this agent. Do not call it again.",
+    /// );
+    /// ```
+    pub fn unmapped_tool(tool: impl Into<String>) -> Self {
+        let subject = Subject::Tool(tool.into().into_boxed_str());
+        Self { decision: Decision::unmapped_tool(), error: None, approval: None, subject }
     }
 
     pub(crate) fn of(request: &PreparedAction, error: Error) -> Self {
@@ -320,7 +348,10 @@ impl Blocked {
 
     /// The tool that was not used.
     pub fn tool(&self) -> &str {
-        self.request.tool()
+        match &self.subject {
+            Subject::Request(request) => request.tool(),
+            Subject::Tool(tool) => tool,
+        }
     }
 
     /// Whether the same call may succeed later unchanged: the gate failed with a retryable error. A
@@ -335,8 +366,11 @@ impl Blocked {
     pub fn texts(&self) -> BlockTexts {
         let failure = self.error.as_ref().map(BlockFailure::from);
         let approval = self.approval().map(PendingApproval::id);
-        BlockTexts::of(self.tool(), &self.decision, failure.as_ref(), approval)
-            .redacted(&self.request.secrets())
+        let secrets = match &self.subject {
+            Subject::Request(request) => request.secrets(),
+            Subject::Tool(_) => Vec::new(),
+        };
+        BlockTexts::of(self.tool(), &self.decision, failure.as_ref(), approval).redacted(&secrets)
     }
 
     /// The decision of the gateway, or of the SDK if the gate failed.

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use actpass_core::engine::{Begun, Stage};
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, ActionEnd, Error, ExecutionContext, Json, Mode, Outcome, TokioClock,
-    canonical_json,
+    ActPass, ActPassBuilder, Action, ActionEnd, Blocked, Error, ExecutionContext, Json, Mode, Outcome,
+    TokioClock, canonical_json,
 };
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
 use serde::{Deserialize, Deserializer};
@@ -61,8 +61,10 @@ fn play_all(sender: Sender) {
     let paths = files();
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
-    for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"]
-    {
+    for area in [
+        "changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts",
+        "unmapped",
+    ] {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
 
@@ -135,8 +137,8 @@ impl<'v> Run<'v> {
 fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
-    let client = match vector.action.tool.as_deref() {
-        Some("actpass.test.panic") => {
+    let client = match vector.action.tool() {
+        "actpass.test.panic" => {
             let builder = vector.client.builder(&gateway, circuit_off, Sender::Shipped).unwrap();
             builder.transport(common::PanickingTransport::WhenPolled).build().unwrap()
         }
@@ -160,7 +162,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
         };
         vector.guard(&client, &action, run).await
     });
-    let stopped = vector.ends == Ends::Cancelled && expected.executed;
+    let stopped = matches!(vector.ends, Ends::Cancelled | Ends::Suspended) && expected.executed;
     let decision = given.filter(|_| stopped).unwrap_or_else(|| outcome.decision().clone());
 
     let mut problems = Vec::new();
@@ -356,6 +358,9 @@ struct Vector {
     ends: Ends,
     /// The arguments with which the action is about to run, if they differ from the evaluated ones.
     changed_args: Option<Map<String, Value>>,
+    /// Whether no action is mapped to the tool.
+    #[serde(default)]
+    unmapped: bool,
     /// Whether the gateway's decision echoes a secret; then only the block texts are searched.
     #[serde(default)]
     gateway_echoes: bool,
@@ -406,6 +411,9 @@ impl Vector {
         action: &Action,
         run: impl FnOnce(ExecutionContext),
     ) -> Outcome<(), io::Error> {
+        if self.unmapped {
+            return Outcome::Blocked(Blocked::unmapped_tool(self.action.tool()));
+        }
         let mut session = client.guard_session(client.prepare(action.clone()).unwrap(), self.record_outcome);
         if let Stage::Blocked(blocked) = client.drive(&mut session).await {
             return Outcome::Blocked(blocked);
@@ -423,6 +431,7 @@ impl Vector {
             Ends::Returned => (ActionEnd::Returned, Ok(())),
             Ends::Failed => (ActionEnd::Failed, Err(io::Error::other("the card is closed"))),
             Ends::Cancelled => (ActionEnd::Cancelled, Err(io::Error::other("stopped"))),
+            Ends::Suspended => (ActionEnd::Suspended, Err(io::Error::other("suspended"))),
         };
         // Actions return null here.
         let response = (ended == ActionEnd::Returned).then_some(Json::Null);
@@ -508,17 +517,20 @@ impl Overrides {
         self.idempotency_key.as_ref().map_or(Some(IDEMPOTENCY_KEY), Option::as_deref)
     }
 
+    fn tool(&self) -> &str {
+        self.tool.as_deref().unwrap_or("stripe.refund.create")
+    }
+
     fn build(&self, mode: Mode) -> Action {
         let or = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
         let args = self
             .args
             .clone()
             .map_or_else(|| serde_json::json!({"amount": 4900, "currency": "usd"}), Value::Object);
-        let mut action =
-            Action::new(or(&self.goal, "resolve_refund_request"), or(&self.tool, "stripe.refund.create"))
-                .resource(or(&self.resource, "stripe:charge:ch_123"))
-                .args(args)
-                .mode(mode);
+        let mut action = Action::new(or(&self.goal, "resolve_refund_request"), self.tool())
+            .resource(or(&self.resource, "stripe:charge:ch_123"))
+            .args(args)
+            .mode(mode);
         if let Some(user_id) = &self.user_id {
             action = action.user_id(user_id);
         }
@@ -567,6 +579,7 @@ enum Ends {
     Returned,
     Failed,
     Cancelled,
+    Suspended,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
