@@ -13,6 +13,7 @@ mod log;
 mod panic;
 mod passport;
 mod runtime;
+mod scripted;
 
 /// The version of the native module, which the TypeScript layer compares with its own.
 #[napi_derive::napi]

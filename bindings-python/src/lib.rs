@@ -11,6 +11,7 @@ mod interpreter;
 mod panic;
 mod passport;
 mod runtime;
+mod scripted;
 mod telemetry;
 #[cfg_attr(not(feature = "test-hooks"), path = "test_hooks_disabled.rs")]
 mod test_hooks;
@@ -24,6 +25,9 @@ mod _native {
     use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]
     use crate::guard::{GuardSession, block_texts, canonical_outcome, unmapped_tool};
+
+    #[pymodule_export]
+    use crate::scripted::ScriptedGatewayState;
 
     #[cfg(feature = "test-hooks")]
     #[pymodule_export]

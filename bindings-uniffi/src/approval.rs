@@ -19,6 +19,17 @@ pub(crate) enum NativeApprovalStatus {
     Rejected,
 }
 
+impl From<ApprovalStatus> for NativeApprovalStatus {
+    fn from(status: ApprovalStatus) -> Self {
+        match status {
+            ApprovalStatus::Approved => Self::Approved,
+            ApprovalStatus::Expired => Self::Expired,
+            ApprovalStatus::Pending => Self::Pending,
+            ApprovalStatus::Rejected => Self::Rejected,
+        }
+    }
+}
+
 /// An approval.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeApproval {
@@ -32,14 +43,8 @@ pub(crate) struct NativeApproval {
 
 impl From<&Approval> for NativeApproval {
     fn from(approval: &Approval) -> Self {
-        let status = match approval.status() {
-            ApprovalStatus::Approved => NativeApprovalStatus::Approved,
-            ApprovalStatus::Expired => NativeApprovalStatus::Expired,
-            ApprovalStatus::Pending => NativeApprovalStatus::Pending,
-            ApprovalStatus::Rejected => NativeApprovalStatus::Rejected,
-        };
         Self {
-            status,
+            status: approval.status().into(),
             decided_by: approval.decided_by().map(Into::into),
             json: approval.as_json().to_owned(),
         }

@@ -135,7 +135,7 @@ impl NativeClient {
         catch_panic(|| {
             let builder = settings.builder()?;
             let actpass = match script {
-                Some(script) => builder.transport(script.transport()),
+                Some(script) => builder.scripted_gateway(&script.0),
                 None => builder,
             }
             .build()?;

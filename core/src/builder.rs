@@ -61,6 +61,8 @@ pub struct ActPassBuilder {
     clock: Option<Box<dyn Clock>>,
     #[cfg(feature = "reqwest")]
     reqwest: Option<reqwest::ClientBuilder>,
+    #[cfg(feature = "testing")]
+    scripted_gateway: Option<crate::testing::ScriptedGateway>,
 }
 
 impl ActPassBuilder {
@@ -172,6 +174,15 @@ impl ActPassBuilder {
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
+    }
+
+    /// Replaces the gateway by a scripted one, which also records the actions that run. Sets the
+    /// transport.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn scripted_gateway(mut self, gateway: &crate::testing::ScriptedGateway) -> Self {
+        self.scripted_gateway = Some(gateway.clone());
+        self.transport(gateway.clone())
     }
 
     /// Sets the source of time and randomness, for a transport that does not run on tokio. Default:
@@ -317,6 +328,8 @@ impl ActPassBuilder {
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
             via_proxy: String::new(),
+            #[cfg(feature = "testing")]
+            scripted_gateway: self.scripted_gateway,
             user_agent,
         })
     }

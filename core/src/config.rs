@@ -38,6 +38,9 @@ pub(crate) struct Config {
     pub(crate) user_agent: HeaderValue,
     /// The proxy, for error messages: ` (through the proxy …)`, or empty.
     pub(crate) via_proxy: String,
+    /// Records the actions that ran.
+    #[cfg(feature = "testing")]
+    pub(crate) scripted_gateway: Option<crate::testing::ScriptedGateway>,
 }
 
 /// Converts a binding's seconds to a timeout; `member` is its name in error messages.

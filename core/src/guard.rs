@@ -494,6 +494,8 @@ impl Permit {
             }
         };
         let Self { decision, credential, error, request, void_after: _ } = permit;
+        #[cfg(feature = "testing")]
+        request.note_execution();
         let context = ExecutionContext { decision: decision.clone(), credential };
         Ok((context, Settlement { decision, error, request }))
     }

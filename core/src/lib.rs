@@ -71,6 +71,8 @@ mod redact;
 mod request;
 mod retry;
 mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 pub mod transport;
 

@@ -67,6 +67,14 @@ impl PreparedAction {
         &self.0.body
     }
 
+    /// Tells the scripted gateway of a test that the action runs.
+    #[cfg(feature = "testing")]
+    pub(crate) fn note_execution(&self) {
+        if let Some(gateway) = &self.0.config.scripted_gateway {
+            gateway.note_execution(self.tool(), &self.action().fields().args);
+        }
+    }
+
     /// Whether the SDK generated the idempotency key. No other call has it.
     pub(crate) fn has_generated_key(&self) -> bool {
         self.0.action.fields().idempotency_key.is_none()
