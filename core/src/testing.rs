@@ -143,6 +143,11 @@ impl Answer {
         self
     }
 
+    /// The id of the approval, if the script sets it.
+    fn approval_id(&self) -> Option<&str> {
+        self.body.as_ref().and_then(|body| text(body, APPROVAL_ID)).filter(|id| !id.is_empty())
+    }
+
     /// Whether it is a decision with this word.
     fn is(&self, word: &DecisionWord) -> bool {
         let decision = self.body.as_ref().and_then(|body| text(body, "decision"));
@@ -248,6 +253,8 @@ struct State {
     by_tool: HashMap<String, Answer>,
     otherwise: Option<Answer>,
     approvals: Vec<ScriptedApproval>,
+    /// Decisions on approvals that are not opened yet, by scripted id.
+    early: HashMap<String, ApprovalStatus>,
     /// By idempotency key.
     responses: HashMap<String, StoredResponse>,
     passports: Vec<Passport>,
@@ -311,6 +318,9 @@ impl ScriptedGateway {
 
     /// Approves an approval: the next preflight of its action is allowed, once. `approval` is its
     /// id, or a tool: then the latest pending approval of the tool. Returns the id.
+    ///
+    /// An id that a scripted answer sets may be decided before the approval is opened. A guard that
+    /// waits for approval then needs no other thread that decides.
     ///
     /// # Errors
     ///
@@ -609,8 +619,7 @@ impl State {
     }
 
     fn open(&mut self, scripted: &Answer, tool: &str, action_hash: String) -> Answer {
-        let wanted =
-            scripted.body.as_ref().and_then(|body| text(body, APPROVAL_ID)).filter(|id| !id.is_empty());
+        let wanted = scripted.approval_id();
         let numbered = |at: usize| match wanted {
             Some(id) if at == 1 => id.to_owned(),
             Some(id) => format!("{id}_{at}"),
@@ -619,10 +628,10 @@ impl State {
         let id = (1..).map(numbered).find(|id| self.approval(id).is_none()).unwrap_or_default();
         let answer = waiting(scripted, Json::from(id.as_str()), None);
         self.approvals.push(ScriptedApproval {
+            status: self.early.remove(&id).unwrap_or(ApprovalStatus::Pending),
             id,
             tool: tool.to_owned(),
             action_hash,
-            status: ApprovalStatus::Pending,
             spent: false,
             answer: scripted.clone(),
         });
@@ -638,6 +647,11 @@ impl State {
             }
         };
         let is_id = self.approval(name).is_some();
+        let mut scripted = self.next.iter().chain(self.by_tool.values()).chain(&self.otherwise);
+        if !is_id && scripted.any(|answer| answer.approval_id() == Some(name)) {
+            self.early.insert(name.to_owned(), status);
+            return Ok(name.to_owned());
+        }
         let named = |approval: &&mut ScriptedApproval| match is_id {
             true => approval.id == name,
             false => approval.tool == name,

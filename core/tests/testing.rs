@@ -313,6 +313,24 @@ fn waiting_guard_runs_after_the_approval() {
 }
 
 #[test]
+fn scripted_id_is_decided_before_it_is_opened() {
+    let gateway = ScriptedGateway::new();
+    let actpass = gateway.client().unwrap();
+    for (amount, word, reason_code) in
+        [(1, "allow", "approval.approved"), (2, "deny", "approval.rejected"), (3, "deny", "approval.expired")]
+    {
+        let id = format!("apr_of_test_{amount}");
+        gateway.script_next(Answer::require_approval().member("approval_request_id", json!(id)));
+        let decide = [ScriptedGateway::approve, ScriptedGateway::reject, ScriptedGateway::expire];
+        assert_eq!(decide[amount as usize - 1](&gateway, &id).unwrap(), id);
+        let waits = refund(amount).wait_for_approval(Duration::from_secs(20));
+        assert!(is(&guard(&actpass, &waits), word, reason_code));
+    }
+    assert!(gateway.approve("apr_of_test").is_err());
+    gateway.assert_executed(REFUND, 1);
+}
+
+#[test]
 fn server_holds_a_poll_while_the_approval_is_pending() {
     let gateway = ScriptedGateway::new();
     gateway.script(REFUND, Answer::require_approval());
@@ -401,7 +419,8 @@ fn passports_and_evidence() {
     let gateway = ScriptedGateway::new();
     let actpass = gateway.client().unwrap();
     block_on(async {
-        let issued = actpass.issue_passport(&PassportRequest::new("mcp://bank", "demo", [REFUND])).await.unwrap();
+        let issued =
+            actpass.issue_passport(&PassportRequest::new("mcp://bank", "demo", [REFUND])).await.unwrap();
         let token = issued.token().to_owned();
         let verify = async |token: &str| {
             let verified = actpass.verify_passport(&VerifyRequest::new(token, "mcp://bank")).await.unwrap();
