@@ -1528,7 +1528,7 @@ public func FfiConverterTypeNativeRecording_lower(_ value: NativeRecording) -> U
 public protocol NativeScriptProtocol: AnyObject, Sendable {
     
     /**
-     * Sets the response to preflights about a tool; about every other tool if none is named.
+     * Sets the response to preflights of a tool; of every tool if none is named.
      */
     func answer(answer: NativeAnswer, tool: String?) throws 
     
@@ -1538,9 +1538,29 @@ public protocol NativeScriptProtocol: AnyObject, Sendable {
     func answerNext(answer: NativeAnswer) throws 
     
     /**
-     * Decides an approval.
+     * The approvals so far.
      */
-    func decide(id: String, approved: Bool) 
+    func approvals()  -> [NativeScriptedApproval]
+    
+    /**
+     * Approves an approval, given by its id or by its tool. Returns its id.
+     */
+    func approve(approval: String) throws  -> String
+    
+    /**
+     * The actions that ran so far.
+     */
+    func executions()  -> [NativeExecution]
+    
+    /**
+     * Lets an approval expire, given by its id or by its tool. Returns its id.
+     */
+    func expire(approval: String) throws  -> String
+    
+    /**
+     * Rejects an approval, given by its id or by its tool. Returns its id.
+     */
+    func reject(approval: String) throws  -> String
     
     /**
      * The requests so far.
@@ -1616,7 +1636,7 @@ public convenience init() {
 
     
     /**
-     * Sets the response to preflights about a tool; about every other tool if none is named.
+     * Sets the response to preflights of a tool; of every tool if none is named.
      */
 open func answer(answer: NativeAnswer, tool: String?)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
@@ -1641,16 +1661,66 @@ open func answerNext(answer: NativeAnswer)throws   {try rustCallWithError(FfiCon
 }
     
     /**
-     * Decides an approval.
+     * The approvals so far.
      */
-open func decide(id: String, approved: Bool)  {try! rustCall() {
+open func approvals() -> [NativeScriptedApproval]  {
+    return try!  FfiConverterSequenceTypeNativeScriptedApproval.lift(try! rustCall() {
         uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_method_nativescript_decide(
-            self.uniffiCloneHandle(),
-        FfiConverterString.lower(id),
-        FfiConverterBool.lower(approved),uniffiCallStatus
+    uniffi_actpass_uniffi_fn_method_nativescript_approvals(
+            self.uniffiCloneHandle(),uniffiCallStatus
     )
+})
 }
+    
+    /**
+     * Approves an approval, given by its id or by its tool. Returns its id.
+     */
+open func approve(approval: String)throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_approve(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(approval),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * The actions that ran so far.
+     */
+open func executions() -> [NativeExecution]  {
+    return try!  FfiConverterSequenceTypeNativeExecution.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_executions(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Lets an approval expire, given by its id or by its tool. Returns its id.
+     */
+open func expire(approval: String)throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_expire(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(approval),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Rejects an approval, given by its id or by its tool. Returns its id.
+     */
+open func reject(approval: String)throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_reject(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(approval),uniffiCallStatus
+    )
+})
 }
     
     /**
@@ -1726,8 +1796,8 @@ public protocol NativeSessionProtocol: AnyObject, Sendable {
     func decision()  -> NativeDecision
     
     /**
-     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
-     * the background.
+     * Settles the action. `response` is the JSON text of its result. A cancellation and a
+     * suspension are recorded in the background.
      */
     func finish(ended: NativeEnded, response: String?) throws  -> NativeReport
     
@@ -1807,8 +1877,8 @@ open func decision() -> NativeDecision  {
 }
     
     /**
-     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
-     * the background.
+     * Settles the action. `response` is the JSON text of its result. A cancellation and a
+     * suspension are recorded in the background.
      */
 open func finish(ended: NativeEnded, response: String?)throws  -> NativeReport  {
     return try  FfiConverterTypeNativeReport_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -2874,6 +2944,75 @@ public func FfiConverterTypeNativeEvent_lower(_ value: NativeEvent) -> RustBuffe
 
 
 /**
+ * An action that ran.
+ */
+public struct NativeExecution: Equatable, Hashable {
+    /**
+     * The tool.
+     */
+    public let tool: String
+    /**
+     * The JSON text of the arguments.
+     */
+    public let args: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The tool.
+         */tool: String, 
+        /**
+         * The JSON text of the arguments.
+         */args: String) {
+        self.tool = tool
+        self.args = args
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeExecution: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeExecution: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeExecution {
+        return
+            try NativeExecution(
+                tool: FfiConverterString.read(from: &buf), 
+                args: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeExecution, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.tool, into: &buf)
+        FfiConverterString.write(value.args, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeExecution_lift(_ buf: RustBuffer) throws -> NativeExecution {
+    return try FfiConverterTypeNativeExecution.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeExecution_lower(_ value: NativeExecution) -> RustBuffer {
+    return FfiConverterTypeNativeExecution.lower(value)
+}
+
+
+/**
  * The details of an error.
  */
 public struct NativeFailure: Equatable, Hashable {
@@ -3853,6 +3992,95 @@ public func FfiConverterTypeNativeRevocation_lower(_ value: NativeRevocation) ->
 
 
 /**
+ * An approval that the script opened.
+ */
+public struct NativeScriptedApproval: Equatable, Hashable {
+    /**
+     * The id.
+     */
+    public let id: String
+    /**
+     * The tool of the action.
+     */
+    public let tool: String
+    /**
+     * The status.
+     */
+    public let status: NativeApprovalStatus
+    /**
+     * Whether the action was allowed with it.
+     */
+    public let spent: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The id.
+         */id: String, 
+        /**
+         * The tool of the action.
+         */tool: String, 
+        /**
+         * The status.
+         */status: NativeApprovalStatus, 
+        /**
+         * Whether the action was allowed with it.
+         */spent: Bool) {
+        self.id = id
+        self.tool = tool
+        self.status = status
+        self.spent = spent
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeScriptedApproval: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeScriptedApproval: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeScriptedApproval {
+        return
+            try NativeScriptedApproval(
+                id: FfiConverterString.read(from: &buf), 
+                tool: FfiConverterString.read(from: &buf), 
+                status: FfiConverterTypeNativeApprovalStatus.read(from: &buf), 
+                spent: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeScriptedApproval, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.id, into: &buf)
+        FfiConverterString.write(value.tool, into: &buf)
+        FfiConverterTypeNativeApprovalStatus.write(value.status, into: &buf)
+        FfiConverterBool.write(value.spent, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeScriptedApproval_lift(_ buf: RustBuffer) throws -> NativeScriptedApproval {
+    return try FfiConverterTypeNativeScriptedApproval.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeScriptedApproval_lower(_ value: NativeScriptedApproval) -> RustBuffer {
+    return FfiConverterTypeNativeScriptedApproval.lower(value)
+}
+
+
+/**
  * The settings of a client.
  */
 public struct NativeSettings: Equatable, Hashable {
@@ -4500,6 +4728,10 @@ public enum NativeEnded: Equatable, Hashable {
      * It returned.
      */
     case returned
+    /**
+     * A framework's control-flow signal suspended it.
+     */
+    case suspended
 
 
 
@@ -4527,6 +4759,8 @@ public struct FfiConverterTypeNativeEnded: FfiConverterRustBuffer {
         
         case 3: return .returned
         
+        case 4: return .suspended
+        
         default: throw UniffiInternalError.unexpectedEnumCase
         }
     }
@@ -4545,6 +4779,10 @@ public struct FfiConverterTypeNativeEnded: FfiConverterRustBuffer {
         
         case .returned:
             writeInt(&buf, Int32(3))
+        
+        
+        case .suspended:
+            writeInt(&buf, Int32(4))
         
         }
     }
@@ -5748,6 +5986,31 @@ fileprivate struct FfiConverterSequenceString: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeNativeExecution: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeExecution]
+
+    public static func write(_ value: [NativeExecution], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeExecution.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeExecution] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeExecution]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeExecution.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypeNativeMember: FfiConverterRustBuffer {
     typealias SwiftType = [NativeMember]
 
@@ -5790,6 +6053,31 @@ fileprivate struct FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer
         seq.reserveCapacity(Int(len))
         for _ in 0 ..< len {
             seq.append(try FfiConverterTypeNativeRequest.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeNativeScriptedApproval: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeScriptedApproval]
+
+    public static func write(_ value: [NativeScriptedApproval], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeScriptedApproval.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeScriptedApproval] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeScriptedApproval]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeScriptedApproval.read(from: &buf))
         }
         return seq
     }
@@ -6100,6 +6388,17 @@ public func nativeDecision(json: String)throws  -> NativeDecision  {
 })
 }
 /**
+ * The block of a tool to which no action is mapped. Sends nothing.
+ */
+public func nativeUnmappedTool(tool: String)throws  -> NativeBlocked  {
+    return try  FfiConverterTypeNativeBlocked_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_unmapped_tool(
+        FfiConverterString.lower(tool),uniffiCallStatus
+    )
+})
+}
+/**
  * Parses a text that is one unambiguous JSON value; `member` is its name in error messages.
  */
 public func nativeParseJson(member: String, text: String)throws  -> NativeJson  {
@@ -6108,6 +6407,42 @@ public func nativeParseJson(member: String, text: String)throws  -> NativeJson  
     uniffi_actpass_uniffi_fn_func_native_parse_json(
         FfiConverterString.lower(member),
         FfiConverterString.lower(text),uniffiCallStatus
+    )
+})
+}
+/**
+ * Checks that the tools of an agent and the mapped actions have the same names.
+ */
+public func nativeCheckMapping(tools: [String], actions: [String])throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_check_mapping(
+        FfiConverterSequenceString.lower(tools),
+        FfiConverterSequenceString.lower(actions),uniffiCallStatus
+    )
+}
+}
+/**
+ * Validates a template such as `stripe:charge:{charge}`; `{{` and `}}` are braces. `member` is its
+ * name in error messages.
+ */
+public func nativeCheckTemplate(member: String, template: String)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_check_template(
+        FfiConverterString.lower(member),
+        FfiConverterString.lower(template),uniffiCallStatus
+    )
+}
+}
+/**
+ * Fills a template with the arguments, the JSON text of an object.
+ */
+public func nativeFillTemplate(member: String, template: String, args: String)throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_fill_template(
+        FfiConverterString.lower(member),
+        FfiConverterString.lower(template),
+        FfiConverterString.lower(args),uniffiCallStatus
     )
 })
 }
@@ -6160,7 +6495,19 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_func_native_decision() != 61830) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_func_native_unmapped_tool() != 1567) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_func_native_parse_json() != 58095) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_check_mapping() != 62336) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_check_template() != 20880) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_fill_template() != 51509) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() != 48935) {
@@ -6211,7 +6558,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativesession_decision() != 16594) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativesession_finish() != 4741) {
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_finish() != 26797) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativesession_spend() != 31240) {
@@ -6223,13 +6570,25 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() != 26493) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 39286) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 18056) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() != 1203) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativescript_decide() != 62898) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_approvals() != 580) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_approve() != 45133) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_executions() != 51760) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_expire() != 44100) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_reject() != 3209) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativescript_requests() != 55142) {

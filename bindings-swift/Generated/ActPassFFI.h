@@ -451,9 +451,29 @@ void uniffi_actpass_uniffi_fn_method_nativescript_answer(uint64_t ptr, RustBuffe
 void uniffi_actpass_uniffi_fn_method_nativescript_answer_next(uint64_t ptr, RustBuffer answer, RustCallStatus *_Nonnull out_status
 );
 #endif
-#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_DECIDE
-#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_DECIDE
-void uniffi_actpass_uniffi_fn_method_nativescript_decide(uint64_t ptr, RustBuffer id, int8_t approved, RustCallStatus *_Nonnull out_status
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_APPROVALS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_APPROVALS
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_approvals(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_APPROVE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_APPROVE
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_approve(uint64_t ptr, RustBuffer approval, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXECUTIONS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXECUTIONS
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_executions(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXPIRE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXPIRE
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_expire(uint64_t ptr, RustBuffer approval, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REJECT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REJECT
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_reject(uint64_t ptr, RustBuffer approval, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REQUESTS
@@ -517,9 +537,29 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_canonical_outcome(int8_t execute
 RustBuffer uniffi_actpass_uniffi_fn_func_native_decision(RustBuffer json, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_UNMAPPED_TOOL
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_UNMAPPED_TOOL
+RustBuffer uniffi_actpass_uniffi_fn_func_native_unmapped_tool(RustBuffer tool, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PARSE_JSON
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PARSE_JSON
 RustBuffer uniffi_actpass_uniffi_fn_func_native_parse_json(RustBuffer member, RustBuffer text, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_MAPPING
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_MAPPING
+void uniffi_actpass_uniffi_fn_func_native_check_mapping(RustBuffer tools, RustBuffer actions, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_TEMPLATE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_TEMPLATE
+void uniffi_actpass_uniffi_fn_func_native_check_template(RustBuffer member, RustBuffer template, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_FILL_TEMPLATE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_FILL_TEMPLATE
+RustBuffer uniffi_actpass_uniffi_fn_func_native_fill_template(RustBuffer member, RustBuffer template, RustBuffer args, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_FFI_ACTPASS_UNIFFI_RUSTBUFFER_ALLOC
@@ -848,9 +888,33 @@ uint16_t uniffi_actpass_uniffi_checksum_func_native_decision(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_UNMAPPED_TOOL
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_UNMAPPED_TOOL
+uint16_t uniffi_actpass_uniffi_checksum_func_native_unmapped_tool(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PARSE_JSON
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PARSE_JSON
 uint16_t uniffi_actpass_uniffi_checksum_func_native_parse_json(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CHECK_MAPPING
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CHECK_MAPPING
+uint16_t uniffi_actpass_uniffi_checksum_func_native_check_mapping(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CHECK_TEMPLATE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CHECK_TEMPLATE
+uint16_t uniffi_actpass_uniffi_checksum_func_native_check_template(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_FILL_TEMPLATE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_FILL_TEMPLATE
+uint16_t uniffi_actpass_uniffi_checksum_func_native_fill_template(void
     
 );
 #endif
@@ -986,9 +1050,33 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_answer_next(void
     
 );
 #endif
-#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_DECIDE
-#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_DECIDE
-uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_decide(void
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_APPROVALS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_APPROVALS
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_approvals(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_APPROVE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_APPROVE
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_approve(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXECUTIONS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXECUTIONS
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_executions(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXPIRE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXPIRE
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_expire(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_REJECT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_REJECT
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_reject(void
     
 );
 #endif

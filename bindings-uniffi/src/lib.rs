@@ -21,5 +21,6 @@ mod passport;
 mod runtime;
 mod scripted;
 mod secret;
+mod tools;
 
 uniffi::setup_scaffolding!("actpass_native");

@@ -36,6 +36,7 @@ internal import ActPassSecret
 /// If another module has a type of the same name, qualify the types of this module with the client: `ActPass.Action`.
 public final class ActPass: Sendable {
     let native: NativeClient
+    let family: Family
     /// The gateway's URL, without a trailing slash.
     public let baseURL: String
     /// The agent's name.
@@ -115,12 +116,14 @@ public final class ActPass: Sendable {
                 script: script)
         }
         self.native = native
+        self.family = Family()
         self.baseURL = try enter { try native.baseUrl() }
         self.agentID = try enter { try native.agentId() }
     }
 
     private init(_ other: ActPass, native: NativeClient) {
         self.native = native
+        family = other.family
         baseURL = other.baseURL
         agentID = other.agentID
     }
@@ -194,7 +197,7 @@ public final class ActPass: Sendable {
     /// - Throws: ``ActPassError`` if the request failed; its ``ActPassError/kind`` and ``ActPassError/code`` name the
     ///   cause. `CancellationError`.
     public func preflight(_ action: Action) async throws -> Decision {
-        let (native, asked) = (native, action.native)
+        let (native, asked) = (native, bound.completing(action).native)
         return Decision(try await call { try await native.preflight(action: asked, cancel: $0) })
     }
 }

@@ -68,6 +68,41 @@ extension ActPass {
         }
     }
 
+    /// Requests a decision, runs `execute` only if the decision allows it, and returns its result; if the action is
+    /// blocked, returns the result of `onBlocked` instead.
+    ///
+    /// ```swift
+    /// import ActPass
+    ///
+    /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+    /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
+    /// // The model gets the receipt, or why there is none.
+    /// let text = try await actpass.guard(action, onBlocked: { $0.message }) { _ in "refunded" }
+    /// print(text)
+    /// ```
+    ///
+    /// - Parameters:
+    ///   - action: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    ///   - isolation: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    ///   - onBlocked: Returns the value for a blocked action, which did not run, or throws.
+    ///   - execute: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    /// - Throws: The error that `execute` or `onBlocked` threw; otherwise as
+    ///   ``guard(_:recordOutcome:isolation:execute:)``.
+    public func `guard`<Value>(
+        _ action: Action,
+        recordOutcome: Bool = false,
+        isolation: isolated (any Actor)? = #isolation,
+        onBlocked: (ActionBlockedError) async throws -> sending Value,
+        execute: (ExecutionContext) async throws -> sending Value
+    ) async throws -> Value {
+        switch try await self.guard(action, recordOutcome: recordOutcome, isolation: isolation, execute: execute) {
+        case .returned(let result, _): return result
+        case .blocked(let blocked): return try await onBlocked(blocked)
+        case .failed(let error, _): throw error
+        }
+    }
+
     /// Guards an action again after its approval was decided, in this process or another.
     ///
     /// The gateway compares it with the approved action, so a changed copy does not run. Otherwise as
@@ -89,7 +124,7 @@ extension ActPass {
         execute: (ExecutionContext) async throws -> sending Value
     ) async throws -> Outcome<Value> {
         let (native, kept, wait) = (native, pending.json, waitForApproval?.inSeconds)
-        let spent = passport.map(Secret.init)
+        let spent = (passport ?? bound.passport).map(Secret.init)
         let verdict = try await call {
             try await native.authorizePending(
                 pending: kept, passport: spent, waitForApproval: wait, recordOutcome: recordOutcome, cancel: $0)

@@ -39,7 +39,7 @@ extension ActPass {
     /// - Throws: As ``guard(_:recordOutcome:isolation:execute:)``. A failed gate does not throw: it blocks, or permits
     ///   in ``Mode/monitor``.
     public func authorize(_ action: Action, recordOutcome: Bool = false) async throws -> Verdict {
-        let (native, asked) = (native, action.native)
+        let (native, asked) = (native, bound.completing(action).native)
         let verdict = try await call {
             try await native.authorize(action: asked, recordOutcome: recordOutcome, cancel: $0)
         }
@@ -151,6 +151,16 @@ extension ActPass {
         @discardableResult
         public func cancelled() throws -> Execution {
             Execution(try enter { try native.finish(ended: .cancelled, response: nil) })
+        }
+
+        /// Reports that a framework's control-flow signal ended the action while it ran, such as a pause for a person.
+        /// Recording happens in the background, within one second.
+        ///
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the permit is not spent or its
+        ///   outcome was already reported.
+        @discardableResult
+        public func suspended() throws -> Execution {
+            Execution(try enter { try native.finish(ended: .suspended, response: nil) })
         }
 
         func finish<Value>(returning value: Value, isolation: isolated (any Actor)? = #isolation) async throws -> Execution {

@@ -15,17 +15,19 @@ internal import ActPassBridge
 /// let receipt = try outcome.unwrap()
 /// assert(receipt == "refunded")
 /// assert(gateway.actions[0]["args"]?["amount"] == 4900)
+/// try gateway.assertExecuted("stripe.refund.create", times: 1)
 /// ```
 ///
-/// It denies tools without a scripted answer with `test.unscripted`, records evidence, and issues passports that verify
-/// as valid. It is safe for concurrent use.
+/// It denies tools without a scripted answer with `test.unscripted`, and records evidence. An approval is bound to its
+/// action, found by it, and spent once. An idempotency key that is repeated with the same body repeats its `allow` as a
+/// replay. Passports verify as valid until they are revoked. It is safe for concurrent use.
 public final class ScriptedGateway: Sendable {
     private let script = NativeScript()
 
     /// Creates a gateway that denies every action.
     public init() {}
 
-    /// Answers all following preflights of `tool`; without `tool`, the preflights of every tool without its own answer.
+    /// Answers all following preflights of `tool`; without `tool`, of every tool, in place of earlier answers.
     ///
     /// - Precondition: The decision of `answer` is JSON.
     public func answer(_ answer: Answer, tool: String? = nil) {
@@ -49,11 +51,54 @@ public final class ScriptedGateway: Sendable {
         }
     }
 
-    /// Approves an approval request. A waiting guard then sends its preflight again: script an answer that allows it.
-    public func approve(_ approvalRequestID: String) { script.decide(id: approvalRequestID, approved: true) }
+    /// Approves an approval: the next preflight of its action is allowed, once.
+    ///
+    /// - Parameter approval: The approval's id, or a tool: then the latest pending approval of the tool. An id that an
+    ///   answer sets may be decided before the approval is opened.
+    /// - Returns: The id.
+    /// - Throws: ``ActPass/ActPassError`` of the kind `argument` if there is no such pending approval.
+    @discardableResult
+    public func approve(_ approval: String) throws -> String { try settled { try script.approve(approval: approval) } }
 
-    /// Rejects an approval request.
-    public func reject(_ approvalRequestID: String) { script.decide(id: approvalRequestID, approved: false) }
+    /// Rejects an approval: its action stays blocked. Otherwise as ``approve(_:)``.
+    @discardableResult
+    public func reject(_ approval: String) throws -> String { try settled { try script.reject(approval: approval) } }
+
+    /// Lets an approval expire, which may be pending, or approved and not spent. Otherwise as ``approve(_:)``.
+    @discardableResult
+    public func expire(_ approval: String) throws -> String { try settled { try script.expire(approval: approval) } }
+
+    private func settled(_ decide: () throws -> String) throws -> String {
+        do {
+            return try decide()
+        } catch NativeError.Failed(let failure) {
+            throw ActPassError(.argument, failure.text)
+        }
+    }
+
+    /// The approvals so far, in the order in which they were opened.
+    public var approvals: [ScriptedApproval] { script.approvals().map(ScriptedApproval.init) }
+
+    /// The actions of this gateway's clients that ran, in order: permits that were spent.
+    public var executions: [Execution] {
+        script.executions().map { Execution(tool: $0.tool, args: (try? JSONValue(parsing: $0.args)) ?? .null) }
+    }
+
+    /// Throws unless actions of `tool` ran exactly `times` times; without `times`, at least once.
+    ///
+    /// - Throws: ``ExecutionMismatch``, which fails a test of any framework.
+    public func assertExecuted(_ tool: String, times: Int? = nil) throws {
+        let ran = executions.map(\.tool)
+        let count = ran.filter { $0 == tool }.count
+        guard times.map({ count == $0 }) ?? (count > 0) else {
+            throw ExecutionMismatch(tool: tool, expected: times, count: count, ran: ran)
+        }
+    }
+
+    /// Throws if an action of `tool` ran.
+    ///
+    /// - Throws: ``ExecutionMismatch``, which fails a test of any framework.
+    public func assertNotExecuted(_ tool: String) throws { try assertExecuted(tool, times: 0) }
 
     /// The preflights so far, by wire name: `tool`, `args`, `user_id`.
     public var actions: [JSONValue] { bodies { $0 == "/api/v1/actions/preflight" } }
@@ -78,6 +123,56 @@ public final class ScriptedGateway: Sendable {
         logger: ActPass.Logger? = nil
     ) throws -> ActPass {
         try ActPass(script: script, agentID: agentID, timeout: timeout, mode: mode, logger: logger)
+    }
+
+    /// An approval that the gateway opened.
+    public struct ScriptedApproval: Sendable, Hashable {
+        /// The id.
+        public let id: String
+        /// The tool of the action.
+        public let tool: String
+        /// The status.
+        public let status: ActPass.Approval.Status
+        /// Whether the action was allowed with it.
+        public let isSpent: Bool
+
+        init(_ native: NativeScriptedApproval) {
+            id = native.id
+            tool = native.tool
+            isSpent = native.spent
+            status =
+                switch native.status {
+                case .approved: .approved
+                case .expired: .expired
+                case .pending: .pending
+                case .rejected: .rejected
+                }
+        }
+    }
+
+    /// An action that ran.
+    public struct Execution: Sendable, Hashable {
+        /// The tool.
+        public let tool: String
+        /// The arguments that the gateway evaluated.
+        public let args: JSONValue
+    }
+
+    /// Actions ran more or less often than a test expects.
+    public struct ExecutionMismatch: Error, Sendable, Hashable, CustomStringConvertible {
+        /// The tool.
+        public let tool: String
+        /// The expected number of runs; `nil` for at least one.
+        public let expected: Int?
+        /// The number of runs.
+        public let count: Int
+        /// The tools of all actions that ran, in order.
+        public let ran: [String]
+
+        /// The expected and the actual number of runs.
+        public var description: String {
+            "expected \(tool) to run \(expected.map { "\($0) times" } ?? "at least once"), but it ran \(count) times; ran: \(ran)"
+        }
     }
 
     /// A scripted response to a preflight.
@@ -118,13 +213,16 @@ public final class ScriptedGateway: Sendable {
             .decision(["decision": "warn", "reason_code": .string(reasonCode)])
         }
 
-        /// `require_approval`: the action needs human approval.
+        /// `require_approval`: opens an approval in the modes `enforce` and `strict`. Without `id`, the gateway numbers
+        /// the approvals: `apr_1`, `apr_2`; an `id` that is in use gets a number too.
         public static func requireApproval(
-            id: String = "apr_test", reasonCode: String = "test.require_approval"
+            id: String? = nil, reasonCode: String = "test.require_approval"
         ) -> Answer {
-            .decision([
-                "decision": "require_approval", "reason_code": .string(reasonCode), "approval_request_id": .string(id),
-            ])
+            var decision: JSONValue = ["decision": "require_approval", "reason_code": .string(reasonCode)]
+            if let id {
+                decision["approval_request_id"] = .string(id)
+            }
+            return .decision(decision)
         }
 
         /// A response with an error status.

@@ -54,19 +54,70 @@ final class TestingTests: XCTestCase {
 
     func testGuardWaitsForScriptedApproval() async throws {
         let gateway = ScriptedGateway()
-        gateway.answer(.allow())
-        gateway.answerNext(.requireApproval(id: "apr_1"))
+        gateway.answer(.requireApproval(id: "apr_1"))
         let client = try gateway.client()
         var held = action
         held.waitForApproval = .seconds(20)
-        gateway.approve("apr_1")
+        try gateway.approve("apr_1")
         let approved = try await client.guard(held) { _ in "refunded" }
         XCTAssertEqual(approved.result, "refunded")
-        gateway.answerNext(.requireApproval(id: "apr_2"))
-        gateway.reject("apr_2")
+        gateway.answer(.requireApproval(id: "apr_2"))
+        try gateway.reject("apr_2")
         let rejected = try await client.guard(held) { _ in "refunded" }
         XCTAssertEqual(rejected.decision.reasonCode, "approval.rejected")
         XCTAssertFalse(rejected.executed)
+    }
+
+    func testAnApprovalAllowsItsActionOnce() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.requireApproval(reasonCode: "refund.medium"))
+        let client = try gateway.client()
+        func guarded(_ amount: Int, approval: String? = nil) async throws -> String {
+            var action = action
+            action.args = ["amount": .init(amount)]
+            action.approvalRequestID = approval
+            return try await client.guard(action) { _ in 1 }.decision.reasonCode
+        }
+        var said = [try await guarded(1), try await guarded(1), try await guarded(2)]
+        XCTAssertEqual(said, Array(repeating: "refund.medium", count: 3))
+        XCTAssertEqual(gateway.approvals.map(\.id), ["apr_1", "apr_2"])
+        XCTAssertEqual(try gateway.approve("apr_1"), "apr_1")
+        said = [try await guarded(2, approval: "apr_1"), try await guarded(1), try await guarded(1, approval: "apr_1")]
+        XCTAssertEqual(said, ["approval.action_mismatch", "approval.approved", "approval.spent"])
+        XCTAssertEqual(gateway.approvals.map(\.isSpent), [true, false])
+        try gateway.assertExecuted("stripe.refund.create", times: 1)
+        XCTAssertEqual(gateway.executions.map { $0.args["amount"] }, [1])
+
+        XCTAssertEqual(try gateway.reject("stripe.refund.create"), "apr_2")
+        _ = try await guarded(3)
+        XCTAssertEqual(try gateway.expire("stripe.refund.create"), "apr_3")
+        said = [try await guarded(2, approval: "apr_2"), try await guarded(3, approval: "apr_3")]
+        XCTAssertEqual(said, ["approval.rejected", "approval.expired"])
+        XCTAssertEqual(gateway.approvals.map(\.status), [.approved, .rejected, .expired])
+        XCTAssertThrowsError(try gateway.approve("stripe.refund.create")) {
+            XCTAssertEqual(($0 as? ActPassError)?.kind, .argument)
+            XCTAssertTrue("\($0)".hasSuffix("apr_3 of stripe.refund.create is expired"), "\($0)")
+        }
+    }
+
+    func testExecutionsAreAsserted() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let client = try gateway.client()
+        try gateway.assertNotExecuted("stripe.refund.create")
+        XCTAssertThrowsError(try gateway.assertExecuted("stripe.refund.create"))
+        _ = try await client.authorize(action)
+        try gateway.assertNotExecuted("stripe.refund.create")
+        for _ in 0..<2 { _ = try await client.guard(action) { _ in 1 } }
+        try gateway.assertExecuted("stripe.refund.create")
+        try gateway.assertExecuted("stripe.refund.create", times: 2)
+        XCTAssertThrowsError(try gateway.assertExecuted("stripe.refund.create", times: 1)) {
+            XCTAssertEqual(
+                "\($0)",
+                "expected stripe.refund.create to run 1 times, but it ran 2 times; "
+                    + #"ran: ["stripe.refund.create", "stripe.refund.create"]"#)
+        }
+        XCTAssertThrowsError(try gateway.assertNotExecuted("stripe.refund.create"))
     }
 
     func testScriptedGatewayAnswersOtherCalls() async throws {

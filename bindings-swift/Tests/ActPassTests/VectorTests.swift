@@ -66,7 +66,7 @@ final class VectorTests: XCTestCase {
         let expected = run.expected
         let executed = expected["executed"] == true
         check("\(executed ? 1 : 0) runs", contexts.count == (executed ? 1 : 0), contexts.count)
-        check("stopped", (outcome == nil) == (executed && vector.ends == "cancelled"), outcome as Any)
+        check("stopped", (outcome == nil) == (executed && ["cancelled", "suspended"].contains(vector.ends)), outcome as Any)
         guard let reported = outcome?.decision ?? contexts.first?.decision else { throw Problem("no decision") }
         for (name, value) in expected["decision"]?.objectValue ?? [:] {
             check("the decision's \(name): \(value)", reported[name] == value, reported.json)
@@ -139,6 +139,21 @@ final class VectorTests: XCTestCase {
     private static func guarded(
         _ client: ActPass, _ action: Action, _ vector: Vector, _ contexts: Contexts
     ) async throws -> Outcome<JSONValue>? {
+        if vector.isUnmapped {
+            let tools: [String: ActPass.Tool<JSONValue>] = [:]
+            do {
+                _ = try await client.protectTools(tools, actions: [:]).call(action.tool, action.args)
+                throw Problem("an unmapped tool ran")
+            } catch let blocked as ActionBlockedError {
+                return .blocked(blocked)
+            }
+        }
+        if vector.ends == "suspended" {
+            let permit = try await client.authorize(action, recordOutcome: vector.recordOutcome).unwrap()
+            contexts.append(try permit.spend())
+            try permit.suspended()
+            return nil
+        }
         if let changed = vector.changedArgs {
             switch try await client.authorize(action, recordOutcome: vector.recordOutcome) {
             case .blocked(let blocked): return .blocked(blocked)
@@ -230,6 +245,7 @@ final class VectorTests: XCTestCase {
         let ends: String
         let changedArgs: JSONValue?
         let gatewayEchoes: Bool
+        let isUnmapped: Bool
         let gateway: JSONValue
         let expect: [String: JSONValue]
 
@@ -262,10 +278,10 @@ final class VectorTests: XCTestCase {
             }
             let whole = try members(
                 .object(vector),
-                ["client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"],
+                ["client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes", "unmapped"],
                 needed: ["description", "gateway", "expect"])
             let ends = whole["ends"]?.stringValue ?? "returned"
-            guard ["returned", "failed", "cancelled"].contains(ends) else { throw Problem("\(name): ends \(ends)") }
+            guard ["returned", "failed", "cancelled", "suspended"].contains(ends) else { throw Problem("\(name): ends \(ends)") }
             let expect = try members(whole["expect"], Set(Mode.allCases.map(\.rawValue)))
             guard !expect.isEmpty else { throw Problem("\(name): nothing is expected") }
             for expected in expect.values {
@@ -291,6 +307,7 @@ final class VectorTests: XCTestCase {
                 ends: ends,
                 changedArgs: whole["changed_args"],
                 gatewayEchoes: whole["gateway_echoes"] == true,
+                isUnmapped: whole["unmapped"] == true,
                 gateway: whole["gateway"] ?? .null,
                 expect: expect)
         }

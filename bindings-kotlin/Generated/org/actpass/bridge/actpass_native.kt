@@ -726,7 +726,15 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_decision(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_unmapped_tool(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_parse_json(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_check_mapping(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_check_template(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_fill_template(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id(
     ): Int
@@ -772,7 +780,15 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_answer_next(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_method_nativescript_decide(
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_approvals(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_approve(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_executions(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_expire(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_reject(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_requests(
     ): Int
@@ -879,8 +895,16 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_actpass_uniffi_fn_method_nativescript_answer_next(`ptr`: Long,`answer`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
-    external fun uniffi_actpass_uniffi_fn_method_nativescript_decide(`ptr`: Long,`id`: RustBuffer.ByValue,`approved`: Byte,uniffi_out_err: UniffiRustCallStatus, 
-    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_approvals(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_approve(`ptr`: Long,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_executions(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_expire(`ptr`: Long,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_reject(`ptr`: Long,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativescript_requests(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_pending_approval(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -905,7 +929,15 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_decision(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_unmapped_tool(`tool`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_parse_json(`member`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_check_mapping(`tools`: RustBuffer.ByValue,`actions`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_func_native_check_template(`member`: RustBuffer.ByValue,`template`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_func_native_fill_template(`member`: RustBuffer.ByValue,`template`: RustBuffer.ByValue,`args`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun ffi_actpass_uniffi_rustbuffer_alloc(`size`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -1059,7 +1091,19 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_decision() and 0xFFFF) != 61830) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_unmapped_tool() and 0xFFFF) != 1567) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_parse_json() and 0xFFFF) != 58095) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_mapping() and 0xFFFF) != 62336) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_template() and 0xFFFF) != 20880) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_fill_template() and 0xFFFF) != 51509) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() and 0xFFFF) != 48935) {
@@ -1110,7 +1154,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_decision() and 0xFFFF) != 16594) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_finish() and 0xFFFF) != 4741) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_finish() and 0xFFFF) != 26797) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_spend() and 0xFFFF) != 31240) {
@@ -1122,13 +1166,25 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() and 0xFFFF) != 26493) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 39286) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 18056) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() and 0xFFFF) != 1203) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_decide() and 0xFFFF) != 62898) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_approvals() and 0xFFFF) != 580) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_approve() and 0xFFFF) != 45133) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_executions() and 0xFFFF) != 51760) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_expire() and 0xFFFF) != 44100) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_reject() and 0xFFFF) != 3209) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_requests() and 0xFFFF) != 55142) {
@@ -3183,7 +3239,7 @@ public object FfiConverterTypeNativeRecording: FfiConverter<NativeRecording, Lon
 public interface NativeScriptInterface {
     
     /**
-     * Sets the response to preflights about a tool; about every other tool if none is named.
+     * Sets the response to preflights of a tool; of every tool if none is named.
      */
     fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
     
@@ -3193,9 +3249,29 @@ public interface NativeScriptInterface {
     fun `answerNext`(`answer`: NativeAnswer)
     
     /**
-     * Decides an approval.
+     * The approvals so far.
      */
-    fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
+    fun `approvals`(): List<NativeScriptedApproval>
+    
+    /**
+     * Approves an approval, given by its id or by its tool. Returns its id.
+     */
+    fun `approve`(`approval`: kotlin.String): kotlin.String
+    
+    /**
+     * The actions that ran so far.
+     */
+    fun `executions`(): List<NativeExecution>
+    
+    /**
+     * Lets an approval expire, given by its id or by its tool. Returns its id.
+     */
+    fun `expire`(`approval`: kotlin.String): kotlin.String
+    
+    /**
+     * Rejects an approval, given by its id or by its tool. Returns its id.
+     */
+    fun `reject`(`approval`: kotlin.String): kotlin.String
     
     /**
      * The requests so far.
@@ -3322,7 +3398,7 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
-     * Sets the response to preflights about a tool; about every other tool if none is named.
+     * Sets the response to preflights of a tool; of every tool if none is named.
      */
     @Throws(NativeException::class)override fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
         = 
@@ -3357,19 +3433,88 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
-     * Decides an approval.
-     */override fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
-        = 
+     * The approvals so far.
+     */override fun `approvals`(): List<NativeScriptedApproval> {
+            return FfiConverterSequenceTypeNativeScriptedApproval.lift(
     callWithHandle {
     uniffiRustCall() { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_decide(
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_approvals(
         it,
-        
-        FfiConverterString.lower(`id`),
-        FfiConverterBoolean.lower(`approved`),_status)
+        _status)
 }
     }
+    )
+    }
     
+
+    
+    /**
+     * Approves an approval, given by its id or by its tool. Returns its id.
+     */
+    @Throws(NativeException::class)override fun `approve`(`approval`: kotlin.String): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_approve(
+        it,
+        
+        FfiConverterString.lower(`approval`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * The actions that ran so far.
+     */override fun `executions`(): List<NativeExecution> {
+            return FfiConverterSequenceTypeNativeExecution.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_executions(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Lets an approval expire, given by its id or by its tool. Returns its id.
+     */
+    @Throws(NativeException::class)override fun `expire`(`approval`: kotlin.String): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_expire(
+        it,
+        
+        FfiConverterString.lower(`approval`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Rejects an approval, given by its id or by its tool. Returns its id.
+     */
+    @Throws(NativeException::class)override fun `reject`(`approval`: kotlin.String): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_reject(
+        it,
+        
+        FfiConverterString.lower(`approval`),_status)
+}
+    }
+    )
+    }
     
 
     
@@ -3533,8 +3678,8 @@ public interface NativeSessionInterface {
     fun `decision`(): NativeDecision
     
     /**
-     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
-     * the background.
+     * Settles the action. `response` is the JSON text of its result. A cancellation and a
+     * suspension are recorded in the background.
      */
     fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport
     
@@ -3669,8 +3814,8 @@ open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
 
     
     /**
-     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
-     * the background.
+     * Settles the action. `response` is the JSON text of its result. A cancellation and a
+     * suspension are recorded in the background.
      */
     @Throws(NativeException::class)override fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport {
             return FfiConverterTypeNativeReport.lift(
@@ -4457,6 +4602,53 @@ public object FfiConverterTypeNativeEvent: FfiConverterRustBuffer<NativeEvent> {
 
 
 /**
+ * An action that ran.
+ */
+data class NativeExecution (
+    /**
+     * The tool.
+     */
+    val `tool`: kotlin.String
+    , 
+    /**
+     * The JSON text of the arguments.
+     */
+    val `args`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeExecution: FfiConverterRustBuffer<NativeExecution> {
+    override fun read(buf: ByteBuffer): NativeExecution {
+        return NativeExecution(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeExecution) = (
+            FfiConverterString.allocationSize(value.`tool`) +
+            FfiConverterString.allocationSize(value.`args`)
+    )
+
+    override fun write(value: NativeExecution, buf: ByteBuffer) {
+            FfiConverterString.write(value.`tool`, buf)
+            FfiConverterString.write(value.`args`, buf)
+    }
+}
+
+
+
+/**
  * The details of an error.
  */
 data class NativeFailure (
@@ -5160,6 +5352,69 @@ public object FfiConverterTypeNativeRevocation: FfiConverterRustBuffer<NativeRev
 
 
 /**
+ * An approval that the script opened.
+ */
+data class NativeScriptedApproval (
+    /**
+     * The id.
+     */
+    val `id`: kotlin.String
+    , 
+    /**
+     * The tool of the action.
+     */
+    val `tool`: kotlin.String
+    , 
+    /**
+     * The status.
+     */
+    val `status`: NativeApprovalStatus
+    , 
+    /**
+     * Whether the action was allowed with it.
+     */
+    val `spent`: kotlin.Boolean
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeScriptedApproval: FfiConverterRustBuffer<NativeScriptedApproval> {
+    override fun read(buf: ByteBuffer): NativeScriptedApproval {
+        return NativeScriptedApproval(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterTypeNativeApprovalStatus.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeScriptedApproval) = (
+            FfiConverterString.allocationSize(value.`id`) +
+            FfiConverterString.allocationSize(value.`tool`) +
+            FfiConverterTypeNativeApprovalStatus.allocationSize(value.`status`) +
+            FfiConverterBoolean.allocationSize(value.`spent`)
+    )
+
+    override fun write(value: NativeScriptedApproval, buf: ByteBuffer) {
+            FfiConverterString.write(value.`id`, buf)
+            FfiConverterString.write(value.`tool`, buf)
+            FfiConverterTypeNativeApprovalStatus.write(value.`status`, buf)
+            FfiConverterBoolean.write(value.`spent`, buf)
+    }
+}
+
+
+
+/**
  * The settings of a client.
  */
 data class NativeSettings (
@@ -5690,7 +5945,11 @@ enum class NativeEnded {
     /**
      * It returned.
      */
-    RETURNED;
+    RETURNED,
+    /**
+     * A framework's control-flow signal suspended it.
+     */
+    SUSPENDED;
 
     
 
@@ -6936,6 +7195,34 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeNativeExecution: FfiConverterRustBuffer<List<NativeExecution>> {
+    override fun read(buf: ByteBuffer): List<NativeExecution> {
+        val len = buf.getInt()
+        return List<NativeExecution>(len) {
+            FfiConverterTypeNativeExecution.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeExecution>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeExecution.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeExecution>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeExecution.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceTypeNativeMember: FfiConverterRustBuffer<List<NativeMember>> {
     override fun read(buf: ByteBuffer): List<NativeMember> {
         val len = buf.getInt()
@@ -6982,6 +7269,34 @@ public object FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer<List
         buf.putInt(value.size)
         value.iterator().forEach {
             FfiConverterTypeNativeRequest.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeNativeScriptedApproval: FfiConverterRustBuffer<List<NativeScriptedApproval>> {
+    override fun read(buf: ByteBuffer): List<NativeScriptedApproval> {
+        val len = buf.getInt()
+        return List<NativeScriptedApproval>(len) {
+            FfiConverterTypeNativeScriptedApproval.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeScriptedApproval>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeScriptedApproval.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeScriptedApproval>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeScriptedApproval.write(it, buf)
         }
     }
 }
@@ -7296,6 +7611,21 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
+         * The block of a tool to which no action is mapped. Sends nothing.
+         */
+    @Throws(NativeException::class) fun `nativeUnmappedTool`(`tool`: kotlin.String): NativeBlocked {
+            return FfiConverterTypeNativeBlocked.lift(
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_unmapped_tool(
+    
+        
+        FfiConverterString.lower(`tool`),_status)
+}
+    )
+    }
+    
+
+        /**
          * Parses a text that is one unambiguous JSON value; `member` is its name in error messages.
          */
     @Throws(NativeException::class) fun `nativeParseJson`(`member`: kotlin.String, `text`: kotlin.String): NativeJson {
@@ -7306,6 +7636,54 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
         
         FfiConverterString.lower(`member`),
         FfiConverterString.lower(`text`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * Checks that the tools of an agent and the mapped actions have the same names.
+         */
+    @Throws(NativeException::class) fun `nativeCheckMapping`(`tools`: List<kotlin.String>, `actions`: List<kotlin.String>)
+        = 
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_check_mapping(
+    
+        
+        FfiConverterSequenceString.lower(`tools`),
+        FfiConverterSequenceString.lower(`actions`),_status)
+}
+    
+    
+
+        /**
+         * Validates a template such as `stripe:charge:{charge}`; `{{` and `}}` are braces. `member` is its
+         * name in error messages.
+         */
+    @Throws(NativeException::class) fun `nativeCheckTemplate`(`member`: kotlin.String, `template`: kotlin.String)
+        = 
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_check_template(
+    
+        
+        FfiConverterString.lower(`member`),
+        FfiConverterString.lower(`template`),_status)
+}
+    
+    
+
+        /**
+         * Fills a template with the arguments, the JSON text of an object.
+         */
+    @Throws(NativeException::class) fun `nativeFillTemplate`(`member`: kotlin.String, `template`: kotlin.String, `args`: kotlin.String): kotlin.String {
+            return FfiConverterString.lift(
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_fill_template(
+    
+        
+        FfiConverterString.lower(`member`),
+        FfiConverterString.lower(`template`),
+        FfiConverterString.lower(`args`),_status)
 }
     )
     }
