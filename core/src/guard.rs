@@ -304,7 +304,7 @@ pub struct Blocked {
     subject: Subject,
 }
 
-/// What was blocked.
+/// The blocked action or tool.
 #[derive(Clone, Debug)]
 enum Subject {
     /// An action with its request.

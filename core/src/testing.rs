@@ -172,7 +172,7 @@ pub struct ReceivedRequest {
     pub method: String,
     /// The path, with the query.
     pub path: String,
-    /// The body; empty if there is none. A body that is not UTF-8 has replacement characters.
+    /// The body; empty without one. A body that is not UTF-8 has replacement characters.
     pub body: String,
 }
 
@@ -398,11 +398,11 @@ impl ScriptedGateway {
         self.assert_executed(tool, 0);
     }
 
-    /// Answers a request: returns the status and the JSON body, or `None` if the connection is to be
-    /// closed without a response. `path` includes the query.
+    /// Answers a request: returns the status and the JSON body, or `None` if the server must close
+    /// the connection without a response. `path` includes the query.
     ///
-    /// Before it calls this method, a server holds the request for as long as
-    /// [`hold`](ScriptedGateway::hold) says.
+    /// Before it calls this method, a server holds the request for the time that
+    /// [`hold`](ScriptedGateway::hold) returns.
     ///
     /// ```
     /// use actpass_core::testing::{Answer, ScriptedGateway};
@@ -552,7 +552,7 @@ impl State {
             return Some(error(409, "idempotency_conflict", problem.to_owned()));
         }
         let allowed =
-            earlier.and_then(|earlier| earlier.allow.clone().filter(|_| self.still_holds(tool, earlier)));
+            earlier.and_then(|earlier| earlier.allow.clone().filter(|_| self.is_still_valid(tool, earlier)));
         if let Some(allowed) = allowed {
             return Some((200, replayed(allowed, request)));
         }
@@ -687,8 +687,8 @@ impl State {
         self.by_tool.get(tool).or(self.otherwise.as_ref())
     }
 
-    /// Whether the basis of an earlier `allow` still holds.
-    fn still_holds(&self, tool: &str, earlier: &StoredResponse) -> bool {
+    /// Whether the basis of an earlier `allow` is still valid.
+    fn is_still_valid(&self, tool: &str, earlier: &StoredResponse) -> bool {
         let approval = earlier.approval.as_deref().map(|id| self.approval(id));
         let is_usable = approval.is_none_or(|it| it.is_some_and(|it| it.status == ApprovalStatus::Approved));
         let word = if approval.is_some() { DecisionWord::RequireApproval } else { DecisionWord::Allow };

@@ -384,7 +384,7 @@ fn repeated_key_repeats_the_allow() {
     assert_eq!(blocked.error().unwrap().status(), Some(409));
     gateway.assert_executed(REFUND, 1);
 
-    // What the `allow` rested on does not hold any longer.
+    // The basis of the `allow` is no longer valid.
     gateway.script(REFUND, Answer::deny());
     assert!(is(&guard(&actpass, &keyed(1)), "deny", "test.deny"));
 }

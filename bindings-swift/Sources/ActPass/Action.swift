@@ -42,7 +42,7 @@ extension ActPass {
     /// A call validates the action. It throws an ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the
     /// arguments are not a JSON object, are nested more than 127 levels deep, or contain NaN; nothing is sent or run.
     public struct Action: Sendable, Hashable {
-        /// The agent's goal; empty for the goal of the surrounding ``ActPass/bind(goal:userID:passport:mode:audience:isolation:operation:)``.
+        /// The agent's goal.
         public var goal: String
         /// The tool that the action uses.
         public var tool: String
@@ -74,9 +74,9 @@ extension ActPass {
             set { hiddenPassport = newValue.map(Secret.init) }
         }
 
-        /// Creates an action; only the tool is required, and a goal unless a scope binds one.
+        /// Creates an action; only goal and tool are required.
         public init(
-            goal: String = "",
+            goal: String,
             tool: String,
             resource: String = "",
             args: JSONValue = [:],
@@ -117,7 +117,7 @@ extension ActPass {
         /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if the arguments cannot be encoded.
         @_disfavoredOverload
         public init(
-            goal: String = "",
+            goal: String,
             tool: String,
             resource: String = "",
             args: some Encodable,
@@ -154,7 +154,7 @@ extension ActPass {
         ///   message names it.
         @_disfavoredOverload
         public init(
-            goal: String = "",
+            goal: String,
             tool: String,
             resource: String = "",
             args: [String: (any Encodable)?],

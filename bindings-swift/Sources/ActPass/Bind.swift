@@ -11,6 +11,7 @@ struct Bound: Sendable {
     /// The action with the members of this scope that it does not set.
     func completing(_ action: ActPass.Action) -> ActPass.Action {
         var action = action
+        // A tool without its own goal.
         if action.goal.isEmpty { action.goal = goal ?? "" }
         action.userID = action.userID ?? userID
         action.passport = action.passport ?? passport
@@ -27,22 +28,21 @@ extension ActPass {
     /// Runs `operation` with defaults for the actions of this client, and of clients derived from it.
     ///
     /// The defaults apply to all calls in the current task and its child tasks: ``guard(_:recordOutcome:isolation:execute:)``,
-    /// ``authorize(_:recordOutcome:)``, ``preflight(_:)``, protected tools, and `resume` for the passport. An action that
-    /// sets a member itself keeps it; an action without a goal has an empty one. An inner scope replaces only the members
-    /// that it sets.
+    /// ``authorize(_:recordOutcome:)``, ``preflight(_:)``, protected tools, and `resume` for the passport. An action or a
+    /// ``ToolAction`` that sets a member keeps it. An inner scope replaces only the members that it sets.
     ///
     /// ```swift
     /// import ActPass
     ///
     /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
-    /// try await actpass.bind(goal: "resolve_refund_request", userID: "u_7") {
-    ///     let action = Action(tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
+    /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
+    /// try await actpass.bind(userID: "u_7") {
     ///     print(try await actpass.guard(action) { _ in "refunded" })
     /// }
     /// ```
     ///
     /// - Parameters:
-    ///   - goal: The agent's goal.
+    ///   - goal: The agent's goal, for tools without their own.
     ///   - userID: The user on whose behalf the agent acts.
     ///   - passport: The passport that the actions spend.
     ///   - mode: The mode.

@@ -109,7 +109,7 @@ extension ActPass {
         }
     }
 
-    /// What a tool of an agent means to the policy.
+    /// The action of a tool, or its exemption.
     public enum ToolMapping: Sendable {
         /// The tool runs only if a decision about this action allows it.
         case action(ToolAction)
@@ -146,7 +146,7 @@ extension ActPass {
     ///
     /// - Parameters:
     ///   - tools: The tools by their names in the agent.
-    ///   - actions: What each tool means to the policy, by the same names.
+    ///   - actions: The action of each tool, or `unguarded`, by the same names.
     ///   - onBlocked: Returns the value for a blocked call. Default: the call throws the ``ActionBlockedError``.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if a tool has no action, or an action has
     ///   no tool, which names them all; or if a template is malformed.

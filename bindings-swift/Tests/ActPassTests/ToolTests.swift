@@ -46,7 +46,7 @@ final class ToolTests: XCTestCase {
 
         let time = try await tools.call("time", [:])
         XCTAssertEqual(time, "12:00 true")
-        XCTAssertEqual(gateway.actions.count, 1, "an unguarded tool asks nothing")
+        XCTAssertEqual(gateway.actions.count, 1, "an unguarded tool sends nothing")
     }
 
     func testADeniedToolRunsZeroTimes() async throws {
@@ -168,13 +168,13 @@ final class ToolTests: XCTestCase {
         let other = try gateway.client()
         func sent(_ name: String) -> JSONValue? { gateway.actions.last?[name] }
         try await client.bind(goal: "outer", userID: "u_7", passport: passport, mode: .strict, audience: "a") {
-            _ = try await client.guard(Action(tool: "t")) { _ in 1 }
+            _ = try await client.guard(Action(goal: "", tool: "t")) { _ in 1 }
             XCTAssertEqual([sent("goal"), sent("user_id"), sent("mode"), sent("audience")], ["outer", "u_7", "strict", "a"])
             XCTAssertEqual(sent("passport"), .string(passport))
             _ = try await client.guard(Action(goal: "own", tool: "t", userID: "u_1", mode: .enforce)) { _ in 1 }
             XCTAssertEqual([sent("goal"), sent("user_id"), sent("mode")], ["own", "u_1", "enforce"])
             try await client.bind(userID: "u_8") {
-                async let child = client.withOptions(maxRetries: 1).preflight(Action(tool: "t"))
+                async let child = client.withOptions(maxRetries: 1).preflight(Action(goal: "", tool: "t"))
                 _ = try await child
                 XCTAssertEqual([sent("goal"), sent("user_id")], ["outer", "u_8"])
             }
@@ -187,7 +187,7 @@ final class ToolTests: XCTestCase {
         }
         _ = try await client.preflight(Action(goal: "g", tool: "t"))
         XCTAssertEqual(sent("user_id"), .null)
-        let error = try await failure { try await client.preflight(Action(tool: "t")) }
+        let error = try await failure { try await client.preflight(Action(goal: "", tool: "t")) }
         XCTAssertEqual(error.message, "goal: expected a non-empty string")
     }
 
