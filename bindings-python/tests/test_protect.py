@@ -268,7 +268,7 @@ def test_invalid_options_raise_at_decoration(client: ActPassClient, options: dic
     ("member", "values"),
     [
         ("tool", ("", None, 3, b"t", ["t"], "a\ud800")),
-        ("goal", ("", None, 3, b"g")),
+        ("goal", ("", 3, b"g")),
         ("mode", ("enforec", "", "Enforce", 3, ["strict"])),
         ("include", (3, "amount", b"amount", object())),
         ("exclude", (3, "amount")),

@@ -49,6 +49,7 @@ from ._errors import (
 from ._functions import canonical_outcome, create_actpass
 from ._outcome import GuardOutcome
 from ._settings import DEFAULT_BASE_URL
+from ._tools import UNGUARDED, ToolAction
 from ._types import (
     Approval,
     Credential,
@@ -71,6 +72,7 @@ __version__: str = _native.VERSION
 
 __all__ = [
     "DEFAULT_BASE_URL",
+    "UNGUARDED",
     "ActPassArgumentError",
     "ActPassAuthenticationError",
     "ActPassClient",
@@ -103,6 +105,7 @@ __all__ = [
     "Permit",
     "RecordedEvidence",
     "RiskTier",
+    "ToolAction",
     "__version__",
     "canonical_outcome",
     "create_actpass",

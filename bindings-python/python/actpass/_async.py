@@ -13,6 +13,7 @@ from ._outcome import GuardOutcome
 from ._run import answer
 from ._settings import Self, limits
 from ._telemetry import instrument
+from ._tools import Text, ToolAction
 from ._types import (
     Approval,
     Decision,
@@ -937,8 +938,8 @@ class AsyncActPassClient(Awaited):
         self,
         *,
         tool: str,
-        goal: str,
-        resource: Union[str, Callable[..., str]] = "",
+        goal: Optional[Text] = None,
+        resource: Text = "",
         mode: Optional[Mode] = None,
         include: Optional[Collection[str]] = None,
         exclude: Collection[str] = (),
@@ -1005,9 +1006,8 @@ class AsyncActPassClient(Awaited):
         """
         from ._protect import Protection  # noqa: PLC0415
 
-        protection = Protection(
-            self,
-            tool=tool,
+        action = ToolAction(
+            tool,
             goal=goal,
             resource=resource,
             include=include,
@@ -1020,10 +1020,11 @@ class AsyncActPassClient(Awaited):
             tool_manifest_hash=tool_manifest_hash,
             wait_for_approval=wait_for_approval,
             record_outcome=record_outcome,
-            default=self._converter(default, "protect"),
-            options=limits(timeout, max_retries),
+            default=default,
+            timeout=timeout,
+            max_retries=max_retries,
         )
-        return protection.decorate
+        return Protection(self, action).decorate
 
     async def close(self) -> None:
         """Close all connections. Later calls raise :class:`~actpass.ActPassConfigError`.

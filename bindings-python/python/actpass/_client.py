@@ -12,6 +12,7 @@ from ._kinds import Blocking
 from ._outcome import GuardOutcome
 from ._settings import Self, limits
 from ._telemetry import instrument
+from ._tools import Text, ToolAction
 from ._types import (
     Approval,
     AsyncFunctionNeedsAsyncActPassClient,
@@ -877,8 +878,8 @@ class ActPassClient(Blocking):
         self,
         *,
         tool: str,
-        goal: str,
-        resource: Union[str, Callable[..., str]] = "",
+        goal: Optional[Text] = None,
+        resource: Text = "",
         mode: Optional[Mode] = None,
         include: Optional[Collection[str]] = None,
         exclude: Collection[str] = (),
@@ -944,9 +945,8 @@ class ActPassClient(Blocking):
         """
         from ._protect import Protection  # noqa: PLC0415
 
-        protection = Protection(
-            self,
-            tool=tool,
+        action = ToolAction(
+            tool,
             goal=goal,
             resource=resource,
             include=include,
@@ -959,10 +959,11 @@ class ActPassClient(Blocking):
             tool_manifest_hash=tool_manifest_hash,
             wait_for_approval=wait_for_approval,
             record_outcome=record_outcome,
-            default=self._converter(default, "protect"),
-            options=limits(timeout, max_retries),
+            default=default,
+            timeout=timeout,
+            max_retries=max_retries,
         )
-        return protection.decorate
+        return Protection(self, action).decorate
 
     def close(self) -> None:
         """Close all connections. Later calls raise :class:`~actpass.ActPassConfigError`.
