@@ -1,4 +1,4 @@
-"""The tools of an agent as one mapping: what each means to the policy, and what happens to the others."""
+"""The tools of an agent as one mapping, with an action for each."""
 
 from __future__ import annotations
 

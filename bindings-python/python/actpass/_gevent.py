@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from . import _native
 
 #: Methods of a client that wait for the network.
-_WAITING = frozenset(
+WAITING = frozenset(
     (
         "authorize",
         "guard",
@@ -30,7 +30,7 @@ _WAITING = frozenset(
     )
 )
 #: Methods that may return a session.
-_GUARDING = frozenset(("authorize", "guard", "resume"))
+GUARDING = frozenset(("authorize", "guard", "resume"))
 #: The maximum number of concurrent calls of a hub. gevent's own pool has ten threads, shared with DNS lookups.
 _THREADS = 100
 
@@ -53,12 +53,12 @@ class _Client:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._native, name)
-        if name not in _WAITING:
+        if name not in WAITING:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
             answer = _wait(found, *args, **kwargs)
-            return _cooperative(answer) if name in _GUARDING else answer
+            return _cooperative(answer) if name in GUARDING else answer
 
         return call
 

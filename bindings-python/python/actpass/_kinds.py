@@ -31,17 +31,26 @@ class Awaited(Settings):
         record_outcome: object,
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
+        suspends: tuple[type[BaseException], ...] = (),
     ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=True)
         converter, tool = self._converter(default, "guard"), action["tool"]
         with instrument("guard", tool, action["mode"], self) as span:
             session, blocked = await answer(self._native.guard(action, record_outcome, converter, options))
-            return await _run.run_async(session, blocked, tool, execute_fn, span, now)
+            return await _run.run_async(session, blocked, tool, execute_fn, span, now, suspends)
 
     def _asynchronous(self) -> Awaited:
         """Return the client that protected ``async def`` functions use."""
         return self
+
+    def _synchronous(self) -> Blocking:
+        """Return a blocking client with the same connections, for adapters of plain functions."""
+        from ._waiting import waiting  # noqa: PLC0415
+
+        beside = Blocking.__new__(Blocking)
+        beside._hold(waiting(self._native), self._default)
+        return beside
 
 
 class Blocking(Settings):
@@ -60,13 +69,14 @@ class Blocking(Settings):
         record_outcome: object,
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
+        suspends: tuple[type[BaseException], ...] = (),
     ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=False)
         converter, tool = self._converter(default, "guard"), action["tool"]
         with instrument("guard", tool, action["mode"], self) as span:
             session, blocked = self._native.guard(action, record_outcome, converter, options)
-            return _run.run(session, blocked, tool, execute_fn, span, now)
+            return _run.run(session, blocked, tool, execute_fn, span, now, suspends)
 
     def _asynchronous(self) -> Awaited:
         """Return the client that protected ``async def`` functions use."""
@@ -77,6 +87,10 @@ class Blocking(Settings):
             beside._hold(self._native.background(), self._default)
             self._beside = beside
             return beside
+
+    def _synchronous(self) -> Blocking:
+        """Return the client itself."""
+        return self
 
     def _close(self) -> None:
         super()._close()

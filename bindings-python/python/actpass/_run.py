@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import json
@@ -380,14 +381,21 @@ def run(
     execute_fn: Callable[[ExecutionContext], Any],
     span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
+    suspends: tuple[type[BaseException], ...] = (),
 ) -> GuardOutcome[Any]:
-    """Run a permitted function and return its outcome; without a session, return ``outcome`` as blocked."""
+    """Run a permitted function and return its outcome; without a session, return ``outcome`` as blocked.
+
+    Exceptions of the types in ``suspends`` are control flow of a framework: recorded as ``suspended``, and raised.
+    """
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
     if session is None or context is None:
         return blocked(outcome, tool, span)
     span.decided(context["decision"])
     try:
         result = execute_fn(context)
+    except suspends:
+        session.suspended()
+        raise
     except Exception as error:
         outcome = reported(session.failed(error))
     except BaseException:
@@ -405,6 +413,7 @@ async def run_async(
     execute_fn: Callable[[ExecutionContext], Any],
     span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
+    suspends: tuple[type[BaseException], ...] = (),
 ) -> GuardOutcome[Any]:
     """Like :func:`run`, in the caller's task."""
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
@@ -415,6 +424,9 @@ async def run_async(
         result = execute_fn(context)
         if _is_awaitable(result):
             result = await result
+    except suspends:
+        session.suspended()
+        raise
     except Exception as error:
         outcome = await reported_async(session.failed(error))
     except BaseException:
@@ -476,11 +488,18 @@ def _ended(outcome: GuardOutcome[Any], tool: str, span: CallSpan) -> GuardOutcom
     return outcome
 
 
+#: The completion queue and the answer of a thread that waits for a call of an asynchronous client: see ``_waiting``.
+waiter: contextvars.ContextVar[Any] = contextvars.ContextVar("actpass._run.waiter", default=None)
+
+
 def running() -> tuple[_native.CompletionQueue, Any]:
     """Return the completion queue of the running event loop and a new future; called by the native module.
 
     The first call imports ``asyncio``. The import is static, so that program bundlers find it.
     """
+    own: tuple[_native.CompletionQueue, Any] | None = waiter.get()
+    if own is not None:
+        return own
     from . import _loop  # noqa: PLC0415
 
     return _loop.running()

@@ -1,4 +1,4 @@
-"""What the tools of an agent mean to the policy, and how their arguments become actions."""
+"""Actions of an agent's tools: options of the policy for each tool, and the action of one call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Text = Union[str, Callable[..., str]]
 
 
 class ToolAction:
-    """What one tool of an agent means to the policy: the options of ``protect``, without a function.
+    """Policy options of one tool of an agent: those of ``protect``, without a function.
 
     Immutable. :meth:`~actpass.ActPassClient.protect_tools` and the adapters in ``actpass.integrations`` take a mapping
     from the names of an agent's tools to these.
@@ -60,6 +60,7 @@ class ToolAction:
     """
 
     __slots__ = (
+        "_evaluation",
         "approval_request_id",
         "audience",
         "default",
@@ -96,6 +97,7 @@ class ToolAction:
     default: Optional[Callable[[Any], Any]]
     timeout: Optional[float]
     max_retries: Optional[int]
+    _evaluation: Evaluation
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class ToolAction:
         return functools.partial(ToolAction, **self._members()), ()
 
     def _members(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if not name.startswith("_")}
 
 
 class Unguarded:
@@ -201,7 +203,7 @@ UNGUARDED = Unguarded()
 
 
 class Evaluation:
-    """How the arguments of one tool become an action."""
+    """Builder of the actions of one tool, from the arguments of a call."""
 
     def __init__(self, action: ToolAction, names: Collection[str] = (), *, is_open: bool = True) -> None:
         """Check the options that name arguments; the tool has ``names`` and, if ``is_open``, may have others."""
@@ -223,7 +225,7 @@ class Evaluation:
     ) -> tuple[dict[str, Any], Callable[[], tuple[object, ...]]]:
         """Return the members of the action of one call, and a function that returns the current ones that may change.
 
-        ``is_fixed``: nobody else can change ``named``.
+        ``is_fixed``: no other code can change ``named``.
         """
 
         def now() -> tuple[object, ...]:
@@ -302,6 +304,16 @@ class Evaluation:
             return template.format_map(named)
 
         return fill
+
+
+def evaluation_of(action: ToolAction) -> Evaluation:
+    """Return the builder for a tool with unknown parameters."""
+    try:
+        return action._evaluation
+    except AttributeError:
+        evaluation = Evaluation(action)
+        object.__setattr__(action, "_evaluation", evaluation)
+        return evaluation
 
 
 def is_fixed(value: object) -> bool:
