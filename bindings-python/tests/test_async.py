@@ -68,11 +68,13 @@ def test_both_clients_have_the_same_methods_and_parameters() -> None:
         assert isinstance(inspect.getattr_static(ActPassClient, name), property) == isinstance(other, property), name
         if inspect.isfunction(value) and not isinstance(inspect.getattr_static(ActPassClient, name), staticmethod):
             assert list(inspect.signature(value).parameters) == list(inspect.signature(other).parameters), name
-            assert inspect.iscoroutinefunction(other) == (name not in {"protect", "with_options"}), name
+            assert inspect.iscoroutinefunction(other) == (
+                name not in {"bind", "protect", "protect_tools", "with_options"}
+            ), name
             assert inspect.getdoc(other), name
     assert inspect.signature(ActPassClient) == inspect.signature(AsyncActPassClient)
     methods = {name for name in vars(AsyncActPassClient) if not name.startswith("_")}
-    assert methods == CALLS.keys() | {"protect", "close", "aclose"}
+    assert methods == CALLS.keys() | {"protect", "protect_tools", "close", "aclose"}
 
 
 @pytest.mark.parametrize("plain", [True, False])

@@ -129,7 +129,7 @@ def test_permit_returns_error_of_the_action(asking: Asking) -> None:
 def test_permit_is_spent_and_reported_once(asking: Asking) -> None:
     permit = asking.permit()
     ends = [lambda: permit.returned(1), lambda: permit.failed(ValueError())]
-    unspent = [lambda end=end: asking.wait_for(end) for end in ends] + [permit.cancelled]
+    unspent = [lambda end=end: asking.wait_for(end) for end in ends] + [permit.cancelled, permit.suspended]
     for early in unspent:
         with pytest.raises(ActPassArgumentError, match="permit: not running") as raised:
             early()
@@ -288,14 +288,15 @@ def test_records_outcome(hostile: Hostile, awaited: bool) -> None:
             asking.close()
 
 
-def test_cancelled_action_is_recorded_without_waiting(hostile: Hostile, awaited: bool) -> None:
+@pytest.mark.parametrize("ended", ["cancelled", "suspended"])
+def test_stopped_action_is_recorded_without_waiting(hostile: Hostile, awaited: bool, ended: str) -> None:
     with hostile.play(answer(ALLOW), answer(RECORDED, delay_ms=500)) as gateway:
         asking = Asking(gateway.base_url, awaited)
         permit = asking.permit(record_outcome=True)
         permit.spend()
         with within(0.4):
-            permit.cancelled()
-        assert event(gateway)["metadata"]["ended"] == "cancelled"
+            getattr(permit, ended)()
+        assert event(gateway)["metadata"]["ended"] == ended
         asking.close()
 
 

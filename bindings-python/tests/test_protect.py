@@ -17,6 +17,7 @@ import pathlib
 import pickle
 import threading
 import time
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from actpass import (
 from support import (
     ALLOW,
     API_KEY,
+    CREDENTIAL,
     EXPLAIN,
     PASSPORT,
     Gateway,
@@ -788,3 +790,151 @@ def test_real_gateway_decides_protected_calls(tmp_path: Any, request: pytest.Fix
             print(caught.value)
     finally:
         stop(real.process)
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"),
+    [
+        ("refund", "refund"),
+        ("refund for {customer}", "refund for c_1"),
+        ("plain {{x}}", "plain {x}"),
+        (lambda customer: f"for {customer}", "for c_1"),
+        (lambda arguments: ",".join(sorted(arguments)), "amount,customer"),
+    ],
+)
+def test_goals(gateway: Played, client: ActPassClient, goal: Any, expected: str) -> None:
+    @client.protect(tool="t", goal=goal)
+    def refund(customer: str, amount: int = 3) -> None:
+        pass
+
+    refund("c_1")
+    assert judged(gateway)["goal"] == expected
+    with pytest.raises(ActPassConfigError, match="goal: expected names of the function's parameters, found 'x'"):
+        client.protect(tool="t", goal="{x}")(refund)
+
+
+@pytest.mark.parametrize(("approval", "expected"), [("apr_1", "apr_1"), (lambda charge: f"apr_{charge}", "apr_ch_1")])
+def test_approval_request_id(gateway: Played, client: ActPassClient, approval: Any, expected: str) -> None:
+    @client.protect(**NAMES, approval_request_id=approval)
+    def refund(charge: str) -> None:
+        pass
+
+    refund("ch_1")
+    assert judged(gateway)["approval_request_id"] == expected
+
+
+def test_parameter_receives_context(hostile: Hostile) -> None:
+    """By position or by keyword, as the function has it."""
+
+    def first(ctx: Any, charge: str, amount: int = 3) -> Any:
+        return charge, amount, ctx
+
+    def middle(charge: str, ctx: Any, amount: int = 3) -> Any:
+        return charge, amount, ctx
+
+    def positional(charge: str, ctx: Any, /, amount: int = 3) -> Any:
+        return charge, amount, ctx
+
+    def keyword(charge: str, amount: int = 3, *, ctx: Any) -> Any:
+        return charge, amount, ctx
+
+    class Desk:
+        def pay(self, ctx: Any, charge: str, amount: int = 3) -> Any:
+            return charge, amount, ctx
+
+    with hostile.play(answer({**ALLOW, "credential": {"token": CREDENTIAL}})) as gateway:
+        client = new_client(gateway.base_url)
+        for function in (first, middle, positional, keyword, Desk().pay):
+            protected: Any = client.protect(**NAMES, context="ctx")(function)
+            for charge, amount, ctx in (protected("ch_1"), protected("ch_1", 3), protected("ch_1", amount=3)):
+                assert (charge, amount, ctx["credential"]["token"]) == ("ch_1", 3, CREDENTIAL)
+                assert judged(gateway)["args"] == {"charge": "ch_1", "amount": 3}
+            assert list(inspect.signature(protected).parameters) == ["charge", "amount"]
+            assert typing.get_type_hints(protected) == {"charge": str, "amount": int, "return": Any}
+            with pytest.raises(TypeError, match="unexpected keyword argument 'ctx'"):
+                protected("ch_1", ctx={"credential": None})
+
+        async def later(charge: str, *, ctx: Any) -> Any:
+            return ctx["credential"]["token"]
+
+        async def main() -> None:
+            async with new_async_client(gateway.base_url) as client:
+                assert await client.protect(**NAMES, context="ctx")(later)("ch_1") == CREDENTIAL
+
+        run_loop(main())
+
+
+def test_callers_cannot_pass_context(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES, context="ctx")
+    def pay(*, ctx: Any, **more: Any) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(ActPassArgumentError, match="args: expected no 'ctx', which receives the execution context"):
+        pay(ctx={"credential": None})
+    assert gateway.seen() == []
+
+
+@pytest.mark.parametrize("name", ["x", "args", "kwargs", 3, ""])
+def test_rejects_invalid_context(client: ActPassClient, name: Any) -> None:
+    with pytest.raises(ActPassConfigError, match=r"\Acontext: expected the name of a parameter of the function, found"):
+        client.protect(**NAMES, context=name)(lambda ctx, *args, **kwargs: None)
+    with pytest.raises(ActPassConfigError, match="exclude: expected names of the function's parameters, found 'ctx'"):
+        client.protect(**NAMES, context="ctx", exclude=["ctx"])(lambda ctx: None)
+
+
+def test_on_blocked_returns_its_value(hostile: Hostile) -> None:
+    denied = answer({"decision": "deny", "reason_code": "refund.closed"})
+    seen: list[ActionBlockedError] = []
+
+    def told(error: ActionBlockedError) -> int:
+        seen.append(error)
+        return 7
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+
+            @client.protect(**NAMES, on_blocked=told)
+            async def later() -> None:
+                pytest.fail("it ran")
+
+            assert await later() == 7
+
+    with hostile.play(denied) as gateway:
+        client = new_client(gateway.base_url)
+        assert client.protect(**NAMES, on_blocked=told)(lambda: pytest.fail("it ran"))() == 7
+        run_loop(main())
+        text = client.protect(**NAMES, on_blocked=str)(lambda: pytest.fail("it ran"))()
+    assert [(error.code, error.tool) for error in seen] == [("refund.closed", NAMES["tool"])] * 2
+    assert text == str(seen[0])
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_on_blocked_is_not_called_for_exceptions_of_the_function(gateway: Played, asynchronous: bool) -> None:
+    """Also if the exception is the block of another protected function."""
+    inner = ActionBlockedError("inner.tool", {"decision": {"decision": "deny"}})
+    client = new_client(gateway.base_url)
+
+    def handle(error: ActionBlockedError) -> None:
+        pytest.fail("it was called")
+
+    for error in (inner, KeyError("mine")):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        async def fail_later(error: Exception = error) -> None:
+            raise error
+
+        protect: Any = client.protect(**NAMES, on_blocked=handle, exclude=["error"])
+        with pytest.raises(type(error)) as caught:
+            run_loop(protect(fail_later)()) if asynchronous else protect(fail)()
+        assert caught.value is error
+
+
+def test_rejects_invalid_on_blocked(client: ActPassClient) -> None:
+    async def later(error: ActionBlockedError) -> None:
+        pass
+
+    for wrong in (3, "text", later):
+        with pytest.raises(ActPassConfigError, match=r"\Aon_blocked: expected a plain function of the error, found"):
+            client.protect(**NAMES, on_blocked=wrong)  # type: ignore[call-overload]

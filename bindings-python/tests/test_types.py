@@ -175,7 +175,17 @@ asyncio.run(main())
 """
 
 GOOD_PROTECT = """
-from actpass import ActPassClient
+from typing import Union
+
+from actpass import (
+    UNGUARDED,
+    ActionBlockedError,
+    ActPassClient,
+    AsyncActPassClient,
+    ExecutionContext,
+    Permit,
+    ToolAction,
+)
 from actpass.testing import ScriptedGateway, allow, assert_not_executed, deny, unreachable
 from typing_extensions import assert_type
 
@@ -201,10 +211,47 @@ class Desk:
         return 1.0
 
 
+def count(error: ActionBlockedError) -> int:
+    return len(error.tool)
+
+
+@client.protect(tool="t", goal="for {charge}", on_blocked=count)
+def pay_or_count(charge: str) -> bytes:
+    return b""
+
+
+assert_type(pay_or_count("ch_1"), Union[bytes, int])
+
+
+@client.protect(tool="t", goal=lambda charge: charge, on_blocked=str, approval_request_id=lambda charge: None)
+async def pay_or_say(charge: str) -> bytes:
+    return b""
+
+
+@client.protect(tool="t", context="ctx", on_blocked=str)
+def pay_with(charge: str, ctx: ExecutionContext) -> bytes:
+    return b""
+
+
 async def main() -> None:
     assert_type(await Desk().pay_later(3), float)
+    assert_type(await pay_or_say("ch_1"), Union[bytes, str])
+    tools = AsyncActPassClient("apk").protect_tools({"pay": pay_or_say}, {"pay": UNGUARDED})
+    await tools["pay"]("ch_1")
+    with AsyncActPassClient("apk").bind(goal="g") as bound:
+        assert_type(bound, AsyncActPassClient)
 
 
+pay_with("ch_1")
+action = ToolAction("t", goal="g", resource=lambda args: "r", redact={"card": str}, mode="strict", include={"card"})
+assert_type(action.tool, str)
+tools = client.protect_tools({"pay": pay, "today": lambda: 1}, {"pay": action, "today": UNGUARDED}, on_blocked=str)
+tools["pay"]("ch_1")
+with client.bind(user_id="u", passport="p", goal="g", audience="a") as bound:
+    assert_type(bound, ActPassClient)
+permit = client.authorize("g", "t", {})
+if isinstance(permit, Permit):
+    permit.suspended()
 assert_type(Desk().pay(3), float)
 
 
@@ -250,7 +297,7 @@ ActPassError("m").code.upper()
 """
 
 BAD_ASYNC = """
-from actpass import ActionBlockedError, ActPassClient, AsyncActPassClient, ExecutionContext
+from actpass import ActionBlockedError, ActPassClient, AsyncActPassClient, ExecutionContext, ToolAction
 client = AsyncActPassClient("apk")
 async def act(ctx: ExecutionContext) -> int: return 1
 async def pay(amount: int) -> int: return amount
@@ -264,13 +311,21 @@ async def main() -> None:
     client.preflight("g", "t", {})["decision"]
     (await client.issue_passport("a", "g", "t"))
     with client: pass
-    client.protect(tool="t")
+    client.protect(goal="g")
     client.protect("t", "g")
     client.protect(tool="t", goal="g", mode="off")
     client.protect(tool="t", goal="g", include=3)
     client.protect(tool="t", goal="g")(pay)("a")
     client.protect(tool="t", goal="g")(pay)(amuont=1)
     (await client.protect(tool="t", goal="g")(pay)(1)).upper()
+    (await client.protect(tool="t", on_blocked=str)(pay)(1)).upper()
+    client.protect(tool="t", on_blocked=lambda: "")
+    client.protect(tool="t", context=3)
+    client.protect_tools({"pay": pay}, {"pay": None})
+    client.bind(user="u")
+    ToolAction("t", "g")
+    ToolAction(goal="g")
+    ToolAction("t", resource=3)
     ActPassClient("apk").protect(tool="t", goal="g")(lambda amount: amount + 1)()
     ActionBlockedError("t")
 """
@@ -354,7 +409,7 @@ def test_package_has_py_typed_marker() -> None:
 def test_doctests_pass() -> None:
     import actpass.testing
 
-    modules = (actpass, _async, _client, _functions, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
+    modules = (actpass, _async, _client, _functions, actpass._errors, actpass._outcome, actpass._tools, actpass.testing)
     results = [doctest.testmod(module) for module in modules]
     results.append(doctest.testmod(actpass._settings, extraglobs={"ActPassClient": ActPassClient}))
     assert sum(result.failed for result in results) == 0
@@ -564,6 +619,8 @@ def test_pydantic_validates_every_exported_type() -> None:
         "AsyncActPassClient",
         "AsyncPermit",
         "Permit",
+        "ToolAction",
+        "UNGUARDED",
         "canonical_outcome",
         "create_actpass",
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from actpass import ActionBlockedError, ActPassArgumentError, AsyncPermit, Permit, _native, canonical_outcome
+from actpass.integrations._common import ToolMap
 from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown, new_async_client, new_client
 
 KEY = "apk_vector_secret"
@@ -43,9 +44,18 @@ def read(path: Path) -> dict[str, Any]:
     """Read a vector, and reject unknown members."""
     vector: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_repeated_key)
     needed = {"description", "gateway", "expect"}
-    optional = {"client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"}
+    optional = {
+        "client",
+        "action",
+        "calls_before",
+        "record_outcome",
+        "ends",
+        "changed_args",
+        "unmapped",
+        "gateway_echoes",
+    }
     assert needed <= vector.keys() <= needed | optional, path
-    assert vector.get("ends", "returned") in {"returned", "failed", "cancelled"}, path
+    assert vector.get("ends", "returned") in {"returned", "failed", "cancelled", "suspended"}, path
     assert vector.get("client", {}).keys() <= CLIENT, path
     assert vector.get("action", {}).keys() <= ACTION_MEMBERS, path
     assert vector["expect"].keys() <= set(MODES), path
@@ -80,7 +90,7 @@ def runs_of(path: Path, kind: str) -> list[Run]:
     ]
 
 
-AREAS = {"changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"}
+AREAS = {"changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts", "unmapped"}
 if not hasattr(_native, "break_next_call"):  # Released wheels have no test hooks, so no call can be broken.
     AREAS -= {"lost"}
 FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != "lost" or "lost" in AREAS)
@@ -93,6 +103,10 @@ done: dict[Run, str] = {}
 
 class Stopped(KeyboardInterrupt):
     """The exception that stops a vector's action in a blocking program."""
+
+
+class Suspended(Exception):  # noqa: N818
+    """The control-flow signal of a framework."""
 
 
 class Ending(Callback):
@@ -109,6 +123,8 @@ class Ending(Callback):
         self.contexts.append(context)
         if self._ends == "failed":
             raise self.error
+        if self._ends == "suspended":
+            raise Suspended
         if self._ends == "cancelled":
             return self._stop()
         return self.result
@@ -147,8 +163,12 @@ def play(hostile: Hostile, run: Run) -> Played:
         # The vector's expectations apply to the last call.
         calls = [Callback() for _ in range(vector.get("calls_before", 0))] + [callback]
         out = blocked = None
-        with contextlib.suppress(Stopped, asyncio.CancelledError):
-            out = GUARDS[run.kind](gateway.base_url, settings, action, calls, recorded, vector.get("changed_args"))
+        with contextlib.suppress(Stopped, Suspended, asyncio.CancelledError):
+            if vector.get("unmapped"):
+                out = unmapped(gateway.base_url, settings, action["tool"])
+            else:
+                changed = vector.get("changed_args", action["args"] if vector.get("ends") == "suspended" else None)
+                out = GUARDS[run.kind](gateway.base_url, settings, action, calls, recorded, changed)
         if isinstance(out, ActionBlockedError):
             # Raised by spending a permit.
             out, blocked = {"executed": False, "decision": out.decision}, out
@@ -178,7 +198,16 @@ def guard(
         except ActionBlockedError as blocked:
             return blocked
         spent_once(permit)
-        return permit.returned(calls[-1](context))
+        try:
+            return permit.returned(calls[-1](context))
+        except Suspended:
+            permit.suspended()
+            raise
+
+
+def unmapped(base_url: str, settings: dict[str, Any], tool: str) -> Any:
+    with new_client(base_url, **settings) as client:
+        return ToolMap(client, {}).unmapped(tool)
 
 
 def spent_once(permit: Permit | AsyncPermit) -> None:
@@ -201,7 +230,11 @@ def guard_async(
             except ActionBlockedError as blocked:
                 return blocked
             spent_once(permit)
-            return await permit.returned(calls[-1](context))
+            try:
+                return await permit.returned(calls[-1](context))
+            except Suspended:
+                permit.suspended()
+                raise
 
     return asyncio.run(main())
 
@@ -268,7 +301,7 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
     )
 
     ends = vector.get("ends", "returned")
-    stopped = ends == "cancelled" and expected["executed"]
+    stopped = ends in {"cancelled", "suspended"} and expected["executed"]
     assert callback.runs == expected["executed"]
     assert (out is None) is stopped
     decision = callback.contexts[0]["decision"] if stopped else out["decision"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Callable, NoReturn, Optional, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union, overload
 
 from . import _native, _run
-from ._errors import ActPassError
+from ._errors import ActionBlockedError, ActPassError
 from ._kinds import Awaited
 from ._outcome import GuardOutcome
 from ._run import answer
 from ._settings import Self, limits
 from ._telemetry import instrument
-from ._tools import Text, ToolAction
+from ._tools import Text, ToolAction, Unguarded
 from ._types import (
     Approval,
     Decision,
@@ -29,13 +29,18 @@ from ._types import (
     T,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._types import ProtectedOr, ProtectOptions
+
 
 class AsyncPermit:
     """Single-use permission to run one action; only :meth:`AsyncActPassClient.authorize` creates one.
 
-    Call :meth:`spend` right before the action runs. When the action ends, call :meth:`returned`, :meth:`failed` or
-    :meth:`cancelled`. A permit expires five minutes after the decision, or earlier with its credential. It cannot be
-    pickled or copied, or spent in a process forked after it was issued.
+    Call :meth:`spend` right before the action runs. When the action ends, call :meth:`returned`, :meth:`failed`,
+    :meth:`cancelled` or :meth:`suspended`. A permit expires five minutes after the decision, or earlier with its
+    credential. It cannot be pickled or copied, or spent in a process forked after it was issued.
 
     >>> import asyncio
     >>> from actpass.testing import ScriptedGateway
@@ -185,6 +190,29 @@ class AsyncPermit:
         """
         self._session.cancelled()
 
+    def suspended(self) -> None:
+        """Report that a framework's control flow ended the action.
+
+        With ``record_outcome``, record it in the background. Frameworks raise exceptions to pause a run, such as
+        LangGraph's ``GraphInterrupt``. Does not wait or raise a new error. Call it in the ``except`` block of the
+        exception, then re-raise.
+
+        Raises:
+            ActPassArgumentError: The permit is not spent, or its outcome was already reported.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {})
+        ...             context = permit.spend()
+        ...             permit.suspended()
+        >>> asyncio.run(main())
+        """
+        self._session.suspended()
+
     def _ended(self, outcome: GuardOutcome[Any]) -> GuardOutcome[Any]:
         outcome._tool = self.tool
         return outcome
@@ -298,19 +326,21 @@ class AsyncActPassClient(Awaited):
             try:
                 decision: Decision = await answer(
                     self._native.preflight(
-                        {
-                            "goal": goal,
-                            "tool": tool,
-                            "args": args,
-                            "resource": resource,
-                            "user_id": user_id,
-                            "passport": passport,
-                            "mode": mode,
-                            "idempotency_key": idempotency_key,
-                            "audience": audience,
-                            "approval_request_id": approval_request_id,
-                            "tool_manifest_hash": tool_manifest_hash,
-                        },
+                        self._scoped(
+                            {
+                                "goal": goal,
+                                "tool": tool,
+                                "args": args,
+                                "resource": resource,
+                                "user_id": user_id,
+                                "passport": passport,
+                                "mode": mode,
+                                "idempotency_key": idempotency_key,
+                                "audience": audience,
+                                "approval_request_id": approval_request_id,
+                                "tool_manifest_hash": tool_manifest_hash,
+                            }
+                        ),
                         converter,
                         limits(timeout, max_retries),
                     )
@@ -444,20 +474,22 @@ class AsyncActPassClient(Awaited):
         >>> asyncio.run(main())
         'ran'
         """
-        action = {
-            "goal": goal,
-            "tool": tool,
-            "args": args,
-            "resource": resource,
-            "user_id": user_id,
-            "passport": passport,
-            "mode": mode,
-            "idempotency_key": idempotency_key,
-            "audience": audience,
-            "approval_request_id": approval_request_id,
-            "tool_manifest_hash": tool_manifest_hash,
-            "wait_for_approval": wait_for_approval,
-        }
+        action = self._scoped(
+            {
+                "goal": goal,
+                "tool": tool,
+                "args": args,
+                "resource": resource,
+                "user_id": user_id,
+                "passport": passport,
+                "mode": mode,
+                "idempotency_key": idempotency_key,
+                "audience": audience,
+                "approval_request_id": approval_request_id,
+                "tool_manifest_hash": tool_manifest_hash,
+                "wait_for_approval": wait_for_approval,
+            }
+        )
         return await self._guard(
             action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
         )
@@ -527,20 +559,22 @@ class AsyncActPassClient(Awaited):
         >>> asyncio.run(main())
         (None, 'ran')
         """
-        action = {
-            "goal": goal,
-            "tool": tool,
-            "args": args,
-            "resource": resource,
-            "user_id": user_id,
-            "passport": passport,
-            "mode": mode,
-            "idempotency_key": idempotency_key,
-            "audience": audience,
-            "approval_request_id": approval_request_id,
-            "tool_manifest_hash": tool_manifest_hash,
-            "wait_for_approval": wait_for_approval,
-        }
+        action = self._scoped(
+            {
+                "goal": goal,
+                "tool": tool,
+                "args": args,
+                "resource": resource,
+                "user_id": user_id,
+                "passport": passport,
+                "mode": mode,
+                "idempotency_key": idempotency_key,
+                "audience": audience,
+                "approval_request_id": approval_request_id,
+                "tool_manifest_hash": tool_manifest_hash,
+                "wait_for_approval": wait_for_approval,
+            }
+        )
         converter, options = self._converter(default, "authorize"), limits(timeout, max_retries)
         with instrument("authorize", tool, mode, self) as span:
             session, blocked = await answer(self._native.authorize(action, record_outcome, converter, options))
@@ -702,17 +736,19 @@ class AsyncActPassClient(Awaited):
         with instrument("issue_passport"):
             issued: IssuedPassport = await answer(
                 self._native.issue_passport(
-                    {
-                        "audience": audience,
-                        "goal": goal,
-                        "allowed_tools": allowed_tools,
-                        "allowed_resources": allowed_resources,
-                        "resource_constraints": resource_constraints,
-                        "user_id": user_id,
-                        "ttl_seconds": ttl_seconds,
-                        "risk_tier": risk_tier,
-                        "approval_request_id": approval_request_id,
-                    },
+                    self._scoped(
+                        {
+                            "audience": audience,
+                            "goal": goal,
+                            "allowed_tools": allowed_tools,
+                            "allowed_resources": allowed_resources,
+                            "resource_constraints": resource_constraints,
+                            "user_id": user_id,
+                            "ttl_seconds": ttl_seconds,
+                            "risk_tier": risk_tier,
+                            "approval_request_id": approval_request_id,
+                        }
+                    ),
                     self._default,
                     limits(timeout, max_retries),
                 )
@@ -934,6 +970,31 @@ class AsyncActPassClient(Awaited):
             )
             return recorded
 
+    @overload
+    def protect(
+        self, *, tool: str, context: None = None, on_blocked: None = None, **options: Unpack[ProtectOptions]
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    @overload
+    def protect(
+        self,
+        *,
+        tool: str,
+        context: None = None,
+        on_blocked: Callable[[ActionBlockedError], T],
+        **options: Unpack[ProtectOptions],
+    ) -> ProtectedOr[T]: ...
+
+    @overload
+    def protect(
+        self,
+        *,
+        tool: str,
+        context: str,
+        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
+        **options: Unpack[ProtectOptions],
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+
     def protect(
         self,
         *,
@@ -948,12 +1009,15 @@ class AsyncActPassClient(Awaited):
         passport: Union[str, Callable[[], Optional[str]], None] = None,
         audience: Optional[str] = None,
         tool_manifest_hash: Optional[str] = None,
+        approval_request_id: Union[str, Callable[..., Optional[str]], None] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        context: Optional[str] = None,
+        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
+    ) -> Any:
         """Decorate a function so that it runs only if the decision about its arguments allows it.
 
         The call's arguments, bound to their names with defaults filled in, are sent to the gateway and passed to the
@@ -965,7 +1029,8 @@ class AsyncActPassClient(Awaited):
 
         Args:
             tool: The name of the tool that the function implements.
-            goal: The agent's goal.
+            goal: The agent's goal: a text, a template such as ``"refund for {customer}"``, or a function, as for
+                ``resource``. Default: the goal of a surrounding :meth:`bind`.
             resource: Target of the action: a template such as ``"stripe:charge:{charge}"``, or a function that takes
                 some of the arguments by name, or all of them as one dict if its only parameter has another name. Values
                 chosen by a model may contain any character; policies also see the arguments themselves.
@@ -979,16 +1044,22 @@ class AsyncActPassClient(Awaited):
             passport: The passport that each call spends, or a function without parameters that returns it per call.
             audience: The service to which the passport is presented.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            approval_request_id: The approved request that a call spends, or a function, as for ``resource``, that
+                returns it per call.
             wait_for_approval: As for :meth:`guard`.
             record_outcome: As for :meth:`guard`.
             default: As for :meth:`guard`, for the function's arguments. It is called again before the function runs, to
                 detect changes.
             timeout: As for :meth:`guard`.
             max_retries: As for :meth:`guard`.
+            context: The name of the parameter that receives the :class:`~actpass.ExecutionContext`. Callers do not pass
+                it: it is neither sent nor part of the visible signature.
+            on_blocked: A function of the :class:`~actpass.ActionBlockedError`; the protected function returns its
+                result instead of raising the error. ``str`` returns the message for a model.
 
         Raises:
             ActPassConfigError: At decoration: an option is invalid, names an unknown parameter, or the function cannot
-                be protected. The message names the option.
+                be protected. The message names the option. At a call: no goal is set or bound.
             ActionBlockedError: At a call: the function did not run. It holds the decision, ``retryable`` and a message
                 for a model.
             ActPassArgumentError: At a call: an argument is invalid. Nothing ran.
@@ -1018,13 +1089,60 @@ class AsyncActPassClient(Awaited):
             mode=mode,
             audience=audience,
             tool_manifest_hash=tool_manifest_hash,
+            approval_request_id=approval_request_id,
             wait_for_approval=wait_for_approval,
             record_outcome=record_outcome,
             default=default,
             timeout=timeout,
             max_retries=max_retries,
         )
-        return Protection(self, action).decorate
+        return Protection(self, action, context, on_blocked).decorate
+
+    def protect_tools(
+        self,
+        tools: Mapping[str, Callable[..., Any]],
+        actions: Mapping[str, Union[ToolAction, Unguarded]],
+        *,
+        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
+    ) -> Mapping[str, Callable[..., Any]]:
+        """Protect all tools of an agent, each by its action.
+
+        Args:
+            tools: The functions by the names that the model uses. Each must be ``async def``.
+            actions: A :class:`~actpass.ToolAction` for each tool, or :data:`~actpass.UNGUARDED` for a tool that runs
+                without a decision.
+            on_blocked: As for :meth:`protect`.
+
+        Returns:
+            A read-only mapping of the protected functions. For any other name it returns a function that denies every
+            call, ``actpass.unmapped_tool``, and sends nothing.
+
+        Raises:
+            ActPassConfigError: A tool has no action, or an action no tool: the message names them all. Or an option of
+                an action does not fit its function.
+
+        >>> import asyncio
+        >>> from actpass import UNGUARDED, ToolAction
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def refund(charge: str) -> str:
+        ...     return f"refunded {charge}"
+        >>> async def today() -> str:
+        ...     return "2026-11-28"
+        >>> actions = {"refund": ToolAction("stripe.refund.create", goal="refund"), "today": UNGUARDED}
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow("stripe.refund.create")
+        ...         async with gateway.async_client() as client:
+        ...             tools = client.protect_tools({"refund": refund, "today": today}, actions, on_blocked=str)
+        ...             print(await tools["refund"]("ch_1"))
+        ...             print(await tools["rm"]())
+        >>> asyncio.run(main())
+        refunded ch_1
+        rm was not run: deny (actpass.unmapped_tool). The tool is not available to this agent. Do not call it again.
+        """
+        from ._protect import protect_tools  # noqa: PLC0415
+
+        return protect_tools(self, tools, actions, on_blocked)
 
     async def close(self) -> None:
         """Close all connections. Later calls raise :class:`~actpass.ActPassConfigError`.

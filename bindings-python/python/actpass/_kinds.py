@@ -49,7 +49,7 @@ class Awaited(Settings):
         from ._waiting import waiting  # noqa: PLC0415
 
         beside = Blocking.__new__(Blocking)
-        beside._hold(waiting(self._native), self._default)
+        beside._hold(waiting(self._native), self._default, self._scope)
         return beside
 
 
@@ -84,7 +84,7 @@ class Blocking(Settings):
             return self._beside
         except AttributeError:
             beside = Awaited.__new__(Awaited)
-            beside._hold(self._native.background(), self._default)
+            beside._hold(self._native.background(), self._default, self._scope)
             self._beside = beside
             return beside
 

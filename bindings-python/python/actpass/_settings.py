@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Literal, NoReturn, Optional, TypeVar, Union
+import contextvars
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Callable, Generic, Literal, NoReturn, Optional, TypeVar, Union
 
 from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError
@@ -16,6 +19,7 @@ DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 
 #: A client of either kind, or a subclass of one.
 Self = TypeVar("Self", bound="Settings")
+C = TypeVar("C", bound="Settings")
 
 
 #: Per-call limits by name.
@@ -27,10 +31,48 @@ def limits(timeout: object, max_retries: object) -> Limits:
     return None if timeout is None and max_retries is None else {"timeout": timeout, "max_retries": max_retries}
 
 
+#: The bound defaults by the scope of their client, if any. Never changed in place.
+_scopes: contextvars.ContextVar[Optional[Mapping[object, Mapping[str, object]]]] = contextvars.ContextVar(
+    "actpass.bind", default=None
+)
+
+
+class Scope(Generic[C]):
+    """The context manager of ``bind``."""
+
+    __slots__ = ("_client", "_members", "_token")
+
+    _token: Optional[contextvars.Token[Optional[Mapping[object, Mapping[str, object]]]]]
+
+    def __init__(self, client: C, members: Mapping[str, object]) -> None:
+        """Keep the defaults; they apply from ``with`` on."""
+        self._client = client
+        self._members = members
+        self._token = None
+
+    def __enter__(self) -> C:
+        """Apply the defaults and return the client."""
+        if self._token is not None:
+            raise _run.wrong("expected to be entered once: call bind for each with statement", "bind", "bind")
+        scopes, scope = _scopes.get() or {}, self._client._scope
+        self._token = _scopes.set({**scopes, scope: {**scopes.get(scope, {}), **self._members}})
+        return self._client
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Restore the defaults of the surrounding block."""
+        assert self._token is not None
+        _scopes.reset(self._token)
+
+
 class Settings:
     """Base of both clients: settings and the native client."""
 
-    __slots__ = ("__weakref__", "_default", "_native", "_shown")
+    __slots__ = ("__weakref__", "_default", "_native", "_scope", "_shown")
 
     _background = False
 
@@ -75,9 +117,13 @@ class Settings:
             default,
         )
 
-    def _hold(self, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> None:
+    def _hold(
+        self, native: _native.Client, default: Optional[Callable[[Any], Any]], scope: Optional[object] = None
+    ) -> None:
         self._native = native if self._background else cooperative(native)
         self._default = default
+        #: The key of the defaults that ``bind`` sets; clients that share connections share it.
+        self._scope = scope or object()
         self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
 
     def _close(self) -> None:
@@ -199,8 +245,68 @@ class Settings:
         other._hold(
             self._native.with_options({"timeout": timeout, "max_retries": max_retries}),
             self._converter(default, "with_options"),
+            self._scope,
         )
         return other
+
+    def bind(
+        self: Self,
+        *,
+        goal: Optional[str] = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        audience: Optional[str] = None,
+    ) -> Scope[Self]:
+        """Set defaults of all calls of this client in a ``with`` block.
+
+        They apply to every function that the block calls and to every task that it starts, not to other tasks. They
+        also apply to clients of :meth:`with_options`. Blocks can be nested; the inner one wins. An option of a call or
+        of a :class:`~actpass.ToolAction` wins over them. A new thread starts without them, unless it runs in a copy of
+        the context, as in ``asyncio.to_thread``.
+
+        Args:
+            goal: The agent's goal, for functions of ``protect``, ``protect_tools`` and adapters without one.
+            user_id: The user on whose behalf the agent acts, also for passports that are issued.
+            passport: The passport that each call spends.
+            audience: The service to which the passport is presented.
+
+        Returns:
+            A context manager for one ``with`` statement, also inside ``async def``; its value is this client.
+
+        Raises:
+            ActPassArgumentError: A value is invalid; the message names it.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     client = gateway.client()
+        ...     with client.bind(user_id="user_7"):
+        ...         decision = client.preflight("demo", "demo.tool", {})
+        ...     gateway.actions[0]["user_id"]
+        'user_7'
+        """
+        members = {"goal": goal, "user_id": user_id, "passport": passport, "audience": audience}
+        checked: dict[str, object] = {
+            **members,
+            "goal": "-" if goal is None else goal,
+            "tool": "-",
+            "args": {},
+            "resource": "",
+        }
+        try:
+            self._native.check(checked, False)
+        except ActPassConfigError as error:
+            error._complete(operation="bind")
+            raise
+        return Scope(self, {name: value for name, value in members.items() if value is not None})
+
+    def _scoped(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the bound defaults of the members of ``action`` that are ``None``."""
+        scopes = _scopes.get()
+        if scopes:
+            for name, value in scopes.get(self._scope, {}).items():
+                if name in action and action[name] is None:
+                    action[name] = value
+        return action
 
     def __repr__(self) -> str:
         """Show the URL, tenant and agent; no secrets."""

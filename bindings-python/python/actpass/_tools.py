@@ -9,7 +9,7 @@ from typing import Any, Callable, NoReturn, Optional, Union
 from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError
 from ._json import name_of
-from ._settings import limits
+from ._settings import Settings, limits
 from ._types import Mode
 
 REDACTED = "[redacted]"
@@ -221,7 +221,7 @@ class Evaluation:
         )
 
     def members(
-        self, named: dict[str, Any], default: Optional[Callable[[Any], Any]], *, is_fixed: bool
+        self, client: Settings, named: dict[str, Any], default: Optional[Callable[[Any], Any]], *, is_fixed: bool
     ) -> tuple[dict[str, Any], Callable[[], tuple[object, ...]]]:
         """Return the members of the action of one call, and a function that returns the current ones that may change.
 
@@ -235,20 +235,24 @@ class Evaluation:
         sent = self._sent(named)
         text = None if is_fixed else _native.json_text("args", sent, default)
         action = self.action
-        members = {
-            "goal": None if self._goal is None else self._goal(named),
-            "tool": action.tool,
-            "args": sent,
-            "args_text": text,
-            "resource": self._resource(named),
-            "user_id": _now(action.user_id),
-            "passport": _now(action.passport),
-            "mode": action.mode,
-            "audience": action.audience,
-            "approval_request_id": self._approval(named),
-            "tool_manifest_hash": action.tool_manifest_hash,
-            "wait_for_approval": action.wait_for_approval,
-        }
+        members = client._scoped(
+            {
+                "goal": None if self._goal is None else self._goal(named),
+                "tool": action.tool,
+                "args": sent,
+                "args_text": text,
+                "resource": self._resource(named),
+                "user_id": _now(action.user_id),
+                "passport": _now(action.passport),
+                "mode": action.mode,
+                "audience": action.audience,
+                "approval_request_id": self._approval(named),
+                "tool_manifest_hash": action.tool_manifest_hash,
+                "wait_for_approval": action.wait_for_approval,
+            }
+        )
+        if members["goal"] is None:
+            raise wrong("goal", "expected a goal, found none: pass goal=, or bind one by client.bind(goal=…)")
         return members, now
 
     def _sent(self, named: dict[str, Any]) -> dict[str, Any]:

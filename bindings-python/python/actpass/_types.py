@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypedDict, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Protocol, TypedDict, TypeVar, Union, overload
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,6 +59,44 @@ class Decision(_Decided, total=False):
     would_be: str
     replayed: Optional[bool]
     replay_age_ms: Optional[int]
+
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Coroutine, Mapping
+
+    from ._tools import Text
+
+    B_co = TypeVar("B_co", covariant=True)
+
+    class ProtectOptions(TypedDict, total=False):
+        """Options of ``protect`` that do not change the type of the function."""
+
+        goal: Optional[Text]
+        resource: Text
+        mode: Optional[Mode]
+        include: Optional[Collection[str]]
+        exclude: Collection[str]
+        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]]
+        user_id: Union[str, Callable[[], Optional[str]], None]
+        passport: Union[str, Callable[[], Optional[str]], None]
+        audience: Optional[str]
+        tool_manifest_hash: Optional[str]
+        approval_request_id: Union[str, Callable[..., Optional[str]], None]
+        wait_for_approval: Optional[float]
+        record_outcome: bool
+        default: Optional[Callable[[Any], Any]]
+        timeout: Optional[float]
+        max_retries: Optional[int]
+
+    class ProtectedOr(Protocol[B_co]):
+        """The decorator of ``protect`` with ``on_blocked``, whose result the function may return."""
+
+        @overload
+        def __call__(
+            self, function: Callable[P, Coroutine[Any, Any, R]], /
+        ) -> Callable[P, Coroutine[Any, Any, Union[R, B_co]]]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> Callable[P, Union[R, B_co]]: ...
 
 
 class AsyncFunctionNeedsAsyncActPassClient:

@@ -257,7 +257,7 @@ class _Call:
             raise ActPassArgumentError(f"args: expected a dict, found {name_of(args)}", code="actpass.invalid_argument")
         converter = client._converter(action.default or default, "guard")
         frozen, fixed = _frozen(dict(args))
-        self.action, self.now = evaluation_of(action).members(frozen, converter, is_fixed=fixed)
+        self.action, self.now = evaluation_of(action).members(client, frozen, converter, is_fixed=fixed)
         if approval_request_id is not None:
             self.action["approval_request_id"] = approval_request_id
         if self.action["wait_for_approval"] is None:
