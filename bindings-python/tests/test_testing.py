@@ -37,7 +37,7 @@ import asyncio
 import threading
 
 import pytest
-from actpass import ActionBlockedError, ActPassConnectionError
+from actpass import ActionBlockedError, ActPassArgumentError, ActPassConnectionError
 from actpass.testing import ScriptedGateway, allow, assert_executed, assert_not_executed, deny, require_approval
 from actpass.testing import unreachable, warn
 import agent
@@ -105,6 +105,7 @@ def test_approved_action_runs_once(actpass_gateway):
     actpass_gateway.approve()
     assert client.resume(out["approval"], lambda ctx: 1)["executed"]
     assert_not_executed(client.resume(out["approval"], lambda ctx: 1))
+    assert actpass_gateway.approvals[0]["spent"]
     actpass_gateway.answer_next(require_approval(id="apr_2"))
     threading.Timer(0.2, actpass_gateway.approve, ["apr_2"]).start()
     assert agent.refund(1, wait=20)["executed"]
@@ -113,11 +114,45 @@ def test_approved_action_runs_once(actpass_gateway):
     assert agent.refund(1, wait=20)["decision"]["reason_code"] == "approval.rejected"
 
 
+def test_an_approval_is_bound_to_its_action(actpass_gateway):
+    actpass_gateway.require_approval("stripe.refund.create")
+    assert agent.refund(1)["approval"]["approval_request_id"] == "apr_test"
+    assert agent.refund(1)["approval"]["approval_request_id"] == "apr_test"
+    assert agent.refund(2)["approval"]["approval_request_id"] == "apr_test_2"
+    actpass_gateway.approve("apr_test")
+    assert_not_executed(agent.refund(2))
+    client = actpass_gateway.client(agent_id="sdk")
+    changed = {"goal": "refund", "tool": "stripe.refund.create", "args": {"amount": 3}}
+    changed["approval_request_id"] = "apr_test"
+    out = client.guard(**changed, execute_fn=print)
+    assert out["decision"]["reason_code"] == "approval.action_mismatch"
+    actpass_gateway.assert_not_executed()
+    assert agent.refund(1)["executed"]
+    spent = client.guard(**{**changed, "args": {"amount": 1}}, execute_fn=print)
+    assert spent["decision"]["reason_code"] == "approval.spent"
+    assert actpass_gateway.approve("stripe.refund.create") == "apr_test_2"
+    actpass_gateway.expire("apr_test_2")
+    assert_not_executed(agent.refund(2))
+    actpass_gateway.assert_executed("stripe.refund.create", times=1)
+    with pytest.raises(ActPassArgumentError, match="approval: expected the id of a pending.*apr_test of stripe"):
+        actpass_gateway.approve("apr_9")
+
+
+def test_a_repeated_key_runs_nothing(actpass_gateway):
+    actpass_gateway.allow()
+    client = actpass_gateway.client()
+    guard = lambda: client.guard("g", "t", {}, lambda ctx: 1, idempotency_key="k")
+    assert guard()["executed"]
+    assert guard()["decision"]["reason_code"] == "actpass.replayed"
+    actpass_gateway.assert_executed("t", times=1)
+
+
 def test_answers_other_calls(actpass_gateway):
     client = actpass_gateway.client()
-    token = client.issue_passport("a", "g", ["t"])["token"]
-    assert client.verify_passport(token, "a")["valid"]
-    assert client.revoke_passport("ap_1")["revoked"]
+    issued = client.issue_passport("a", "g", ["t"])
+    assert client.verify_passport(issued["token"], "a")["valid"]
+    assert client.revoke_passport(issued["jti"])["revoked"]
+    assert client.verify_passport(issued["token"], "a")["errors"] == ["passport.revoked"]
     assert client.record_evidence("e", "c")["event_id"]
     actpass_gateway.allow()
     assert client.guard("g", "t", {}, lambda ctx: 1, record_outcome=True)["evidence"]["event_id"]
@@ -320,7 +355,7 @@ def test_closing_parents_gateway_in_child_keeps_the_journal() -> None:
 
 def test_plugin_passes_correct_tests(tmp_path: Path) -> None:
     said = run_tests(tmp_path, PASSING)
-    assert "11 passed" in said, said
+    assert "13 passed" in said, said
 
 
 def test_plugin_fails_incorrect_tests(tmp_path: Path) -> None:
@@ -604,5 +639,5 @@ def test_failed_gateway_start_reports_its_error(tmp_path: Path) -> None:
 
 def test_unscripted_action_names_next_step(actpass_gateway: Any) -> None:
     decision = actpass_gateway.client().preflight("g", "stripe.refund.create", {})
-    [step] = decision["explain"]["next_steps"]
-    assert "actpass_gateway.allow('stripe.refund.create')" in step
+    assert decision["reason_code"] == "test.unscripted"
+    assert decision["explain"]["next_steps"] == ["Script an answer for the tool first."]

@@ -644,12 +644,13 @@ class AsyncActPassClient(Awaited):
 
         >>> import asyncio
         >>> from actpass.testing import ScriptedGateway
-        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {}}
         >>> async def main():
         ...     with ScriptedGateway() as gateway:
-        ...         gateway.allow()
+        ...         gateway.require_approval()
         ...         async with gateway.async_client() as client:
-        ...             return (await client.resume(pending, lambda ctx: "ran"))["executed"]
+        ...             out = await client.guard("demo", "demo.tool", {}, lambda ctx: "ran")
+        ...             _ = gateway.approve("demo.tool")
+        ...             return (await client.resume(out["approval"], lambda ctx: "ran"))["executed"]
         >>> asyncio.run(main())
         True
         """
@@ -677,8 +678,10 @@ class AsyncActPassClient(Awaited):
         >>> from actpass.testing import ScriptedGateway
         >>> async def main():
         ...     with ScriptedGateway() as gateway:
+        ...         gateway.require_approval()
         ...         async with gateway.async_client() as client:
-        ...             return (await client.wait_for_approval("apr_1"))["status"]
+        ...             out = await client.guard("demo", "demo.tool", {}, lambda ctx: "ran")
+        ...             return (await client.wait_for_approval(out["approval"]))["status"]
         >>> asyncio.run(main())
         'pending'
         """
@@ -790,9 +793,10 @@ class AsyncActPassClient(Awaited):
         >>> async def main():
         ...     with ScriptedGateway() as gateway:
         ...         async with gateway.async_client() as client:
-        ...             return await client.verify_passport("test.passport.1", "mcp://stripe-production")
+        ...             issued = await client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...             return (await client.verify_passport(issued["token"], "mcp://stripe-production"))["valid"]
         >>> asyncio.run(main())
-        {'valid': True, 'errors': []}
+        True
         """
         with instrument("verify_passport"):
             verified: PassportVerification = await answer(
@@ -897,7 +901,8 @@ class AsyncActPassClient(Awaited):
         >>> async def main():
         ...     with ScriptedGateway() as gateway:
         ...         async with gateway.async_client() as client:
-        ...             return await client.revoke_passport("ap_1", "session ended")
+        ...             issued = await client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...             return await client.revoke_passport(issued["jti"], "session ended")
         >>> asyncio.run(main())
         {'revoked': True}
         """

@@ -611,11 +611,12 @@ class ActPassClient(Blocking):
             ActPassArgumentError: ``pending`` is invalid; the message names the member.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {}}
         >>> with ScriptedGateway() as gateway:
-        ...     gateway.allow()
+        ...     gateway.require_approval()
         ...     with gateway.client() as client:
-        ...         client.resume(pending, lambda ctx: "ran")["executed"]
+        ...         out = client.guard("demo", "demo.tool", {}, lambda ctx: "ran")
+        ...         _ = gateway.approve("demo.tool")
+        ...         client.resume(out["approval"], lambda ctx: "ran")["executed"]
         True
         """
         _run.check_callable(execute_fn, "resume", awaited=self._background)
@@ -640,8 +641,10 @@ class ActPassClient(Blocking):
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
+        ...     gateway.require_approval()
         ...     with gateway.client() as client:
-        ...         client.wait_for_approval("apr_1")["status"]
+        ...         out = client.guard("demo", "demo.tool", {}, lambda ctx: "ran")
+        ...         client.wait_for_approval(out["approval"])["status"]
         'pending'
         """
         with instrument("wait_for_approval"):
@@ -745,8 +748,9 @@ class ActPassClient(Blocking):
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
         ...     with gateway.client() as client:
-        ...         client.verify_passport("test.passport.1", "mcp://stripe-production")
-        {'valid': True, 'errors': []}
+        ...         issued = client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...         client.verify_passport(issued["token"], "mcp://stripe-production")["valid"]
+        True
         """
         with instrument("verify_passport"):
             verified: PassportVerification = self._native.verify_passport(
@@ -842,7 +846,8 @@ class ActPassClient(Blocking):
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
         ...     with gateway.client() as client:
-        ...         client.revoke_passport("ap_1", "session ended")
+        ...         issued = client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...         client.revoke_passport(issued["jti"], "session ended")
         {'revoked': True}
         """
         with instrument("revoke_passport"):

@@ -8,7 +8,8 @@
 Installing the package registers the pytest fixture ``actpass_gateway``. During a test that uses it,
 ``ACTPASS_API_KEY`` and ``ACTPASS_API_BASE_URL`` point clients without own settings to it. Outside pytest,
 :class:`ScriptedGateway` is a context manager. It listens on the loopback interface and runs in the test's process; the
-client, its transport and its guard are the real ones. Without a script it denies every action. With
+client, its transport and its guard are the real ones. Without a script it denies every action. An approval is bound to
+its action, as in a real gateway: it is found by the action, allows it once and no other. With
 ``pytest --actpass-gateway=PROGRAM`` the fixture starts the real gateway instead, in development mode.
 
 **Executed** means: a guarded function that was called, or a permit that was spent, in this process or in one
@@ -35,7 +36,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Optional, TypeVar
 
-from . import _run
+from . import _native, _run
 from ._async import AsyncActPassClient
 from ._client import ActPassClient
 from ._errors import ActPassConfigError
@@ -79,6 +80,9 @@ class Answer:
         self.decision = None if decision is None else dict(decision)
         self.status = status
 
+    def _text(self) -> tuple[Optional[str], int]:
+        return None if self.decision is None else _native.json_text("answer", self.decision), self.status
+
     def __repr__(self) -> str:
         """Show the decision."""
         return "unreachable()" if self.decision is None else f"Answer({self.decision.get('decision')!r})"
@@ -116,7 +120,9 @@ def warn(reason_code: str = "test.warn", **members: Any) -> Answer:
 
 
 def require_approval(reason_code: str = "test.require_approval", *, id: str = "apr_test", **members: Any) -> Answer:  # noqa: A002
-    """Return a ``require_approval``; see :meth:`ScriptedGateway.approve`.
+    """Return a ``require_approval``, which opens an approval of the action; see :meth:`ScriptedGateway.approve`.
+
+    The first approval has this ``id``; those of other actions have the suffixes ``_2``, ``_3`` and so on.
 
     >>> require_approval(id="apr_7").decision["approval_request_id"]
     'apr_7'
@@ -399,24 +405,32 @@ class ScriptedGateway(_Gateway):
         """Listen on a free loopback port."""
         from ._scripted import Server  # noqa: PLC0415
 
-        #: The bodies of all preflights so far, including retries.
-        self.actions: list[dict[str, Any]] = []
-        self._always: dict[Optional[str], Answer] = {}
-        self._next: list[Answer] = []
+        self._state = _native.ScriptedGatewayState()
         self._may_run: list[_Allowed] = []
         self._hung_up: set[tuple[str, str]] = set()
-        self._server = Server(self._decide, self._answered)
+        self._server = Server(self._state, self._answered)
         super().__init__(self._server.base_url, API_KEY)
+
+    @property
+    def actions(self) -> list[dict[str, Any]]:
+        """The bodies of all preflights so far, including retries."""
+        from ._scripted import PREFLIGHT  # noqa: PLC0415
+
+        return [json.loads(body) for _, path, body in self._state.requests() if path == PREFLIGHT]
+
+    @property
+    def approvals(self) -> list[dict[str, Any]]:
+        """The approvals so far: ``id``, ``tool``, ``action_hash``, ``status`` and ``spent``."""
+        return self._state.approvals()
 
     def answer(self, answer: Answer, tool: Optional[str] = None) -> None:
         """Answer all following preflights of ``tool``, or of every tool, with ``answer``."""
-        if tool is None:
-            self._always.clear()
-        self._always[tool] = answer
+        self._state.script(tool, *answer._text())
 
     def answer_next(self, *answers: Answer) -> None:
         """Answer the next preflights, of any tool, with one answer each; then as before."""
-        self._next += answers
+        for answer in answers:
+            self._state.script_next(*answer._text())
 
     def allow(self, tool: Optional[str] = None, reason_code: str = "test.allow", **members: Any) -> None:
         """Allow all following actions; see :func:`allow`."""
@@ -434,13 +448,38 @@ class ScriptedGateway(_Gateway):
         """Require approval for all following actions; see :func:`require_approval`."""
         self.answer(require_approval(**members), tool)
 
-    def approve(self, id: str = "apr_test") -> None:  # noqa: A002
-        """Approve: the gateway then allows one action that names this approval."""
-        self._server.approvals[id] = "approved"
+    def approve(self, id: str = "apr_test") -> str:  # noqa: A002
+        """Approve an action: the gateway then allows this action, with the same arguments, once.
 
-    def reject(self, id: str = "apr_test") -> None:  # noqa: A002
-        """Reject the approval."""
-        self._server.approvals[id] = "rejected"
+        Args:
+            id: The id of the approval, or a tool: then the latest pending approval of the tool. An id that a scripted
+                answer sets may be decided before the action is requested.
+
+        Returns:
+            The id.
+
+        Raises:
+            ActPassArgumentError: No such approval is pending; the message lists the approvals.
+
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     gateway.require_approval("crm.note.add")
+        ...     out = client.guard("demo", "crm.note.add", {"n": 1}, lambda ctx: "ran")
+        ...     gateway.approve("crm.note.add")
+        ...     client.guard("demo", "crm.note.add", {"n": 2}, lambda ctx: "ran")["executed"]
+        ...     client.guard("demo", "crm.note.add", {"n": 1}, lambda ctx: "ran")["executed"]
+        'apr_test'
+        False
+        True
+        """
+        return self._state.decide(id, approved=True)
+
+    def reject(self, id: str = "apr_test") -> str:  # noqa: A002
+        """Reject an action; see :meth:`approve`."""
+        return self._state.decide(id, approved=False)
+
+    def expire(self, id: str = "apr_test") -> str:  # noqa: A002
+        """Let an approval expire, also after it was approved; see :meth:`approve`."""
+        return self._state.expire(id)
 
     def unreachable(self, tool: Optional[str] = None) -> None:
         """Close the connection of all following preflights."""
@@ -481,23 +520,6 @@ class ScriptedGateway(_Gateway):
 
     def _allowed(self) -> list[_Allowed]:
         return list(self._may_run)
-
-    def _decide(self, action: dict[str, Any]) -> tuple[int, Optional[dict[str, Any]]]:
-        self.actions.append(action)
-        approval = action.get("approval_request_id")
-        if approval is not None and self._server.approvals.get(approval) == "approved":
-            self._server.approvals[approval] = "spent"
-            answer = allow("approval.approved")
-        elif self._next:
-            answer = self._next.pop(0)
-        else:
-            unscripted = deny(
-                "test.unscripted",
-                summary="The test did not script this action.",
-                next_steps=[f"Script an answer first, such as actpass_gateway.allow({action.get('tool')!r})."],
-            )
-            answer = self._always.get(action.get("tool"), self._always.get(None, unscripted))
-        return answer.status, answer.decision
 
 
 class RealGateway(_Gateway):
