@@ -46,6 +46,26 @@ def test_defaults_apply_to_each_call(gateway: Played) -> None:
         assert sent(gateway, name) == [value] * 6 + [None]
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_resumed_action_spends_bound_passport(gateway: Played, asynchronous: bool) -> None:
+    """Its other members are those of the pending action."""
+    pending: Any = {"approval_request_id": "apr_1", "goal": "g", "tool": "demo.tool", "args": {}, "user_id": "u_1"}
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            with client.bind(goal="refund", **MEMBERS):
+                await client.resume(pending, lambda ctx: 1)
+
+    if asynchronous:
+        run_loop(main())
+    else:
+        client = new_client(gateway.base_url)
+        with client.bind(goal="refund", **MEMBERS):
+            client.resume(pending, lambda ctx: 1)
+    names = ("goal", "user_id", "passport", "audience")
+    assert [sent(gateway, name) for name in names] == [["g"], ["u_1"], [PASSPORT], [None]]
+
+
 def test_defaults_apply_to_issued_passports(hostile: Hostile) -> None:
     with hostile.play(answer({"token": "t", "jwks_uri": "https://gate.example/jwks"})) as gateway:
         client = new_client(gateway.base_url)

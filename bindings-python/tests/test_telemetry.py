@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from actpass import ActPassError, _telemetry
+from actpass.integrations._common import ToolMap
 from support import ACTION, ALLOW, API_KEY, PASSPORT, TESTS, Hostile, answer, new_async_client, new_client, run_python
 
 TABLE = TESTS.parents[1] / "docs" / "telemetry.md"
@@ -312,3 +313,10 @@ def test_configured_logging_gets_each_line_once(hostile: Hostile, monkeypatch: p
         done = run_python(LOGGED, gateway.base_url, "configured")
     [line] = done.stderr.splitlines()
     assert line.startswith("program: blocked: the gate failed")
+
+
+def test_unmapped_tool_has_a_span(telemetry: Telemetry) -> None:
+    ToolMap(new_client("http://127.0.0.1:9"), {}).unmapped("rm")
+    [span] = telemetry.spans()
+    shown = {name: span.attributes[f"actpass.{name}"] for name in ("tool", "decision", "reason_code", "executed")}
+    assert shown == {"tool": "rm", "decision": "deny", "reason_code": "actpass.unmapped_tool", "executed": False}

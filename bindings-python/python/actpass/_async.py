@@ -13,7 +13,7 @@ from ._outcome import GuardOutcome
 from ._run import answer
 from ._settings import Self, limits
 from ._telemetry import instrument
-from ._tools import Text, ToolAction, Unguarded
+from ._tools import ToolAction, Unguarded
 from ._types import (
     Approval,
     Decision,
@@ -27,6 +27,7 @@ from ._types import (
     R,
     RecordedEvidence,
     T,
+    Text,
 )
 
 if TYPE_CHECKING:
@@ -656,8 +657,9 @@ class AsyncActPassClient(Awaited):
         """
         _run.check_callable(execute_fn, "resume", awaited=self._background)
         with instrument("resume", *_run.shown(pending), self) as span:
+            spends = self._scoped({"passport": passport})["passport"]
             session, blocked = await answer(
-                self._native.resume(pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries))
+                self._native.resume(pending, spends, wait_for_approval, record_outcome, limits(timeout, max_retries))
             )
             return await _run.run_async(session, blocked, pending["tool"], execute_fn, span)
 

@@ -12,7 +12,7 @@ from ._kinds import Blocking
 from ._outcome import GuardOutcome
 from ._settings import Self, limits
 from ._telemetry import instrument
-from ._tools import Text, ToolAction, Unguarded
+from ._tools import ToolAction, Unguarded
 from ._types import (
     Approval,
     AsyncFunctionNeedsAsyncActPassClient,
@@ -27,6 +27,7 @@ from ._types import (
     R,
     RecordedEvidence,
     T,
+    Text,
 )
 
 if TYPE_CHECKING:
@@ -621,8 +622,9 @@ class ActPassClient(Blocking):
         """
         _run.check_callable(execute_fn, "resume", awaited=self._background)
         with instrument("resume", *_run.shown(pending), self) as span:
+            spends = self._scoped({"passport": passport})["passport"]
             session, blocked = self._native.resume(
-                pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries)
+                pending, spends, wait_for_approval, record_outcome, limits(timeout, max_retries)
             )
             return _run.run(session, blocked, pending["tool"], execute_fn, span)
 

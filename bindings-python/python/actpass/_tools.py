@@ -10,16 +10,13 @@ from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError
 from ._json import name_of
 from ._settings import Settings, limits
-from ._types import Mode
+from ._types import Mode, Text
 
 REDACTED = "[redacted]"
 #: Immutable types.
 _FIXED = frozenset((str, int, float, bool, type(None)))
 #: Names of a function's only parameter that receives all arguments, if the tool's parameters are unknown.
 _ALL = frozenset(("args", "arguments"))
-
-#: A text, a template such as ``"refund for {customer}"``, or a function of the arguments.
-Text = Union[str, Callable[..., str]]
 
 
 class ToolAction:

@@ -25,6 +25,10 @@ DecisionWord = Literal["allow", "deny", "require_approval", "require_tool_reappr
 RiskTier = Literal["low", "medium", "high", "critical"]
 
 
+#: A text, a template such as ``"refund for {customer}"``, or a function of the arguments.
+Text = Union[str, Callable[..., str]]
+
+
 class Explain(TypedDict):
     """Explanation of a decision: a sentence, the names of the matched rules, and next steps.
 
@@ -63,8 +67,6 @@ class Decision(_Decided, total=False):
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Mapping
-
-    from ._tools import Text
 
     B_co = TypeVar("B_co", covariant=True)
 

@@ -39,11 +39,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
 
-from .. import _native
+from .. import _native, _run
 from .._errors import ActionBlockedError, ActPassArgumentError
 from .._json import name_of
 from .._outcome import GuardOutcome
 from .._settings import Settings, limits
+from .._telemetry import instrument
 from .._tools import ToolAction, Unguarded, evaluation_of, is_fixed, wrong
 
 if TYPE_CHECKING:
@@ -129,9 +130,8 @@ class ToolMap:
 
     def unmapped(self, name: str) -> GuardOutcome[Any]:
         """Return the blocked outcome of a tool that is not mapped."""
-        outcome: GuardOutcome[Any] = _native.unmapped_tool(name)
-        outcome._tool = name
-        return outcome
+        with instrument("guard", name, None, self.client) as span:
+            return _run.blocked(_native.unmapped_tool(name), name, span)
 
     def run(
         self,
