@@ -176,3 +176,10 @@ def test_a_block_is_entered_once() -> None:
         scope.__enter__()
     with pytest.raises(ActPassArgumentError, match="bind: expected to be entered once"):
         scope.__enter__()
+
+
+def test_a_block_is_left_where_it_was_entered() -> None:
+    scope = new_client("http://127.0.0.1:9").bind(user_id="u_7")
+    contextvars.Context().run(scope.__enter__)
+    with pytest.raises(ActPassArgumentError, match="bind: expected to be left in the task or thread that entered it"):
+        scope.__exit__(None, None, None)

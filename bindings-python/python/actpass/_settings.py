@@ -65,8 +65,10 @@ class Scope(Generic[C]):
         traceback: Optional[TracebackType],
     ) -> None:
         """Restore the defaults of the surrounding block."""
-        assert self._token is not None
-        _scopes.reset(self._token)
+        try:
+            _scopes.reset(self._token)  # type: ignore[arg-type]
+        except ValueError as problem:
+            raise _run.wrong("expected to be left in the task or thread that entered it", "bind", "bind") from problem
 
 
 class Settings:
