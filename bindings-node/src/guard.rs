@@ -4,8 +4,8 @@
 use actpass_core::engine::Begun;
 use actpass_core::json::{JsonWriter, Step, Style, parse_argument, path};
 use actpass_core::{
-    Action, Blocked, Decision, Error, ExecutionContext, Json, Outcome, PendingApproval, Secret, Settlement,
-    canonical_outcome as canonical,
+    Action, Blocked, Decision, Error, ErrorKind, ExecutionContext, Json, Outcome, PendingApproval, Secret,
+    Settlement, canonical_outcome as canonical,
 };
 use actpass_session::{GuardSession, test_hooks};
 use napi::Either;
@@ -138,6 +138,13 @@ fn identify(text: &mut JsonWriter, decision: &Decision, error: Option<&Error>) {
 #[napi]
 pub(crate) fn unmapped_tool(tool: String) -> napi::Result<String> {
     catch_panic(|| Ok(report(&Blocked::unmapped_tool(tool))))
+}
+
+/// The JSON text of the block of a tool whose arguments cannot be sent, for the reason `problem`, as
+/// a blocked call reports it. Sends nothing.
+#[napi]
+pub(crate) fn invalid_argument(tool: String, problem: String) -> napi::Result<String> {
+    catch_panic(|| Ok(report(&Blocked::invalid_argument(tool, Error::new(ErrorKind::Argument, problem)))))
 }
 
 /// The outcome as canonical JSON, the same in every language.

@@ -3,8 +3,8 @@
 
 use actpass_core::engine::Begun;
 use actpass_core::{
-    ActPass, Action, ActionEnd, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, ExecutionContext,
-    InvalidArgument, Outcome, Recording, canonical_outcome as canonical,
+    ActPass, Action, ActionEnd, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, Error, ErrorKind,
+    ExecutionContext, InvalidArgument, Outcome, Recording, canonical_outcome as canonical,
 };
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyException;
@@ -334,6 +334,16 @@ fn outcome<'py>(
 pub(crate) fn unmapped_tool<'py>(tool: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     catch_panic(tool.py(), || {
         blocked_outcome(tool.py(), Blocked::unmapped_tool(string("tool", tool)?), "unmapped_tool")
+    })
+}
+
+/// The outcome of a tool whose arguments cannot be sent, for the reason `problem`. Sends nothing.
+#[pyfunction]
+pub(crate) fn invalid_argument<'py>(tool: &Bound<'py, PyAny>, problem: &str) -> PyResult<Bound<'py, PyAny>> {
+    catch_panic(tool.py(), || {
+        let error = Error::new(ErrorKind::Argument, problem);
+        let blocked = Blocked::invalid_argument(string("tool", tool)?, error);
+        blocked_outcome(tool.py(), blocked, "invalid_argument")
     })
 }
 

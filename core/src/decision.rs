@@ -159,6 +159,15 @@ impl Decision {
         Self::synthesize(DecisionWord::Deny, "actpass.unmapped_tool", &explanation, &[])
     }
 
+    /// The decision of the SDK about arguments of a tool that cannot be sent. It is shown to the
+    /// model, without the advice for a developer that follows a semicolon in the message.
+    pub(crate) fn invalid_argument(error: &Error) -> Self {
+        let message = error.to_string();
+        let problem = message.split_once("; ").map_or(message.as_str(), |(problem, _)| problem);
+        let explanation = Explanation::new(problem.to_owned(), ["Correct the argument."]);
+        Self::synthesize(DecisionWord::Deny, error.code(), &explanation, &[])
+    }
+
     /// The decision of the SDK if `answer` is a replay of a response to another call. It keeps the
     /// ledger references of `answer`.
     pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {

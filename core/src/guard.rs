@@ -342,6 +342,26 @@ impl Blocked {
         Self { decision: Decision::unmapped_tool(), error: None, approval: None, subject }
     }
 
+    /// The block of a tool whose arguments cannot be sent, such as NaN or a missing one: `deny`,
+    /// `actpass.invalid_argument`, in every mode. An adapter returns its text to the model, which
+    /// chose the arguments. Sends nothing.
+    ///
+    /// ```
+    /// use actpass_core::{Blocked, Error, ErrorKind};
+    ///
+    /// let error = Error::new(ErrorKind::Argument, "args.amount: expected a finite number, found NaN; use null");
+    /// let blocked = Blocked::invalid_argument("stripe.refund.create", error);
+    /// assert_eq!(
+    ///     blocked.texts().model,
+    ///     "stripe.refund.create was not run: deny (actpass.invalid_argument). args.amount: expected a finite \
+    ///      number, found NaN. Correct the argument. Then call it again.",
+    /// );
+    /// ```
+    pub fn invalid_argument(tool: impl Into<String>, error: Error) -> Self {
+        let subject = Subject::Tool(tool.into().into_boxed_str());
+        Self { decision: Decision::invalid_argument(&error), error: Some(error), approval: None, subject }
+    }
+
     pub(crate) fn of(request: &PreparedAction, error: Error) -> Self {
         Self::new(request, Decision::for_failure(&error, None), Some(error), None)
     }

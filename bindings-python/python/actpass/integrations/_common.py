@@ -281,11 +281,11 @@ def _frozen(value: Any, depth: int = 0) -> tuple[Any, bool]:
 
 
 def _invalid(tool: str, error: ActPassArgumentError) -> GuardOutcome[Any]:
-    """Return the blocked outcome of invalid arguments; the model's text leaves out advice for the developer."""
-    problem = str(error).partition("; ")[0]
-    explain = {"summary": problem, "matched_rules": [], "next_steps": ["Correct the argument."]}
-    decision = {"decision": "deny", "reason_code": error.code, "explain": explain}
-    return GuardOutcome({"decision": decision, "executed": False, "error": error}, tool=tool)
+    """Return the blocked outcome of invalid arguments."""
+    outcome: GuardOutcome[Any] = _native.invalid_argument(tool, str(error))
+    outcome["error"] = error
+    outcome._tool = tool
+    return outcome
 
 
 def _seconds(approvals: object, hold: object, supported: tuple[Approvals, ...]) -> Optional[float]:
