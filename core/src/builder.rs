@@ -62,7 +62,7 @@ pub struct ActPassBuilder {
     #[cfg(feature = "reqwest")]
     reqwest: Option<reqwest::ClientBuilder>,
     #[cfg(feature = "testing")]
-    scripted_gateway: Option<crate::testing::ScriptedGateway>,
+    executions: Option<Arc<dyn config::ExecutionLog>>,
 }
 
 impl ActPassBuilder {
@@ -181,7 +181,7 @@ impl ActPassBuilder {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn scripted_gateway(mut self, gateway: &crate::testing::ScriptedGateway) -> Self {
-        self.scripted_gateway = Some(gateway.clone());
+        self.executions = Some(Arc::new(gateway.clone()));
         self.transport(gateway.clone())
     }
 
@@ -329,7 +329,7 @@ impl ActPassBuilder {
             mode: self.mode,
             via_proxy: String::new(),
             #[cfg(feature = "testing")]
-            scripted_gateway: self.scripted_gateway,
+            executions: self.executions,
             user_agent,
         })
     }

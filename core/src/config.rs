@@ -40,7 +40,14 @@ pub(crate) struct Config {
     pub(crate) via_proxy: String,
     /// Records the actions that ran.
     #[cfg(feature = "testing")]
-    pub(crate) scripted_gateway: Option<crate::testing::ScriptedGateway>,
+    pub(crate) executions: Option<std::sync::Arc<dyn ExecutionLog>>,
+}
+
+/// Records the actions that run, for tests.
+#[cfg(feature = "testing")]
+pub(crate) trait ExecutionLog: Send + Sync + std::fmt::Debug {
+    /// Records that an action runs. `args` is the JSON text of its arguments.
+    fn note_execution(&self, tool: &str, args: &str);
 }
 
 /// Converts a binding's seconds to a timeout; `member` is its name in error messages.

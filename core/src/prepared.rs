@@ -67,11 +67,11 @@ impl PreparedAction {
         &self.0.body
     }
 
-    /// Tells the scripted gateway of a test that the action runs.
+    /// Records that the action runs, if the client belongs to a test's scripted gateway.
     #[cfg(feature = "testing")]
     pub(crate) fn note_execution(&self) {
-        if let Some(gateway) = &self.0.config.scripted_gateway {
-            gateway.note_execution(self.tool(), &self.action().fields().args);
+        if let Some(executions) = &self.0.config.executions {
+            executions.note_execution(self.tool(), &self.action().fields().args);
         }
     }
 

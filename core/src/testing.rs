@@ -47,6 +47,7 @@ use tokio::time::Instant;
 
 use crate::approval::{ApprovalStatus, MAX_POLL};
 use crate::client::ActPass;
+use crate::config::ExecutionLog;
 use crate::error::Error;
 use crate::transport::{Request, Response, SendFuture, Transport, TransportError};
 
@@ -440,12 +441,6 @@ impl ScriptedGateway {
         if is_pending { Duration::from_secs(wait).min(MAX_POLL) } else { Duration::ZERO }
     }
 
-    /// Records that an action runs. `args` is the JSON text of its arguments.
-    pub(crate) fn note_execution(&self, tool: &str, args: &str) {
-        let args = Json::parse(args.as_bytes()).unwrap_or(Json::Null);
-        self.state().executions.push(Execution { tool: tool.to_owned(), args });
-    }
-
     fn bodies(&self, operation: Operation) -> Vec<Json> {
         let state = self.state();
         let requests = state.requests.iter().filter(|request| request.path == operation.path());
@@ -464,6 +459,13 @@ impl fmt::Debug for ScriptedGateway {
 }
 
 /// Answers without a network. Holds polls on tokio's clock.
+impl ExecutionLog for ScriptedGateway {
+    fn note_execution(&self, tool: &str, args: &str) {
+        let args = Json::parse(args.as_bytes()).unwrap_or(Json::Null);
+        self.state().executions.push(Execution { tool: tool.to_owned(), args });
+    }
+}
+
 impl Transport for ScriptedGateway {
     fn send(&self, request: Request) -> SendFuture<'_> {
         Box::pin(async move {
