@@ -52,7 +52,12 @@ test('a permit is spent once and returns the outcome', () =>
     assert.deepEqual({ ...outcome }, { kind: 'returned', decision: ALLOW, executed: true, result });
     assert.equal(outcome.unwrap(), result);
     assert.equal(outcome.evidence, undefined);
-    for (const settle of [() => permit.returned(1), () => permit.failed(1), () => permit.cancelled()]) {
+    for (const settle of [
+      () => permit.returned(1),
+      () => permit.failed(1),
+      () => permit.cancelled(),
+      () => permit.suspended(),
+    ]) {
       const error = await rejection(settle());
       assert.ok(error instanceof ActPassArgumentError);
       assert.equal(error.message, 'permit: already finished');
@@ -100,6 +105,7 @@ describe('a recorded outcome', () => {
     returned: (permit) => permit.returned({ id: 're_1' }),
     failed: (permit) => permit.failed(own),
     cancelled: (permit) => permit.cancelled(own),
+    suspended: (permit) => permit.suspended(own),
   })) {
     test(ended, () =>
       hostile.play([answer(ALLOW), RECORDED], async (gateway) => {

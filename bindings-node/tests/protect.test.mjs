@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { ActionBlockedError, ActPassArgumentError, ActPassConnectionError, ActPassError } from '@actpass/sdk';
 import { ALLOW, answer, CREDENTIAL, Hostile, newClient, rejection } from './support.mjs';
 
@@ -278,7 +278,6 @@ test('an invalid option throws immediately by name', () => {
     [{ tool: () => 't' }, /^tool: expected a value that is JSON, found a function$/],
     [{ goal: '' }, /^goal: expected a non-empty string$/],
     [{ goal: 7 }, /^goal: expected a string, found a number$/],
-    [{ goal: undefined }, /^goal: expected a string, found nothing$/],
     [{ mode: 'enforec' }, /^mode: expected enforce, strict, warn or monitor, found "enforec"$/],
     [{ args: 'x' }, /^args: expected an object$/],
     [{ args: { at: Number.NaN } }, /^args\.at: .* found NaN; /],
@@ -290,6 +289,14 @@ test('an invalid option throws immediately by name', () => {
     [{ waitForApprovalMs: -1 }, /^waitForApprovalMs: expected non-negative milliseconds, found -1$/],
     [{ recordOutcome: 'yes' }, /^recordOutcome: expected true or false, found a string$/],
     [{ withContext: 1 }, /^withContext: expected true or false, found 1$/],
+    [{ onBlocked: 'text' }, /^onBlocked: expected a function, found a string$/],
+    [{ onBlocked: function* () {} }, /^onBlocked: expected a function that runs when called, found a generator/],
+    [{ approvalRequestId: 7 }, /^approvalRequestId: expected a string, found a number$/],
+    ...['{', '}', '{}', '{a.b}', '{0}', '{{a}', 'a {b'].map((goal) => [
+      { goal },
+      /^goal: expected names of arguments in braces, such as 'charge:\{id\}', found ".*"; write \{\{ and \}\} for braces$/,
+    ]),
+    [{ resource: 'charge:{id' }, /^resource: expected names of arguments in braces/],
     [{ signal: 'abort' }, /^signal: expected an AbortSignal, found a string$/],
     [{ traceparent: 'x' }, /^traceparent: /],
   ]) {
@@ -306,4 +313,130 @@ test('an invalid option throws immediately by name', () => {
     );
   }
   assert.throws(() => actpass.protect('refund', OPTIONS), /^ActPassArgumentError: run: expected a function/);
+});
+
+describe('a template', () => {
+  test('is filled from args, else from the first argument', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      const refund = newClient(baseUrl).protect(() => 'ran', {
+        tool: 'stripe.refund.create',
+        goal: 'refund for {customer} of {amount} {{not a name}}',
+        args: ({ amount }) => ({ amount, customer: 'cus_of_args' }),
+        resource: 'stripe:charge:{charge}',
+      });
+      await refund({ amount: 4900, customer: 'cus_1', charge: 'ch_123' });
+      const { goal, resource, args } = await body(seen);
+      assert.deepEqual(
+        [goal, resource, args],
+        [
+          'refund for cus_of_args of 4900 {not a name}',
+          'stripe:charge:ch_123',
+          { amount: 4900, customer: 'cus_of_args' },
+        ],
+      );
+    }));
+
+  test('without names is a text', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      await newClient(baseUrl).protect(() => 'ran', { tool: 't', goal: 'a {{b}}' })();
+      assert.equal((await body(seen)).goal, 'a {b}');
+    }));
+
+  test('rejects a value that is neither a string nor an integer, and sends nothing', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      const options = { tool: 't', goal: 'g', resource: 'charge:{id}', args: {}, mode: 'monitor' };
+      const refund = newClient(baseUrl).protect(() => assert.fail('it ran'), options);
+      for (const [args, found] of [
+        [{}, 'nothing'],
+        [undefined, 'nothing'],
+        [{ id: 1.5 }, '1.5'],
+        [{ id: 2 ** 53 }, '9007199254740992'],
+        [{ id: true }, 'a boolean'],
+        [{ id: null }, 'null'],
+        [{ id: ['a'] }, 'an array'],
+        [Object.create({ id: 'inherited' }), 'nothing'],
+      ]) {
+        const error = await rejection(refund(args));
+        assert.ok(error instanceof ActPassArgumentError);
+        assert.equal(error.message, `resource: expected id as a string or an integer, found ${found}`);
+      }
+      assert.deepEqual(await seen(), []);
+    }));
+
+  test('of an argument that changes blocks the call', () =>
+    hostile.play([{ ...answer(ALLOW), delay_ms: 50 }], async ({ baseUrl }) => {
+      const options = { tool: 't', goal: 'refund for {customer}', args: {} };
+      const refund = newClient(baseUrl).protect(() => assert.fail('it ran'), options);
+      const given = { customer: 'cus_1' };
+      const call = refund(given);
+      given.customer = 'cus_2';
+      assert.equal((await rejection(call)).code, 'actpass.arguments_changed');
+    }));
+});
+
+test('a goal that neither the options nor bind names is an error of the call', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+    const actpass = newClient(baseUrl);
+    const refund = actpass.protect(() => 'ran', { tool: 't', mode: 'monitor' });
+    const error = await rejection(refund());
+    assert.ok(error instanceof ActPassArgumentError);
+    assert.equal(error.message, 'goal: expected a string, found nothing');
+    assert.deepEqual(await seen(), []);
+    assert.equal(await actpass.bind({ goal: 'bound' }, () => refund()), 'ran');
+    assert.equal((await body(seen)).goal, 'bound');
+  }));
+
+test('approvalRequestId is a value or a function', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+    const actpass = newClient(baseUrl);
+    for (const approvalRequestId of ['apr_1', () => 'apr_1', ({ approval }) => approval]) {
+      await actpass.protect(() => 'ran', { ...OPTIONS, approvalRequestId })({ approval: 'apr_1' });
+      assert.equal((await body(seen)).approval_request_id, 'apr_1');
+    }
+    await actpass.protect(() => 'ran', { ...OPTIONS, approvalRequestId: () => undefined })();
+    assert.equal((await body(seen)).approval_request_id, undefined);
+  }));
+
+describe('onBlocked', () => {
+  const DENY = answer({ decision: 'deny', reason_code: 'refund.over_limit' });
+
+  test('gives the result of a blocked call', () =>
+    hostile.play([DENY], async ({ baseUrl }) => {
+      const actpass = newClient(baseUrl);
+      for (const onBlocked of [(error) => error, async (error) => error]) {
+        const refund = actpass.protect(() => assert.fail('it ran'), { ...OPTIONS, onBlocked });
+        const error = await refund();
+        assert.ok(error instanceof ActionBlockedError);
+        assert.deepEqual([error.code, error.tool, error.operation], ['refund.over_limit', OPTIONS.tool, 'protect']);
+        assert.match(error.stack.split('\n')[1], /protect\.test\.mjs/);
+      }
+    }));
+
+  test('throws what it throws', () =>
+    hostile.play([DENY], async ({ baseUrl }) => {
+      const own = new Error('own');
+      const onBlocked = () => {
+        throw own;
+      };
+      assert.equal(await rejection(newClient(baseUrl).protect(() => 1, { ...OPTIONS, onBlocked })()), own);
+    }));
+
+  test('is not called for errors of the function, not even of a blocked call inside', () =>
+    hostile.play([answer(ALLOW), DENY], async ({ baseUrl }) => {
+      const actpass = newClient(baseUrl);
+      const onBlocked = () => assert.fail('it was called');
+      const inner = actpass.protect(() => assert.fail('it ran'), OPTIONS);
+      const outer = actpass.protect(() => inner(), { ...OPTIONS, onBlocked });
+      assert.equal((await rejection(outer())).code, 'refund.over_limit');
+    }));
+
+  test('is not called for invalid arguments and aborted calls', () =>
+    hostile.play([DENY], async ({ baseUrl }) => {
+      const actpass = newClient(baseUrl);
+      const onBlocked = () => assert.fail('it was called');
+      const refund = actpass.protect(() => 1, { ...OPTIONS, onBlocked });
+      assert.ok((await rejection(refund({ at: Number.NaN }))) instanceof ActPassArgumentError);
+      const aborted = actpass.protect(() => 1, { ...OPTIONS, onBlocked, signal: AbortSignal.abort('left') });
+      assert.equal(await rejection(aborted()), 'left');
+    }));
 });

@@ -142,15 +142,15 @@ describe('withOptions', () => {
       const signal = AbortSignal.abort('left');
       assert.equal(await rejection(actpass.withOptions({ signal }).preflight(ACTION)), 'left');
       for (const [defaults, message] of [
-        [{ goal: 'g' }, /^goal: expected one of userId, audience, /],
-        [{ sessionId: 's' }, /^sessionId: expected one of userId, /],
+        [{ goal: 7 }, /^goal: expected a string, found a number$/],
+        [{ sessionId: 's' }, /^sessionId: expected one of goal, userId, /],
         [{ userId: 7 }, /^userId: expected a string, found a number$/],
         [{ mode: 'off' }, /^mode: expected enforce, strict, warn or monitor, found "off"$/],
         [{ timeoutMs: -1 }, /^timeoutMs: expected milliseconds above 0/],
         [{ signal: 7 }, /^signal: expected an AbortSignal, found 7$/],
         [{ recordOutcome: 1 }, /^recordOutcome: expected true or false, found a number$/],
         [{ traceparent: 'x' }, /^traceparent: /],
-        [undefined, /^expected an object of userId and others, found undefined$/],
+        [undefined, /^expected an object of goal and others, found undefined$/],
       ]) {
         assert.throws(
           () => actpass.withOptions(defaults),
@@ -160,7 +160,7 @@ describe('withOptions', () => {
     }));
 });
 
-describe('withScope', () => {
+describe('bind', () => {
   test('applies to calls inside it, across awaits, nested and concurrent', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
@@ -169,14 +169,14 @@ describe('withScope', () => {
         await actpass.preflight({ ...ACTION, args: {} });
       };
       const users = Array.from({ length: 20 }, (_, at) => `user_${at}`);
-      await Promise.all(users.map((userId) => actpass.withScope({ userId }, ask)));
+      await Promise.all(users.map((userId) => actpass.bind({ userId }, ask)));
       assert.deepEqual((await bodies(seen)).map(({ user_id }) => user_id).sort(), [...users].sort());
-      await actpass.withScope({ userId: 'outer', audience: 'a' }, () => actpass.withScope({ userId: 'inner' }, ask));
+      await actpass.bind({ userId: 'outer', audience: 'a' }, () => actpass.bind({ userId: 'inner' }, ask));
       await ask();
       const scoped = actpass.withOptions({ userId: 'default' });
-      await actpass.withScope({ userId: 'scope' }, () => scoped.preflight(ACTION));
-      await scoped.withScope({ userId: 'scope' }, () => actpass.preflight(ACTION));
-      await actpass.withScope({ userId: 'scope' }, () => newClient(baseUrl).preflight(ACTION));
+      await actpass.bind({ userId: 'scope' }, () => scoped.preflight(ACTION));
+      await scoped.bind({ userId: 'scope' }, () => actpass.preflight(ACTION));
+      await actpass.bind({ userId: 'scope' }, () => newClient(baseUrl).preflight(ACTION));
       const sent = (await bodies(seen)).slice(users.length).map(({ user_id, audience }) => [user_id, audience]);
       assert.deepEqual(sent, [
         ['inner', 'a'],
@@ -191,36 +191,68 @@ describe('withScope', () => {
     const actpass = newClient('http://127.0.0.1:9');
     const own = new Error('own');
     assert.equal(
-      actpass.withScope({}, () => 7),
+      actpass.bind({}, () => 7),
       7,
     );
     assert.throws(
       () =>
-        actpass.withScope({}, () => {
+        actpass.bind({}, () => {
           throw own;
         }),
       (error) => error === own,
     );
-    assert.equal(await rejection(actpass.withScope({}, async () => Promise.reject(own))), own);
+    assert.equal(await rejection(actpass.bind({}, async () => Promise.reject(own))), own);
     for (const [scope, body, message] of [
-      [{ mode: 'monitor' }, () => 1, /^mode: expected one of userId, /],
-      [{ timeoutMs: 1 }, () => 1, /^timeoutMs: expected one of userId, /],
+      [{ mode: 'monitor' }, () => 1, /^mode: expected one of goal, userId, /],
+      [{ timeoutMs: 1 }, () => 1, /^timeoutMs: expected one of goal, /],
       [{ userId: 7 }, () => 1, /^userId: expected a string, found a number$/],
       [{}, 7, /^body: expected a function, found 7$/],
       [{}, function* () {}, /^body: expected a function that runs when called/],
     ]) {
       assert.throws(
-        () => actpass.withScope(scope, body),
+        () => actpass.bind(scope, body),
         (error) => error instanceof ActPassArgumentError && (assert.match(error.message, message), true),
       );
     }
   });
 
+  test('gives goal and passport, which options of a call replace', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      const actpass = newClient(baseUrl);
+      const { goal: _, ...goalless } = ACTION;
+      await actpass.bind({ goal: 'bound', passport: PASSPORT }, async () => {
+        await actpass.guard({ ...goalless, execute: () => 1 });
+        await actpass.preflight({ ...ACTION, passport: 'own' });
+        await actpass.protect(() => 1, { tool: 't', goal: () => 'own', passport: () => undefined })();
+      });
+      await actpass.preflight(ACTION);
+      const sent = (await bodies(seen)).map(({ goal, passport }) => [goal, passport ?? null]);
+      assert.deepEqual(sent, [
+        ['bound', PASSPORT],
+        [ACTION.goal, 'own'],
+        ['own', PASSPORT],
+        [ACTION.goal, null],
+      ]);
+    }));
+
+  test('ends with its function, also for calls that begin later', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      const actpass = newClient(baseUrl);
+      actpass.bind({ userId: 'sync' }, () => 1);
+      await actpass.preflight(ACTION);
+      await rejection(actpass.bind({ userId: 'async' }, () => Promise.reject(new Error('own'))));
+      await actpass.preflight(ACTION);
+      assert.deepEqual(
+        (await bodies(seen)).map(({ user_id }) => user_id ?? null),
+        [null, null],
+      );
+    }));
+
   test('applies to protected functions', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const guarded = actpass.protect(() => 'ran', { tool: 't', goal: 'g' });
-      assert.equal(await actpass.withScope({ userId: 'user_7' }, () => guarded({})), 'ran');
+      assert.equal(await actpass.bind({ userId: 'user_7' }, () => guarded({})), 'ran');
       assert.equal((await bodies(seen))[0].user_id, 'user_7');
     }));
 });

@@ -117,7 +117,7 @@ describe('the first frame', () => {
       canonicalOutcome: () => sdk.canonicalOutcome(null),
       protect: () => actpass.protect(7, PROTECTION),
       withOptions: () => actpass.withOptions({ x: 1 }),
-      withScope: () => actpass.withScope({}, 7),
+      bind: () => actpass.bind({}, 7),
     };
     for (const call of Object.values(calls)) {
       function theCaller() {

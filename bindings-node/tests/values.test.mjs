@@ -104,8 +104,8 @@ const MEMBERS = {
     ...['eventType', 'chainId', 'toolId', 'decision', 'reasonCode', 'metadata', 'requestHash', 'responseHash', ...CALL],
   ],
   wait: CALL,
-  defaults: ['userId', 'audience', 'mode', 'waitForApprovalMs', 'recordOutcome', ...CALL],
-  scope: ['userId', 'audience', 'signal', 'traceparent'],
+  defaults: ['goal', 'userId', 'passport', 'audience', 'mode', 'waitForApprovalMs', 'recordOutcome', ...CALL],
+  scope: ['goal', 'userId', 'passport', 'audience', 'signal', 'traceparent'],
   outcome: ['kind', 'executed', 'decision', 'result', 'error', 'approval'],
 };
 const PENDING = { approval_request_id: 'apr_1', goal: 'g', tool: 't', args: {}, resource: '' };
@@ -142,8 +142,8 @@ function entries(actpass) {
     'revokePassport, its options': (value) => actpass.revokePassport('ap_1', 'x', value),
     recordEvidence: (value) => actpass.recordEvidence(value),
     withOptions: (value) => actpass.withOptions(value),
-    withScope: (value) => actpass.withScope(value, () => 1),
-    'withScope, its function': (value) => actpass.withScope({}, value === VALUES['a class'] ? 7 : value),
+    bind: (value) => actpass.bind(value, () => 1),
+    'bind, its function': (value) => actpass.bind({}, value === VALUES['a class'] ? 7 : value),
     hashPayload: (value) => sdk.hashPayload(value),
     'the method hashPayload': (value) => actpass.hashPayload(value),
     signPayload: (value) => sdk.signPayload(value, {}),
@@ -178,9 +178,9 @@ function entries(actpass) {
     ...members('revoke', {}, (given) => actpass.revokePassport('ap_1', 'x', given), CALL),
     ...members('recordEvidence', EVENT, (given) => actpass.recordEvidence(given), MEMBERS.event),
     ...members('withOptions', {}, (given) => actpass.withOptions(given), MEMBERS.defaults),
-    ...members('withScope', {}, (given) => actpass.withScope(given, () => 1), MEMBERS.scope),
+    ...members('bind', {}, (given) => actpass.bind(given, () => 1), MEMBERS.scope),
     ...members('protect', protection, (given) => protect.call(actpass, () => 1, given), [
-      ...[...MEMBERS.action, ...MEMBERS.guard.slice(1), 'withContext'],
+      ...[...MEMBERS.action, ...MEMBERS.guard.slice(1), 'withContext', 'onBlocked'],
     ]),
     ...Object.fromEntries(
       options.map((member) => [`the result of ${member} of protect`, (value) => named(member)(value)]),
@@ -286,7 +286,7 @@ describe('a polluted prototype', () => {
             .withOptions({})
             .protect(() => assert.fail('it ran'), protection)()
             .catch((error) => error);
-          decision = await actpass.withScope({}, () => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
+          decision = await actpass.bind({}, () => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
         } finally {
           delete Object.prototype[name];
         }

@@ -315,9 +315,9 @@ export class ActPass {
   /**
    * Wraps `run` so that it runs only if the decision about its arguments allows it. `this` is preserved.
    *
-   * The returned function rejects with an {@link ActionBlockedError} if the action is blocked, and with the error of `run`.
-   * `goal`, `args`, `resource` and `userId` may be pure functions of the call's arguments; only their results are sent.
-   * Without `args`, the first argument, an object literal, is sent.
+   * The returned function rejects with an {@link ActionBlockedError} if the action is blocked, unless `onBlocked` is given, and
+   * with the error of `run`. `goal`, `args`, `resource` and `userId` may be pure functions of the call's arguments; only their
+   * results are sent. Without `args`, the first argument, an object literal, is sent.
    *
    * `run` receives the evaluated arguments: copies, made at the call, of the object literals, arrays, dates, maps and sets
    * among its arguments (of the first argument only, if no option is a function). If an argument changes before `run` starts,
@@ -337,23 +337,24 @@ export class ActPass {
    *   {
    *     tool: 'stripe.refund.create',
    *     goal: 'resolve_refund_request',
-   *     resource: (charge) => `stripe:charge:${charge}`,
-   *     args: (_charge, amount) => ({ amount, currency: 'usd' }),
+   *     args: (charge, amount) => ({ charge, amount, currency: 'usd' }),
+   *     resource: 'stripe:charge:{charge}',
    *     withContext: true,
+   *     onBlocked: (error) => error.message,
    *   },
    * );
    * console.log(await refund('ch_123', 4900));
    * ```
    */
-  protect<A extends unknown[], R>(
+  protect<A extends unknown[], R, B = never>(
     run: (context: ExecutionContext, ...args: A) => R,
-    options: ProtectOptions<Inferred<A>> & { withContext: true },
-  ): (...args: A) => Promise<Awaited<R>>;
+    options: ProtectOptions<Inferred<A>, B> & { withContext: true },
+  ): (...args: A) => Promise<Awaited<R> | Awaited<B>>;
   /** Without the context: `run` receives its own arguments. */
-  protect<A extends unknown[], R>(
+  protect<A extends unknown[], R, B = never>(
     run: (...args: A) => R,
-    options: ProtectOptions<Inferred<A>> & { withContext?: false | undefined },
-  ): (...args: A) => Promise<Awaited<R>>;
+    options: ProtectOptions<Inferred<A>, B> & { withContext?: false | undefined },
+  ): (...args: A) => Promise<Awaited<R> | Awaited<B>>;
   protect<A extends unknown[], R>(run: (...args: never[]) => R, options: ProtectOptions<A>): unknown {
     return placing(METHODS.protect, () => protecting(this, run as (...args: unknown[]) => R, options));
   }
@@ -515,12 +516,12 @@ export class ActPass {
    * const actpass = new ActPass();
    * const handle = () =>
    *   actpass.preflight({ goal: 'send_status_update', tool: 'gmail.send', args: { to: 'customer@example.com' } });
-   * const decision = await actpass.withScope({ userId: 'user_7' }, handle);
+   * const decision = await actpass.bind({ userId: 'user_7' }, handle);
    * console.log(decision.decision);
    * ```
    */
-  withScope<R>(scope: Scope, body: () => R): R {
-    const [storage, members] = placing(METHODS.withScope, () => {
+  bind<R>(scope: Scope, body: () => R): R {
+    const [storage, members] = placing(METHODS.bind, () => {
       const { connection } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
       checkFunction('body', body);

@@ -15,7 +15,7 @@ export interface Connection {
   native: Client | undefined;
   readonly mode: Mode;
   readonly log: Log;
-  /** Created by the first {@link ActPass.withScope}, because it slows down every promise of the process. */
+  /** Created by the first {@link ActPass.bind}, because it slows down every promise of the process. */
   scope: AsyncLocalStorage<Members> | undefined;
 }
 

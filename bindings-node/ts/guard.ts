@@ -25,6 +25,8 @@ export interface Body {
   member: 'execute' | 'run';
   /** Returns the current action as JSON text; may throw. */
   present?: () => string;
+  /** Whether a thrown value is the control flow of a framework. */
+  suspends?: ((thrown: unknown) => boolean) | undefined;
 }
 
 /** @internal The function of a guard that names it `execute`. */
@@ -37,7 +39,7 @@ const UNREADABLE = '{}';
 export async function run<T>(
   call: Call,
   name: 'authorize' | 'resume',
-  { member, present }: Body,
+  { member, present, suspends }: Body,
 ): Promise<GuardOutcome<T>> {
   const { members, span } = call;
   const { execute } = members as Partial<GuardOptions<T>>;
@@ -62,7 +64,7 @@ export async function run<T>(
     span.ended(true);
     span.failed(thrown);
     const error = thrown === undefined ? unexplained(`${member} threw undefined`, call.site) : thrown;
-    return granted.finish('failed', { error });
+    return granted.finish(suspends?.(thrown) === true ? 'suspended' : 'failed', { error });
   }
   const outcome = await granted.finish('returned', { result });
   span.ended(true, outcome.error as unknown);
@@ -224,6 +226,8 @@ function permitOf(call: Call, granted: Granted): Permit {
       const error = thrown === undefined ? unexplained('the action threw undefined', site) : thrown;
       return granted.finish('failed', { error }) as Promise<FailedOutcome>;
     });
+  const suspended = (signal: unknown = new Error('the action was suspended')) =>
+    ending(suspended, () => granted.finish('suspended', { error: signal }) as Promise<FailedOutcome>);
   const cancelled = (reason: unknown = new DOMException('This operation was aborted', 'AbortError')) =>
     ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<FailedOutcome>);
   const permit = { kind: 'permitted', decision: granted.decision } as Permit;
@@ -233,6 +237,7 @@ function permitOf(call: Call, granted: Granted): Permit {
     returned: { value: returned },
     failed: { value: failed },
     cancelled: { value: cancelled },
+    suspended: { value: suspended },
   });
 }
 

@@ -17,5 +17,6 @@ export {
   createActPass,
   hashPayload,
   signPayload,
+  UNGUARDED,
 } from './index.js';
 export type * from './index.js';

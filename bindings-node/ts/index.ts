@@ -23,5 +23,6 @@ export {
   ActPassTimeoutError,
 } from './errors.js';
 export { canonicalOutcome, hashPayload, signPayload } from './hash.js';
+export { UNGUARDED } from './unguarded.js';
 export type * from './outcome.js';
 export type * from './types.js';

@@ -18,7 +18,7 @@ export interface Bridge {
 }
 
 /** @internal How a permitted action ended. */
-export type ActionEnd = 'returned' | 'failed' | 'cancelled';
+export type ActionEnd = 'returned' | 'failed' | 'cancelled' | 'suspended';
 
 /** @internal */
 export type Begin = (bridge: Bridge, call: number, input: string) => void;

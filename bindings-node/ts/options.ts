@@ -86,23 +86,31 @@ export const RESUME_OPTIONS = [...RESUME, 'recordOutcome', ...CALL, ...OF_GUARD]
 /** @internal */
 export const AWAIT_OPTIONS = [...CALL, 'signal'];
 /** @internal */
-export const PROTECT_OPTIONS = [...INPUTS.authorize, 'signal', 'withContext'];
+export const PROTECT_OPTIONS = [...INPUTS.authorize, 'signal', 'withContext', 'onBlocked'];
+/** Options of `protect` that are not members of a `ToolAction`. */
+const OF_PROTECT = ['idempotencyKey', 'traceparent', 'signal', 'withContext', 'onBlocked'];
+/** @internal The members of a `ToolAction`. */
+export const TOOL_ACTION = PROTECT_OPTIONS.filter((name) => !OF_PROTECT.includes(name));
 /** @internal The options of `protect` that may be functions of the call's arguments. */
 export const OF_CALL = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
+/** @internal The options of `protect` that may be templates over the call's arguments. */
+export const TEMPLATES = ['goal', 'resource'];
+/** Defaults of every call about an action. */
+const OF_ACTION = ['goal', 'userId', 'passport', 'audience'];
 /** @internal */
-export const SCOPE = ['userId', 'audience', 'signal', 'traceparent'];
+export const SCOPE = [...OF_ACTION, 'signal', 'traceparent'];
 /** @internal */
 export const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForApprovalMs', 'recordOutcome'];
 /** @internal The options and defaults of every call. */
 export const OF_ANY_CALL = ['signal', ...CALL];
 /** @internal The defaults of a call about an action. */
-export const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
+export const OF_PREFLIGHT = [...OF_ACTION, 'mode', ...OF_ANY_CALL];
 /** @internal The defaults of `waitForApproval`, whose own `timeoutMs` is the wait. */
 export const OF_AWAIT = OF_ANY_CALL.filter((name) => name !== 'timeoutMs');
 /** @internal The defaults of `issuePassport`. */
 export const OF_ISSUE = ['userId', ...OF_ANY_CALL];
 /** @internal The defaults of `resume`. */
-export const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
+export const OF_RESUME = ['passport', 'waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
 /** @internal The members of an outcome. */
 export const OUTCOME_MEMBERS = [
   'kind',

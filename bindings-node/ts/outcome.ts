@@ -163,4 +163,11 @@ export interface Permit {
    * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
    */
   cancelled(reason?: unknown): Promise<FailedOutcome>;
+  /**
+   * Reports that the action ended in the control flow of a framework, such as an interrupt, with the thrown `signal`. It is
+   * recorded as `suspended`; otherwise as {@link Permit.failed}.
+   *
+   * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
+   */
+  suspended(signal?: unknown): Promise<FailedOutcome>;
 }

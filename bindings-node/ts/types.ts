@@ -1,5 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
+import type { ActionBlockedError } from './errors.js';
+
 /** The guard's mode: the decisions on which an action runs. */
 export type Mode =
   /** Runs on `allow` only. The default. */
@@ -92,10 +94,14 @@ export interface Logger {
   debug(line: string): unknown;
 }
 
-/** Defaults of all calls inside {@link ActPass.withScope}. */
+/** Defaults of all calls inside {@link ActPass.bind}. */
 export interface Scope {
+  /** The agent's goal, for `protect` and tools without their own. */
+  goal?: string | undefined;
   /** The user on whose behalf the agent acts, for `guard`, `preflight`, `protect` and `issuePassport`. */
   userId?: string | undefined;
+  /** The passport that an action spends, for `guard`, `preflight`, `protect` and `resume`. */
+  passport?: string | undefined;
   /** The service to which a passport is presented, for `guard`, `preflight` and `protect`. */
   audience?: string | undefined;
   /** Aborts every call. */
@@ -496,18 +502,41 @@ export type Inferred<A extends readonly unknown[]> = { [K in keyof A]: A[K] };
 export type PerCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
 
 /**
- * Options of {@link ActPass.protect}. Functions for `goal`, `args`, `resource` and `userId` are called twice, at the call
- * and right before the protected function runs; a difference blocks the call. Other functions are called once.
+ * The meaning of one tool of an agent to the policy, as {@link ActPass.protect}, {@link ActPass.protectTools} and the adapters
+ * for agent frameworks read it.
+ *
+ * `goal` and `resource` are a text, a template or a function. In a template, `{name}` stands for a member of `args`, or else of
+ * the tool's first argument, that is a string or an integer; `{{` and `}}` are braces. Functions for `goal`, `args`, `resource`
+ * and `userId` are called twice, at the call and right before the tool runs; a difference blocks the call. Other functions are
+ * called once.
+ *
+ * @typeParam A - The parameters of the tool. Default: one, its arguments.
+ *
+ * @example
+ * ```ts
+ * import type { ToolAction } from '@actpass/sdk';
+ *
+ * const refund: ToolAction = {
+ *   tool: 'stripe.refund.create',
+ *   goal: 'refund for {customer}',
+ *   resource: 'stripe:charge:{charge}',
+ *   args: ({ amount, currency }) => ({ amount, currency }),
+ * };
+ * console.log(refund.tool);
+ * ```
  */
-export interface ProtectOptions<A extends readonly unknown[]> extends CallOptions {
-  /** The agent's goal. */
-  goal: PerCall<A, string>;
-  /** The name of the tool that the function implements. */
+export interface ToolAction<A extends readonly unknown[] = [args: any]> extends Pick<
+  CallOptions,
+  'timeoutMs' | 'maxRetries'
+> {
+  /** The name of the tool in the policy. */
   tool: string;
+  /** The agent's goal. Default: that of {@link ActPass.bind}; without one, the call is an error. */
+  goal?: PerCall<A, string> | undefined;
   /**
    * The tool's arguments as the policy sees them; no other arguments are sent. Default: the first argument, which must be an
-   * object literal, or `{}` if the function is called without arguments. Further arguments, such as options that a
-   * framework passes, are neither sent nor compared.
+   * object literal, or `{}` if the tool is called without arguments. Further arguments, such as options that a framework
+   * passes, are neither sent nor compared.
    */
   args?: PerCall<A, object> | undefined;
   /** The target of the action. */
@@ -516,23 +545,37 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
   userId?: PerCall<A, string | undefined> | undefined;
   /** The passport that the action spends. */
   passport?: PerCall<A, string | undefined> | undefined;
-  /** Identifies repetitions of the request. */
-  idempotencyKey?: ((...args: A) => string) | undefined;
   /** The service to which the passport is presented. */
   audience?: string | undefined;
   /** The approved request that the action spends. */
-  approvalRequestId?: ((...args: A) => string | undefined) | undefined;
+  approvalRequestId?: PerCall<A, string | undefined> | undefined;
   /** The guard's mode. Default: the client's. */
   mode?: Mode | undefined;
   /** The hash of the tool's definition as the agent sees it. */
   toolManifestHash?: string | undefined;
   /** Time to wait for a human decision in milliseconds, as in a guard. Default: no waiting. */
   waitForApprovalMs?: number | undefined;
-  /** Records how the function ended, as in a guard; recording errors are not reported here. Default: `false`. */
+  /** Records how the tool ended, as in a guard; recording errors are not reported. Default: `false`. */
   recordOutcome?: boolean | undefined;
+}
+
+/**
+ * Options of {@link ActPass.protect}.
+ *
+ * @typeParam A - The parameters of the function.
+ * @typeParam B - The result of `onBlocked`.
+ */
+export interface ProtectOptions<A extends readonly unknown[], B = unknown> extends ToolAction<A>, CallOptions {
+  /** Identifies repetitions of the request. */
+  idempotencyKey?: ((...args: A) => string) | undefined;
   /**
    * Passes the {@link ExecutionContext}, which holds the vaulted credential, to the function as an additional first
    * argument. Default: `false`.
    */
   withContext?: boolean | undefined;
+  /**
+   * Called with the error of a blocked call; the call then resolves with its result instead of rejecting. Not called for
+   * errors of the function itself. `(error) => error.message` returns the text for a model. Default: the call rejects.
+   */
+  onBlocked?: ((error: ActionBlockedError) => B) | undefined;
 }

@@ -1,6 +1,13 @@
 /** Code that must not compile: each `@ts-expect-error` fails the test if the next line has no error. */
 
-import { ActPass, type ActPassOptions, type Decision, type Permit } from '@actpass/sdk';
+import {
+  ActPass,
+  type ActPassOptions,
+  type Decision,
+  type Permit,
+  type ToolAction,
+  type UNGUARDED,
+} from '@actpass/sdk';
 
 const actpass = new ActPass({ apiKey: 'apk_dev' });
 const action = { goal: 'g', tool: 't', args: {} };
@@ -114,14 +121,23 @@ export async function calls(): Promise<void> {
   await safe(7);
   // @ts-expect-error the wrong return type
   const text: string = await safe('ch_123');
-  // @ts-expect-error no goal
-  actpass.protect(async () => text, { tool: 't' });
+  // @ts-expect-error no tool
+  actpass.protect(async () => text, { goal: 'g' });
+  // @ts-expect-error onBlocked adds its result
+  const own: string = await actpass.protect(async () => text, { tool: 't', onBlocked: () => 7 })();
+  // @ts-expect-error onBlocked receives an ActionBlockedError
+  actpass.protect(async () => own, { tool: 't', onBlocked: (error: { key: string }) => error.key });
+  // @ts-expect-error an action has no signal
+  const mapped: ToolAction = { tool: 't', signal: AbortSignal.abort() };
+  // @ts-expect-error another symbol
+  const unguarded: typeof UNGUARDED = Symbol('UNGUARDED');
+  console.log(mapped, unguarded);
   // @ts-expect-error the context comes first
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
   // @ts-expect-error withOptions has no goal
-  actpass.withOptions({ goal: 'g' });
+  actpass.withOptions({ tool: 't' });
   // @ts-expect-error a scope has no mode
-  actpass.withScope({ mode: 'monitor' }, () => 1);
+  actpass.bind({ mode: 'monitor' }, () => 1);
   // @ts-expect-error an unknown level
   new ActPass({ logLevel: 'verbose' });
   // @ts-expect-error an invalid logger

@@ -27,6 +27,8 @@ import {
   type ReturnedOutcome,
   signPayload,
   type FailedOutcome,
+  type ToolAction,
+  UNGUARDED,
 } from '@actpass/sdk';
 
 /** Compiles only if the two types are identical. */
@@ -315,13 +317,34 @@ export async function insideOfOtherLibraries(): Promise<void> {
   console.log(await called);
 }
 
+export async function actions(): Promise<void> {
+  const refund: ToolAction = { tool: 't', goal: 'refund for {customer}', resource: ({ charge }) => `charge:${charge}` };
+  const mapped: { [tool: string]: ToolAction | typeof UNGUARDED } = { refund, time: UNGUARDED };
+  const typed: ToolAction<[charge: string, amount: number]> = {
+    tool: 't',
+    args: (charge, amount) => ({ charge: charge.length, amount: amount.toFixed() }),
+    approvalRequestId: 'apr_1',
+  };
+  const texts = actpass.protect(async (charge: string, amount: number) => ({ charge, amount }), {
+    ...typed,
+    onBlocked: (error) => error.message,
+  });
+  const result: { charge: string; amount: number } | string = await texts('ch_123', 1);
+  holds<Same<Awaited<ReturnType<typeof texts>>, { charge: string; amount: number } | string>>();
+  const permit = await actpass.authorize({ goal: 'g', tool: 't', args: {} });
+  if (permit.kind === 'permitted') {
+    const failed: FailedOutcome = await permit.suspended(new Error('interrupt'));
+    console.log(failed.error, result, mapped['time'] === UNGUARDED);
+  }
+}
+
 export async function scopes(logger: Logger): Promise<void> {
   using closed = new ActPass({ logger, logLevel: 'debug' });
   await using later = new ActPass({ logger: console });
   const defaults: ClientDefaults = { userId: 'u', timeoutMs: 5, maxRetries: 0, recordOutcome: true };
   const scoped: ActPass = closed.withOptions(defaults);
-  const returned: number = scoped.withScope({ userId: 'u' }, () => 7);
-  const promised: Promise<string> = later.withScope({}, async () => 'x');
+  const returned: number = scoped.bind({ userId: 'u', goal: 'g', passport: 'p' }, () => 7);
+  const promised: Promise<string> = later.bind({}, async () => 'x');
   console.log(returned, await promised);
   scoped.close();
 }
