@@ -198,7 +198,7 @@ bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/
 
 # The TypeScript API, compiled next to its declarations.
 node-face: bindings-node/node_modules/.installed
-	rm -rf bindings-node/dist/esm bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
+	rm -rf bindings-node/dist/esm bindings-node/dist/integrations bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && $(TIMED) 'build: TypeScript' npm run --silent build
 
 node-debug: node-face debug

@@ -5,11 +5,14 @@
  * - `here` is the file of the bundle, in CommonJS or as an ES module.
  * - webpack evaluates `typeof __webpack_require__` and Turbopack evaluates `process.env.TURBOPACK` at build time. They remove
  *   the branch with the binaries, which they cannot parse, and with `@opentelemetry/api`, whose absence they would report.
+ *
+ * An adapter is also copied as an ES module for Node beside its CommonJS module, so that it imports the same copy of its
+ * framework as the program. Both import the CommonJS modules of the package, so they share one set of classes.
  */
 
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 
 const WITHOUT_LITERALS = "typeof __webpack_require__ === 'function' || process.env.TURBOPACK";
 const REPLACED = [
@@ -19,9 +22,16 @@ const REPLACED = [
   ['load.js', /(?<=require\('\.)\/actpass\./g, './actpass.'],
 ];
 
+const dist = resolve(import.meta.dirname, '..', 'dist');
 for (const [name, pattern, replacement] of REPLACED) {
-  const path = resolve(import.meta.dirname, '..', 'dist', 'esm', name);
+  const path = join(dist, 'esm', name);
   const text = readFileSync(path, 'utf8');
   assert.match(text, pattern, `dist/esm/${name} lacks the expression to replace`);
   writeFileSync(path, text.replace(pattern, replacement));
+}
+
+for (const file of readdirSync(join(dist, 'esm', 'integrations')).filter((name) => name !== 'common.js')) {
+  const name = file.slice(0, -'.js'.length);
+  copyFileSync(join(dist, 'esm', 'integrations', file), join(dist, 'integrations', `${name}.mjs`));
+  copyFileSync(join(dist, 'integrations', `${name}.d.ts`), join(dist, 'integrations', `${name}.d.mts`));
 }

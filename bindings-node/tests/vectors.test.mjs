@@ -18,6 +18,7 @@ const MEMBERS = [
   'calls_before',
   'record_outcome',
   'ends',
+  'unmapped',
   'changed_args',
   'gateway_echoes',
   'gateway',
@@ -39,7 +40,9 @@ const SPELLED = {
 };
 const EXPECTED = ['executed', 'decision', 'error', 'requests_sent', 'credential', 'recorded', 'blocked'];
 
-const { native } = createRequire(import.meta.url)('../dist/native.js');
+const require = createRequire(import.meta.url);
+const { native } = require('../dist/native.js');
+const { ToolMap } = require('../dist/integrations/common.js');
 const hostile = new Hostile();
 /** Release builds have no test hooks, so no call can be broken. */
 const names = vectorFiles().filter((name) => native.hasTestHooks !== undefined || !name.startsWith('lost/'));
@@ -114,8 +117,10 @@ async function play(at, name, mode, circuitOff) {
     const contexts = [];
     const { ends = 'returned' } = vector;
     const asked = { ...action, recordOutcome: vector.record_outcome ?? false };
-    const outcome = await ending(actpass, asked, ends, vector.changed_args, contexts);
-    const isStopped = ends === 'cancelled' && outcome.executed;
+    const outcome = vector.unmapped
+      ? new ToolMap(actpass, {}).unmapped(action.tool)
+      : await ending(actpass, asked, ends, vector.changed_args, contexts);
+    const isStopped = STOPS.includes(ends) && outcome.executed;
     const canonical = canonicalOutcome(outcome);
     const requests = await gateway.seen();
     const events = requests.filter(({ path }) => path === '/api/v1/evidence/events');
@@ -174,11 +179,17 @@ async function play(at, name, mode, circuitOff) {
 }
 
 /** The errors of failed and cancelled actions, thrown or passed to a permit. */
-const ENDS = { failed: new Error('the card is closed'), cancelled: new Error('stopped') };
+const ENDS = {
+  failed: new Error('the card is closed'),
+  cancelled: new Error('stopped'),
+  suspended: new Error('interrupt'),
+};
+/** The ends that are reported to a permit. */
+const STOPS = ['cancelled', 'suspended'];
 
 /** Guards an action that ends as `ends`; uses a permit if the arguments change or the action is cancelled. */
 async function ending(actpass, action, ends, changed, contexts) {
-  if (changed === undefined && ends !== 'cancelled') {
+  if (changed === undefined && !STOPS.includes(ends)) {
     const execute = (context) => {
       contexts.push(context);
       if (ends === 'failed') {
@@ -203,7 +214,7 @@ async function ending(actpass, action, ends, changed, contexts) {
   }
   // A permit can be spent once only.
   assert.throws(() => permit.spend(changed && { args: changed }), ActPassArgumentError);
-  return ends === 'cancelled' ? permit.cancelled(ENDS.cancelled) : permit.returned(null);
+  return STOPS.includes(ends) ? permit[ends](ENDS[ends]) : permit.returned(null);
 }
 
 function raise(error) {
@@ -260,7 +271,7 @@ describe('vectors', { concurrency: 8 }, () => {
       [...new Set(names.map((name) => name.split('/')[0]))],
       [
         ...['changes', 'circuit', 'failures', ...(native.hasTestHooks ? ['lost'] : [])],
-        ...['outcomes', 'replays', 'retries', 'table', 'texts'],
+        ...['outcomes', 'replays', 'retries', 'table', 'texts', 'unmapped'],
       ],
     );
     assert.equal(done, runs.length);

@@ -64,7 +64,7 @@ export async function run<T>(
     span.ended(true);
     span.failed(thrown);
     const error = thrown === undefined ? unexplained(`${member} threw undefined`, call.site) : thrown;
-    return granted.finish(suspends?.(thrown) === true ? 'suspended' : 'failed', { error });
+    return suspends?.(thrown) === true ? granted.suspend(error) : granted.finish('failed', { error });
   }
   const outcome = await granted.finish('returned', { result });
   span.ended(true, outcome.error as unknown);
@@ -157,12 +157,22 @@ class Granted {
 
   /** Reports how the action ended, and records it with `recordOutcome`. */
   async finish<T>(end: ActionEnd, members: { result?: T; error?: unknown }): Promise<GuardOutcome<T>> {
-    const records = this.#call.members['recordOutcome'] === true;
-    const response = records && end === 'returned' ? jsonOf(members.result) : undefined;
-    const settled = converting(() => door.finish(this.#number, end, response));
-    const recorded = records ? await record(this.#call, this.#number) : undefined;
+    const { settled, recording } = this.#end(end, members.result);
     const kind = end === 'returned' ? 'returned' : 'failed';
-    return ranOutcome(this.#call, kind, this.decision, settled, { ...members, ...recorded });
+    return ranOutcome(this.#call, kind, this.decision, settled, { ...members, ...(await recording) });
+  }
+
+  /** Reports that the control flow of a framework, `signal`, ended the action. Does not wait for the recording. */
+  suspend<T>(signal: unknown): GuardOutcome<T> {
+    const { settled } = this.#end('suspended', undefined);
+    return ranOutcome(this.#call, 'failed', this.decision, settled, { error: signal });
+  }
+
+  #end(end: ActionEnd, result: unknown): { settled: string; recording: Promise<Recorded> | undefined } {
+    const records = this.#call.members['recordOutcome'] === true;
+    const response = records && end === 'returned' ? jsonOf(result) : undefined;
+    const settled = converting(() => door.finish(this.#number, end, response));
+    return { settled, recording: records ? record(this.#call, this.#number) : undefined };
   }
 }
 

@@ -49,6 +49,7 @@ export interface Native {
   Client: new (settings: string) => Client;
   Bridge: new (settled: (batch: Batch) => void) => Bridge;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
+  unmappedTool(tool: string): string;
   argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;
   signPayload(secret: string, payload: string): string;

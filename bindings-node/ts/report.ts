@@ -11,7 +11,9 @@ import {
   toError,
 } from './errors.js';
 import { joined } from './json.js';
+import { native } from './native.js';
 import type { BlockedOutcome, GuardOutcome } from './outcome.js';
+import { converting } from './runtime.js';
 import type { Decision } from './types.js';
 
 /** The called method and its call site. */
@@ -38,6 +40,16 @@ export function blockedOutcome(reporter: Reporter, reported: object): BlockedOut
   const outcome = outcomeOf<never>(reporter, { kind: 'blocked', decision, executed: false, ...others });
   textsOf.set(outcome, texts);
   return outcome as BlockedOutcome;
+}
+
+/** @internal Creates the outcome of a call of `tool`, to which no action is mapped. Sends nothing. */
+export function unmappedOutcome(reporter: Reporter, tool: string): BlockedOutcome {
+  return blockedOutcome(reporter, JSON.parse(converting(() => native.unmappedTool(tool))) as object);
+}
+
+/** @internal Returns the text for a model about a blocked action. */
+export function modelText(outcome: BlockedOutcome): string {
+  return textsOf.get(outcome)?.message ?? blockedBy(outcome, '').message;
 }
 
 /** @internal Creates the outcome of an action that ran under `decision`. */

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
 import type { ActionBlockedError } from './errors.js';
+import type { UNGUARDED } from './unguarded.js';
 
 /** The guard's mode: the decisions on which an action runs. */
 export type Mode =
@@ -557,6 +558,11 @@ export interface ToolAction<A extends readonly unknown[] = [args: any]> extends 
   waitForApprovalMs?: number | undefined;
   /** Records how the tool ended, as in a guard; recording errors are not reported. Default: `false`. */
   recordOutcome?: boolean | undefined;
+}
+
+/** The actions of an agent's tools by the tools' names. A tool that is `UNGUARDED` runs without a decision. */
+export interface ToolActions {
+  readonly [tool: string]: ToolAction | typeof UNGUARDED;
 }
 
 /**
