@@ -6,7 +6,7 @@
  * - webpack evaluates `typeof __webpack_require__` and Turbopack evaluates `process.env.TURBOPACK` at build time. They remove
  *   the branch with the binaries, which they cannot parse, and with `@opentelemetry/api`, whose absence they would report.
  *
- * An adapter is also copied as an ES module for Node beside its CommonJS module, so that it imports the same copy of its
+ * An adapter is also copied as an ES module for Node next to its CommonJS module, so that it imports the same copy of its
  * framework as the program. Both import the CommonJS modules of the package, so they share one set of classes.
  */
 

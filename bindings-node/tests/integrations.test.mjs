@@ -112,7 +112,7 @@ describe('a guarded call', () => {
       assert.equal((await call).decision.reason_code, 'actpass.arguments_changed');
     }));
 
-  test('asks with the approval and the wait of the call; those of the action take precedence for the wait', () =>
+  test('sends the approval of the call, and prefers the wait of the action', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       await refunding(baseUrl, { ...REFUND, approvalRequestId: 'apr_own' })({}, () => 1, {
         approvalRequestId: 'apr_1',
@@ -130,7 +130,7 @@ describe('a guarded call', () => {
       assert.equal((await own).result, 1);
     }));
 
-  test('reports what blocked it, with the text for a model and the pending approval', () =>
+  test('reports a block with the text for a model and the pending approval', () =>
     hostile.play(
       [answer({ decision: 'require_approval', reason_code: 'refund.medium', approval_request_id: 'apr_1' })],
       async ({ baseUrl }) => {
@@ -154,7 +154,7 @@ describe('a guarded call', () => {
       assert.deepEqual(await seen(), []);
     }));
 
-  test('ends as suspended at once if the framework’s control flow ends the tool', () =>
+  test('ends as suspended, without waiting for the recording, if the framework’s control flow ends the tool', () =>
     hostile.play([answer(ALLOW), { do: 'hang', at: 'request' }], async ({ baseUrl, seen }) => {
       const signal = new Error('interrupt');
       const outcome = await refunding(baseUrl, { ...REFUND, recordOutcome: true })(
@@ -172,7 +172,7 @@ describe('a guarded call', () => {
       assert.equal((await bodies(seen))[1].metadata.ended, 'suspended');
     }));
 
-  test('fails with the error of the tool if that is no control flow', () =>
+  test('fails with the error of the tool if that is not control flow', () =>
     hostile.play([answer(ALLOW), answer({ event_id: 'ev_2' })], async ({ baseUrl, seen }) => {
       const own = new Error('the card is closed');
       const run = refunding(baseUrl, { ...REFUND, recordOutcome: true });

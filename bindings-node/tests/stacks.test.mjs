@@ -116,6 +116,7 @@ describe('the first frame', () => {
       signPayload: () => sdk.signPayload('s', () => 1),
       canonicalOutcome: () => sdk.canonicalOutcome(null),
       protect: () => actpass.protect(7, PROTECTION),
+      protectTools: () => actpass.protectTools({}, { x: 1 }),
       withOptions: () => actpass.withOptions({ x: 1 }),
       bind: () => actpass.bind({}, 7),
     };

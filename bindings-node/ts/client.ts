@@ -27,7 +27,8 @@ import {
   VERIFY_OFFLINE,
 } from './options.js';
 import type { BlockedOutcome, GuardOutcome, Permit } from './outcome.js';
-import { protecting } from './protect.js';
+import { protecting, protectingTools } from './protect.js';
+import type { UNGUARDED } from './unguarded.js';
 import type {
   ActPassOptions,
   Approval,
@@ -44,11 +45,15 @@ import type {
   PassportVerification,
   PendingApproval,
   PreflightOptions,
+  ProtectedTools,
   ProtectOptions,
+  ProtectToolsOptions,
   RecordEvidenceOptions,
   RecordedEvidence,
   ResumeOptions,
   Scope,
+  ToolAction,
+  ToolFunctions,
   VerifyPassportOfflineOptions,
   VerifyPassportOptions,
   WaitForApprovalOptions,
@@ -356,7 +361,46 @@ export class ActPass {
     options: ProtectOptions<Inferred<A>, B> & { withContext?: false | undefined },
   ): (...args: A) => Promise<Awaited<R> | Awaited<B>>;
   protect<A extends unknown[], R>(run: (...args: never[]) => R, options: ProtectOptions<A>): unknown {
-    return placing(METHODS.protect, () => protecting(this, run as (...args: unknown[]) => R, options));
+    return placing(METHODS.protect, () => protecting(this, run, options));
+  }
+
+  /**
+   * Wraps all tools of an agent as {@link ActPass.protect} does, each by its action. `this` is `tools`.
+   *
+   * A name that is no tool, such as one that a model made up, is a function too: it is blocked with `actpass.unmapped_tool`, in
+   * every mode, without a request. `UNGUARDED` tools run without a decision. The returned object is frozen.
+   *
+   * @param tools - The functions by the names of the tools.
+   * @param actions - For each name, what the tool means to the policy, or `UNGUARDED`.
+   * @throws {@link ActPassArgumentError} A tool has no action, an action has no tool, or an action is invalid; it names them all.
+   *
+   * @example
+   * ```ts
+   * import { ActPass, UNGUARDED } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const tools = actpass.protectTools(
+   *   {
+   *     refund: async ({ charge, amount }: { charge: string; amount: number }) => `refunded ${amount} of ${charge}`,
+   *     current_time: () => new Date().toISOString(),
+   *   },
+   *   {
+   *     refund: { tool: 'stripe.refund.create', goal: 'resolve_refund_request', resource: 'stripe:charge:{charge}' },
+   *     current_time: UNGUARDED,
+   *   },
+   *   { onBlocked: (error) => error.message },
+   * );
+   * const call = { name: 'wipe_disk', arguments: '{}' }; // by a model
+   * console.log(await tools.refund({ charge: 'ch_123', amount: 4900 }));
+   * console.log(await tools[call.name]?.(JSON.parse(call.arguments))); // wipe_disk was not run: deny …
+   * ```
+   */
+  protectTools<T extends ToolFunctions, B = never>(
+    tools: T,
+    actions: { readonly [K in keyof T]: ToolAction<Parameters<T[K]>> | typeof UNGUARDED },
+    options: ProtectToolsOptions<B> = {},
+  ): ProtectedTools<T, B> {
+    return placing(METHODS.protectTools, () => protectingTools(this, tools, actions, options)) as ProtectedTools<T, B>;
   }
 
   /**

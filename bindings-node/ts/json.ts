@@ -94,6 +94,18 @@ export function toMembers(given: unknown, known: readonly string[], wrong = wron
   return members;
 }
 
+/** @internal Reads the members of `given`, an object of `expected` by any names, once, without `undefined` values. */
+export function toDictionary(member: string, expected: string, given: unknown): Members {
+  try {
+    if (typeof given === 'object' && given !== null && !Array.isArray(given)) {
+      return joined(Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)));
+    }
+  } catch (error) {
+    throw wrongArgument(`${member}: expected an object of ${expected}, found one whose members cannot be read`, error);
+  }
+  throw wrongArgument(`${member}: expected an object of ${expected}, found ${describe(given)}`);
+}
+
 /** @internal Serializes the members that are listed in `names`. */
 export function toInput(members: Members, names: readonly string[], wrong = wrongArgument): string {
   let text = '';

@@ -560,6 +560,11 @@ export interface ToolAction<A extends readonly unknown[] = [args: any]> extends 
   recordOutcome?: boolean | undefined;
 }
 
+/** The functions of an agent's tools by the tools' names. */
+export interface ToolFunctions {
+  readonly [tool: string]: (...args: any[]) => unknown;
+}
+
 /** The actions of an agent's tools by the tools' names. A tool that is `UNGUARDED` runs without a decision. */
 export interface ToolActions {
   readonly [tool: string]: ToolAction | typeof UNGUARDED;
@@ -585,3 +590,24 @@ export interface ProtectOptions<A extends readonly unknown[], B = unknown> exten
    */
   onBlocked?: ((error: ActionBlockedError) => B) | undefined;
 }
+
+/**
+ * Options of {@link ActPass.protectTools}.
+ *
+ * @typeParam B - The result of `onBlocked`.
+ */
+export interface ProtectToolsOptions<B = unknown> {
+  /** Called with the error of a blocked call, as in {@link ProtectOptions}. Default: the call rejects. */
+  onBlocked?: ((error: ActionBlockedError) => B) | undefined;
+}
+
+/**
+ * The protected functions of {@link ActPass.protectTools} by the names of the tools. Any other name is a function that is
+ * blocked.
+ *
+ * @typeParam T - The functions.
+ * @typeParam B - The result of `onBlocked`.
+ */
+export type ProtectedTools<T extends ToolFunctions, B = never> = {
+  readonly [K in keyof T]: (...args: Parameters<T[K]>) => Promise<Awaited<ReturnType<T[K]>> | Awaited<B>>;
+} & { readonly [unmapped: string]: (...args: any[]) => Promise<unknown> };

@@ -132,6 +132,15 @@ export async function calls(): Promise<void> {
   // @ts-expect-error another symbol
   const unguarded: typeof UNGUARDED = Symbol('UNGUARDED');
   console.log(mapped, unguarded);
+  // @ts-expect-error a tool without an action
+  actpass.protectTools({ time: () => 'noon' }, {});
+  // @ts-expect-error an action without a tool
+  actpass.protectTools({ time: () => 'noon' }, { time: { tool: 't' }, other: { tool: 't' } });
+  const tools = actpass.protectTools({ time: (zone: string) => zone }, { time: { tool: 't', args: {} } });
+  // @ts-expect-error the tool's own parameters
+  await tools.time(7);
+  // @ts-expect-error the tools cannot be replaced
+  tools.time = async () => 'noon';
   // @ts-expect-error the context comes first
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
   // @ts-expect-error withOptions has no goal

@@ -331,6 +331,17 @@ export async function actions(): Promise<void> {
   });
   const result: { charge: string; amount: number } | string = await texts('ch_123', 1);
   holds<Same<Awaited<ReturnType<typeof texts>>, { charge: string; amount: number } | string>>();
+  const tools = actpass.protectTools(
+    { refund: async ({ charge }: { charge: string }) => charge.length, time: () => 'noon' },
+    { refund: { tool: 't', goal: 'g', resource: ({ charge }) => charge.toUpperCase() }, time: UNGUARDED },
+    { onBlocked: (error) => error.decision },
+  );
+  holds<Same<Parameters<typeof tools.refund>, [{ charge: string }]>>();
+  holds<Same<Awaited<ReturnType<typeof tools.refund>>, number | BlockingDecision>>();
+  const plain = actpass.protectTools({ time: () => 'noon' }, { time: UNGUARDED });
+  holds<Same<Awaited<ReturnType<typeof plain.time>>, string>>();
+  const anything: unknown = await tools[`${Date.now()}`]?.({ any: 'arguments' });
+  console.log(anything);
   const permit = await actpass.authorize({ goal: 'g', tool: 't', args: {} });
   if (permit.kind === 'permitted') {
     const failed: FailedOutcome = await permit.suspended(new Error('interrupt'));

@@ -6,9 +6,9 @@
  *
  * 1. creates one `ToolMap`, which checks the actions, and calls `approvalsOf` with the values of `approvals` that its
  *    framework supports, both inside `placing(theAdapter, …)`, so that errors have the caller's stack;
- * 2. calls `tools.checkCoverage` with the tools that it knows at construction;
+ * 2. calls `tools.checkCoverage` with the tools that exist at construction;
  * 3. for each call, looks up the name, followed by the names that the framework defines as its aliases. `undefined` is
- *    blocked by `tools.unmapped(name)`; `UNGUARDED` runs as it is;
+ *    blocked by `tools.unmapped(name)`; an `UNGUARDED` tool runs unchanged;
  * 4. calls `runGuarded`, whose `execute` receives the evaluated arguments: it runs the tool with these and no others;
  * 5. answers by `outcome.kind`: `returned` is the result; `failed` rethrows `outcome.error`, the same object, which may be the
  *    framework's control flow; `blocked` is the tool's answer `blockedText(outcome)`, marked as an error, or, with
@@ -35,7 +35,7 @@
 import { type CheckedAction, checkedAction, guarding } from '../action.js';
 import type { ActPass } from '../client.js';
 import { ActPassArgumentError, placing, Site } from '../errors.js';
-import { describe, joined, type Members, toMembers, wrongArgument } from '../json.js';
+import { describe, joined, type Members, toDictionary, toMembers, wrongArgument } from '../json.js';
 import { native } from '../native.js';
 import { TOOL_ACTION } from '../options.js';
 import type { BlockedOutcome, GuardOutcome } from '../outcome.js';
@@ -49,14 +49,14 @@ export { placing, UNGUARDED };
 const MAX_HOLD_MS = 30 * 24 * 60 * 60 * 1000;
 
 /**
- * What an adapter does with an action that needs approval: `interrupt` pauses the run until it is resumed, `tell` tells the
+ * Treatment of an action that needs approval: `interrupt` pauses the run until it is resumed, `tell` returns the text to the
  * model, `hold` waits.
  */
 export type Approvals = 'interrupt' | 'tell' | 'hold';
 
 /** Options of every adapter. */
 export interface AdapterOptions<A extends Approvals = Approvals> {
-  /** What happens to an action that needs approval. */
+  /** Treatment of an action that needs approval. */
   approvals?: A | undefined;
   /** The longest wait of `approvals: 'hold'` in milliseconds, above 0 and at most 30 days. */
   holdMs?: number | undefined;
@@ -79,11 +79,7 @@ export class ToolMap {
 
   /** @throws ActPassArgumentError: the value of a name is neither an action nor `UNGUARDED`, or an action is invalid. */
   constructor(client: ActPass, actions: ToolActions) {
-    if (typeof actions !== 'object' || actions === null || Array.isArray(actions)) {
-      throw wrongArgument(`actions: expected an object of actions by the names of tools, found ${describe(actions)}`);
-    }
-    // Reads each member once.
-    const given = toMembers(actions, Object.keys(actions));
+    const given = toDictionary('actions', 'actions by the names of tools', actions);
     this.#tools = new Map(Object.entries(given).map(([name, action]) => [name, mappedTool(client, name, action)]));
   }
 
@@ -143,7 +139,7 @@ function mappedTool(client: ActPass, name: string, action: unknown): MappedTool 
 
 /** @internal Options of a guarded call of a tool. Members of its action take precedence over `waitForApprovalMs`. */
 export interface RunOptions {
-  /** The approval to ask about, after a pause. Default: the action's. */
+  /** The approval to spend, after a pause. Default: the action's. */
   approvalRequestId?: string | undefined;
   /** Aborts the question: the call rejects with the signal's reason, and nothing runs. */
   signal?: AbortSignal | undefined;
@@ -179,7 +175,7 @@ export function runGuarded<A, T>(
   });
 }
 
-/** @internal Returns the text for a model about a blocked action: what was not run, why, and what to do instead. */
+/** @internal Returns the text for a model about a blocked action: the tool, the reason and what to do instead. */
 export function blockedText(outcome: BlockedOutcome): string {
   return modelText(outcome);
 }
