@@ -7,6 +7,7 @@ import { checkDefaults, connect, Derived, made, opened, partsOf } from './connec
 import { placing } from './errors.js';
 import { authorize, EXECUTE, run } from './guard.js';
 import { hashOf, signatureOf } from './hash.js';
+import { noteExecution, toolIn, unlessEnded } from './journal.js';
 import { joined, type Members, toMember, toMembers, Written, wrongArgument } from './json.js';
 import {
   AUTHORIZE_OPTIONS,
@@ -131,7 +132,8 @@ export class ActPass {
         read: (defaults) => withDefaults(toMembers(action, PREFLIGHT_OPTIONS), defaults, OF_PREFLIGHT),
       },
       async (call) => {
-        const decision = await ask<Decision>(call, 'preflight');
+        const decision = await unlessEnded(call, () => ask<Decision>(call, 'preflight'));
+        noteExecution(false, toolIn(call.members), decision);
         call.span.decided(decision);
         return decision;
       },
@@ -367,11 +369,11 @@ export class ActPass {
   /**
    * Wraps all tools of an agent as {@link ActPass.protect} does, each by its action. `this` is `tools`.
    *
-   * A name that is no tool, such as one that a model made up, is a function too: it is blocked with `actpass.unmapped_tool`, in
+   * An unknown name, such as one that a model invented, is also a function: it is blocked with `actpass.unmapped_tool`, in
    * every mode, without a request. `UNGUARDED` tools run without a decision. The returned object is frozen.
    *
    * @param tools - The functions by the names of the tools.
-   * @param actions - For each name, what the tool means to the policy, or `UNGUARDED`.
+   * @param actions - For each name, the tool's action or `UNGUARDED`.
    * @throws {@link ActPassArgumentError} A tool has no action, an action has no tool, or an action is invalid; it names them all.
    *
    * @example

@@ -2,6 +2,7 @@
 
 import { checkFunction, unrun } from './body.js';
 import { type Call, inputOf } from './call.js';
+import { noteExecution, toolIn, unlessAborted, unlessEnded } from './journal.js';
 import { type ActPassError, leaving, placing, Site, stamped, withFrames } from './errors.js';
 import { joined, type Members, toInput, toMember, toMembers, wrongArgument } from './json.js';
 import type { ActionEnd } from './native.js';
@@ -15,7 +16,7 @@ import type {
   ReturnedOutcome,
   FailedOutcome,
 } from './outcome.js';
-import { blockedBy, blockedOutcome, ranOutcome } from './report.js';
+import { blockedBy, blockedOutcome, ranOutcome, toolOf } from './report.js';
 import { begin, converting, door, type Ended, take } from './runtime.js';
 import type { Credential, Decision, ExecutionContext, GuardOptions, RecordedEvidence, SpendOptions } from './types.js';
 
@@ -81,19 +82,24 @@ export async function authorize(call: Call): Promise<BlockedOutcome | Permit> {
   return blocked(call, ruled);
 }
 
-function blocked({ span }: Call, outcome: BlockedOutcome): BlockedOutcome {
+function blocked(call: Call, outcome: BlockedOutcome): BlockedOutcome {
+  const { span } = call;
+  // A denial without a response of a gateway is not expected in the journal.
+  if (outcome.requestId !== undefined || outcome.decision.evidence_event_id !== undefined) {
+    noteExecution(false, toolOf(outcome), outcome.decision);
+  }
   span.decided(outcome.decision, outcome.error);
   span.ended(false, outcome.error);
   return outcome;
 }
 
 function ask(call: Call, name: 'authorize' | 'resume'): Promise<Ended> {
-  return begin(call, name, inputOf(name, call.members), signalOf(call));
+  return unlessEnded(call, () => begin(call, name, inputOf(name, call.members), signalOf(call)));
 }
 
 /** Returns the verdict of the core; throws if the signal was aborted. */
 function ruling(call: Call, ended: Ended): BlockedOutcome | Granted {
-  const { text, permitted } = take(ended, signalOf(call), call.operation);
+  const { text, permitted } = unlessAborted(call, () => take(ended, signalOf(call), call.operation));
   return permitted ? new Granted(call, ended) : blockedOutcome(call, JSON.parse(text) as object);
 }
 
@@ -138,6 +144,10 @@ class Granted {
     return this.#number;
   }
 
+  get tool(): unknown {
+    return toolIn(this.#call.members);
+  }
+
   get decision(): Decision {
     return JSON.parse(this.#decision) as Decision;
   }
@@ -152,6 +162,7 @@ class Granted {
     if (running.decision !== undefined) {
       this.#decision = JSON.stringify(running.decision);
     }
+    noteExecution(true, this.tool, this.decision);
     return { context: { credential: running.credential, decision: this.decision } };
   }
 
@@ -202,6 +213,8 @@ const unreachable = new FinalizationRegistry((call: number) => door.cancel(call)
 function permitOf(call: Call, granted: Granted): Permit {
   const { operation } = call;
   unreachable.register(granted, granted.number);
+  // It may never be spent.
+  noteExecution(false, granted.tool, granted.decision);
   const spend = (options: SpendOptions = {}): ExecutionContext =>
     placing(
       spend,

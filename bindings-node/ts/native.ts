@@ -43,11 +43,24 @@ export interface Client {
 /** @internal */
 export type CallName = Exclude<keyof Client, 'check' | 'circuit' | 'close'>;
 
+/** @internal The state of a scripted gateway, for `testing`. */
+export interface ScriptedGatewayState {
+  script(tool: string | undefined, answer: string | undefined, status: number): void;
+  scriptNext(answer: string | undefined, status: number): void;
+  decide(approval: string, approved: boolean): string;
+  expire(approval: string): string;
+  approvals(): string[];
+  requests(): { method: string; path: string; body: string }[];
+  hold(method: string, path: string): number;
+  reply(method: string, path: string, body: string): { status: number; body: string } | null;
+}
+
 /** @internal */
 export interface Native {
   readonly VERSION: string;
   Client: new (settings: string) => Client;
   Bridge: new (settled: (batch: Batch) => void) => Bridge;
+  ScriptedGatewayState: new () => ScriptedGatewayState;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
   unmappedTool(tool: string): string;
   argumentPath(member: string, steps: (string | number)[]): string;

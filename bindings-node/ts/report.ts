@@ -47,6 +47,11 @@ export function unmappedOutcome(reporter: Reporter, tool: string): BlockedOutcom
   return blockedOutcome(reporter, JSON.parse(converting(() => native.unmappedTool(tool))) as object);
 }
 
+/** @internal Returns the tool of a blocked action. */
+export function toolOf(outcome: BlockedOutcome): string | undefined {
+  return textsOf.get(outcome)?.tool;
+}
+
 /** @internal Returns the text for a model about a blocked action. */
 export function modelText(outcome: BlockedOutcome): string {
   return textsOf.get(outcome)?.message ?? blockedBy(outcome, '').message;

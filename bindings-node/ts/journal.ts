@@ -1,0 +1,90 @@
+/** The journal of executions, for `@actpass/sdk/testing`. Outside of tests, a guarded call checks one empty list. */
+
+import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import type { Call } from './call.js';
+import { type Members, Written, wrongSetting } from './json.js';
+import type { Decision } from './types.js';
+
+/** @internal The environment variable that passes the path of a journal to child processes. */
+export const JOURNAL = 'ACTPASS_TEST_JOURNAL';
+/** Shared by all copies of this module in the process. */
+const KEY = Symbol.for('@actpass/sdk.journals');
+const globals = globalThis as { [KEY]?: string[] };
+
+/** @internal The files in which executions are recorded. */
+export const journals: string[] = (globals[KEY] ??= [process.env[JOURNAL]].filter((path) => path !== undefined));
+
+/** @internal A line of a journal. */
+export interface Note {
+  /** Whether a guarded function is about to run; otherwise a call ended without running one. */
+  ran: boolean;
+  tool: string;
+  /** The ledger event of the decision, if known. */
+  event: string | null;
+  /** The request of the decision, if known. */
+  request: string | null;
+}
+
+/**
+ * @internal Records in the journals that a guarded function is about to run, or that a call ended without running one.
+ *
+ * @throws ActPassConfigError: a journal cannot be written. Nothing ran: a test must not miss an execution.
+ */
+export function noteExecution(ran: boolean, tool: unknown, decision?: Decision): void {
+  if (journals.length === 0) {
+    return;
+  }
+  const note: Note = { ran, tool: `${tool}`, event: decision?.evidence_event_id ?? null, request: null };
+  for (const path of journals) {
+    append(path, `${JSON.stringify(note)}\n`);
+  }
+}
+
+/** @internal Awaits `request`; if it ends without a decision after it began, records that nothing ran. */
+export async function unlessEnded<R>(call: Call, request: () => Promise<R>): Promise<R> {
+  const { signal } = call.members as { signal?: AbortSignal };
+  const wasAborted = journals.length > 0 && signal?.aborted === true;
+  try {
+    return await request();
+  } catch (error) {
+    if (!wasAborted) {
+      noteExecution(false, toolIn(call.members));
+    }
+    throw error;
+  }
+}
+
+/** @internal Takes a response; if the signal was aborted, records that nothing ran. */
+export function unlessAborted<R>(call: Call, take: () => R): R {
+  try {
+    return take();
+  } catch (error) {
+    noteExecution(false, toolIn(call.members));
+    throw error;
+  }
+}
+
+/** @internal Returns the tool of the action with these members. */
+export function toolIn({ tool, pending }: Members): unknown {
+  return Written.is(pending) ? (JSON.parse(pending.text) as Members)['tool'] : tool;
+}
+
+function append(path: string, line: string): void {
+  let file: number | undefined;
+  try {
+    file = openSync(path, constants.O_WRONLY | constants.O_APPEND);
+    const written = writeSync(file, line);
+    if (written !== Buffer.byteLength(line)) {
+      throw new Error('the disk is full');
+    }
+  } catch (error) {
+    // The test has ended and removed it.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
+      throw wrongSetting(`${JOURNAL}: expected a writable file; nothing ran`, error);
+    }
+  } finally {
+    if (file !== undefined) {
+      closeSync(file);
+    }
+  }
+}
