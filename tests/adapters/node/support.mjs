@@ -253,6 +253,18 @@ export function commonCases(driver) {
         assertBlocked(await ask(), 'require_approval');
       }),
     );
+    define(
+      'approved in another process',
+      1,
+      (effects) =>
+        withGateway(async (baseUrl) => {
+          const given = { effects, calls: [NEEDS_APPROVAL], options: { approvals: 'tell' } };
+          await run({ client: newClient(baseUrl), ...given });
+          await decide(baseUrl, 'approve');
+          assert.match((await run({ client: newClient(baseUrl), ...given }))[0], /refunded 25000/);
+        }),
+      'told',
+    );
     define('approval rejected', 0, (effects) =>
       withGateway(async (baseUrl) => {
         const options = { approvals: 'hold', holdMs: 30_000 };
@@ -362,6 +374,19 @@ export function commonCases(driver) {
             assert.ok(driver.throws === false || text.includes('printer is on fire'), text);
           }
           assert.equal(asked.length, 2);
+        },
+      ),
+    );
+    define('tool raises', 1, (effects) =>
+      withScript(
+        () => ALLOW,
+        async (baseUrl) => {
+          const calls = [{ ...ALLOWED, charge: 'ch_fails' }];
+          const [text] = await run({ client: newClient(baseUrl), effects, calls }).catch((error) => {
+            assert.equal(error, effects.failure);
+            return [error.message];
+          });
+          assert.doesNotMatch(text, /was not run/);
         },
       ),
     );
