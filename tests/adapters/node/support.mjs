@@ -349,7 +349,7 @@ export function commonCases(driver) {
         }),
       );
       if (driver.repeatsIds !== false) {
-        define('same call id twice', driver.ranOn?.sameId ?? 2, (effects) =>
+        define('same call id twice', driver.ranOn?.sameId?.(way) ?? 2, (effects) =>
           withScript(
             () => ALLOW,
             async (baseUrl, asked) => {

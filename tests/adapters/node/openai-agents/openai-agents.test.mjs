@@ -82,7 +82,7 @@ for (const kind of ['options', 'tools']) {
     aborts: true,
     parallel: true,
     // The framework runs a repeated id once.
-    ranOn: { sameId: 1 },
+    ranOn: { sameId: () => 1 },
     judgesOutside: kind === 'tools',
     async run({ client, effects, calls, actions, options, signal, way }) {
       const model = scripted(calls);
