@@ -1,4 +1,6 @@
 import { MockLanguageModelV3 } from 'ai/test';
 import { define } from './ai.mjs';
+import { exampleCase } from './support.mjs';
 
 define('ai6', MockLanguageModelV3);
+exampleCase('ai6', 'ai-sdk-refund.mjs');

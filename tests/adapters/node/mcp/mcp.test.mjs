@@ -14,6 +14,7 @@ import {
   assertBlocked,
   commonCases,
   decide,
+  exampleCase,
   DENIED,
   NEEDS_APPROVAL,
   newClient,
@@ -180,3 +181,4 @@ adapter('approval held too long', 'the client gives up', 0, (effects) =>
     });
   }),
 );
+exampleCase(FRAMEWORK, 'mcp-refund.mjs');

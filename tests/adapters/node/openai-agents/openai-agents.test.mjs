@@ -12,6 +12,7 @@ import {
   assertBlocked,
   commonCases,
   decide,
+  exampleCase,
   DENIED,
   NEEDS_APPROVAL,
   newClient,
@@ -309,3 +310,4 @@ adapter('coverage: provider-executed', 'construction', 0, async () => {
   assert.throws(() => guardTools(client, [hosted], { web_search: ACTION }), /expected a function tool.*hosted_tool/);
   assert.equal(guardTools(client, [hosted], { web_search: UNGUARDED }).length, 1);
 });
+exampleCase(FRAMEWORK, 'openai-agents-refund.mjs');

@@ -1,0 +1,43 @@
+/** A local gateway for the examples, and a person who approves in another process. */
+
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
+
+/** Runs `body` with the URL of a new gateway; `program` is the path of `actpass-gateway`. */
+export async function withGateway(program, body) {
+  const folder = await mkdtemp(join(tmpdir(), 'actpass-'));
+  const child = spawn(program, ['dev', '--listen', '127.0.0.1:0', '--data', join(folder, 'dev.db')], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  try {
+    const [line] = await once(createInterface({ input: child.stdout }), 'line');
+    await body(line.split(' ').at(-1));
+  } finally {
+    const ended = once(child, 'exit');
+    child.kill();
+    await ended;
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** What the person's process runs: it approves every pending request with the operator's key. */
+const APPROVE = `
+  const [approvals] = process.argv.slice(1);
+  const headers = { authorization: 'Bearer apdv_dev', 'content-type': 'application/json' };
+  const { approvals: pending } = await (await fetch(approvals, { headers })).json();
+  for (const { id, args } of pending) {
+    await fetch(approvals + '/' + id + '/approve', { method: 'POST', headers, body: '{}' });
+    console.log('approved in another process:', JSON.stringify(args));
+  }`;
+
+/** Approves what is pending, in another process. */
+export async function approveElsewhere(baseUrl) {
+  const node = ['--input-type=module', '-e', APPROVE, `${baseUrl}/api/v1/approvals`];
+  const { stdout } = await promisify(execFile)(process.execPath, node);
+  process.stdout.write(stdout);
+}
