@@ -25,7 +25,7 @@ export async function withGateway(program, body) {
   }
 }
 
-/** What the person's process runs: it approves every pending request with the operator's key. */
+/** The program of the person's process: it approves every pending request with the operator's key. */
 const APPROVE = `
   const [approvals] = process.argv.slice(1);
   const headers = { authorization: 'Bearer apdv_dev', 'content-type': 'application/json' };
@@ -35,7 +35,7 @@ const APPROVE = `
     console.log('approved in another process:', JSON.stringify(args));
   }`;
 
-/** Approves what is pending, in another process. */
+/** Approves the pending requests, in another process. */
 export async function approveElsewhere(baseUrl) {
   const node = ['--input-type=module', '-e', APPROVE, `${baseUrl}/api/v1/approvals`];
   const { stdout } = await promisify(execFile)(process.execPath, node);

@@ -1,5 +1,5 @@
 /**
- * A refund of 250 dollars with an MCP server: the first call is told that it waits, a person approves in another process, the same call
+ * A refund of 250 dollars with an MCP server: the first call is pending, a person approves in another process, the same call
  * then runs.
  *
  * Usage: mcp-refund.mjs GATEWAY, the path of the program `actpass-gateway`. The calls of the model are scripted.

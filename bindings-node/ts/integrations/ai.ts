@@ -14,9 +14,9 @@ import { Precheck } from './precheck.js';
 /** Options of {@link guardTools}. */
 export interface GuardToolsOptions {
   /**
-   * What happens while an action needs a human approval.
+   * Treatment of an action that needs a human approval.
    *
-   * - `tell` (default): the tool's error tells the model that the action is pending.
+   * - `tell` (default): the tool's error states that the action is pending.
    * - `interrupt`: the call pauses with a `tool-approval-request`. The approval is opened at the gateway; answering the request
    *   in the framework runs nothing unless the gateway's approval is given too.
    * - `hold`: the call waits for `holdMs`.
@@ -42,7 +42,7 @@ interface CallOptions {
 /**
  * Returns the tools with guarded `execute` functions, frozen. Pass these to `generateText`, `streamText` or an agent.
  *
- * The gateway judges the parsed input, and `execute` receives it. A blocked call is a tool error whose message is the text for
+ * The gateway evaluates the parsed input, and `execute` receives it. A blocked call is a tool error whose message is the text for
  * the model. Errors of `execute` are thrown unchanged. An `execute` that yields values runs inside the guard.
  *
  * @param actions - The action of each tool by its name, or `UNGUARDED`. A tool without an action is an error.
@@ -105,7 +105,7 @@ export async function toolApproval(call: {
   return needed === true ? 'user-approval' : undefined;
 }
 
-/** What the guarded tools of one call of {@link guardTools} share. */
+/** State that the guarded tools of one call of {@link guardTools} share. */
 interface Guard {
   readonly client: ActPass;
   readonly map: ToolMap;

@@ -32,7 +32,7 @@ export interface NotRun {
 
 /**
  * @internal Calls the tool if it may. Throws the tool's own error, the same object, and the reason of an aborted signal.
- * Arguments that cannot be judged are an answer too.
+ * Arguments that cannot be evaluated are an answer too.
  */
 export async function callTool<A, T>(
   client: ActPass,

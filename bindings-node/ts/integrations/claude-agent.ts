@@ -12,7 +12,7 @@ import { callTool } from './call.js';
 import { type AdapterOptions, approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
 
 /**
- * Options of {@link guardTool} and {@link preToolUse}. With `approvals: 'tell'` (default) the model is told that the action is
+ * Options of {@link guardTool} and {@link preToolUse}. With `approvals: 'tell'` (default) the denial states that the action is
  * pending, and the same call after the approval runs. With `hold` the call waits for `holdMs`.
  */
 export interface GuardOptions extends AdapterOptions<'tell' | 'hold'> {}
@@ -41,7 +41,7 @@ export interface PreToolUseAnswer {
   };
 }
 
-/** Seconds for the gateway's own answer, besides the wait for an approval. */
+/** Seconds for the decision, in addition to the wait for an approval. */
 const ANSWER_SECONDS = 60;
 
 interface Tool {
@@ -52,9 +52,9 @@ interface Tool {
 /**
  * Returns a copy of an in-process tool with a guarded handler, for `createSdkMcpServer`.
  *
- * The gateway judges the input after the tool's schema has parsed it. A blocked call is a result with `isError` and the text for
- * the model. Errors of the handler are thrown unchanged. In {@link preToolUse} such a tool is `UNGUARDED`, so that the gateway
- * is asked once.
+ * The gateway evaluates the input after the tool's schema has parsed it. A blocked call is a result with `isError` and the text for
+ * the model. Errors of the handler are thrown unchanged. In {@link preToolUse} such a tool is `UNGUARDED`, which causes
+ * one decision for each call.
  *
  * @param tool - The result of `tool()`.
  * @throws {@link ActPassArgumentError} The tool has no name or no handler, or its action is invalid.
@@ -98,7 +98,7 @@ export function guardTool<T extends { readonly name: string }>(
 }
 
 /**
- * Returns a matcher for `hooks: { PreToolUse: [matcher] }` that asks the gateway before every call of a tool of Claude Code, of
+ * Returns a matcher for `hooks: { PreToolUse: [matcher] }` that requests a decision before every call of a tool of Claude Code, of
  * an MCP server or of a sub-agent. A tool without an action is denied.
  *
  * The hook decides before the call; Claude Code executes it. Other hooks can still change the input (`updatedInput`): do not

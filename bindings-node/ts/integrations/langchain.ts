@@ -16,7 +16,7 @@ import { type AdapterOptions, type Approvals, approvalsOf, placing, ToolMap, UNG
 /**
  * Options of {@link actpassMiddleware}.
  *
- * - `approvals: 'tell'` (default): the tool's message tells the model that the action is pending.
+ * - `approvals: 'tell'` (default): the tool's message states that the action is pending.
  * - `interrupt`: the graph is interrupted with a {@link PendingInterrupt}. Resume it with this value: `new Command({ resume: {
  *   [interrupt.id]: interrupt.value } })`. Whatever it is resumed with, the gateway decides. It needs a checkpointer and a
  *   graph in which each call of a tool is its own task, as in `createAgent`; elsewhere it is as `tell`.
@@ -74,7 +74,7 @@ interface Guard {
 /**
  * Returns middleware that guards every call of a tool, for `createAgent({ middleware })`.
  *
- * The gateway judges the input that the tool's schema parsed, inside the tool, so its place in the list does not matter. A
+ * The gateway evaluates the input that the tool's schema parsed, inside the tool, so its place in the list does not matter. A
  * blocked call is a `ToolMessage` with `status: 'error'` and the text for the model. Errors of the tool are thrown unchanged.
  *
  * Before each call of the model it checks that each tool has an action. Agents inside tools have their own middleware.
@@ -83,7 +83,7 @@ interface Guard {
  * @throws {@link ActPassArgumentError} `actions` or `options` are invalid.
  *
  * @example
- * ```ts
+ * ```text
  * import { ActPass } from '@actpass/sdk';
  * import { actpassMiddleware } from '@actpass/sdk/langchain';
  *
@@ -136,7 +136,7 @@ async function guarded(
   if (tool !== undefined && typeof tool._call === 'function') {
     return handler({ ...request, tool: guardedTool(guard, tool, name) });
   }
-  // No schema is known, so the arguments of the call are what is executed.
+  // No schema is known, so the arguments of the call are executed unchanged.
   const answer = await callTool(guard.client, guard.map, {
     names: [name],
     args: toolCall.args,
@@ -159,7 +159,7 @@ function guardedTool(guard: Guard, tool: Tool, name: string): Tool {
       );
     const { client, map, approvals, waitForApprovalMs } = guard;
     const mayPause = approvals === 'interrupt' && canPause(config);
-    // Takes the value only if it is one of this adapter: the tool may have interrupts of its own.
+    // Takes the value only if it belongs to this adapter: the tool may have its own interrupts.
     let approvalRequestId = mayPause && approvalOf(resumedWith(config)) ? approvalOf(interrupt(undefined)) : undefined;
     for (;;) {
       const answer = await callTool(client, map, {
@@ -209,7 +209,7 @@ function resumedWith({ configurable }: Config): unknown {
   return resume?.[0] ?? nullResume;
 }
 
-/** Runs a tool that yields to its end, and returns what it returns. */
+/** Runs a tool that yields to its end, and returns its result. */
 async function drained(result: unknown, runManager: RunManager | undefined): Promise<unknown> {
   const awaited = (await result) as AsyncGenerator<unknown> | null | undefined;
   if (Object.prototype.toString.call(awaited) !== '[object AsyncGenerator]') {

@@ -13,9 +13,9 @@ import { type AdapterOptions, approvalsOf, placing, ToolMap } from './common.js'
 /**
  * Options of {@link guardTool}.
  *
- * - `approvals: 'tell'` (default): the tool's error tells the model that the action is pending.
- * - `interrupt`: the run is suspended with a {@link PendingSuspension}; `agent.resumeGenerate(data, { runId })` asks the gateway
- *   about this approval again, whatever the data is. Where Mastra cannot suspend, it is as `tell`.
+ * - `approvals: 'tell'` (default): the tool's error states that the action is pending.
+ * - `interrupt`: the run is suspended with a {@link PendingSuspension}; `agent.resumeGenerate(data, { runId })`, with any
+ *   data, requests a decision on this approval. Where Mastra cannot suspend, it is as `tell`.
  * - `hold`: the call waits for `holdMs`.
  */
 export interface GuardToolOptions extends AdapterOptions<'tell' | 'interrupt' | 'hold'> {}
@@ -46,7 +46,7 @@ interface Options {
 
 /**
  * Returns options with a guarded `execute` for `createTool`. Guarding the options, not the finished tool, puts the guard behind
- * the tool's schema: the gateway judges the parsed input, and `execute` receives it.
+ * the tool's schema: the gateway evaluates the parsed input, and `execute` receives it.
  *
  * A blocked call throws an error whose message is the text for the model; Mastra makes a tool error of it. Errors of `execute`
  * are thrown unchanged.

@@ -1,5 +1,5 @@
 /**
- * Guards tools at the border of the Model Context Protocol (`@modelcontextprotocol/sdk`): in a server, or in a client.
+ * Guards tools at the boundary of the Model Context Protocol (`@modelcontextprotocol/sdk`): in a server, or in a client.
  *
  * @module
  */
@@ -43,7 +43,7 @@ type Send = (request: Request, schema: unknown, options?: Extra) => Promise<unkn
 /**
  * Makes an `McpServer` guard every tool that is registered afterwards, and returns it.
  *
- * The gateway judges the arguments after the tool's schema has parsed them. A blocked call is a result with `isError` and the
+ * The gateway evaluates the arguments after the tool's schema has parsed them. A blocked call is a result with `isError` and the
  * text for the model. Errors of the tool reach the server unchanged. A tool without an action is denied.
  *
  * @param actions - The action of each tool by its name, or `UNGUARDED`.
@@ -104,7 +104,7 @@ export function guardServer<S extends { registerTool(name: string, config: never
  * Makes an MCP `Client` guard its tool calls, and returns it: `callTool`, `request` and tasks. Use it for servers that are not
  * yours; the server itself stays open to other clients.
  *
- * The gateway judges the arguments that are sent. A blocked call resolves with a result with `isError`.
+ * The gateway evaluates the arguments that are sent. A blocked call resolves with a result with `isError`.
  *
  * @throws {@link ActPassArgumentError} `actions` or `options` are invalid.
  *

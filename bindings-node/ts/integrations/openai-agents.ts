@@ -14,9 +14,9 @@ import { Precheck } from './precheck.js';
 /** Options of {@link guardTools} and {@link guardTool}. */
 export interface GuardToolsOptions {
   /**
-   * What happens while an action needs a human approval.
+   * Treatment of an action that needs a human approval.
    *
-   * - `tell` (default): the tool's output tells the model that the action is pending.
+   * - `tell` (default): the tool's output states that the action is pending.
    * - `interrupt`: the run pauses with an interruption, and the approval is opened at the gateway. {@link settle} passes its
    *   decision to the saved state. An approval that only the state has runs nothing.
    * - `hold`: the call waits for `holdMs`.
@@ -72,7 +72,7 @@ interface State {
   reject(item: never, options?: { message?: string }): void;
 }
 
-/** What the guarded tools of one call of {@link guardTools} share. */
+/** State that the guarded tools of one call of {@link guardTools} share. */
 interface Guard {
   readonly client: ActPass;
   readonly map: ToolMap;
@@ -90,7 +90,7 @@ const PAUSES = new WeakMap<object, Guard>();
 /**
  * Returns guarded copies of tools for `tools` of an `Agent`, in a frozen array.
  *
- * The gateway judges the call's JSON arguments, and the tool parses what was judged. A tool whose schema changes arguments
+ * The gateway evaluates the call's JSON arguments, and the tool parses this text. A tool whose schema changes arguments
  * (defaults, coercion) is guarded inside the schema by {@link guardTool}. A blocked call outputs the text for the model.
  * Errors of the tool are thrown unchanged.
  *
@@ -124,7 +124,7 @@ export function guardTools<T extends { readonly type: string; readonly name?: st
 
 /**
  * Returns the options of one function tool with a guarded `execute`, for `tool()`. `execute` is guarded inside the tool's
- * schema: the gateway judges the parsed arguments. Otherwise as {@link guardTools}.
+ * schema: the gateway evaluates the parsed arguments. Otherwise as {@link guardTools}.
  *
  * @example
  * ```ts
@@ -168,7 +168,7 @@ export function pendingApprovals(tools: readonly object[]): PendingApprovals {
 }
 
 /**
- * Asks the gateway about the approval of each interruption, and approves or rejects it in the state. Run the agent with the
+ * Reads the approval of each interruption from the gateway, and approves or rejects it in the state. Run the agent with the
  * state afterwards, unless calls are still `pending`.
  *
  * @param state - The state of a run, such as `result.state` or a restored `RunState`.
@@ -286,7 +286,7 @@ function pausing(guard: Guard, name: string, own: unknown): object {
     return {};
   }
   const needsApproval = async (context: RunContext, args: unknown, callId = ''): Promise<boolean> => {
-    // After the decision it is asked again: a question to the gateway would spend the approval.
+    // The SDK calls this again after the decision; another preflight would spend the approval.
     if (context.isToolApproved({ toolName: name, callId }) !== undefined) {
       return true;
     }
@@ -311,7 +311,7 @@ function nameOf(tool: { readonly name?: string | undefined }): string {
   return String(tool.name);
 }
 
-/** Returns the object in a JSON text; `undefined` if there is none. */
+/** Returns the object in a JSON text; `undefined` if the text contains no object. */
 function parsed(input: string): object | undefined {
   try {
     const value: unknown = JSON.parse(input);

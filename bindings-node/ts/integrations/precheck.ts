@@ -1,4 +1,4 @@
-/** The question that an adapter asks before a framework decides whether to pause a call. */
+/** The preflights of an adapter before its framework pauses a call. */
 
 import type { ActPass } from '../client.js';
 import { Template } from '../template.js';
@@ -13,8 +13,8 @@ const MEMBERS = ['goal', 'tool', 'args', 'resource', 'userId', 'passport', 'audi
 /**
  * @internal Finds out whether a call needs a pause for a human approval, and opens that approval.
  *
- * A pause gives no permission: the call that executes asks the gateway itself. So a failure of this question means no pause.
- * The first question is in `monitor`, which neither spends an approval nor charges a budget.
+ * A pause gives no permission: the call that executes requests its own decision. So a failure here means no pause.
+ * The first preflight is in `monitor`, which neither spends an approval nor charges a budget.
  */
 export class Precheck {
   readonly #client: ActPass;

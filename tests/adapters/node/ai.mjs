@@ -26,7 +26,7 @@ const SCHEMA = z.object({ charge: z.string(), amount: z.number(), currency: z.st
 const USAGE = { inputTokens: { total: 1 }, outputTokens: { total: 1 } };
 const finish = (unified) => ({ finishReason: { unified, raw: unified }, usage: USAGE });
 
-/** Returns a model that makes `turns` of calls and then ends; `model.prompts` has what it got. */
+/** Returns a model that makes `turns` of calls and then ends; `prompts` has its inputs. */
 export function scripted(Model, turns) {
   const prompts = [];
   const next = ({ prompt }) => {
@@ -52,7 +52,7 @@ export function scripted(Model, turns) {
   return { model, prompts };
 }
 
-/** Returns the texts of tool results in what the model got. */
+/** Returns the texts of tool results in an input of the model. */
 export function textsOf(prompt) {
   return prompt
     .filter(({ role }) => role === 'tool')

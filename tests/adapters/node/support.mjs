@@ -15,7 +15,7 @@ import { ActPass } from '@actpass/sdk';
 export const ALLOWED = { charge: 'ch_1', amount: 4900, currency: 'usd' };
 export const NEEDS_APPROVAL = { charge: 'ch_2', amount: 25_000, currency: 'usd' };
 export const DENIED = { charge: 'ch_3', amount: 90_000, currency: 'usd' };
-/** What the tool `refund` means to the policy. */
+/** The meaning of the tool `refund` to the policy. */
 export const ACTION = {
   tool: 'stripe.refund.create',
   goal: 'resolve_refund_request',
@@ -174,7 +174,7 @@ export function assertBlocked(text, reason) {
  *
  * - `driver.raw`: whether the framework takes JSON texts. `driver.throws`: whether it shows the tool's own error to the model.
  * - `driver.aborts`: whether it takes a signal. `driver.parallel`: whether a turn may have several calls.
- * - `driver.judgesOutside`: whether the arguments are judged before the schema of the tool.
+ * - `driver.evaluatesOutside`: whether the arguments are evaluated before the schema of the tool.
  * - `driver.construct(client, tools, actions)` guards the named tools and returns nothing.
  */
 export function commonCases(driver) {
@@ -401,34 +401,37 @@ export function commonCases(driver) {
       ),
     );
 
-    const judged = (name, args, ran) =>
+    const evaluated = (name, args, ran) =>
       define(`arguments: ${name}`, ran, (effects) =>
         withScript(
           () => ALLOW,
           async (baseUrl, asked) => {
             await run({ client: newClient(baseUrl), effects, calls: [{ args }] }).catch(() => {});
-            const judged = asked.map((one) => one.args);
-            if (driver.judgesOutside) {
-              // The schema may reject what was judged, drop unknown members, and add its default.
-              assert.equal(judged.length >= ran, true);
+            const evaluated = asked.map((one) => one.args);
+            if (driver.evaluatesOutside) {
+              // The schema may reject the evaluated arguments, drop unknown members, and add its default.
+              assert.equal(evaluated.length >= ran, true);
               effects.ran.forEach((one, index) =>
-                assert.deepEqual({ currency: 'usd', ...judged[index], ...one }, { currency: 'usd', ...judged[index] }),
+                assert.deepEqual(
+                  { currency: 'usd', ...evaluated[index], ...one },
+                  { currency: 'usd', ...evaluated[index] },
+                ),
               );
             } else {
-              assert.deepEqual(judged, effects.ran);
+              assert.deepEqual(evaluated, effects.ran);
             }
           },
         ),
       );
-    judged('string for a number', { ...ALLOWED, amount: '4900' }, driver.ranOn?.text ?? 0);
-    judged('missing default', { charge: 'ch_1', amount: 4900 }, 1);
-    judged('extra member', { ...ALLOWED, note: 'hi' }, driver.ranOn?.extra ?? 1);
-    judged('bool', { ...ALLOWED, amount: true }, driver.ranOn?.boolean ?? 0);
+    evaluated('string for a number', { ...ALLOWED, amount: '4900' }, driver.ranOn?.text ?? 0);
+    evaluated('missing default', { charge: 'ch_1', amount: 4900 }, 1);
+    evaluated('extra member', { ...ALLOWED, note: 'hi' }, driver.ranOn?.extra ?? 1);
+    evaluated('bool', { ...ALLOWED, amount: true }, driver.ranOn?.boolean ?? 0);
     if (driver.raw) {
-      judged('4900.0', '{"charge": "ch_1", "amount": 4900.0, "currency": "usd"}', 1);
-      judged('NaN', '{"charge": "ch_1", "amount": NaN, "currency": "usd"}', 0);
-      judged('invalid JSON', '{"charge": "ch_1", "amount": ', 0);
-      judged(
+      evaluated('4900.0', '{"charge": "ch_1", "amount": 4900.0, "currency": "usd"}', 1);
+      evaluated('NaN', '{"charge": "ch_1", "amount": NaN, "currency": "usd"}', 0);
+      evaluated('invalid JSON', '{"charge": "ch_1", "amount": ', 0);
+      evaluated(
         'duplicate keys',
         '{"charge": "ch_1", "amount": 90000, "amount": 4900, "currency": "usd"}',
         driver.ranOn?.twice ?? 1,
@@ -457,7 +460,7 @@ export function commonCases(driver) {
   }
 }
 
-/** Defines a test that runs `examples/node/NAME`; its output says that the refund ran once, after the approval. */
+/** Defines a test that runs `examples/node/NAME`; its output shows that the refund ran once, after the approval. */
 export function exampleCase(framework, name) {
   test(`${framework}: ${name}`, async () => {
     const folder = join(process.env.ACTPASS_ROOT, 'examples', 'node');

@@ -67,7 +67,7 @@ commonCases({
   UNGUARDED,
   parallel: true,
   constructs: false,
-  // Claude Code has no schema here: what is judged is what runs.
+  // The scripted Claude Code has no schema: the evaluated input runs.
   ranOn: { text: 1, boolean: 1 },
   async run({ client, effects, calls, actions, options }) {
     const matcher = preToolUse(client, actions, options);

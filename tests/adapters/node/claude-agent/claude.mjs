@@ -1,11 +1,11 @@
-/** A scripted Claude Code: it speaks the control protocol of the SDK, calls tools, and keeps what the model would read. */
+/** A scripted Claude Code: it implements the control protocol of the SDK, calls tools, and records the model's inputs. */
 
 import { EventEmitter } from 'node:events';
 import { createInterface } from 'node:readline';
 import { PassThrough } from 'node:stream';
 
 /**
- * Returns `spawnClaudeCodeProcess` for a session that makes `calls` (`{ name, args, id }`) at once. `builtin(name, args)` runs tools of Claude
+ * Returns `spawnClaudeCodeProcess` for a session that makes `calls` (`{ name, args, id }`) in one turn. `builtin(name, args)` runs tools of Claude
  * Code itself; `mcp__SERVER__TOOL` is called in the SDK's server. `texts` is filled with the results; `changed` may change the
  * input after the hooks, as another hook's `updatedInput` would.
  */

@@ -254,7 +254,7 @@ for (const way of ['plain', 'streaming']) {
     ['retry outside', 'before', 3],
     ['retry inside', 'after', 3],
   ]) {
-    adapter(name, `${way}, each attempt is judged`, 3, (effects) =>
+    adapter(name, `${way}, each attempt is evaluated`, 3, (effects) =>
       withScript(
         () => ALLOW,
         async (baseUrl, asked) => {

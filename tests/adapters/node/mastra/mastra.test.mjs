@@ -26,7 +26,7 @@ const FRAMEWORK = 'mastra';
 const adapter = (name, variant, ran, body) => adapterCase(FRAMEWORK, name, variant, ran, body);
 const SCHEMA = z.object({ charge: z.string(), amount: z.number(), currency: z.string().default('usd') });
 
-/** Returns a model that makes the calls of each turn and then ends; `prompts` has what it got. */
+/** Returns a model that makes the calls of each turn and then ends; `prompts` has its inputs. */
 function scripted(...turns) {
   const prompts = [];
   const next = ({ prompt }) => {

@@ -72,7 +72,7 @@ for (const [where, sends] of [
     UNGUARDED,
     aborts: true,
     parallel: true,
-    judgesOutside: where === 'client',
+    evaluatesOutside: where === 'client',
     knowsTools: false,
     constructs: false,
     async run({ client, effects, calls, actions, options, signal, way }) {

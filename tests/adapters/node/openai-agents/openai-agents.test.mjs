@@ -84,7 +84,7 @@ for (const kind of ['options', 'tools']) {
     parallel: true,
     // The framework runs a repeated id once.
     ranOn: { sameId: () => 1 },
-    judgesOutside: kind === 'tools',
+    evaluatesOutside: kind === 'tools',
     async run({ client, effects, calls, actions, options, signal, way }) {
       const model = scripted(calls);
       const agent = new Agent({ name: 'support', model, tools: guardedTools(kind, client, effects, options, actions) });
@@ -107,7 +107,7 @@ for (const kind of ['options', 'tools']) {
       const tools = guardedTools(kind, client, effects, { approvals: 'interrupt' });
       return { tools, agent: new Agent({ name: 'support', model, tools }) };
     };
-    /** Runs until the interruption; returns what a program saves. */
+    /** Runs until the interruption; returns the state to save. */
     const pause = async (client, effects, args = [NEEDS_APPROVAL]) => {
       const model = scripted(args.map((one, index) => ({ id: `call_${index}`, name: 'refund', args: one })));
       const { agent, tools } = agentOf(client, effects, model);
