@@ -32,9 +32,11 @@ function textOf(span) {
 describe('without OpenTelemetry', () => {
   test('no trace is sent and no package is required', async () => {
     const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+    const peers = Object.keys(manifest.peerDependencies);
+    assert.ok(peers.includes('@opentelemetry/api'));
     assert.deepEqual(
       [manifest.dependencies, manifest.peerDependenciesMeta],
-      [undefined, { '@opentelemetry/api': { optional: true } }],
+      [undefined, Object.fromEntries(peers.map((name) => [name, { optional: true }]))],
     );
     await hostile.play([answer(ALLOW)], async (gateway) => {
       await newClient(gateway.baseUrl).preflight(ACTION);
@@ -227,6 +229,26 @@ describe('with OpenTelemetry', () => {
         assert.ok(table.includes(`\`${attribute}\``), attribute);
       }
     }
+  });
+
+  test('an unmapped tool has the span and the duration of a guard', async () => {
+    const actpass = newClient('http://127.0.0.1:9');
+    exporter.reset();
+    await actpass.protectTools({}, {}, { onBlocked: () => 1 }).rm();
+    const [{ name, attributes }] = spans();
+    assert.deepEqual(
+      [name, attributes],
+      [
+        'actpass.guard',
+        {
+          'actpass.operation': 'guard',
+          'actpass.tool': 'rm',
+          'actpass.decision': 'deny',
+          'actpass.reason_code': 'actpass.unmapped_tool',
+          'actpass.executed': false,
+        },
+      ],
+    );
   });
 
   test('records the duration of the gateway call', async () => {

@@ -14,6 +14,7 @@ import { joined } from './json.js';
 import { native } from './native.js';
 import type { BlockedOutcome, GuardOutcome } from './outcome.js';
 import { converting } from './runtime.js';
+import { observeBlock } from './telemetry.js';
 import type { Decision } from './types.js';
 
 /** The called method and its call site. */
@@ -44,7 +45,9 @@ export function blockedOutcome(reporter: Reporter, reported: object): BlockedOut
 
 /** @internal Creates the outcome of a call of `tool`, to which no action is mapped. Sends nothing. */
 export function unmappedOutcome(reporter: Reporter, tool: string): BlockedOutcome {
-  return blockedOutcome(reporter, JSON.parse(converting(() => native.unmappedTool(tool))) as object);
+  const outcome = blockedOutcome(reporter, JSON.parse(converting(() => native.unmappedTool(tool))) as object);
+  observeBlock(tool, outcome.decision);
+  return outcome;
 }
 
 /** @internal Returns the tool of a blocked action. */

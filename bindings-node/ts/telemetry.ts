@@ -42,6 +42,17 @@ export function instrument<R>(
   return instrumented(new Instrumentation(found, operation, ignoreTelemetryError(about) ?? {}), call);
 }
 
+/** @internal Records a call of `tool` that the SDK blocked without a request. */
+export function observeBlock(tool: string, decision: Decision): void {
+  const found = api();
+  if (found !== undefined) {
+    const span = new Instrumentation(found, 'guard', { 'actpass.tool': tool });
+    span.decided(decision);
+    span.ended(false);
+    span.end();
+  }
+}
+
 async function instrumented<R>(span: Instrumentation, call: (span: CallSpan) => Promise<R>): Promise<R> {
   try {
     return await span.over(() => call(span));

@@ -16,7 +16,7 @@
  * 6. on resume, calls `runGuarded` again with the current arguments and the stored `approvalRequestId`. The framework's
  *    approval alone runs nothing.
  *
- * ```ts
+ * ```text
  * const tools = placing(guardTools, () => new ToolMap(client, actions));
  * const { approvals, ...waits } = placing(guardTools, () => approvalsOf(options, ['tell', 'hold']));
  * // in the tool:
