@@ -293,7 +293,7 @@ impl ScriptedGateway {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the environment has an invalid
+    /// [`ErrorKind::Config`] if the environment has an invalid
     /// `ACTPASS_API_BASE_URL`.
     pub fn client(&self) -> Result<ActPass, Error> {
         ActPass::builder().api_key("apk_test").agent_id("tests").scripted_gateway(self).build()

@@ -1,10 +1,13 @@
 package org.actpass
 
+import kotlin.coroutines.coroutineContext
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 import kotlin.time.DurationUnit
 import kotlin.time.toJavaDuration
 import kotlin.time.toKotlinDuration
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.withContext
 import org.actpass.bridge.NativeCircuit
 import org.actpass.bridge.NativeClient
 import org.actpass.bridge.NativeEvent
@@ -15,6 +18,7 @@ import org.actpass.bridge.NativeScript
 import org.actpass.bridge.NativeSettings
 import org.actpass.bridge.NativeVerifyRequest
 import org.actpass.bridge.Secret
+import org.actpass.bridge.nativeCheckMapping
 import org.actpass.bridge.nativeHashPayload
 import org.actpass.bridge.nativeSignPayload
 
@@ -53,7 +57,7 @@ import org.actpass.bridge.nativeSignPayload
  *
  * Java uses [ActPass.builder] and the variants of the calls that block ([guardBlocking]) or return a future ([guardAsync]).
  */
-public class ActPass private constructor(internal val native: NativeClient) : JavaForms() {
+public class ActPass private constructor(internal val native: NativeClient, private val family: Family = Family()) : JavaForms() {
     /**
      * Creates a client. Sends nothing and starts no thread.
      *
@@ -169,7 +173,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      */
     @Throws(ActPassException::class)
     public fun inTrace(traceparent: String): ActPass =
-        ActPass(enter { native.inTrace(traceparent.wellFormed("traceparent")) })
+        ActPass(enter { native.inTrace(traceparent.wellFormed("traceparent")) }, family)
 
     /**
      * Returns a client with other limits that shares this client's connections and circuit breaker.
@@ -191,7 +195,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT]: a limit is invalid; the message names it.
      */
     public fun withOptions(timeout: Duration? = null, maxRetries: Int? = null): ActPass =
-        ActPass(enter { native.withOptions(timeout?.inSeconds, maxRetries?.toLong()) })
+        ActPass(enter { native.withOptions(timeout?.inSeconds, maxRetries?.toLong()) }, family)
 
     /**
      * State of the circuit breaker.
@@ -214,7 +218,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * @throws ActPassException the request failed; its [kind][ActPassException.kind] and [code][ActPassException.code] name the cause.
      */
     public suspend fun preflight(action: Action): Decision {
-        val asked = enter { action.native() }
+        val asked = enter { bound().complete(action).native() }
         return Decision(call { native.preflight(asked, null) })
     }
 
@@ -244,6 +248,128 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         recordOutcome: Boolean = false,
         execute: suspend (ExecutionContext) -> T,
     ): Outcome<T> = authorize(action, recordOutcome).run(execute)
+
+    /**
+     * Requests a decision, runs [execute] only if the decision allows it, and returns its result; if the action is blocked, returns the
+     * result of [onBlocked] instead.
+     *
+     * ```kotlin
+     * import org.actpass.ActPass
+     * import org.actpass.Action
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
+     *     // The model gets the receipt, or why there is none.
+     *     println(actpass.guard(action, onBlocked = { it.message }) { "refunded" })
+     * }
+     * ```
+     *
+     * @param action as for [guard].
+     * @param recordOutcome as for [guard].
+     * @param onBlocked returns the value for a blocked action, which did not run, or throws.
+     * @param execute as for [guard].
+     * @throws Throwable the exception that [execute] or [onBlocked] threw; otherwise as [guard].
+     */
+    public suspend fun <T> guard(
+        action: Action,
+        recordOutcome: Boolean = false,
+        onBlocked: suspend (Outcome.Blocked) -> T,
+        execute: suspend (ExecutionContext) -> T,
+    ): T =
+        when (val outcome = guard(action, recordOutcome, execute)) {
+            is Outcome.Returned -> outcome.result
+            is Outcome.Blocked -> onBlocked(outcome)
+            is Outcome.Failed -> throw outcome.error
+        }
+
+    /**
+     * Returns the tools of an agent, each guarded by its action. A name that is not in [tools] is denied with `actpass.unmapped_tool`, in
+     * every mode, and nothing is sent.
+     *
+     * ```kotlin
+     * import org.actpass.ActPass
+     * import org.actpass.ToolAction
+     * import org.actpass.Unguarded
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val tools = actpass.protectTools(
+     *         tools = mapOf(
+     *             "refund" to { args, _ -> "refunded ${args["amount"]}" },
+     *             "time" to { _, _ -> "12:00" },
+     *         ),
+     *         actions = mapOf(
+     *             "refund" to ToolAction("stripe.refund.create", goal = "refund for {customer}"),
+     *             "time" to Unguarded,
+     *         ),
+     *         onBlocked = { it.message },
+     *     )
+     *     // With the name and the arguments that the model chose:
+     *     println(tools.call("refund", mapOf("amount" to 4900, "customer" to "c_1")))
+     * }
+     * ```
+     *
+     * A guarded tool runs with a copy of the arguments that were evaluated: maps, lists, strings, numbers, booleans and null.
+     *
+     * @param tools the tools by their names in the agent.
+     * @param actions the action of each tool, or [Unguarded], by the same names.
+     * @param onBlocked returns the value for a blocked call. Default: the call throws [ActionBlockedException].
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if a tool has no action, or an action has no tool; it names
+     *   them all.
+     */
+    public fun <T> protectTools(
+        tools: Map<String, Tool<T>>,
+        actions: Map<String, ToolMapping>,
+        onBlocked: (suspend (Outcome.Blocked) -> T)? = null,
+    ): ProtectedTools<T> {
+        enter { nativeCheckMapping(tools.keys.toList().wellFormed("tools"), actions.keys.toList().wellFormed("actions")) }
+        return ProtectedTools(this, tools.toMap(), actions.toMap(), onBlocked)
+    }
+
+    /**
+     * Runs [block] with defaults for the actions of this client, and of clients derived from it.
+     *
+     * The defaults apply to all calls in the coroutine and its children: [guard], [authorize], [preflight], protected tools, and
+     * [resume] for the passport. An action or a [ToolAction] that sets a member keeps it. An inner scope replaces only the members that
+     * it sets.
+     *
+     * ```kotlin
+     * import org.actpass.ActPass
+     * import org.actpass.Action
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
+     *     actpass.bind(userId = "u_7") {
+     *         println(actpass.guard(action) { "refunded" })
+     *     }
+     * }
+     * ```
+     *
+     * @param goal the agent's goal, for tools without their own.
+     * @param userId the user on whose behalf the agent acts.
+     * @param passport the passport that the actions spend.
+     * @param mode the mode.
+     * @param audience the service to which the passport is presented.
+     * @param block the code of the scope.
+     * @return the result of [block].
+     */
+    public suspend fun <T> bind(
+        goal: String? = null,
+        userId: String? = null,
+        passport: String? = null,
+        mode: Mode? = null,
+        audience: String? = null,
+        block: suspend CoroutineScope.() -> T,
+    ): T {
+        val outer = bound()
+        val inner =
+            Bound(goal ?: outer.goal, userId ?: outer.userId, passport ?: outer.passport, mode ?: outer.mode, audience ?: outer.audience)
+        return withContext(Scopes(coroutineContext[Scopes]?.bound.orEmpty() + (family to inner)), block)
+    }
+
+    private suspend fun bound(): Bound = coroutineContext[Scopes]?.bound?.get(family) ?: Bound()
 
     /**
      * Requests a decision and returns a permit if the action may run.
@@ -283,7 +409,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * @throws ActPassException as [guard]. A failed gate does not throw: it blocks, or permits in [Mode.MONITOR].
      */
     public suspend fun authorize(action: Action, recordOutcome: Boolean = false): Verdict {
-        val asked = enter { action.native() }
+        val asked = enter { bound().complete(action).native() }
         return verdict(call { native.authorize(asked, recordOutcome, null) }, recordOutcome)
     }
 
@@ -305,7 +431,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         recordOutcome: Boolean = false,
         execute: suspend (ExecutionContext) -> T,
     ): Outcome<T> {
-        val spent = enter { passport?.wellFormed("passport")?.let(::Secret) }
+        val spent = enter { (passport ?: bound().passport)?.wellFormed("passport")?.let(::Secret) }
         val native = call { native.authorizePending(pending.json, spent, waitForApproval?.inSeconds, recordOutcome, null) }
         return verdict(native, recordOutcome).run(execute)
     }

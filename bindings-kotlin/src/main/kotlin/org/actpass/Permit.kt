@@ -115,6 +115,16 @@ public class Permit internal constructor(internal val native: NativeSession, pri
     @Throws(ActPassException::class)
     public fun cancelled(): Execution = Execution(enter { native.finish(NativeEnded.CANCELLED, null) })
 
+    /**
+     * Reports that a framework's control-flow signal ended the action while it ran, such as a pause for a person. Recording happens in
+     * the background, within one second.
+     *
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit is not spent or its outcome was already
+     *   reported.
+     */
+    @Throws(ActPassException::class)
+    public fun suspended(): Execution = Execution(enter { native.finish(NativeEnded.SUSPENDED, null) })
+
     /** [returned], on this thread, for Java. */
     @Throws(ActPassException::class, InterruptedException::class)
     public fun returnedBlocking(value: Any?): Execution = runBlocking { returned(value) }

@@ -64,16 +64,63 @@ class TestingTest {
 
     @Test
     fun guardWaitsForScriptedApproval(): Unit = runBlocking {
-        val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
+        val gateway = ScriptedGateway()
         val held = action.copy(waitForApproval = 20.seconds)
-        gateway.answerNext(Answer.requireApproval("apr_1"))
+        gateway.answer(Answer.requireApproval("apr_1"))
         gateway.approve("apr_1")
         assertEquals("refunded", gateway.client().guard(held) { "refunded" }.resultOrNull())
-        gateway.answerNext(Answer.requireApproval("apr_2"))
+        gateway.answer(Answer.requireApproval("apr_2"))
         gateway.reject("apr_2")
         val rejected = gateway.client().guard(held) { "refunded" }
         assertEquals("approval.rejected", rejected.decision.reasonCode)
         assertFalse(rejected.executed)
+    }
+
+    @Test
+    fun anApprovalAllowsItsActionOnce(): Unit = runBlocking {
+        val gateway = ScriptedGateway().apply { answer(Answer.requireApproval(reasonCode = "refund.medium")) }
+        val client = gateway.client()
+        suspend fun guarded(amount: Int, approval: String? = null) =
+            client.guard(action.copy(args = mapOf("amount" to amount), approvalRequestId = approval)) { 1 }.decision.reasonCode
+        assertEquals(List(3) { "refund.medium" }, listOf(guarded(1), guarded(1), guarded(2)))
+        assertEquals(listOf("apr_1", "apr_2"), gateway.approvals.map { it.id })
+        assertEquals("apr_1", gateway.approve("apr_1"))
+        assertEquals(
+            listOf("approval.action_mismatch", "approval.approved", "approval.spent"),
+            listOf(guarded(2, "apr_1"), guarded(1), guarded(1, "apr_1")),
+        )
+        assertEquals(listOf(true, false), gateway.approvals.map { it.isSpent })
+        gateway.assertExecuted("stripe.refund.create", times = 1)
+        assertEquals(listOf<Any?>(1L), gateway.executions.map { it.args["amount"] })
+
+        assertEquals("apr_2", gateway.reject("stripe.refund.create"))
+        guarded(3)
+        assertEquals("apr_3", gateway.expire("stripe.refund.create"))
+        assertEquals(listOf("approval.rejected", "approval.expired"), listOf(guarded(2, "apr_2"), guarded(3, "apr_3")))
+        val ends = listOf(Approval.Status.APPROVED, Approval.Status.REJECTED, Approval.Status.EXPIRED)
+        assertEquals(ends, gateway.approvals.map { it.status })
+        val error = assertThrows(ActPassException::class.java) { gateway.approve("stripe.refund.create") }
+        assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
+        assertTrue(error.message, error.message!!.endsWith("apr_3 of stripe.refund.create is expired"))
+    }
+
+    @Test
+    fun executionsAreAsserted(): Unit = runBlocking {
+        val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
+        val client = gateway.client()
+        gateway.assertNotExecuted("stripe.refund.create")
+        assertThrows(AssertionError::class.java) { gateway.assertExecuted("stripe.refund.create") }
+        client.authorize(action)
+        gateway.assertNotExecuted("stripe.refund.create")
+        repeat(2) { client.guard(action) { 1 } }
+        gateway.assertExecuted("stripe.refund.create")
+        gateway.assertExecuted("stripe.refund.create", times = 2)
+        val error = assertThrows(AssertionError::class.java) { gateway.assertExecuted("stripe.refund.create", times = 1) }
+        assertEquals(
+            "expected stripe.refund.create to run 1 times, but it ran 2 times; ran: [stripe.refund.create, stripe.refund.create]",
+            error.message,
+        )
+        assertThrows(AssertionError::class.java) { gateway.assertNotExecuted("stripe.refund.create") }
     }
 
     @Test

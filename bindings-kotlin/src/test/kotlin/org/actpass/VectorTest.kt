@@ -104,7 +104,7 @@ class VectorTest {
         val expected = run.expected
         val executed = expected["executed"] as Boolean
         check("${if (executed) 1 else 0} runs", contexts.size == (if (executed) 1 else 0)) { contexts.size }
-        check("stopped", stopped == (executed && run.vector["ends"] == "cancelled")) { outcome }
+        check("stopped", stopped == (executed && run.vector["ends"] in setOf("cancelled", "suspended"))) { outcome }
         val decision = outcome?.decision ?: contexts.single().decision
         for ((name, value) in part(expected["decision"])) {
             check("the decision's $name: $value", decision[name] == value) { decision.json }
@@ -181,6 +181,16 @@ class VectorTest {
         contexts: MutableList<ExecutionContext>,
     ): Outcome<Any?>? {
         val recordOutcome = vector["record_outcome"] as Boolean? ?: false
+        if (vector["unmapped"] == true) {
+            val tools = client.protectTools(emptyMap<String, Tool<Any?>>(), emptyMap())
+            return runCatching { tools.call(action.tool, action.args) }.exceptionOrNull().let { (it as ActionBlockedException).outcome }
+        }
+        if (vector["ends"] == "suspended") {
+            val permit = client.authorize(action, recordOutcome).unwrap()
+            contexts += permit.spend()
+            permit.suspended()
+            return null
+        }
         if ("changed_args" in vector) {
             val permit = when (val verdict = client.authorize(action, recordOutcome)) {
                 is Verdict.Blocked -> return verdict.blocked
@@ -233,10 +243,10 @@ class VectorTest {
         }
         only(
             vector,
-            setOf("client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"),
+            setOf("client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes", "unmapped"),
             setOf("description", "gateway", "expect"),
         )
-        check(vector["ends"] in setOf(null, "returned", "failed", "cancelled")) { "$name: ends ${vector["ends"]}" }
+        check(vector["ends"] in setOf(null, "returned", "failed", "cancelled", "suspended")) { "$name: ends ${vector["ends"]}" }
         only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"))
         only(
             vector["action"],

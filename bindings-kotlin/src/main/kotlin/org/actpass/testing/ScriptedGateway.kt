@@ -3,6 +3,8 @@ package org.actpass.testing
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 import org.actpass.ActPass
+import org.actpass.ActPassException
+import org.actpass.Approval
 import org.actpass.LogLevel
 import org.actpass.Logger
 import org.actpass.Mode
@@ -27,16 +29,18 @@ import org.actpass.wellFormed
  *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900))
  *     check(gateway.client().guard(action) { "refunded" }.unwrap() == "refunded")
  *     check(gateway.actions[0]["args"] == mapOf("amount" to 4900L))
+ *     gateway.assertExecuted("stripe.refund.create", times = 1)
  * }
  * ```
  *
- * It denies tools without a scripted answer with `test.unscripted`, records evidence, and issues passports that verify as valid. It is
- * thread-safe.
+ * It denies tools without a scripted answer with `test.unscripted`, and records evidence. An approval is bound to its action, found by
+ * it, and spent once. An idempotency key that is repeated with the same body repeats its `allow` as a replay. Passports verify as valid
+ * until they are revoked. It is thread-safe.
  */
 public class ScriptedGateway {
     private val script = NativeScript()
 
-    /** Answers all following preflights of [tool]; without [tool], the preflights of every tool without its own answer. */
+    /** Answers all following preflights of [tool]; without [tool], of every tool, in place of earlier answers. */
     @JvmOverloads
     public fun answer(answer: Answer, tool: String? = null) {
         enter { script.answer(answer.native, tool?.wellFormed("tool")) }
@@ -47,11 +51,53 @@ public class ScriptedGateway {
         enter { answers.forEach { script.answerNext(it.native) } }
     }
 
-    /** Approves an approval request. A waiting guard then sends its preflight again: script an answer that allows it. */
-    public fun approve(approvalRequestId: String): Unit = script.decide(approvalRequestId, true)
+    /**
+     * Approves an approval: the next preflight of its action is allowed, once.
+     *
+     * @param approval the approval's id, or a tool: then the latest pending approval of the tool. An id that an answer sets may be
+     *   decided before the approval is opened.
+     * @return the id.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if there is no such pending approval.
+     */
+    @Throws(ActPassException::class)
+    public fun approve(approval: String): String = enter { script.approve(approval.wellFormed("approval")) }
 
-    /** Rejects an approval request. */
-    public fun reject(approvalRequestId: String): Unit = script.decide(approvalRequestId, false)
+    /** Rejects an approval: its action stays blocked. Otherwise as [approve]. */
+    @Throws(ActPassException::class)
+    public fun reject(approval: String): String = enter { script.reject(approval.wellFormed("approval")) }
+
+    /** Lets an approval expire, which may be pending, or approved and not spent. Otherwise as [approve]. */
+    @Throws(ActPassException::class)
+    public fun expire(approval: String): String = enter { script.expire(approval.wellFormed("approval")) }
+
+    /** The approvals so far, in the order in which they were opened. */
+    public val approvals: List<ScriptedApproval>
+        get() = script.approvals().map { ScriptedApproval(it.id, it.tool, Approval.Status.of(it.status), it.spent) }
+
+    /** The actions of this gateway's clients that ran, in order: permits that were spent. */
+    public val executions: List<ScriptedExecution> get() = script.executions().map { ScriptedExecution(it.tool, members(it.args)) }
+
+    /**
+     * Fails unless actions of [tool] ran exactly [times] times; without [times], at least once.
+     *
+     * @throws AssertionError they did not.
+     */
+    @JvmOverloads
+    public fun assertExecuted(tool: String, times: Int? = null) {
+        val ran = executions.map { it.tool }
+        val count = ran.count { it == tool }
+        if (if (times == null) count == 0 else count != times) {
+            val expected = if (times == null) "at least once" else "$times times"
+            throw AssertionError("expected $tool to run $expected, but it ran $count times; ran: $ran")
+        }
+    }
+
+    /**
+     * Fails if an action of [tool] ran.
+     *
+     * @throws AssertionError it ran.
+     */
+    public fun assertNotExecuted(tool: String): Unit = assertExecuted(tool, times = 0)
 
     /** The preflights so far, by wire name: `tool`, `args`, `user_id`. */
     public val actions: List<Map<String, Any?>> get() = bodies("/api/v1/actions/preflight")
@@ -84,6 +130,29 @@ public class ScriptedGateway {
     /** Creates a client of this gateway with a mode, for Java. */
     public fun client(mode: Mode): ActPass = client(agentId = "tests", mode = mode)
 }
+
+/**
+ * An approval that a [ScriptedGateway] opened.
+ *
+ * @property id the id.
+ * @property tool the tool of the action.
+ * @property status the status.
+ * @property isSpent whether the action was allowed with it.
+ */
+public data class ScriptedApproval(
+    public val id: String,
+    public val tool: String,
+    public val status: Approval.Status,
+    public val isSpent: Boolean,
+)
+
+/**
+ * An action that ran.
+ *
+ * @property tool the tool.
+ * @property args the arguments that the gateway evaluated.
+ */
+public data class ScriptedExecution(public val tool: String, public val args: Map<String, Any?>)
 
 /** A scripted response of a [ScriptedGateway] to a preflight. */
 public class Answer private constructor(private val status: Int, private val json: String?, private val name: String) {
@@ -118,11 +187,17 @@ public class Answer private constructor(private val status: Int, private val jso
         @JvmOverloads
         public fun warn(reasonCode: String = "test.warn"): Answer = decision(mapOf("decision" to "warn", "reason_code" to reasonCode))
 
-        /** `require_approval`: the action needs human approval. */
+        /**
+         * `require_approval`: opens an approval in the modes `enforce` and `strict`. Without [id], the gateway numbers the approvals:
+         * `apr_1`, `apr_2`; an [id] that is in use gets a number too.
+         */
         @JvmStatic
         @JvmOverloads
-        public fun requireApproval(id: String = "apr_test", reasonCode: String = "test.require_approval"): Answer =
-            decision(mapOf("decision" to "require_approval", "reason_code" to reasonCode, "approval_request_id" to id))
+        public fun requireApproval(id: String? = null, reasonCode: String = "test.require_approval"): Answer =
+            decision(
+                mapOf("decision" to "require_approval", "reason_code" to reasonCode) +
+                    (id?.let { mapOf("approval_request_id" to it) } ?: emptyMap()),
+            )
 
         /** A response with an error status. */
         @JvmStatic
