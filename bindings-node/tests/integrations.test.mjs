@@ -148,7 +148,13 @@ describe('a guarded call', () => {
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const guarded = refunding(baseUrl, { ...REFUND, mode: 'monitor' });
       for (const args of [{ amount: Number.NaN }, 'text', null, [1]]) {
-        assert.ok((await rejection(guarded(args, never))) instanceof ActPassArgumentError);
+        const outcome = await guarded(args, never);
+        assert.equal(outcome.decision.reason_code, 'actpass.invalid_argument');
+        assert.ok(outcome.error instanceof ActPassArgumentError);
+        assert.match(
+          blockedText(outcome),
+          /^stripe\.refund\.create was not run: deny \(actpass\.invalid_argument\)\. args.* Then call it again\.$/,
+        );
       }
       assert.equal(await rejection(guarded({}, never, { signal: AbortSignal.abort('left') })), 'left');
       assert.deepEqual(await seen(), []);

@@ -63,6 +63,7 @@ export interface Native {
   ScriptedGatewayState: new () => ScriptedGatewayState;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
   unmappedTool(tool: string): string;
+  invalidArgument(tool: string, problem: string): string;
   argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;
   signPayload(secret: string, payload: string): string;

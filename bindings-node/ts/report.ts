@@ -2,6 +2,7 @@
 
 import {
   ActionBlockedError,
+  type ActPassArgumentError,
   type ActPassError,
   type DescribedError,
   freshly,
@@ -46,6 +47,14 @@ export function blockedOutcome(reporter: Reporter, reported: object): BlockedOut
 /** @internal Creates the outcome of a call of `tool`, to which no action is mapped. Sends nothing. */
 export function unmappedOutcome(reporter: Reporter, tool: string): BlockedOutcome {
   const outcome = blockedOutcome(reporter, JSON.parse(converting(() => native.unmappedTool(tool))) as object);
+  observeBlock(tool, outcome.decision);
+  return outcome;
+}
+
+/** @internal Creates the outcome of a call of `tool` whose arguments cannot be sent. Sends nothing. */
+export function invalidOutcome(reporter: Reporter, tool: string, error: ActPassArgumentError): BlockedOutcome {
+  const reported = JSON.parse(converting(() => native.invalidArgument(tool, error.message))) as object;
+  const outcome = Object.assign(blockedOutcome(reporter, reported), { error });
   observeBlock(tool, outcome.decision);
   return outcome;
 }

@@ -39,7 +39,7 @@ import { describe, joined, type Members, toDictionary, toMembers, wrongArgument 
 import { native } from '../native.js';
 import { TOOL_ACTION } from '../options.js';
 import type { BlockedOutcome, GuardOutcome } from '../outcome.js';
-import { modelText, unmappedOutcome } from '../report.js';
+import { invalidOutcome, modelText, unmappedOutcome } from '../report.js';
 import type { ExecutionContext, PendingApproval, ToolActions } from '../types.js';
 import { UNGUARDED } from '../unguarded.js';
 
@@ -153,9 +153,11 @@ export interface RunOptions {
  * @internal Requests a decision about a call of a tool with `args` and calls `execute` if it is permitted, with a copy of `args`
  * that was made before the request: the decision is about this copy.
  *
- * @throws ActPassArgumentError: the arguments cannot be sent. Nothing was sent and nothing ran.
+ * Arguments that cannot be sent, such as NaN, are a blocked outcome, so that the model can correct them. Nothing is sent.
+ *
+ * @throws ActPassArgumentError: neither the action nor a scope has a goal.
  */
-export function runGuarded<A, T>(
+export async function runGuarded<A, T>(
   client: ActPass,
   { action }: MappedTool,
   args: A,
@@ -163,7 +165,8 @@ export function runGuarded<A, T>(
   options: RunOptions = {},
 ): Promise<GuardOutcome<Awaited<T>>> {
   const { suspends, waitForApprovalMs, ...given } = options;
-  return guarding<T>({
+  const site = new Site(runGuarded);
+  const running = guarding<T>({
     client,
     operation: 'guard',
     above: runGuarded,
@@ -173,6 +176,20 @@ export function runGuarded<A, T>(
     run: (own, context) => execute(own[0] as A, context),
     suspends,
   });
+  try {
+    return await running;
+  } catch (error) {
+    if (error instanceof ActPassArgumentError && isOfArguments(error, action)) {
+      return invalidOutcome({ operation: 'guard', site }, String(action['tool']), error);
+    }
+    throw error;
+  }
+}
+
+/** Returns whether the arguments of the tool caused `error`, rather than the developer's options. */
+function isOfArguments({ message }: Error, action: Members): boolean {
+  const [, member = ''] = /^(\w+)/.exec(message) ?? [];
+  return member === 'args' || (['goal', 'resource'].includes(member) && action[member] !== undefined);
 }
 
 /** @internal Returns the text for a model about a blocked action: the tool, the reason and what to do instead. */
