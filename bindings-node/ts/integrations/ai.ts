@@ -7,8 +7,9 @@
 import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolAction } from '../types.js';
+import { UNGUARDED } from '../unguarded.js';
 import { callTool } from './call.js';
-import { approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
+import { approvalsOf, placing, ToolMap } from './common.js';
 import { Precheck } from './precheck.js';
 
 /** Options of {@link guardTools}. */

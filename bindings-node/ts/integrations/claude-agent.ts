@@ -9,13 +9,18 @@ import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolAction, ToolActions } from '../types.js';
 import { callTool } from './call.js';
-import { type AdapterOptions, approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
+import { approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
 
 /**
  * Options of {@link guardTool} and {@link preToolUse}. With `approvals: 'tell'` (default) the denial states that the action is
  * pending, and the same call after the approval runs. With `hold` the call waits for `holdMs`.
  */
-export interface GuardOptions extends AdapterOptions<'tell' | 'hold'> {}
+export interface GuardOptions {
+  /** Treatment of an action that needs a human approval. Default: `tell`. */
+  approvals?: 'tell' | 'hold' | undefined;
+  /** The longest wait of `hold` in milliseconds, at most 30 days. */
+  holdMs?: number | undefined;
+}
 
 /** The matcher that {@link preToolUse} returns. */
 export interface PreToolUseMatcher {

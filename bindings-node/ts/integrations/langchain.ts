@@ -11,7 +11,7 @@ import type { ActPass } from '../client.js';
 import { wrongArgument } from '../json.js';
 import type { ToolActions } from '../types.js';
 import { callTool, type NotRun } from './call.js';
-import { type AdapterOptions, type Approvals, approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
+import { type Approvals, approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
 
 /**
  * Options of {@link actpassMiddleware}.
@@ -22,7 +22,12 @@ import { type AdapterOptions, type Approvals, approvalsOf, placing, ToolMap, UNG
  *   graph in which each call of a tool is its own task, as in `createAgent`; elsewhere it is as `tell`.
  * - `hold`: the call waits for `holdMs`.
  */
-export interface ActPassMiddlewareOptions extends AdapterOptions<'tell' | 'interrupt' | 'hold'> {}
+export interface ActPassMiddlewareOptions {
+  /** Treatment of an action that needs a human approval. Default: `tell`. */
+  approvals?: 'tell' | 'interrupt' | 'hold' | undefined;
+  /** The longest wait of `hold` in milliseconds, at most 30 days. */
+  holdMs?: number | undefined;
+}
 
 /** The value of an interrupt: JSON. */
 export interface PendingInterrupt {

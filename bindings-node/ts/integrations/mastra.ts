@@ -8,7 +8,7 @@ import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolAction } from '../types.js';
 import { callTool } from './call.js';
-import { type AdapterOptions, approvalsOf, placing, ToolMap } from './common.js';
+import { approvalsOf, placing, ToolMap } from './common.js';
 
 /**
  * Options of {@link guardTool}.
@@ -18,7 +18,12 @@ import { type AdapterOptions, approvalsOf, placing, ToolMap } from './common.js'
  *   data, requests a decision on this approval. Where Mastra cannot suspend, it is as `tell`.
  * - `hold`: the call waits for `holdMs`.
  */
-export interface GuardToolOptions extends AdapterOptions<'tell' | 'interrupt' | 'hold'> {}
+export interface GuardToolOptions {
+  /** Treatment of an action that needs a human approval. Default: `tell`. */
+  approvals?: 'tell' | 'interrupt' | 'hold' | undefined;
+  /** The longest wait of `hold` in milliseconds, at most 30 days. */
+  holdMs?: number | undefined;
+}
 
 /** The payload of a suspended call: JSON. */
 export interface PendingSuspension {

@@ -8,7 +8,7 @@ import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolActions } from '../types.js';
 import { callTool } from './call.js';
-import { type AdapterOptions, approvalsOf, placing, ToolMap } from './common.js';
+import { approvalsOf, placing, ToolMap } from './common.js';
 
 /**
  * Options of {@link guardServer} and {@link guardClient}.
@@ -16,7 +16,12 @@ import { type AdapterOptions, approvalsOf, placing, ToolMap } from './common.js'
  * The protocol has no pause. With `approvals: 'tell'` (default) a pending approval is the tool's error, and the same call after
  * the approval runs. With `hold` the call waits for `holdMs`; if the client's own timeout passes earlier, nothing runs.
  */
-export interface GuardMcpOptions extends AdapterOptions<'tell' | 'hold'> {}
+export interface GuardMcpOptions {
+  /** Treatment of an action that needs a human approval. Default: `tell`. */
+  approvals?: 'tell' | 'hold' | undefined;
+  /** The longest wait of `hold` in milliseconds, at most 30 days. */
+  holdMs?: number | undefined;
+}
 
 interface Extra {
   readonly signal?: AbortSignal;

@@ -472,3 +472,25 @@ export function exampleCase(framework, name) {
     assert.equal(stdout.split('refunding').length, 2);
   });
 }
+
+/** Defines a test that compiles `types.mts` of the framework's folder with the types of the framework. */
+export function typesCase(framework) {
+  test(`${framework}: types`, async () => {
+    const modules = join(process.env.ACTPASS_ROOT, 'bindings-node', 'node_modules');
+    const compiler = join(modules, 'typescript-5.9', 'lib', 'tsc.js');
+    const strict = [
+      '--strict',
+      '--exactOptionalPropertyTypes',
+      '--noUncheckedIndexedAccess',
+      '--skipLibCheck',
+      '--noEmit',
+    ];
+    const target = ['--target', 'es2022', '--module', 'nodenext', '--lib', 'es2024,dom', '--types', 'node'];
+    const roots = ['--typeRoots', join(modules, '@types')];
+    const file = join(import.meta.dirname, 'types.mts');
+    const run = promisify(execFile);
+    await run(process.execPath, [compiler, ...strict, ...target, ...roots, file]).catch(({ stdout }) =>
+      assert.fail(stdout),
+    );
+  });
+}

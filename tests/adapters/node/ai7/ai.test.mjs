@@ -4,7 +4,7 @@ import { UNGUARDED } from '@actpass/sdk';
 import { guardTools, toolApproval } from '@actpass/sdk/ai';
 import { MockLanguageModelV4 } from 'ai/test';
 import { define } from './ai.mjs';
-import { ACTION, decide, NEEDS_APPROVAL, DENIED, newClient, withGateway } from './support.mjs';
+import { ACTION, decide, NEEDS_APPROVAL, DENIED, newClient, typesCase, withGateway } from './support.mjs';
 
 const { adapter, generate, goOn, scripted, textsOf, toolsOf } = define('ai7', MockLanguageModelV4);
 const ACTIONS = { refund: ACTION, clock: UNGUARDED };
@@ -43,3 +43,4 @@ adapter('coverage: code mode', 'plain', 0, (effects) =>
     assert.match(textsOf(prompts.at(-1))[0], /caught/);
   }),
 );
+typesCase('ai7');

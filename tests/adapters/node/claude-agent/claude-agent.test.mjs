@@ -14,6 +14,7 @@ import {
   DENIED,
   newClient,
   withGateway,
+  typesCase,
   withScript,
 } from './support.mjs';
 
@@ -178,3 +179,4 @@ adapter('approval held too long', 'hook, its timeout', 0, async () => {
   const options = { approvals: 'hold', holdMs: 90_500 };
   assert.equal(preToolUse(newClient('http://127.0.0.1:9'), {}, options).timeout, 151);
 });
+typesCase(FRAMEWORK);

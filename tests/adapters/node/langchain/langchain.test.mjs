@@ -20,6 +20,7 @@ import {
   newClient,
   pendingIds,
   withGateway,
+  typesCase,
   withScript,
 } from './support.mjs';
 
@@ -351,3 +352,4 @@ adapter('deny', 'plain, CommonJS', 0, (effects) =>
     assertBlocked(textsOf(await run('plain', agent, user))[0], 'refund.over_limit');
   }),
 );
+typesCase(FRAMEWORK);

@@ -19,6 +19,7 @@ import {
   newClient,
   pendingIds,
   withGateway,
+  typesCase,
   withScript,
 } from './support.mjs';
 
@@ -292,3 +293,4 @@ adapter('coverage: client-side', 'a tool without execute', 0, async () => {
   assert.throws(() => guardTool(client, { id: 'refund', inputSchema: SCHEMA }, ACTION), /with id and execute/);
   assert.throws(() => guardTool(client, { id: 'refund', execute: () => 1 }, { tool: '' }), /tool/);
 });
+typesCase(FRAMEWORK);

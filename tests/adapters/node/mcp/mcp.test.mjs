@@ -19,6 +19,7 @@ import {
   NEEDS_APPROVAL,
   newClient,
   withGateway,
+  typesCase,
   withScript,
 } from './support.mjs';
 
@@ -182,3 +183,4 @@ adapter('approval held too long', 'the client gives up', 0, (effects) =>
   }),
 );
 exampleCase(FRAMEWORK, 'mcp-refund.mjs');
+typesCase(FRAMEWORK);

@@ -18,6 +18,7 @@ import {
   newClient,
   pendingIds,
   withGateway,
+  typesCase,
   withScript,
 } from './support.mjs';
 
@@ -311,3 +312,4 @@ adapter('coverage: provider-executed', 'construction', 0, async () => {
   assert.equal(guardTools(client, [hosted], { web_search: UNGUARDED }).length, 1);
 });
 exampleCase(FRAMEWORK, 'openai-agents-refund.mjs');
+typesCase(FRAMEWORK);
