@@ -1,6 +1,7 @@
 /** The preflights of an adapter before its framework pauses a call. */
 
 import type { ActPass } from '../client.js';
+import { partsOf } from '../connection.js';
 import { Template } from '../template.js';
 import type { Mode, PreflightOptions } from '../types.js';
 import { type ToolMap, UNGUARDED } from './common.js';
@@ -9,6 +10,9 @@ import { type ToolMap, UNGUARDED } from './common.js';
 const REMEMBERED = 1000;
 /** Members of an action that a preflight takes. */
 const MEMBERS = ['goal', 'tool', 'args', 'resource', 'userId', 'passport', 'audience', 'toolManifestHash'] as const;
+
+/** Defaults of a scope that belong to the action. */
+const OF_SCOPE = ['goal', 'userId', 'passport', 'audience'] as const;
 
 /**
  * @internal Finds out whether a call needs a pause for a human approval, and opens that approval.
@@ -43,15 +47,12 @@ export class Precheck {
     }
     const client = this.#client;
     const { action } = mapped;
-    const { mode = 'enforce' } = action as { mode?: Mode };
-    if (mode === 'monitor' || mode === 'warn') {
-      return undefined;
-    }
     const sent = valueOf(action['args'], args, args) ?? args ?? {};
     const members = Object.fromEntries(
       MEMBERS.map((member) => [member, member === 'args' ? sent : valueOf(action[member], args, sent)]),
     ) as unknown as PreflightOptions;
-    const key = JSON.stringify(members);
+    const scope = partsOf(client).connection.scope?.getStore();
+    const key = JSON.stringify([members, OF_SCOPE.map((member) => scope?.[member])]);
     const known = this.#pending.get(key);
     if (known !== undefined) {
       const { status } = await client.waitForApproval(known);
@@ -67,7 +68,8 @@ export class Precheck {
     if (decision !== 'require_approval') {
       return undefined;
     }
-    const opened = await client.preflight({ ...members, mode });
+    // Opens no approval in `monitor` and `warn`. An approval that was given since the first preflight is spent here.
+    const opened = await client.preflight({ ...members, mode: action['mode'] as Mode | undefined });
     if (opened.decision !== 'require_approval' || opened.approval_request_id === undefined) {
       return undefined;
     }

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import * as ai from 'ai';
 import { ActPass, UNGUARDED } from '@actpass/sdk';
 import { guardTools, toolApproval } from '@actpass/sdk/ai';
+import { ScriptedGateway } from '@actpass/sdk/testing';
 import { z } from 'zod';
 import {
   ACTION,
@@ -288,6 +289,37 @@ export function define(framework, Model) {
       ),
     );
   }
+
+  for (const [name, decideTo, ran] of [
+    ['same call again after approval', 'approve', 1],
+    ['approval rejected', 'reject', 0],
+    ['approval expired', 'expire', 0],
+  ]) {
+    adapter(name, 'plain, the scripted gateway of the test kit', ran, async (effects) => {
+      const gateway = await ScriptedGateway.start();
+      try {
+        gateway.requireApproval(ACTION.tool);
+        const paused = await pause('plain', gateway.client(), effects);
+        assert.equal(paused.requests.length, 1);
+        gateway.assertNotExecuted(ACTION.tool);
+        gateway[decideTo](ACTION.tool);
+        await goOn('plain', gateway.baseUrl, effects, paused);
+        gateway.assertExecuted(ACTION.tool, ran);
+      } finally {
+        await gateway.close();
+      }
+    });
+  }
+  adapter('allow', 'plain, interrupted, in monitor', 1, (effects) =>
+    withGateway(async (baseUrl) => {
+      const { model, prompts } = scripted(Model, [[{ id: 'call_0', name: 'refund', args: NEEDS_APPROVAL }]]);
+      const client = newClient(baseUrl, { mode: 'monitor' });
+      const tools = guardTools(client, toolsOf(effects), ACTIONS, { approvals: 'interrupt' });
+      await generate('plain', { model, tools, prompt: 'refund' });
+      assert.match(textsOf(prompts.at(-1))[0], /refunded/);
+      assert.equal((await pendingIds(baseUrl)).length, 0);
+    }),
+  );
 
   adapter('hook after changes arguments in place', 'while the gateway decides', 0, (effects) => {
     let seen;
