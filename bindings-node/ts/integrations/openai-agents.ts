@@ -59,6 +59,7 @@ interface FunctionTool {
 interface ToolOptions {
   readonly name?: string | undefined;
   readonly needsApproval?: unknown;
+  readonly customDataExtractor?: (context: unknown) => unknown;
   execute?: unknown;
 }
 
@@ -82,7 +83,7 @@ interface Guard {
   readonly pending: Map<string, string>;
 }
 
-/** The tools that may start in a runner of {@link requireGuarded}. */
+/** The tools that may start in a runner of {@link requireGuarded}, or functions that they keep. */
 const KNOWN = new WeakSet<object>();
 /** The guards of tools whose calls may pause, by their `needsApproval`, which `tool()` keeps. */
 const PAUSES = new WeakMap<object, Guard>();
@@ -146,14 +147,17 @@ export function guardTool<T extends { readonly name?: string | undefined }>(
   options?: GuardToolsOptions,
 ): T {
   return placing(guardTool, () => {
-    const { execute, needsApproval, name } = tool as ToolOptions;
+    const { execute, needsApproval, name, customDataExtractor: own } = tool as ToolOptions;
     if (typeof name !== 'string' || typeof execute !== 'function') {
       throw wrongArgument(`tool: expected the options of tool() with name and execute, found ${describe(tool)}`);
     }
     const guard = prepared(client, { [name]: action }, options);
     const run = (input: unknown, context: unknown, details?: Details) =>
       called(guard, name, input, details, (own) => execute.call(tool, own, context, details) as unknown);
-    return { ...tool, execute: run, ...pausing(guard, name, needsApproval) };
+    // `tool()` keeps this function, so it identifies the tool in a runner of `requireGuarded`.
+    const customDataExtractor = (context: unknown): unknown => (own === undefined ? null : own(context));
+    KNOWN.add(customDataExtractor);
+    return { ...tool, execute: run, customDataExtractor, ...pausing(guard, name, needsApproval) };
   });
 }
 
@@ -208,7 +212,7 @@ export async function settle(client: ActPass, state: object, pending: PendingApp
 }
 
 /**
- * Makes a `Runner` refuse tools that {@link guardTools} did not return, such as tools that were added later or belong to
+ * Makes a `Runner` refuse tools that {@link guardTools} and {@link guardTool} did not guard, such as tools that were added later or belong to
  * another agent of a handoff: the run fails before they start. Hosted tools run at the provider and are not seen.
  *
  * @example
@@ -224,7 +228,8 @@ export function requireGuarded<
 >(runner: R): R {
   // Not async: a rejection of a listener would be ignored.
   const listener = (_context: unknown, _agent: unknown, tool: object): void => {
-    if (!KNOWN.has(tool)) {
+    const { customDataExtractor: mark } = tool as ToolOptions;
+    if (!KNOWN.has(tool) && !(mark !== undefined && KNOWN.has(mark))) {
       throw wrongArgument(`tools: expected tools of guardTools, found ${nameOf(tool as never)}`);
     }
   };

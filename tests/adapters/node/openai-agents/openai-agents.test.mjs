@@ -271,6 +271,19 @@ for (const kind of ['options', 'tools']) {
 }
 
 for (const way of ['plain', 'streaming']) {
+  for (const kind of ['options', 'tools']) {
+    adapter('allow', `${kind}, ${way}, requireGuarded`, 1, (effects) =>
+      withScript(
+        () => ALLOW,
+        async (baseUrl) => {
+          const model = scripted([{ id: 'call_0', name: 'refund', args: ALLOWED }]);
+          const tools = guardedTools(kind, newClient(baseUrl), effects).slice(0, 1);
+          const runner = requireGuarded(new Runner({ tracingDisabled: true }));
+          await run(way, new Agent({ name: 'support', model, tools }), 'refund', {}, runner);
+        },
+      ),
+    );
+  }
   adapter('coverage: added later', way, 0, async (effects) => {
     const client = newClient('http://127.0.0.1:9');
     const tools = guardTools(client, [tool(optionsOf(effects).clock)], { clock: UNGUARDED });
