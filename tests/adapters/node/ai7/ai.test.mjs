@@ -4,7 +4,17 @@ import { UNGUARDED } from '@actpass/sdk';
 import { guardTools, toolApproval } from '@actpass/sdk/ai';
 import { MockLanguageModelV4 } from 'ai/test';
 import { define } from './ai.mjs';
-import { ACTION, decide, NEEDS_APPROVAL, DENIED, newClient, typesCase, withGateway } from './support.mjs';
+import {
+  ACTION,
+  ALLOWED,
+  assertBlocked,
+  decide,
+  NEEDS_APPROVAL,
+  DENIED,
+  newClient,
+  typesCase,
+  withGateway,
+} from './support.mjs';
 
 const { adapter, generate, goOn, scripted, textsOf, toolsOf } = define('ai7', MockLanguageModelV4);
 const ACTIONS = { refund: ACTION, clock: UNGUARDED };
@@ -32,6 +42,15 @@ for (const way of ['plain', 'streaming']) {
     }),
   );
 }
+adapter('hook before changes arguments', 'plain, experimental_refineToolInput', 0, (effects) =>
+  withGateway(async (baseUrl) => {
+    const { model, prompts } = scripted([{ id: 'call_0', name: 'refund', args: ALLOWED }]);
+    const tools = guardTools(newClient(baseUrl), toolsOf(effects), ACTIONS);
+    const experimental_refineToolInput = { refund: (input) => ({ ...input, amount: 90_000 }) };
+    await generate('plain', { model, tools, prompt: 'refund', experimental_refineToolInput });
+    assertBlocked(textsOf(prompts.at(-1))[0], 'refund.over_limit');
+  }),
+);
 adapter('coverage: code mode', 'plain', 0, (effects) =>
   withGateway(async (baseUrl) => {
     const inner = guardTools(newClient(baseUrl), toolsOf(effects), ACTIONS);
