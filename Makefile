@@ -13,6 +13,8 @@
 # make test-examples  compile and run the code blocks of the documentation (part of make test)
 # make test-environments  run the packages in the bundlers, frameworks and process models of docs/environments.md;
 #              make write-environments updates its tables; make test runs the fast ones
+# make test-adapters  run the adapters with the real frameworks and print the executions of each case (part of make test);
+#              OLDEST=1 uses the oldest supported versions, FRAMEWORKS selects some
 # make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
 # make fuzz    fuzz each target for FUZZ_SECONDS (300)
 # make bench   benchmark clients and gateway side by side, into docs/benchmarks/; BENCH=quick for a short run
@@ -48,7 +50,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -139,9 +141,10 @@ ifneq ($(filter test-all,$(MAKECMDGOALS)),)
 test-soak: | test-node
 test-environments-light: | test-soak
 test-examples: | test-environments-light
+test-adapters: | test-examples
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-api test-instructions test-soak test-environments-light secret-scan
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-api test-instructions test-soak test-environments-light test-adapters secret-scan
 	@echo "make test: all passed"
 
 debug:
@@ -279,7 +282,16 @@ test-environments test-environments-light write-environments: $(TEST_VENV)/insta
 		$(TIMED) 'tests: environments' $(PYTHON) tests/environments/run.py --package Python $(ENVIRONMENTS); \
 	else exit 1; fi
 
-secret-scan: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak
+# The real frameworks with scripted models, each in a separate environment. Without Node only Python's adapters run.
+test-adapters: $(TEST_VENV)/installed debug
+	@mkdir -p target/test-output && rm -f target/test-output/adapters*.log
+	@if scripts/lib.sh have_node; then $(MAKE) --no-print-directory node-debug && \
+		$(TIMED) 'tests: adapters' $(PYTHON) tests/adapters/run.py $(if $(OLDEST),--oldest) $(FRAMEWORKS); \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the adapters of the Node package"; \
+		$(TIMED) 'tests: adapters' $(PYTHON) tests/adapters/run.py --language python $(if $(OLDEST),--oldest) $(FRAMEWORKS); \
+	else exit 1; fi
+
+secret-scan: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak test-adapters
 	scripts/secret-scan tests/secrets.txt target/test-output
 
 lint:
@@ -289,8 +301,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/dist tests/environments tests/examples tests/page tests/soak
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/dist tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles
@@ -301,9 +313,10 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
 PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches deploy docs examples \
-	fuzz policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
-	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/tests bindings-node/ts bindings-swift/README.md \
-	bindings-swift/Sources bindings-swift/Tests bindings-kotlin/README.md bindings-kotlin/src tests
+	fuzz policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src \
+	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/ts bindings-swift/README.md bindings-swift/Sources \
+	bindings-kotlin/README.md bindings-kotlin/src/main tests/adapters tests/dist tests/examples tests/hostile-gateway tests/soak tests/vectors \
+	':!core/tests' ':!core/session/tests' ':!tests/hostile-gateway/tests'
 lint-prose:
 	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
 
