@@ -32,7 +32,7 @@ HOSTILE_CASES = {
 
 
 class Ran:
-    """The tool's effect: call it with what was executed."""
+    """The tool's effect: call it with the executed arguments."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -44,7 +44,7 @@ class Ran:
 
     @property
     def count(self) -> int:
-        """How often the tool ran."""
+        """Number of executions."""
         return len(self.values)
 
 
@@ -82,6 +82,8 @@ class Hostile:
         self.case = HOSTILE_CASES[kind]
         self._server: ThreadingHTTPServer | None = None
         self._release = threading.Event()
+        #: Set when a preflight was received.
+        self.asked = threading.Event()
         if kind == "refuses":
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -114,11 +116,12 @@ class Hostile:
         return {"api_key": "apk_test", "base_url": self.base_url, "timeout": timeout, "max_retries": 0, **settings}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        kind, release = self.kind, self._release
+        kind, release, asked = self.kind, self._release, self.asked
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
+                asked.set()
                 if kind == "hangs":
                     release.wait()
                     return
