@@ -92,7 +92,7 @@ def calls_with_errors(kit: Any, server: Any, arguments: dict[str, Any]) -> bool:
     return is_error
 
 
-def test_cancelled_while_asking_runs_nothing(kit: Any, ran: Ran, record_case: Record) -> None:
+def test_call_cancelled_before_the_decision_runs_nothing(kit: Any, ran: Ran, record_case: Record) -> None:
     gateway = Hostile("hangs")
     client = gateway.client(timeout=30)
 

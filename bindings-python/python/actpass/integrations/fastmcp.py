@@ -8,7 +8,7 @@
         "search": UNGUARDED,
     }))
 
-A blocked call is a tool error (``isError``) whose text tells the model what to do. Install ``actpass[fastmcp]``.
+A blocked call is a tool error (``isError``) with a text for the model. Install ``actpass[fastmcp]``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ActPassExtension(ServerExtension):
     without a function, such as those of a proxy, are evaluated as they are passed on.
 
     When the server starts, each listed tool must be mapped and each mapped name must be a tool. Tools that are added
-    later are denied until they are mapped. Names are those that clients see: a mounted tool has its namespace. Calls
+    later are denied until they are mapped. Use the names that clients see: a mounted tool has its namespace. Calls
     with ``run_middleware=False`` and ``tool.run()`` bypass extensions.
 
     Args:
@@ -151,7 +151,7 @@ async def _resolved(params: CallToolRequestParams, server: FastMCP[Any]) -> Opti
 
 
 async def _leaf(tool: Optional[Tool]) -> Optional[Tool]:
-    """Return the tool of the mounted server that runs in the end."""
+    """Return the tool that a mounted server runs."""
     while isinstance(tool, FastMCPProviderTool):
         server: FastMCP[Any] = tool._server
         names = [type(one).__name__ for one in server.middleware if type(one) is not DereferenceRefsMiddleware]
@@ -172,7 +172,7 @@ def _intercepts(extension: ServerExtension) -> bool:
 
 
 def _validated(tool: Optional[Tool], arguments: dict[str, Any], *, strict: bool) -> dict[str, Any]:
-    """Return the arguments as the tool's function receives them; of other tools, as they are."""
+    """Return the arguments as the tool's function receives them; of other tools, unchanged."""
     if not isinstance(tool, FunctionTool):
         return arguments
     schema: Any = get_cached_typeadapter(without_injected_parameters(tool.fn)).core_schema

@@ -10,7 +10,7 @@
     ...                              # Register the tools.
     extension.attach(server)
 
-A blocked call is a result with ``isError`` whose text tells the model what to do. Install ``actpass[mcp]``.
+A blocked call is a result with ``isError`` and a text for the model. Install ``actpass[mcp]``.
 """
 
 from __future__ import annotations
