@@ -76,15 +76,16 @@ def guard_tools(
     """Return tools that run only if the decision about their arguments allows it.
 
     The gateway evaluates the arguments as the tool's ``args_schema`` validates them, after all hooks. The tool receives
-    this copy. Results are not cached, since a repeated call needs its own decision. An exception of the tool becomes the
-    text of a ``ToolFailure``: CrewAI would otherwise repeat the call, and with it the effect.
+    this copy. Results are not cached, since a repeated call needs its own decision. An exception of the tool becomes
+    the text of a ``ToolFailure``: CrewAI would otherwise repeat the call, and with it the effect.
 
     Args:
         tools: Tools, as in ``Agent(tools=[…])``.
         client: An ``ActPassClient`` or ``AsyncActPassClient``.
         actions: The names of the tools and their ``ToolAction`` or ``UNGUARDED``; an unguarded tool is returned
             unchanged.
-        approvals: ``"tell"`` answers that an approval is pending: the model repeats the call after it. ``"hold"`` waits.
+        approvals: ``"tell"`` answers that an approval is pending: the model repeats the call after it. ``"hold"``
+            waits.
         hold: Seconds to wait for a decision, with ``approvals="hold"``.
 
     Raises:
