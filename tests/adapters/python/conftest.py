@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import linecache
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -184,3 +186,35 @@ def record_case() -> Callable[..., None]:
                 out.write(json.dumps({"framework": framework, "case": case, "variant": variant, "ran": ran}) + "\n")
 
     return record
+
+
+def blocks(page: str) -> list[str]:
+    """Return the Python blocks of a page in `docs/how-to`."""
+    text = (ROOT / "docs" / "how-to" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def executed(code: str, **names: Any) -> dict[str, Any]:
+    """Execute a block of the documentation with these names, and return its names."""
+    namespace = {"__name__": "documentation", **names}
+    # The source is found by `inspect`, as that of a file is.
+    file = f"<documentation {hash(code)}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    exec(compile(code, file, "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture
+def documented(real_gateway: Real, monkeypatch: pytest.MonkeyPatch) -> Real:
+    """Point the clients of the documentation to a real gateway, and return it."""
+    for name, value in real_gateway.environment.items():
+        monkeypatch.setenv(name, value)
+    return real_gateway
+
+
+def example(name: str) -> list[str]:
+    """Run an example that approves its own refund, and return the lines that it prints."""
+    program = os.environ.get("ACTPASS_GATEWAY", str(ROOT / "target" / "debug" / "actpass-gateway"))
+    command = [sys.executable, str(ROOT / "examples" / "python" / name), program, "--approve"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    return done.stdout.splitlines()

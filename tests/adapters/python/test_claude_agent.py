@@ -22,7 +22,7 @@ from claude_agent_sdk import (
     create_sdk_mcp_server,
     tool,
 )
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, executed
 
 FRAMEWORK = "claude-agent"
 REFUND = ToolAction("stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
@@ -446,3 +446,12 @@ def test_unguarded_tool_runs_without_a_decision(gateway: ScriptedGateway, ran: R
     assert guard_tool(plain, gateway.client(), {"refund": UNGUARDED}) is plain
     gateway.assert_not_asked()
     record_case(FRAMEWORK, "unguarded", ran.count)
+
+
+def test_documented_options_decide(documented: Real, ran: Ran) -> None:
+    given = executed(blocks("claude-agent.md")[0])["options"]
+    name = "mcp__payments__refund"
+    assert play(ran, given, lambda cli: cli.call(name, refund(SMALL))) == (False, "refunded 4900")
+    assert play(ran, given, lambda cli: cli.call(name, refund(LARGE)))[0]
+    assert play(ran, given, lambda cli: cli.call("Bash", {"command": "rm -r /"}))[0]
+    assert not play(ran, given, lambda cli: cli.call("Read", {"amount": 1}))[0] and ran.count == 1

@@ -14,7 +14,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.crewai import GuardedTool, guard_tools, refuse_unguarded
 from actpass.testing import ScriptedGateway
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, executed
 from crewai import Agent, BaseLLM, Crew, Task
 from crewai.hooks import (
     clear_all_tool_call_hooks,
@@ -442,3 +442,9 @@ def test_cancelled_call_runs_nothing(ran: Ran, record_case: Record) -> None:
     gateway.close()
     assert ran.count == 0
     record_case(FRAMEWORK, "cancelled while asking", ran.count)
+
+
+def test_documented_tools_decide(documented: Real) -> None:
+    tools = executed(blocks("crewai.md")[0])["tools"]
+    llm = play("native", tools, refund(SMALL), refund(LARGE))
+    assert any("refunded 49.00" in one and "refund.over_limit" in one for one in llm.seen)

@@ -12,7 +12,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError
 from actpass.integrations.fastmcp import ActPassExtension, guard_client
 from actpass.testing import ScriptedGateway
-from conftest import Ran, Real
+from conftest import Ran, Real, blocks, example, executed
 from fastmcp import Client, FastMCP
 from fastmcp.exceptions import ToolError
 from fastmcp.server import create_proxy
@@ -311,3 +311,15 @@ def test_guarded_client_sends_allowed_calls_only(kit: Kit, real_gateway: Real, r
     asyncio.run(run())
     assert ran.values == [SMALL]
     record_case(kit.framework, "coverage: client-side", 0)
+
+
+def test_documented_server_decides(kit: Kit, documented: Real) -> None:
+    names = executed(blocks("mcp-servers.md")[0])
+    arguments = {"charge": "ch_1", "amount": SMALL}, {"charge": "ch_1", "amount": LARGE}
+    assert [is_error for is_error, _ in calls(kit, names["server"], *arguments)] == [False, True]
+
+
+def test_example_refunds_after_the_approval() -> None:
+    small, medium, large = example("fastmcp_refund.py")
+    assert (small, medium) == ("49.00: refunded 49.00", "250.00: refunded 250.00")
+    assert large.startswith("900.00: stripe.refund.create was not run: deny (refund.over_limit).")

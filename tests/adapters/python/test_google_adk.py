@@ -13,7 +13,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.google_adk import ActPassPlugin, guard_tool
 from actpass.testing import ScriptedGateway
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, example, executed
 from google.adk.agents import LlmAgent
 from google.adk.agents.live_request_queue import LiveRequestQueue
 from google.adk.agents.run_config import RunConfig, StreamingMode
@@ -635,3 +635,13 @@ def test_generator_function_is_refused(gateway: ScriptedGateway) -> None:
 
     with pytest.raises(ActPassConfigError, match="found the generator 'refund'"):
         guard_tool(refund, gateway.client(), ACTIONS)
+
+
+def test_documented_agent_decides(documented: Real) -> None:
+    agent = executed(blocks("google-adk.md")[0])["agent"]
+    allowed, denied = play(model([refund(SMALL), refund(LARGE)]), agent.tools)
+    assert allowed == {"refunded": SMALL} and "refund.over_limit" in denied["error"]
+
+
+def test_example_refunds_after_the_approval() -> None:
+    assert example("google_adk_refund.py") == ["paused: stripe.refund.create of 250.00", "{'refunded': '250.00'}"]

@@ -12,12 +12,12 @@ import pytest
 from actpass import ActPassConfigError
 from actpass.integrations.mcp import ActPassExtension, guard_client
 from actpass.testing import ScriptedGateway
-from conftest import Ran, Real
+from conftest import Ran, Real, blocks, executed
 from mcp import Client
 from mcp.server import MCPServer
 from mcp.server.extension import Extension
 from mcp_shared import *  # noqa: F403
-from mcp_shared import ACTIONS, LARGE, MEDIUM, REFUND, SMALL, Record, calls_with_errors, client_of, refund
+from mcp_shared import ACTIONS, LARGE, MEDIUM, REFUND, SMALL, Record, calls, calls_with_errors, client_of, refund
 
 
 class Kit:
@@ -159,3 +159,11 @@ def test_guarded_client_sends_allowed_calls_only(
 def test_guard_of_something_else_is_an_error(gateway: ScriptedGateway) -> None:
     with pytest.raises(ActPassConfigError, match="target: expected a client with call_tool, found object"):
         guard_client(object(), gateway.client(), {"refund": REFUND})
+
+
+def test_documented_server_and_client_decide(kit: Kit, documented: Real) -> None:
+    names = executed(blocks("mcp-servers.md")[1])
+    arguments = refund(SMALL, currency="usd"), refund(LARGE, currency="usd")
+    assert [is_error for is_error, _ in calls(kit, names["server"], *arguments)] == [False, True]
+    call = executed(blocks("mcp-servers.md")[2])["refund"]
+    assert [asyncio.run(call(plain_server(Ran()), one)).is_error for one in arguments] == [False, True]
