@@ -108,7 +108,7 @@ def test_call_cancelled_before_the_decision_runs_nothing(kit: Any, ran: Ran, rec
     asyncio.run(run())
     gateway.close()
     assert ran.count == 0
-    record_case(kit.framework, "cancelled while asking", ran.count)
+    record_case(kit.framework, "cancelled before the decision", ran.count)
 
 
 def test_error_of_the_tool_keeps_its_text(kit: Any, gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:

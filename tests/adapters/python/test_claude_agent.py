@@ -256,7 +256,7 @@ def test_closed_while_the_gateway_decides_runs_nothing(ran: Ran, record_case: Re
     play(ran, given, body)
     gateway.close()
     assert ran.count == 0
-    record_case(FRAMEWORK, "cancelled while asking", ran.count, way)
+    record_case(FRAMEWORK, "cancelled before the decision", ran.count, way)
 
 
 def test_error_of_the_tool_keeps_its_form(gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:

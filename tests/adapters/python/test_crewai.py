@@ -441,7 +441,7 @@ def test_cancelled_call_runs_nothing(ran: Ran, record_case: Record) -> None:
     asyncio.run(run())
     gateway.close()
     assert ran.count == 0
-    record_case(FRAMEWORK, "cancelled while asking", ran.count)
+    record_case(FRAMEWORK, "cancelled before the decision", ran.count)
 
 
 def test_documented_tools_decide(documented: Real) -> None:

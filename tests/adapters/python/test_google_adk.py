@@ -240,7 +240,7 @@ def test_call_cancelled_before_the_decision_runs_nothing(ran: Ran, record_case: 
     asyncio.run(run())
     gateway.close()
     assert ran.count == 0
-    record_case(FRAMEWORK, "cancelled while asking", ran.count)
+    record_case(FRAMEWORK, "cancelled before the decision", ran.count)
 
 
 def test_error_of_the_tool_is_the_same_object(gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:
