@@ -398,7 +398,9 @@ def test_type_checkers_report_every_mistake(check: Any, program: str, begins: in
 def test_type_checkers_accept_examples(tmp_path: Path, checker: str) -> None:
     examples = TESTS.parents[1] / "examples" / "python"
     for example in examples.glob("*.py"):
-        shutil.copy(example, tmp_path)
+        # tests/adapters checks the examples of frameworks.
+        if "actpass.integrations" not in example.read_text(encoding="utf-8"):
+            shutil.copy(example, tmp_path)
     assert CHECKERS[checker](tmp_path, sorted(tmp_path.glob("*.py"))) == {}
 
 

@@ -290,10 +290,12 @@ class PythonFramework(Framework):
         return result
 
     def types(self, adapter: Path, environment: dict[str, str]) -> tuple[bool, str]:
-        """Check the adapter's types against the framework's."""
+        """Check the types of the adapter and its example against the framework's."""
         cache = self.folder / "mypy"
+        examples = ROOT / "examples" / "python"
         mypy = [self.python, "-m", "mypy", "--strict", "--cache-dir", cache, "--follow-imports=silent", adapter]
-        status, output = started(mypy, PACKAGE, environment | {"MYPYPATH": str(PACKAGE / "python")})
+        mypy += examples.glob(f"{adapter.stem}_*.py")
+        status, output = started(mypy, PACKAGE, environment | {"MYPYPATH": f"{PACKAGE / 'python'}{os.pathsep}{examples}"})
         return status == 0, output
 
 
