@@ -60,7 +60,7 @@ def refund(ran: Ran) -> BaseTool:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, record_case: Any, ran: Ran) -> Any:
+def counted(request: pytest.FixtureRequest, record_case: Any, ran: Ran) -> Any:
     flavour = getattr(request.node, "callspec", None)
     variant = flavour.params.get("flavour", "") if flavour else ""
 
@@ -83,36 +83,38 @@ def text_of(state: dict[str, Any]) -> str:
 
 
 @flavours
-def test_allow(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_allow(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     state = go(flavour, agent([call(4900)], tools=[refund], middleware=[guard(real_gateway, flavour)]))
     assert ran.values == [("ch_1", 4900, "usd")]
     assert answers(state)[0].content == "refunded 4900"
-    case("allow", 1)
+    counted("allow", 1)
 
 
 @flavours
-def test_deny_is_an_error_answer_for_the_model(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_deny_is_an_error_answer_for_the_model(
+    flavour: str, real_gateway: Real, refund: BaseTool, counted: Any
+) -> None:
     state = go(flavour, agent([call(90000)], tools=[refund], middleware=[guard(real_gateway, flavour)]))
     assert text_of(state).startswith(f"{TOOL} was not run: deny (refund.over_limit).")
     [answer] = answers(state)
     assert answer.artifact["decision"]["reason_code"] == "refund.over_limit"
     assert answer.tool_call_id == "call_1"
-    case("deny", 0)
+    counted("deny", 0)
 
 
 @both
-def test_warn(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_warn(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     gateway.warn()
     state = go(flavour, agent([call()], tools=[refund], middleware=[guard(gateway, flavour)]))
     assert "warn (test.warn)" in text_of(state)
-    case("warn", 0)
+    counted("warn", 0)
 
 
 @flavours
-def test_failed_gate(flavour: str, hostile: Hostile, refund: BaseTool, case: Any) -> None:
+def test_failed_gate(flavour: str, hostile: Hostile, refund: BaseTool, counted: Any) -> None:
     state = go(flavour, agent([call()], tools=[refund], middleware=[guard(hostile, flavour)]))
     assert "The policy decision could not be obtained." in text_of(state)
-    case(hostile.case, 0)
+    counted(hostile.case, 0)
 
 
 @both
@@ -124,7 +126,7 @@ def test_either_client_serves_either_run(flavour: str, gateway: Any, refund: Bas
 
 
 @both
-def test_adapter_raises(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_adapter_raises(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     gateway.allow()
 
     def broken(charge: str) -> str:
@@ -133,11 +135,11 @@ def test_adapter_raises(flavour: str, gateway: Any, refund: BaseTool, case: Any)
     actions = {"refund": ToolAction(TOOL, goal="g", resource=broken)}
     with pytest.raises(LookupError):
         go(flavour, agent([call()], tools=[refund], middleware=[guard(gateway, flavour, actions)]))
-    case("adapter raises", 0)
+    counted("adapter raises", 0)
 
 
 @pytest.mark.parametrize("body", ["thread", "coroutine"])
-def test_cancelled_while_requesting(body: str, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_cancelled_while_requesting(body: str, refund: BaseTool, ran: Ran, counted: Any) -> None:
     async def arefund(charge: str, amount: int, currency: str = "usd") -> str:
         """Refund a charge."""
         ran(amount)
@@ -158,11 +160,11 @@ def test_cancelled_while_requesting(body: str, refund: BaseTool, ran: Ran, case:
             await asyncio.to_thread(slow.answered.wait, 30)
 
         asyncio.run(main())
-    case("cancelled while asking", 0, body)
+    counted("cancelled while asking", 0, body)
 
 
 @both
-def test_exception_of_the_tool_is_the_same_object(flavour: str, gateway: Any, ran: Ran, case: Any) -> None:
+def test_exception_of_the_tool_is_the_same_object(flavour: str, gateway: Any, ran: Ran, counted: Any) -> None:
     gateway.allow()
     mine = LookupError("mine")
 
@@ -180,7 +182,7 @@ def test_exception_of_the_tool_is_the_same_object(flavour: str, gateway: Any, ra
             ),
         )
     assert raised.value is mine
-    case("tool raises", 1)
+    counted("tool raises", 1)
 
 
 # Approvals
@@ -194,38 +196,40 @@ def pausing(gateway: Real, flavour: str, refund: BaseTool, *turns: Any, saver: A
 
 
 @flavours
-def test_pending_interrupts(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_pending_interrupts(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     state = go(flavour, pausing(real_gateway, flavour, refund))
     [waiting] = state["__interrupt__"]
     assert waiting.value["actpass"]["args"] == {"charge": "ch_1", "amount": 25000, "currency": "usd"}
     assert "require_approval" in waiting.value["message"]
     assert real_gateway.pending() == [approval_of(state)]
-    case("approval pending", 0)
+    counted("approval pending", 0)
 
 
 @flavours
-def test_approved_in_another_process(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_approved_in_another_process(
+    flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any
+) -> None:
     graph = pausing(real_gateway, flavour, refund)
     state = go(flavour, graph)
     real_gateway.approve(approval_of(state))
     state = go(flavour, graph, resume(state))
     assert ran.values == [("ch_1", 25000, "usd")]
     assert answers(state)[0].content == "refunded 25000"
-    case("approved in another process", 1)
+    counted("approved in another process", 1)
 
 
 @flavours
-def test_rejected(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_rejected(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     graph = pausing(real_gateway, flavour, refund)
     state = go(flavour, graph)
     real_gateway.reject(approval_of(state))
     state = go(flavour, graph, resume(state))
     assert "deny (approval.rejected)" in text_of(state)
-    case("approval rejected", 0)
+    counted("approval rejected", 0)
 
 
 @both
-def test_expired(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_expired(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     from actpass.testing import deny, require_approval
 
     gateway.answer_next(require_approval(id="apr_1"), deny("approval.expired"))
@@ -233,17 +237,17 @@ def test_expired(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> Non
     state = go(flavour, graph, resume(go(flavour, graph)))
     assert "deny (approval.expired)" in text_of(state)
     assert [one.get("approval_request_id") for one in gateway.actions] == [None, "apr_1"]
-    case("approval expired", 0)
+    counted("approval expired", 0)
 
 
 @flavours
-def test_resumed_too_early(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_resumed_too_early(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     graph = pausing(real_gateway, flavour, refund)
     first = go(flavour, graph)
     again = go(flavour, graph, resume(first))
     assert approval_of(again) == approval_of(first)
     again = go(flavour, graph, resume(again))
-    case("resumed too early", 0)
+    counted("resumed too early", 0)
     real_gateway.approve(approval_of(again))
     go(flavour, graph, resume(again))
     assert ran.count == 1
@@ -252,19 +256,19 @@ def test_resumed_too_early(flavour: str, real_gateway: Real, refund: BaseTool, r
 @both
 @pytest.mark.parametrize("value", [True, "approved", {"type": "approve"}])
 def test_approved_only_in_the_framework(
-    flavour: str, value: Any, real_gateway: Real, refund: BaseTool, case: Any
+    flavour: str, value: Any, real_gateway: Real, refund: BaseTool, counted: Any
 ) -> None:
     graph = pausing(real_gateway, flavour, refund)
     state = go(flavour, graph, resume(go(flavour, graph), value))
     assert approval_of(state) == real_gateway.pending()[0]
-    case("approved only in the framework", 0, str(value))
+    counted("approved only in the framework", 0, str(value))
 
 
 @both
-def test_metadata_lost(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_metadata_lost(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     graph = pausing(real_gateway, flavour, refund)
     state = go(flavour, graph, resume(go(flavour, graph), {"actpass": {}}))
-    case("metadata lost", 0)
+    counted("metadata lost", 0)
     # The gateway finds the approval by its action.
     real_gateway.approve(approval_of(state))
     go(flavour, graph, resume(state, {"actpass": {}}))
@@ -284,7 +288,7 @@ def test_forged_approval(flavour: str, real_gateway: Real, refund: BaseTool, ran
 
 
 @both
-def test_saved_state_resumed_twice(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_saved_state_resumed_twice(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     saver = InMemorySaver()
     graph = pausing(real_gateway, flavour, refund, saver=saver)
     state = go(flavour, graph)
@@ -296,10 +300,10 @@ def test_saved_state_resumed_twice(flavour: str, real_gateway: Real, refund: Bas
         graph.invoke(resume(state), saved) if flavour == "invoke" else asyncio.run(graph.ainvoke(resume(state), saved))
     )
     assert "approval.spent" in answers(again)[-1].content
-    case("saved state resumed twice", 1)
+    counted("saved state resumed twice", 1)
 
 
-def test_two_runs_of_one_saved_state(real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_two_runs_of_one_saved_state(real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     saver = InMemorySaver()
     graph = pausing(real_gateway, "invoke", refund, saver=saver)
     state = go("invoke", graph)
@@ -308,29 +312,31 @@ def test_two_runs_of_one_saved_state(real_gateway: Real, refund: BaseTool, case:
     others = [pausing(real_gateway, "invoke", refund, saver=saver) for _ in range(2)]
     with ThreadPoolExecutor(2) as executor:
         list(executor.map(lambda one: one.invoke(resume(state), saved), others))
-    case("two runs of one saved state", 1)
+    counted("two runs of one saved state", 1)
 
 
 @both
-def test_arguments_edited_at_approval(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_arguments_edited_at_approval(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     saver = InMemorySaver()
     state = go(flavour, pausing(real_gateway, flavour, refund, saver=saver))
     real_gateway.approve(approval_of(state))
     editing = pausing(real_gateway, flavour, refund, saver=saver, before=[Mutate(26000, in_place=False)])
     state = go(flavour, editing, resume(state))
     assert "deny (approval.action_mismatch)" in text_of(state)
-    case("arguments edited at approval", 0)
+    counted("arguments edited at approval", 0)
 
 
 @both
-def test_same_call_after_approval_needs_another(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_same_call_after_approval_needs_another(
+    flavour: str, real_gateway: Real, refund: BaseTool, counted: Any
+) -> None:
     graph = pausing(real_gateway, flavour, refund, [call(25000)], [call(25000, id="call_2")])
     state = go(flavour, graph)
     first = approval_of(state)
     real_gateway.approve(first)
     state = go(flavour, graph, resume(state))
     assert approval_of(state) != first
-    case("same call again after approval", 1)
+    counted("same call again after approval", 1)
 
 
 @both
@@ -341,18 +347,18 @@ def test_without_a_checkpointer_answers_the_model(flavour: str, real_gateway: Re
 
 
 @both
-def test_tell(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_tell(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     middleware = [guard(real_gateway, flavour, approvals="tell")]
     graph = agent([call(25000)], tools=[refund], middleware=middleware, checkpointer=InMemorySaver())
     state = go(flavour, graph)
     assert "require_approval" in text_of(state)
     [answer] = answers(state)
     assert answer.artifact["approval"]["approval_request_id"] == real_gateway.pending()[0]
-    case("approval pending", 0, "tell")
+    counted("approval pending", 0, "tell")
 
 
 @both
-def test_hold(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_hold(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     def person() -> None:
         until = time.monotonic() + 60
         while not (waiting := real_gateway.pending()):
@@ -365,42 +371,44 @@ def test_hold(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> 
     middleware = [guard(real_gateway, flavour, approvals="hold", hold=60)]
     go(flavour, agent([call(25000)], tools=[refund], middleware=middleware, checkpointer=InMemorySaver()))
     thread.join()
-    case("approval held", 1)
+    counted("approval held", 1)
 
 
 @both
-def test_held_too_long(flavour: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_held_too_long(flavour: str, real_gateway: Real, refund: BaseTool, counted: Any) -> None:
     middleware = [guard(real_gateway, flavour, approvals="hold", hold=0.3)]
     state = go(flavour, agent([call(25000)], tools=[refund], middleware=middleware, checkpointer=InMemorySaver()))
     assert "actpass.approval_timeout" in text_of(state)
-    case("approval held too long", 0)
+    counted("approval held too long", 0)
 
 
 # Several calls in a turn
 
 
 @flavours
-def test_allow_and_deny(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_allow_and_deny(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     calls = [call(4900, id="a"), call(90000, id="b", charge="ch_2")]
     state = go(flavour, agent(calls, tools=[refund], middleware=[guard(real_gateway, flavour)]))
     assert {one.tool_call_id: one.status for one in answers(state)} == {"a": "success", "b": "error"}
     assert ran.values == [("ch_1", 4900, "usd")]
-    case("parallel: allow and deny", 1)
+    counted("parallel: allow and deny", 1)
 
 
 @flavours
-def test_allow_and_approval(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_allow_and_approval(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any) -> None:
     graph = pausing(real_gateway, flavour, refund, [call(4900, id="a"), call(25000, id="b", charge="ch_2")])
     state = go(flavour, graph)
     assert ran.values == [("ch_1", 4900, "usd")]
     real_gateway.approve(approval_of(state))
     go(flavour, graph, resume(state))
     assert ran.values == [("ch_1", 4900, "usd"), ("ch_2", 25000, "usd")]
-    case("parallel: allow and approval", 2)
+    counted("parallel: allow and approval", 2)
 
 
 @flavours
-def test_two_approvals_are_not_crossed(flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_two_approvals_are_not_crossed(
+    flavour: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any
+) -> None:
     graph = pausing(real_gateway, flavour, refund, [call(25000, id="a"), call(26000, id="b", charge="ch_2")])
     state = go(flavour, graph)
     waiting = {one.value["actpass"]["args"]["charge"]: one for one in state["__interrupt__"]}
@@ -410,15 +418,15 @@ def test_two_approvals_are_not_crossed(flavour: str, real_gateway: Real, refund:
     real_gateway.approve(approval_of(state))
     go(flavour, graph, resume(state))
     assert ran.values == [("ch_2", 26000, "usd"), ("ch_1", 25000, "usd")]
-    case("parallel: two approvals", 2)
+    counted("parallel: two approvals", 2)
 
 
 @both
-def test_same_call_id_twice(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_same_call_id_twice(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     gateway.allow()
     go(flavour, agent([call(4900)], [call(4900)], tools=[refund], middleware=[guard(gateway, flavour)]))
     gateway.assert_asked(TOOL, times=2)
-    case("same call id twice", 2)
+    counted("same call id twice", 2)
 
 
 # Other middleware
@@ -450,7 +458,7 @@ class Mutate(AgentMiddleware):
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("position", ["before", "after"])
 def test_hook_changes_arguments(
-    flavour: str, in_place: bool, position: str, real_gateway: Real, refund: BaseTool, ran: Ran, case: Any
+    flavour: str, in_place: bool, position: str, real_gateway: Real, refund: BaseTool, ran: Ran, counted: Any
 ) -> None:
     for amount, times in ((90000, 0), (4800, 1)):
         mutate, ours = Mutate(amount, in_place=in_place), guard(real_gateway, flavour)
@@ -458,7 +466,7 @@ def test_hook_changes_arguments(
         go(flavour, agent([call(4900)], tools=[refund], middleware=middleware))
         assert ran.count == times
     assert ran.values == [("ch_1", 4800, "usd")]
-    case(f"hook {position} changes arguments{' in place' * in_place}", 1)
+    counted(f"hook {position} changes arguments{' in place' * in_place}", 1)
 
 
 @both
@@ -520,7 +528,9 @@ def test_human_in_the_loop_and_an_approval_in_one_call(
 
 @both
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_hook_clears_the_verdict(flavour: str, position: str, real_gateway: Real, refund: BaseTool, case: Any) -> None:
+def test_hook_clears_the_verdict(
+    flavour: str, position: str, real_gateway: Real, refund: BaseTool, counted: Any
+) -> None:
     class Clear(AgentMiddleware):
         def _cleared(self, request: Any) -> Any:
             return ToolMessage("refunded", tool_call_id=request.tool_call["id"], name="refund")
@@ -538,12 +548,12 @@ def test_hook_clears_the_verdict(flavour: str, position: str, real_gateway: Real
     state = go(flavour, agent([call(90000)], tools=[refund], middleware=middleware))
     # Only a hook outside of ours can hide the denial from the model.
     assert ("refund.over_limit" in answers(state)[0].content) == (position == "after")
-    case("hook clears the verdict", 0, position)
+    counted("hook clears the verdict", 0, position)
 
 
 @both
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_hook_raises(flavour: str, position: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_hook_raises(flavour: str, position: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     gateway.allow()
 
     class Raise(AgentMiddleware):
@@ -559,12 +569,14 @@ def test_hook_raises(flavour: str, position: str, gateway: Any, refund: BaseTool
             flavour,
             agent([call()], tools=[refund], middleware=[Raise(), ours] if position == "before" else [ours, Raise()]),
         )
-    case("hook raises", 0, position)
+    counted("hook raises", 0, position)
 
 
 @both
 @pytest.mark.parametrize("place", ["inside", "outside"])
-def test_each_attempt_of_a_retry_has_its_decision(flavour: str, place: str, gateway: Any, ran: Ran, case: Any) -> None:
+def test_each_attempt_of_a_retry_has_its_decision(
+    flavour: str, place: str, gateway: Any, ran: Ran, counted: Any
+) -> None:
     from actpass.testing import allow, deny
 
     gateway.answer_next(allow(), allow(), deny("refund.twice"))
@@ -581,11 +593,11 @@ def test_each_attempt_of_a_retry_has_its_decision(flavour: str, place: str, gate
     state = go(flavour, agent([call()], tools=[refund], middleware=middleware))
     assert "refund.twice" in answers(state)[0].content
     gateway.assert_asked(TOOL, times=3)
-    case(f"retry {place}", 2)
+    counted(f"retry {place}", 2)
 
 
 @both
-def test_tool_that_fails_after_its_effect(flavour: str, gateway: Any, ran: Ran, case: Any) -> None:
+def test_tool_that_fails_after_its_effect(flavour: str, gateway: Any, ran: Ran, counted: Any) -> None:
     gateway.allow()
 
     @tool
@@ -603,7 +615,7 @@ def test_tool_that_fails_after_its_effect(flavour: str, gateway: Any, ran: Ran, 
     state = go(flavour, plain(graph, model, node))
     assert [one.status for one in answers(state)] == ["error", "error"]
     gateway.assert_asked(TOOL, times=2)
-    case("tool fails after its effect", 2)
+    counted("tool fails after its effect", 2)
 
 
 # Arguments: the evaluated ones are the executed ones
@@ -621,7 +633,7 @@ def test_tool_that_fails_after_its_effect(flavour: str, gateway: Any, ran: Ran, 
     ],
 )
 def test_arguments(
-    flavour: str, name: str, given: Any, executed: Any, gateway: Any, refund: BaseTool, ran: Ran, case: Any
+    flavour: str, name: str, given: Any, executed: Any, gateway: Any, refund: BaseTool, ran: Ran, counted: Any
 ) -> None:
     gateway.allow()
     one = call(**given)
@@ -632,11 +644,11 @@ def test_arguments(
     charge, amount, currency = executed
     assert gateway.actions[0]["args"] == {"charge": charge, "amount": amount, "currency": currency}
     assert type(gateway.actions[0]["args"]["amount"]) is int
-    case(f"arguments: {name}", 1)
+    counted(f"arguments: {name}", 1)
 
 
 @flavours
-def test_not_a_number(flavour: str, gateway: Any, ran: Ran, case: Any) -> None:
+def test_not_a_number(flavour: str, gateway: Any, ran: Ran, counted: Any) -> None:
     gateway.allow()
 
     @tool
@@ -648,25 +660,25 @@ def test_not_a_number(flavour: str, gateway: Any, ran: Ran, case: Any) -> None:
     actions = {"refund": ToolAction(TOOL, goal="g")}
     state = go(flavour, agent([call(float("nan"))], tools=[refund], middleware=[guard(gateway, flavour, actions)]))
     assert "args.amount" in text_of(state)
-    case("arguments: NaN", 0)
+    counted("arguments: NaN", 0)
 
 
 @pytest.mark.parametrize("flavour", ["stream", "astream"])
-def test_duplicate_keys(flavour: str, gateway: Any, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_duplicate_keys(flavour: str, gateway: Any, refund: BaseTool, ran: Ran, counted: Any) -> None:
     gateway.allow()
     one = {**call(), "raw": '{"charge": "ch_1", "amount": 4900, "amount": 90000}'}
     go(flavour, agent([one], tools=[refund], middleware=[guard(gateway, flavour)]))
     assert gateway.actions[0]["args"]["amount"] == ran.values[0][1]
-    case("arguments: duplicate keys", 1)
+    counted("arguments: duplicate keys", 1)
 
 
 @pytest.mark.parametrize("flavour", ["stream", "astream"])
-def test_invalid_json(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_invalid_json(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     gateway.allow()
     one = {**call(), "raw": '{"charge": "ch_1", amount}'}
     go(flavour, agent([one], tools=[refund], middleware=[guard(gateway, flavour)]))
     gateway.assert_not_asked()
-    case("arguments: invalid JSON", 0)
+    counted("arguments: invalid JSON", 0)
 
 
 @both
@@ -865,15 +877,15 @@ def test_tool_that_interrupts_itself(flavour: str, real_gateway: Real, ran: Ran)
 
 @both
 def test_unmapped_tool_is_an_error_at_the_first_model_call(
-    flavour: str, gateway: Any, refund: BaseTool, case: Any
+    flavour: str, gateway: Any, refund: BaseTool, counted: Any
 ) -> None:
     with pytest.raises(ActPassConfigError, match="'refund'"):
         go(flavour, agent([call()], tools=[refund], middleware=[guard(gateway, flavour, {})]))
-    case("coverage: unmapped", 0)
+    counted("coverage: unmapped", 0)
 
 
 @both
-def test_tool_added_later_is_denied(flavour: str, gateway: Any, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_tool_added_later_is_denied(flavour: str, gateway: Any, refund: BaseTool, ran: Ran, counted: Any) -> None:
     gateway.allow()
 
     @tool
@@ -910,13 +922,13 @@ def test_tool_added_later_is_denied(flavour: str, gateway: Any, refund: BaseTool
     )
     assert [one for one in ran.values if one == "wiped"] == []
     ran.values.clear()
-    case("coverage: added later", 0)
+    counted("coverage: added later", 0)
 
 
 @both
 @pytest.mark.parametrize("position", ["before", "after"])
 def test_aliased_tool_has_the_action_of_the_tool_that_is_executed(
-    flavour: str, position: str, gateway: Any, refund: BaseTool, case: Any
+    flavour: str, position: str, gateway: Any, refund: BaseTool, counted: Any
 ) -> None:
     @tool
     def harmless() -> str:
@@ -943,7 +955,7 @@ def test_aliased_tool_has_the_action_of_the_tool_that_is_executed(
     name = "harmless" if position == "before" else "refund"
     go(flavour, agent([call(name=name)], tools=[refund, harmless], middleware=middleware))
     gateway.assert_asked(TOOL, times=1)
-    case("coverage: aliased", 0, position)
+    counted("coverage: aliased", 0, position)
 
 
 @both
@@ -969,11 +981,11 @@ def test_tool_that_a_later_hook_would_supply_is_denied(flavour: str, gateway: An
     "provided", [{"type": "web_search_preview"}, {"type": "code_execution_20250522", "name": "code"}]
 )
 def test_tool_of_the_provider_is_an_error(
-    flavour: str, provided: Any, gateway: Any, refund: BaseTool, case: Any
+    flavour: str, provided: Any, gateway: Any, refund: BaseTool, counted: Any
 ) -> None:
     with pytest.raises(ActPassConfigError, match="provider"):
         go(flavour, agent([call()], tools=[refund, provided], middleware=[guard(gateway, flavour)]))
-    case("coverage: provider-executed", 0, provided["type"])
+    counted("coverage: provider-executed", 0, provided["type"])
     gateway.allow()
     name = provided.get("name", provided["type"])
     actions = {"refund": REFUND, name: UNGUARDED}
@@ -981,15 +993,15 @@ def test_tool_of_the_provider_is_an_error(
 
 
 @both
-def test_unguarded(flavour: str, gateway: Any, refund: BaseTool, case: Any) -> None:
+def test_unguarded(flavour: str, gateway: Any, refund: BaseTool, counted: Any) -> None:
     go(flavour, agent([call()], tools=[refund], middleware=[guard(gateway, flavour, {"refund": UNGUARDED})]))
     gateway.assert_not_asked()
-    case("unguarded", 1)
+    counted("unguarded", 1)
 
 
 @both
 @pytest.mark.parametrize("name", ["coverage: sub-agent", "coverage: agent as tool"])
-def test_agent_inside_a_tool(flavour: str, name: str, gateway: Any, refund: BaseTool, ran: Ran, case: Any) -> None:
+def test_agent_inside_a_tool(flavour: str, name: str, gateway: Any, refund: BaseTool, ran: Ran, counted: Any) -> None:
     inner = agent([call()], tools=[refund], middleware=[guard(gateway, flavour)] if name.endswith("sub-agent") else [])
 
     @tool
@@ -1003,7 +1015,7 @@ def test_agent_inside_a_tool(flavour: str, name: str, gateway: Any, refund: Base
     action = UNGUARDED if name.endswith("sub-agent") else ToolAction("delegate", goal="g")
     go(flavour, agent([one], tools=[delegate], middleware=[guard(gateway, flavour, {"delegate": action})]))
     gateway.assert_asked(times=1)
-    case(name, 0)
+    counted(name, 0)
 
 
 @pytest.mark.parametrize(
@@ -1058,7 +1070,7 @@ def test_plain_tool_node(flavour: str, real_gateway: Real, refund: BaseTool, ran
 
 @both
 def test_plain_tool_node_denies_a_tool_without_an_action(
-    flavour: str, gateway: Any, refund: BaseTool, case: Any
+    flavour: str, gateway: Any, refund: BaseTool, counted: Any
 ) -> None:
     ours = guard(gateway, flavour, {})
     node = ToolNode([refund], wrap_tool_call=ours.wrap_tool_call, awrap_tool_call=ours.awrap_tool_call)
@@ -1067,7 +1079,7 @@ def test_plain_tool_node_denies_a_tool_without_an_action(
         "refund was not run: deny (actpass.unmapped_tool). The tool is not available to this agent. "
         "Do not call it again."
     )
-    case("coverage: unmapped", 0, "tool node")
+    counted("coverage: unmapped", 0, "tool node")
 
 
 def test_model_call_of_an_agent_that_resumes_checks_again(real_gateway: Real, refund: BaseTool, ran: Ran) -> None:
