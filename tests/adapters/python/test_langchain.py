@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.langchain import ActPassMiddleware
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, example, executed
 from langchain.agents.middleware import (
     AgentMiddleware,
     HumanInTheLoopMiddleware,
@@ -160,7 +160,7 @@ def test_cancelled_while_requesting(body: str, refund: BaseTool, ran: Ran, count
             await asyncio.to_thread(slow.answered.wait, 30)
 
         asyncio.run(main())
-    counted("cancelled while asking", 0, body)
+    counted("cancelled before the decision", 0, body)
 
 
 @both
@@ -1090,3 +1090,26 @@ def test_model_call_of_an_agent_that_resumes_checks_again(real_gateway: Real, re
     with pytest.raises(ActPassConfigError):
         go("invoke", other, Command(resume=True))
     assert ran.count == 0
+
+
+# Documentation
+
+
+def test_documented_agent_decides(documented: Real) -> None:
+    setup, node, resuming = blocks("langchain.md")
+    turns = [[call(4900, id="a")], [call(25000, id="b")], [call(90000, id="c")]]
+    names = executed(setup, model=ScriptedModel(turns=turns), checkpointer=InMemorySaver())
+    state = go("invoke", names["agent"])
+    documented.approve(approval_of(state))
+    config = {"configurable": {"thread_id": "t"}}
+    state = executed(resuming)["resume"](names["agent"], config)
+    assert [str(one.content)[:40] for one in answers(state)] == [
+        "refunded 49.00",
+        "refunded 250.00",
+        "stripe.refund.create was not run: deny (",
+    ]
+    executed(node, **{name: names[name] for name in ("refund", "search", "guard")})
+
+
+def test_example_refunds_after_the_approval() -> None:
+    assert example("langgraph_refund.py") == ["paused: stripe.refund.create of 250.00", "refunded 250.00"]

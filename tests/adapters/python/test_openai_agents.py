@@ -31,7 +31,7 @@ from agents import (
 )
 from agents.mcp import MCPServer
 from agents.testing import function_call
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, example, executed
 from mcp.types import CallToolResult
 from mcp.types import Tool as MCPTool
 from pydantic import BaseModel, BeforeValidator
@@ -163,7 +163,7 @@ def test_run_cancelled_before_the_decision(client: str, refund: FunctionTool, ra
             await asyncio.to_thread(slow.answered.wait, 30)
 
         asyncio.run(main())
-    counted("cancelled while asking", 0, client)
+    counted("cancelled before the decision", 0, client)
 
 
 @flavours
@@ -884,3 +884,28 @@ def test_failed_gate_leaves_the_state_unsettled(hostile: Hostile, gateway: Any, 
         settled(state, waiting)
     assert len(state.get_interruptions()) == 1
     assert ran.count == 0
+
+
+# Documentation
+
+
+def test_documented_agent_decides(documented: Real) -> None:
+    setup, running = blocks("openai-agents.md")
+    agent = executed(setup)["agent"]
+    agent.model = scripted([call(4900, id="a")], [call(25000, id="b")], [call(90000, id="c")])
+    names = executed(running)
+    saved_text = asyncio.run(names["start"](agent, "refund it"))
+    [pending] = json.loads(saved_text)["waiting"].values()
+    assert asyncio.run(names["go_on"](agent, saved_text)) == {"b": pending}
+    documented.approve(pending["approval_request_id"])
+    result = asyncio.run(names["go_on"](agent, saved_text))
+    assert [one[:40] for one in outputs(result)] == [
+        "refunded 49.00",
+        "refunded 250.00",
+        "stripe.refund.create was not run: deny (",
+    ]
+
+
+def test_example_refunds_after_the_approval() -> None:
+    printed = ["paused: stripe.refund.create of 250.00", "refunded 250.00", "The refund is on its way."]
+    assert example("openai_agents_refund.py") == printed

@@ -12,7 +12,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.pydantic_ai import ActPass
 from actpass.testing import allow, deny, require_approval
-from conftest import Hostile, Ran, Real
+from conftest import Hostile, Ran, Real, blocks, example, executed
 from pydantic import BaseModel, BeforeValidator
 from pydantic_ai import Agent, DeferredToolRequests, ModelRetry, RunContext, ToolApproved, ToolDenied
 from pydantic_ai.capabilities import AbstractCapability
@@ -146,7 +146,7 @@ def test_run_cancelled_before_the_decision(client: str, refund: Refund, counted:
             await asyncio.to_thread(slow.answered.wait, 30)
 
         asyncio.run(main())
-    counted("cancelled while asking", 0, client)
+    counted("cancelled before the decision", 0, client)
 
 
 @flavours
@@ -722,3 +722,25 @@ def test_agent_inside_a_tool(flavour: str, name: str, gateway: Any, refund: Refu
 def test_invalid_option(options: Any, problem: str, gateway: Any) -> None:
     with pytest.raises(ActPassConfigError, match=problem):
         ActPass(gateway.client(), {}, **options)
+
+
+# Documentation
+
+
+def test_documented_agent_decides(documented: Real) -> None:
+    setup, continuing = blocks("pydantic-ai.md")
+    model = scripted([call(4900, id="a")], [call(25000, id="b")], [call(90000, id="c")])
+    one = executed(setup, model=model)["agent"]
+    result = go("run_sync", one)
+    documented.approve(approval_of(result, "b"))
+    done = executed(continuing)["go_on"](one, result.saved(), result.output)
+    parts = [part for message in done.all_messages() for part in message.parts if part.part_kind == "tool-return"]
+    assert [str(part.content)[:40] for part in parts] == [
+        "refunded 49.00",
+        "refunded 250.00",
+        "stripe.refund.create was not run: deny (",
+    ]
+
+
+def test_example_refunds_after_the_approval() -> None:
+    assert example("pydantic_ai_refund.py") == ["paused: stripe.refund.create of 250.00", "refunded 250.00"]
