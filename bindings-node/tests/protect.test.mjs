@@ -412,7 +412,7 @@ describe('onBlocked', () => {
       }
     }));
 
-  test('throws what it throws', () =>
+  test('rethrows the error of the function', () =>
     hostile.play([DENY], async ({ baseUrl }) => {
       const own = new Error('own');
       const onBlocked = () => {

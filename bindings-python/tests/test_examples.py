@@ -63,7 +63,7 @@ def test_approval_example_runs_after_approval() -> None:
     assert rows("approval.py", "--approve")[2:] == APPROVED
 
 
-def test_daily_budget_example_asks_for_sixth_refund() -> None:
+def test_daily_budget_example_requires_approval_of_sixth_refund() -> None:
     table = [words for words in rows("daily_budget.py", "--approve") if words[0].startswith("ch_")]
     allowed = [f"{used}.00" for used in range(100, 600, 100)]
     assert [(row[1], row[3], row[-1]) for row in table] == [

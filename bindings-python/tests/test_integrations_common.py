@@ -144,7 +144,7 @@ def test_changed_object_blocks(gateway: Played) -> None:
     assert outcome["decision"]["reason_code"] == "actpass.arguments_changed"
 
 
-def test_options_select_what_is_sent(gateway: Played) -> None:
+def test_options_select_the_sent_arguments(gateway: Played) -> None:
     action = ToolAction(
         "demo.tool",
         goal=lambda charge: f"refund {charge}",
@@ -253,7 +253,7 @@ def test_exception_of_tool_is_same_object(gateway: Played, asynchronous: bool) -
     assert caught.value is error
 
 
-def test_cancelled_while_asking_runs_nothing(hostile: Hostile) -> None:
+def test_cancellation_during_the_decision_runs_nothing(hostile: Hostile) -> None:
     async def main() -> None:
         async with new_async_client(gateway.base_url) as client:
             task = asyncio.ensure_future(run_guarded_async(client, REFUND, ARGS, lambda *_: pytest.fail("it ran")))

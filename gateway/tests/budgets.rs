@@ -104,7 +104,7 @@ async fn allowed_sum_stays_within_limit() {
         assert_eq!(budgets(&denied), daily_use(500));
         assert_eq!(denied.member("risk_tier").map(Json::to_string).as_deref(), Some(r#""medium""#));
     }
-    // Another agent and another tool have their own accounts, or none.
+    // Another agent and another tool do not share the account.
     let other = pay("100", "").replace("\"sdk\"", "\"other\"");
     assert_is(&gateway.decide("apk_one", &other).await, "allow", "payment.small");
     let tool = pay("100", "").replace("\"pay\"", "\"transfer\"");
@@ -113,7 +113,7 @@ async fn allowed_sum_stays_within_limit() {
     // The agent of a bound key is the key's, not the one that the request names.
     let bound = gateway.decide("apk_bound", &pay("100", "")).await;
     assert!(budgets(&bound).contains(r#"{"agent_id":"support"},"limit":500,"used":100"#), "{bound}");
-    // Tenants have accounts of their own.
+    // Each tenant has its accounts.
     assert_eq!(budgets(&gateway.decide("apk_two", &pay("100", "")).await), daily_use(100));
 
     time.fetch_add(86_400_000 - 1, Ordering::SeqCst);
@@ -194,7 +194,7 @@ async fn replay_claims_nothing() {
         assert_eq!((text(&again, "decision"), budgets(&again)), (Some("allow"), daily_use(300)));
     }
     assert_eq!(budgets(&ask(&gateway, "200").await), daily_use(500));
-    // A denial is decided anew under its key.
+    // A denial is decided again under its key.
     let late = pay("100", r#", "idempotency_key": "late""#);
     assert_is(&gateway.decide("apk_one", &late).await, "deny", "payment.daily_limit");
     assert_is(&gateway.decide("apk_one", &late).await, "deny", "payment.daily_limit");
@@ -416,7 +416,7 @@ async fn claims_survive_restart() {
     ask(&gateway, "400").await;
     gateway.restart(with(&daily("deny", ""), &time)).await;
     assert_is(&ask(&gateway, "101").await, "deny", "payment.daily_limit");
-    // A lower limit applies at once to what is already claimed.
+    // A lower limit applies immediately to earlier claims.
     gateway.restart(with(&daily("deny", "").replace("500", "300"), &time)).await;
     assert_is(&ask(&gateway, "1").await, "deny", "payment.daily_limit");
     // A clock that runs backwards does not reset the window.

@@ -304,7 +304,7 @@ export function commonCases(driver) {
       ),
     );
     if (driver.aborts) {
-      define('cancelled while asking', 0, (effects) => {
+      define('cancelled during the decision', 0, (effects) => {
         const controller = new AbortController();
         const abort = () => void setImmediate(() => controller.abort());
         return withScript(abort, async (baseUrl, asked) => {
