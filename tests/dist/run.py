@@ -9,7 +9,9 @@ Rust:
 - Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then
   `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
   first decision is measured.
-- musl: the same with npm on a system whose C library is musl.
+- Debian 12, also: the Java example with the jar's classes and the native library of Kotlin.
+- musl: the same as Debian with npm, on a system whose C library is musl.
+- Each of these: a C program that is linked with the native library of Swift and Kotlin, static and shared.
 - empty: the static program in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM.
 
 Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
@@ -18,6 +20,7 @@ Needs root, Linux and Debian's debootstrap. The systems have no network but loop
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -98,18 +101,24 @@ def main() -> None:
             rows.append((system.title, package, text, seconds or ""))
             print(f"  {package}: {text}{f', first decision after {seconds}' if seconds else ''}", flush=True)
             for file in files:
-                ran[file.name] = sorted({*ran.get(file.name, []), system.title})
-    (DIST / "ran.json").write_text(
-        json.dumps({file: ", ".join(titles) for file, titles in ran.items()}, indent=2) + "\n"
-    )
+                record(ran, file, system.title)
+        (DIST / "ran.json").write_text(json.dumps(ran, indent=2, sort_keys=True) + "\n")
     print("\n| system | package | ran | first decision after |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
 
 
-def read_ran() -> dict[str, list[str]]:
+def read_ran() -> dict[str, dict]:
     file = DIST / "ran.json"
-    return {name: text.split(", ") for name, text in json.loads(file.read_text()).items()} if file.exists() else {}
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def record(ran: dict[str, dict], file: Path, title: str) -> None:
+    """Add a system to those that ran a file. The systems of a file with another content are dropped."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    old = ran.get(name := str(file.relative_to(DIST)), {})
+    titles = {title, *(old["systems"] if old.get("sha256") == digest else [])}
+    ran[name] = {"sha256": digest, "systems": sorted(titles)}
 
 
 def prepare(names: list[str]) -> None:
@@ -119,13 +128,44 @@ def prepare(names: list[str]) -> None:
         if system.kind != "empty":
             musl_root(system) if system.kind == "musl" else debian_root(system)
             node_folder(system)
+            if system.kind == "bookworm":
+                java_root(system)
+                kotlin_classes()
         elif system.is_emulated:
             debian_root(System("", "bookworm", system.processor))
 
 
-def debian_root(system: System) -> Path:
-    command = [ROOT / "scripts" / "debian-root", system.kind, system.processor[1], "python3", "python3-venv"]
+def debian_root(system: System, *packages: str) -> Path:
+    packages = packages or ("python3", "python3-venv")
+    command = [ROOT / "scripts" / "debian-root", system.kind, system.processor[1], *packages]
     return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def java_root(system: System) -> Path:
+    return debian_root(system, "default-jre-headless", "libjna-java")
+
+
+def kotlin_classes() -> None:
+    """Compile the Kotlin package and the Java example, and lay out the native libraries as in the jar."""
+    toolchain = ROOT / "scripts" / "kotlin-toolchain"
+    subprocess.run([toolchain], check=True)
+    subprocess.run(["make", "--no-print-directory", "-C", ROOT, "target/kotlin/main.built"], check=True)
+    folder = DIST / "kotlin"
+    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("bridge", "main"):
+        shutil.copytree(ROOT / "target" / "kotlin" / part, folder / "classes", dirs_exist_ok=True)
+    for part in ("stdlib", "coroutines"):
+        found = subprocess.run([toolchain, "path", part], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        shutil.copy2(found, folder / f"{part}.jar")
+    subprocess.run(
+        ["javac", "--release", "17", "-d", folder / "classes", "-cp", f"{folder}/classes:{folder}/stdlib.jar",
+         ROOT / "examples" / "java" / "Refund.java"],
+        check=True,
+    )  # fmt: skip
+    for processor, name in (("x86_64", "linux-x86-64"), ("aarch64", "linux-aarch64")):
+        library = DIST / "swift" / f"{processor}-unknown-linux-gnu" / "libactpass_uniffi.so"
+        if library.exists():
+            shutil.copy2(library, made(folder / "classes" / name))
 
 
 def node_folder(system: System) -> Path:
@@ -221,6 +261,7 @@ def run_system(system: System) -> Iterator[Result]:
     if system.kind == "musl":
         with inside(system, musl_root(system)) as root:
             yield run_node(system, root, tarballs)
+            yield run_native(system, root)
         return
     wheels = [
         wheel
@@ -233,6 +274,10 @@ def run_system(system: System) -> Iterator[Result]:
         yield run_python(system, root, wheels)
     with inside(system, debian_root(system)) as root:
         yield run_node(system, root, tarballs)
+        yield run_native(system, root)
+    if system.kind == "bookworm":
+        with inside(system, java_root(system)) as root:
+            yield run_java(system, root)
 
 
 @contextmanager
@@ -367,6 +412,41 @@ def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
     shutil.copy2(ROOT / "tests" / "dist" / "smoke.mjs", root / "root" / "smoke.mjs")
     smoke = do(root, "node", "/root/smoke.mjs", "/tests/vectors")
     return (f"npm (Node {do(root, 'node', '--version')})", tarballs, f"{EXPECTED['ts']}; {smoke}", seconds)
+
+
+def target_of(system: System) -> str:
+    return f"{system.processor[0]}-unknown-linux-{'musl' if system.kind == 'musl' else 'gnu'}"
+
+
+#: The SHA-256 of {"amount":4900,"currency":"usd"}, as link.c prints it.
+HASH = hashlib.sha256(b'{"amount":4900,"currency":"usd"}').hexdigest()
+
+
+def run_native(system: System, root: Path) -> Result:
+    """Run the programs that `scripts/dist` linked with the native library of Swift and Kotlin."""
+    target = target_of(system)
+    for kind in ("static", "shared"):
+        shutil.copy2(DIST / "build" / target / "link" / kind, root / "root" / kind)
+        output = do(root, "env", f"LD_LIBRARY_PATH=/dist/swift/{target}", f"/root/{kind}")
+        if output != HASH:
+            sys.exit(f"run.py: {kind} library: expected {HASH}, found {output}")
+    libraries = [DIST / "swift" / target / f"libactpass_uniffi.{kind}" for kind in ("a", "so")]
+    return ("native library", libraries, f"a C program, static and shared: hash {HASH[:12]}…", None)
+
+
+def run_java(system: System, root: Path) -> Result:
+    """Run the Java example with the classes and the native library of the jar."""
+    parts = ["classes", "stdlib.jar", "coroutines.jar"]
+    path = ":".join([*(f"/dist/kotlin/{part}" for part in parts), "/usr/share/java/jna.jar"])
+    platform = f"linux-{system.processor[2]}-gnu"
+    program = f"/dist/npm/gateway-{platform}/bin/actpass-gateway"
+    output = do(root, "java", "-cp", path, "Refund", program, "/root/refunds.jsonl")
+    ledger = (root / "root" / "refunds.jsonl").read_text().splitlines()
+    if [json.loads(line)["amount"] for line in ledger] != [4900, 1200]:
+        sys.exit(f"run.py: expected the refunds 4900 and 1200, found {ledger}\n{output}")
+    [first] = [line for line in output.splitlines() if "refund.small_in_scope" in line]
+    libraries = [DIST / "swift" / target_of(system) / "libactpass_uniffi.so"]
+    return ("Kotlin and Java", libraries, f"Refund.java: {' '.join(first.split())}; 2 of 5 refunds ran", None)
 
 
 def run_empty(system: System) -> Result:
