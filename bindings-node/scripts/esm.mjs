@@ -11,7 +11,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 const WITHOUT_LITERALS = "typeof __webpack_require__ === 'function' || process.env.TURBOPACK";
@@ -30,8 +30,9 @@ for (const [name, pattern, replacement] of REPLACED) {
   writeFileSync(path, text.replace(pattern, replacement));
 }
 
-for (const file of readdirSync(join(dist, 'esm', 'integrations')).filter((name) => name !== 'common.js')) {
-  const name = file.slice(0, -'.js'.length);
-  copyFileSync(join(dist, 'esm', 'integrations', file), join(dist, 'integrations', `${name}.mjs`));
-  copyFileSync(join(dist, 'integrations', `${name}.d.ts`), join(dist, 'integrations', `${name}.d.mts`));
+const { exports } = JSON.parse(readFileSync(join(dist, '..', 'package.json'), 'utf8'));
+const adapters = Object.values(exports).flatMap(({ module }) => /\/(integrations\/.*)\.js$/.exec(module)?.[1] ?? []);
+for (const adapter of adapters) {
+  copyFileSync(join(dist, 'esm', `${adapter}.js`), join(dist, `${adapter}.mjs`));
+  copyFileSync(join(dist, `${adapter}.d.ts`), join(dist, `${adapter}.d.mts`));
 }

@@ -34,7 +34,7 @@
 
 import { type CheckedAction, checkedAction, guarding } from '../action.js';
 import type { ActPass } from '../client.js';
-import { ActPassArgumentError, placing, Site } from '../errors.js';
+import { ActPassArgumentError, placing as place, Site } from '../errors.js';
 import { describe, joined, type Members, toDictionary, toMembers, wrongArgument } from '../json.js';
 import { native } from '../native.js';
 import { TOOL_ACTION } from '../options.js';
@@ -43,7 +43,10 @@ import { invalidOutcome, modelText, unmappedOutcome } from '../report.js';
 import type { ExecutionContext, PendingApproval, ToolActions } from '../types.js';
 import { UNGUARDED } from '../unguarded.js';
 
-export { placing, UNGUARDED };
+export { UNGUARDED };
+
+/** @internal Runs `body` for `above`, a function of the adapter; its errors get the stack of the caller. */
+export const placing = place;
 
 /** 30 days. */
 const MAX_HOLD_MS = 30 * 24 * 60 * 60 * 1000;
