@@ -223,9 +223,7 @@ export async function settle(client: ActPass, state: object, pending: PendingApp
  * requireGuarded(runner);
  * ```
  */
-export function requireGuarded<
-  R extends { on(event: 'agent_tool_start', listener: (...args: never[]) => void): unknown },
->(runner: R): R {
+export function requireGuarded<R extends { on: (event: any, listener: any) => unknown }>(runner: R): R {
   // Not async: a rejection of a listener would be ignored.
   const listener = (_context: unknown, _agent: unknown, tool: object): void => {
     const { customDataExtractor: mark } = tool as ToolOptions;
@@ -233,7 +231,7 @@ export function requireGuarded<
       throw wrongArgument(`tools: expected tools of guardTools, found ${nameOf(tool as never)}`);
     }
   };
-  runner.on('agent_tool_start', listener as (...args: never[]) => void);
+  runner.on('agent_tool_start', listener);
   return runner;
 }
 

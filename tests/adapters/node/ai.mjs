@@ -299,7 +299,7 @@ export function define(framework, Model) {
       const gateway = await ScriptedGateway.start();
       try {
         gateway.requireApproval(ACTION.tool);
-        const paused = await pause('plain', gateway.client(), effects);
+        const paused = await pause('plain', newClient(gateway.baseUrl), effects);
         assert.equal(paused.requests.length, 1);
         gateway.assertNotExecuted(ACTION.tool);
         gateway[decideTo](ACTION.tool);
