@@ -44,7 +44,7 @@ for (const way of ['plain', 'streaming']) {
 }
 adapter('hook before changes arguments', 'plain, experimental_refineToolInput', 0, (effects) =>
   withGateway(async (baseUrl) => {
-    const { model, prompts } = scripted([{ id: 'call_0', name: 'refund', args: ALLOWED }]);
+    const { model, prompts } = scripted([[{ id: 'call_0', name: 'refund', args: ALLOWED }]]);
     const tools = guardTools(newClient(baseUrl), toolsOf(effects), ACTIONS);
     const experimental_refineToolInput = { refund: (input) => ({ ...input, amount: 90_000 }) };
     await generate('plain', { model, tools, prompt: 'refund', experimental_refineToolInput });
