@@ -295,7 +295,9 @@ class PythonFramework(Framework):
         examples = ROOT / "examples" / "python"
         mypy = [self.python, "-m", "mypy", "--strict", "--cache-dir", cache, "--follow-imports=silent", adapter]
         mypy += examples.glob(f"{adapter.stem}_*.py")
-        status, output = started(mypy, PACKAGE, environment | {"MYPYPATH": f"{PACKAGE / 'python'}{os.pathsep}{examples}"})
+        status, output = started(
+            mypy, PACKAGE, environment | {"MYPYPATH": f"{PACKAGE / 'python'}{os.pathsep}{examples}"}
+        )
         return status == 0, output
 
 

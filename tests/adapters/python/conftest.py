@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,8 @@ from actpass.testing import RealGateway, ScriptedGateway
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 HOSTILE = ("refuses", "hangs", "500", "nonsense")
+#: Seconds after which a test that waits fails.
+WITHIN = 120.0
 #: The case of each hostile gateway, as `cases.json` names it.
 HOSTILE_CASES = {
     "refuses": "gateway refuses",
@@ -63,6 +66,14 @@ class Real(RealGateway):
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return [one["id"] for one in json.load(answer)["approvals"]]
+
+    def opened(self, count: int = 1) -> list[str]:
+        """Wait until this many approvals are pending, and return their ids."""
+        until = time.monotonic() + WITHIN
+        while len(found := self.pending()) < count:
+            assert time.monotonic() < until, f"{count} approvals expected, found {found}"
+            time.sleep(0.02)
+        return found
 
     def approve(self, approval: str) -> None:
         """Approve, from another process."""

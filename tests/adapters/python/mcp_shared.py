@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.testing import ScriptedGateway
-from conftest import Hostile, Ran, Real
+from conftest import WITHIN, Hostile, Ran, Real
 
 REFUND = ToolAction("stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
 #: The actions of the tools that `kit.server` registers.
@@ -99,8 +99,7 @@ def test_call_cancelled_before_the_decision_runs_nothing(kit: Any, ran: Ran, rec
     async def run() -> None:
         async with kit.connected(kit.server(ran, client, ACTIONS)) as call:
             task = asyncio.create_task(call("refund", refund()))
-            while not gateway.asked.is_set():
-                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(gateway.asked.wait, WITHIN)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -164,8 +163,7 @@ def test_rejected_approval_runs_nothing(kit: Any, real_gateway: Real, ran: Ran, 
     async def run() -> None:
         async with kit.connected(server) as call:
             task = asyncio.create_task(call("refund", refund(MEDIUM)))
-            while not (pending := await asyncio.to_thread(real_gateway.pending)):
-                await asyncio.sleep(0.02)
+            pending = await asyncio.to_thread(real_gateway.opened)
             await asyncio.to_thread(real_gateway.reject, pending[0])
             is_error, text = await task
             assert is_error and "approval.rejected" in text
@@ -185,8 +183,7 @@ def test_held_call_runs_after_the_approval(
     async def run() -> None:
         async with kit.connected(server) as call:
             task = asyncio.create_task(call("refund", refund(MEDIUM)))
-            while not (pending := await asyncio.to_thread(real_gateway.pending)):
-                await asyncio.sleep(0.02)
+            pending = await asyncio.to_thread(real_gateway.opened)
             await asyncio.to_thread(real_gateway.approve, pending[0])
             assert await task == (False, f"refunded {MEDIUM}")
 
@@ -203,8 +200,7 @@ def test_call_that_the_client_gave_up_is_not_run_by_a_later_approval(
     async def run() -> None:
         async with kit.connected(server) as call:
             task = asyncio.create_task(call("refund", refund(MEDIUM)))
-            while not (pending := await asyncio.to_thread(real_gateway.pending)):
-                await asyncio.sleep(0.02)
+            pending = await asyncio.to_thread(real_gateway.opened)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -256,8 +252,7 @@ def test_parallel_approvals_are_not_crossed(kit: Any, real_gateway: Real, ran: R
     async def run() -> None:
         async with kit.connected(server) as call:
             tasks = [asyncio.create_task(call("refund", refund(MEDIUM + one))) for one in (0, 1)]
-            while len(pending := await asyncio.to_thread(real_gateway.pending)) < 2:
-                await asyncio.sleep(0.02)
+            pending = await asyncio.to_thread(real_gateway.opened, 2)
             for one in pending:
                 await asyncio.to_thread(real_gateway.approve, one)
             assert await asyncio.gather(*tasks) == [(False, f"refunded {MEDIUM + one}") for one in (0, 1)]

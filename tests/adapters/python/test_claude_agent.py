@@ -22,7 +22,7 @@ from claude_agent_sdk import (
     create_sdk_mcp_server,
     tool,
 )
-from conftest import Hostile, Ran, Real, blocks, executed
+from conftest import WITHIN, Hostile, Ran, Real, blocks, executed
 
 FRAMEWORK = "claude-agent"
 REFUND = ToolAction("stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
@@ -249,8 +249,7 @@ def test_closed_while_the_gateway_decides_runs_nothing(ran: Ran, record_case: Re
 
     async def body(cli: ClaudeCode) -> None:
         call = asyncio.create_task(cli.call(name, refund()))
-        while not gateway.asked.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(gateway.asked.wait, WITHIN)
         call.cancel()
 
     play(ran, given, body)
@@ -307,8 +306,7 @@ def test_held_call_ends_with_the_decision(
 
     async def body(cli: ClaudeCode) -> None:
         call = asyncio.create_task(cli.call(name, refund(MEDIUM)))
-        while not (pending := await asyncio.to_thread(real_gateway.pending)):
-            await asyncio.sleep(0.02)
+        pending = await asyncio.to_thread(real_gateway.opened)
         await asyncio.to_thread(getattr(real_gateway, verb), pending[0])
         assert (await call)[0] == (verb == "reject")
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.crewai import GuardedTool, guard_tools, refuse_unguarded
 from actpass.testing import ScriptedGateway
-from conftest import Hostile, Ran, Real, blocks, executed
+from conftest import WITHIN, Hostile, Ran, Real, blocks, executed
 from crewai import Agent, BaseLLM, Crew, Task
 from crewai.hooks import (
     clear_all_tool_call_hooks,
@@ -208,8 +207,7 @@ def test_held_call_ends_with_the_decision(real_gateway: Real, ran: Ran, record_c
     tools = guard_tools([refund_tool(ran)], client, ACTIONS, approvals="hold", hold=60)
 
     def decide() -> None:
-        while not (pending := real_gateway.pending()):
-            time.sleep(0.02)
+        pending = real_gateway.opened()
         getattr(real_gateway, verb)(pending[0])
 
     person = threading.Thread(target=decide)
@@ -432,8 +430,7 @@ def test_cancelled_call_runs_nothing(ran: Ran, record_case: Record) -> None:
     async def run() -> None:
         [guarded] = guard_tools([refund], gateway.client(timeout=30), ACTIONS)
         task = asyncio.create_task(guarded.arun(charge="c"))
-        while not gateway.asked.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(gateway.asked.wait, WITHIN)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

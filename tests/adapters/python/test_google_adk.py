@@ -13,7 +13,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.google_adk import ActPassPlugin, guard_tool
 from actpass.testing import ScriptedGateway
-from conftest import Hostile, Ran, Real, blocks, example, executed
+from conftest import WITHIN, Hostile, Ran, Real, blocks, example, executed
 from google.adk.agents import LlmAgent
 from google.adk.agents.live_request_queue import LiveRequestQueue
 from google.adk.agents.run_config import RunConfig, StreamingMode
@@ -231,8 +231,7 @@ def test_call_cancelled_before_the_decision_runs_nothing(ran: Ran, record_case: 
     async def run() -> None:
         session = Session(model([refund()]), [guard_tool(refund_tool(ran), gateway.client(timeout=30), ACTIONS)])
         task = asyncio.create_task(session.say())
-        while not gateway.asked.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(gateway.asked.wait, WITHIN)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -397,8 +396,7 @@ def test_held_call_runs_after_the_approval(real_gateway: Real, ran: Ran, record_
         client = real_gateway.client(agent_id="support")
         tool = guard_tool(refund_tool(ran), client, ACTIONS, approvals="hold", hold=60)
         task = asyncio.create_task(Session(model([refund(MEDIUM)]), [tool]).say())
-        while not (pending := await asyncio.to_thread(real_gateway.pending)):
-            await asyncio.sleep(0.02)
+        pending = await asyncio.to_thread(real_gateway.opened)
         await asyncio.to_thread(real_gateway.approve, pending[0])
         assert await task == [{"refunded": MEDIUM}]
 
