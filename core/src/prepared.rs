@@ -67,7 +67,7 @@ impl PreparedAction {
         &self.0.body
     }
 
-    /// Records that the action runs, if the client belongs to a test's scripted gateway.
+    /// Reports to the scripted gateway of a test that the action runs.
     #[cfg(feature = "testing")]
     pub(crate) fn note_execution(&self) {
         if let Some(executions) = &self.0.config.executions {

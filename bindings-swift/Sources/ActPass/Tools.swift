@@ -21,6 +21,8 @@ extension ActPass {
         public var goal: Text?
         /// The target of the action.
         public var resource: Text
+        /// Returns the arguments to send, such as a part of them. Default: all. The tool runs with all.
+        public var args: (@Sendable (_ args: JSONValue) throws -> JSONValue)?
         /// The user on whose behalf the agent acts.
         public var userID: String?
         /// The mode. Default: the client's.
@@ -48,6 +50,7 @@ extension ActPass {
             _ tool: String,
             goal: Text? = nil,
             resource: Text = "",
+            args: (@Sendable (_ args: JSONValue) throws -> JSONValue)? = nil,
             userID: String? = nil,
             passport: String? = nil,
             mode: Mode? = nil,
@@ -60,6 +63,7 @@ extension ActPass {
             self.tool = tool
             self.goal = goal
             self.resource = resource
+            self.args = args
             self.userID = userID
             self.mode = mode
             self.audience = audience
@@ -77,8 +81,8 @@ extension ActPass {
 
         func action(_ args: JSONValue) throws -> Action {
             Action(
-                goal: try goal?.text("goal", args) ?? "", tool: tool, resource: try resource.text("resource", args), args: args,
-                userID: userID, passport: passport, mode: mode, audience: audience,
+                goal: try goal?.text("goal", args) ?? "", tool: tool, resource: try resource.text("resource", args),
+                args: try self.args?(args) ?? args, userID: userID, passport: passport, mode: mode, audience: audience,
                 approvalRequestID: try approvalRequestID?(args), toolManifestHash: toolManifestHash,
                 waitForApproval: waitForApproval)
         }
@@ -142,7 +146,7 @@ extension ActPass {
     /// print(try await tools.call("refund", ["amount": 4900, "customer": "c_1"]))
     /// ```
     ///
-    /// A guarded tool runs with the arguments that were evaluated.
+    /// A guarded tool runs with the arguments of the call. Its action is made of the same ones.
     ///
     /// - Parameters:
     ///   - tools: The tools by their names in the agent.

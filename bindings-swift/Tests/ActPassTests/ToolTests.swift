@@ -49,6 +49,19 @@ final class ToolTests: XCTestCase {
         XCTAssertEqual(gateway.actions.count, 1, "an unguarded tool sends nothing")
     }
 
+    func testAToolSendsTheSelectedArguments() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let action = ToolAction(
+            Self.refund, goal: "refund for {customer}", args: { ["amount": $0["amount"] ?? .null] },
+            approvalRequestID: { $0["approval"]?.stringValue })
+        let said = try await tools(gateway, action).call("refund", ["amount": 1, "customer": "c", "approval": "apr_1"])
+        XCTAssertEqual(said, "refunded 1 by allow")
+        XCTAssertEqual(gateway.actions[0]["args"], ["amount": 1])
+        XCTAssertEqual(gateway.actions[0]["goal"], "refund for c")
+        XCTAssertEqual(gateway.actions[0]["approval_request_id"], "apr_1")
+    }
+
     func testADeniedToolRunsZeroTimes() async throws {
         let gateway = ScriptedGateway()
         let tools = try tools(gateway)

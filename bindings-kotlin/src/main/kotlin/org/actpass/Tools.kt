@@ -34,6 +34,7 @@ public data object Unguarded : ToolMapping
  * @property goalOf returns the goal for the arguments of a call. Default: [goal].
  * @property resource the target of the action, a template. Default: [resourceOf], else none.
  * @property resourceOf returns the target for the arguments of a call. Default: [resource].
+ * @property argsOf returns the arguments to send, such as a part of them. Default: all. The tool runs with all.
  * @property userId the user on whose behalf the agent acts.
  * @property passport the passport that each action spends.
  * @property mode the mode. Default: the client's.
@@ -49,6 +50,7 @@ public class ToolAction(
     public val goalOf: ((args: Map<String, Any?>) -> String)? = null,
     public val resource: String? = null,
     public val resourceOf: ((args: Map<String, Any?>) -> String)? = null,
+    public val argsOf: ((args: Map<String, Any?>) -> Map<String, Any?>)? = null,
     public val userId: String? = null,
     public val passport: String? = null,
     public val mode: Mode? = null,
@@ -68,7 +70,7 @@ public class ToolAction(
             goal = text("goal", goal, goalOf, args),
             tool = tool,
             resource = text("resource", resource, resourceOf, args),
-            args = args,
+            args = argsOf?.invoke(args) ?: args,
             userId = userId,
             passport = passport,
             mode = mode,
@@ -95,8 +97,7 @@ private fun text(member: String, template: String?, function: ((Map<String, Any?
     }
 
 /** The guarded tools of an agent: the result of [ActPass.protectTools]. */
-public class ProtectedTools<T>
-internal constructor(
+public class ProtectedTools<T> internal constructor(
     private val client: ActPass,
     private val tools: Map<String, Tool<T>>,
     private val actions: Map<String, ToolMapping>,

@@ -74,6 +74,19 @@ class ToolTest {
     }
 
     @Test
+    fun aToolSendsTheSelectedArguments(): Unit = runBlocking {
+        gateway.answer(Answer.allow())
+        val action = ToolAction(
+            REFUND, goal = "refund for {customer}", argsOf = { mapOf("amount" to it["amount"]) },
+            approvalRequestIdOf = { it["approval"] as String? },
+        )
+        assertEquals("refunded 1 by allow", tools(action).call("refund", mapOf("amount" to 1, "customer" to "c", "approval" to "apr_1")))
+        val sent = gateway.actions.single()
+        assertEquals(mapOf("amount" to 1L), sent["args"])
+        assertEquals(listOf<Any?>("refund for c", "apr_1"), listOf(sent["goal"], sent["approval_request_id"]))
+    }
+
+    @Test
     fun aDeniedToolRunsZeroTimes(): Unit = runBlocking {
         for (answer in listOf(Answer.deny(), Answer.requireApproval(), Answer.unreachable(), Answer.failure(500), Answer.warn())) {
             gateway.answer(answer)
