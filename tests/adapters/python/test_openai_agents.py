@@ -656,6 +656,32 @@ def test_invalid_arguments(
     counted(f"arguments: {name}", 0, f"{kind} {approvals}")
 
 
+@flavours
+def test_tool_by_hand_runs_with_the_evaluated_arguments(flavour: str, gateway: Any, ran: Ran) -> None:
+    gateway.allow()
+
+    async def invoke(_: Any, arguments: str) -> str:
+        ran(json.loads(arguments, object_pairs_hook=list))
+        return "refunded"
+
+    schema = {"type": "object", "properties": {}}
+    refund = FunctionTool("refund", "Refund.", schema, invoke, strict_json_schema=False)
+    turn = [function_call("refund", '{"amount": 90000, "amount": 4900}', call_id="c")]
+    go(flavour, guarded(gateway, flavour, agent(turn, tools=[refund]), {"refund": REFUND_ANY}))
+    assert ran.values == [[("amount", 4900)]]
+    assert gateway.actions[-1]["args"] == {"amount": 4900}
+
+
+@flavours
+def test_question_about_a_pause_enforces_nothing(flavour: str, gateway: Any, refund: FunctionTool, ran: Ran) -> None:
+    gateway.allow()
+    go(flavour, guarded(gateway, flavour, agent([call()], tools=[refund])))
+    assert [one["mode"] for one in gateway.actions] == ["monitor", "enforce"]
+    go(flavour, guarded(gateway, flavour, agent([call()], tools=[refund]), approvals="tell"))
+    assert [one["mode"] for one in gateway.actions[2:]] == ["enforce"]
+    assert ran.count == 2
+
+
 class Line(BaseModel):
     item: str
     cents: int = 100
