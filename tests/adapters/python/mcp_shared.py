@@ -394,3 +394,13 @@ def test_two_equal_calls_need_two_decisions(kit: Any, gateway: ScriptedGateway, 
     parallel(kit, kit.server(ran, gateway.client(), ACTIONS), refund(), refund())
     assert ran.count == 2 == len(gateway.actions)
     record_case(kit.framework, "same call id twice", ran.count)
+
+
+def test_expired_approval_runs_nothing(kit: Any, gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:
+    gateway.require_approval("stripe.refund.create")
+    server = kit.server(ran, gateway.client(), ACTIONS)
+    assert calls(kit, server, refund())[0][0]
+    gateway.expire()
+    assert calls(kit, server, refund())[0][0]
+    assert ran.count == 0
+    record_case(kit.framework, "approval expired", ran.count)

@@ -453,3 +453,18 @@ def test_documented_options_decide(documented: Real, ran: Ran) -> None:
     assert play(ran, given, lambda cli: cli.call(name, refund(LARGE)))[0]
     assert play(ran, given, lambda cli: cli.call("Bash", {"command": "rm -r /"}))[0]
     assert not play(ran, given, lambda cli: cli.call("Read", {"amount": 1}))[0] and ran.count == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_expired_approval_runs_nothing(gateway: ScriptedGateway, ran: Ran, record_case: Record, way: str) -> None:
+    gateway.require_approval("stripe.refund.create")
+    name, given = options(way, ran, gateway.client())
+
+    async def body(cli: ClaudeCode) -> None:
+        assert (await cli.call(name, refund()))[0]
+        gateway.expire()
+        assert (await cli.call(name, refund()))[0]
+
+    play(ran, given, body)
+    assert ran.count == 0
+    record_case(FRAMEWORK, "approval expired", ran.count, way)

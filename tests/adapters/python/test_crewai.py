@@ -445,3 +445,13 @@ def test_documented_tools_decide(documented: Real) -> None:
     tools = executed(blocks("crewai.md")[0])["tools"]
     llm = play("native", tools, refund(SMALL), refund(LARGE))
     assert any("refunded 49.00" in one and "refund.over_limit" in one for one in llm.seen)
+
+
+def test_expired_approval_runs_nothing(gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:
+    gateway.require_approval("stripe.refund.create")
+    tools = guard_tools([refund_tool(ran)], gateway.client(), ACTIONS)
+    play("native", tools, refund())
+    gateway.expire()
+    play("native", tools, refund())
+    assert ran.count == 0
+    record_case(FRAMEWORK, "approval expired", ran.count)

@@ -643,3 +643,20 @@ def test_documented_agent_decides(documented: Real) -> None:
 
 def test_example_refunds_after_the_approval() -> None:
     assert example("google_adk_refund.py") == ["paused: stripe.refund.create of 250.00", "{'refunded': '250.00'}"]
+
+
+def test_expired_approval_runs_nothing(gateway: ScriptedGateway, ran: Ran, record_case: Record) -> None:
+    async def run() -> None:
+        gateway.require_approval("stripe.refund.create")
+        tool = guard_tool(refund_tool(ran), gateway.client(), ACTIONS, approvals="interrupt")
+        session = Session(model([refund()]), [tool])
+        await session.say()
+        [request] = session.confirmations()
+        gateway.expire()
+        await session.confirm(request, payload=payload_of(request))
+        [said] = session.llm.seen
+        assert "approval.expired" in said["error"]
+
+    asyncio.run(run())
+    assert ran.count == 0
+    record_case(FRAMEWORK, "approval expired", ran.count)
