@@ -257,7 +257,9 @@ class PythonFramework(Framework):
             command([self.python, *PIP, "-r", self.requirements])
             self.stamp("requirements.stamp", self.wanted())
         if not source:
-            [wheel] = WHEELS.glob("actpass-*.whl")
+            wheel = next(WHEELS.glob("actpass-*.whl"), None)
+            if wheel is None:
+                raise UnavailableError(f"no wheel in {WHEELS}: run 'make test-adapters', or pass --source")
             built = f"{wheel.name} {wheel.stat().st_mtime_ns}"
             if not self.stamped("wheel.stamp", built):
                 command([self.python, *PIP, "--force-reinstall", "--no-deps", wheel])
@@ -271,7 +273,7 @@ class PythonFramework(Framework):
         cases, report = self.folder / "cases.jsonl", self.folder / "report.xml"
         report.unlink(missing_ok=True)
         more = {"PYTHONPATH": str(PACKAGE / "python")} if source else {}
-        environment = self.environment(cases, PYTHONDONTWRITEBYTECODE="1", **more)
+        environment = self.environment(cases, PYTHONPYCACHEPREFIX=str(self.folder / "pycache"), **more)
         pytest = [self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
         status, output = started(pytest, HERE / "python", environment)
         result = Result(self.name, cases=lines(cases), output=output)
