@@ -235,6 +235,14 @@ describe('a scripted gateway', () => {
     gateway.assertNotExecuted('t');
   });
 
+  test('an invalid pending approval is an error of the caller', async () => {
+    for (const pending of [null, 7, {}, { tool: 7 }]) {
+      const error = await rejection(actpass.resume(pending, { execute: () => assert.fail('it ran') }));
+      assert.ok(error instanceof ActPassArgumentError, `${error}`);
+    }
+    gateway.assertNotExecuted();
+  });
+
   test('an aborted call did not run', async () => {
     gateway.allow();
     const controller = new AbortController();

@@ -7,7 +7,7 @@ import { checkDefaults, connect, Derived, made, opened, partsOf } from './connec
 import { placing } from './errors.js';
 import { authorize, EXECUTE, run } from './guard.js';
 import { hashOf, signatureOf } from './hash.js';
-import { noteExecution, toolIn, unlessEnded } from './journal.js';
+import { noteExecution, unlessEnded } from './journal.js';
 import { joined, type Members, toMember, toMembers, Written, wrongArgument } from './json.js';
 import {
   AUTHORIZE_OPTIONS,
@@ -133,7 +133,7 @@ export class ActPass {
       },
       async (call) => {
         const decision = await unlessEnded(call, () => ask<Decision>(call, 'preflight'));
-        noteExecution(false, toolIn(call.members), decision);
+        noteExecution(false, call.members, decision);
         call.span.decided(decision);
         return decision;
       },

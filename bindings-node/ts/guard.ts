@@ -2,7 +2,7 @@
 
 import { checkFunction, unrun } from './body.js';
 import { type Call, inputOf } from './call.js';
-import { noteExecution, toolIn, unlessAborted, unlessEnded } from './journal.js';
+import { noteExecution, unlessAborted, unlessEnded } from './journal.js';
 import { type ActPassError, leaving, placing, Site, stamped, withFrames } from './errors.js';
 import { joined, type Members, toInput, toMember, toMembers, wrongArgument } from './json.js';
 import type { ActionEnd } from './native.js';
@@ -16,7 +16,7 @@ import type {
   ReturnedOutcome,
   FailedOutcome,
 } from './outcome.js';
-import { blockedBy, blockedOutcome, ranOutcome, toolOf } from './report.js';
+import { blockedBy, blockedOutcome, ranOutcome } from './report.js';
 import { begin, converting, door, type Ended, take } from './runtime.js';
 import type { Credential, Decision, ExecutionContext, GuardOptions, RecordedEvidence, SpendOptions } from './types.js';
 
@@ -86,7 +86,7 @@ function blocked(call: Call, outcome: BlockedOutcome): BlockedOutcome {
   const { span } = call;
   // A denial without a response of a gateway is not expected in the journal.
   if (outcome.requestId !== undefined || outcome.decision.evidence_event_id !== undefined) {
-    noteExecution(false, toolOf(outcome), outcome.decision);
+    noteExecution(false, call.members, outcome.decision);
   }
   span.decided(outcome.decision, outcome.error);
   span.ended(false, outcome.error);
@@ -144,10 +144,6 @@ class Granted {
     return this.#number;
   }
 
-  get tool(): unknown {
-    return toolIn(this.#call.members);
-  }
-
   get decision(): Decision {
     return JSON.parse(this.#decision) as Decision;
   }
@@ -162,8 +158,9 @@ class Granted {
     if (running.decision !== undefined) {
       this.#decision = JSON.stringify(running.decision);
     }
-    noteExecution(true, this.tool, this.decision);
-    return { context: { credential: running.credential, decision: this.decision } };
+    const { decision } = this;
+    noteExecution(true, this.#call.members, decision);
+    return { context: { credential: running.credential, decision } };
   }
 
   /** Reports how the action ended, and records it with `recordOutcome`. */
@@ -212,9 +209,10 @@ const unreachable = new FinalizationRegistry((call: number) => door.cancel(call)
 
 function permitOf(call: Call, granted: Granted): Permit {
   const { operation } = call;
+  const { decision } = granted;
   unreachable.register(granted, granted.number);
   // It may never be spent.
-  noteExecution(false, granted.tool, granted.decision);
+  noteExecution(false, call.members, decision);
   const spend = (options: SpendOptions = {}): ExecutionContext =>
     placing(
       spend,
@@ -253,7 +251,7 @@ function permitOf(call: Call, granted: Granted): Permit {
     ending(suspended, () => granted.finish('suspended', { error: signal }) as Promise<FailedOutcome>);
   const cancelled = (reason: unknown = new DOMException('This operation was aborted', 'AbortError')) =>
     ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<FailedOutcome>);
-  const permit = { kind: 'permitted', decision: granted.decision } as Permit;
+  const permit = { kind: 'permitted', decision } as Permit;
   // Not enumerable, so that they are not printed or compared.
   return Object.defineProperties(permit, {
     spend: { value: spend },

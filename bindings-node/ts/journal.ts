@@ -30,11 +30,11 @@ export interface Note {
  *
  * @throws ActPassConfigError: a journal cannot be written. Nothing ran: a test must not miss an execution.
  */
-export function noteExecution(ran: boolean, tool: unknown, decision?: Decision): void {
+export function noteExecution(ran: boolean, members: Members, decision?: Decision): void {
   if (journals.length === 0) {
     return;
   }
-  const note: Note = { ran, tool: `${tool}`, event: decision?.evidence_event_id ?? null, request: null };
+  const note: Note = { ran, tool: `${toolIn(members)}`, event: decision?.evidence_event_id ?? null, request: null };
   for (const path of journals) {
     append(path, `${JSON.stringify(note)}\n`);
   }
@@ -48,7 +48,7 @@ export async function unlessEnded<R>(call: Call, request: () => Promise<R>): Pro
     return await request();
   } catch (error) {
     if (!wasAborted) {
-      noteExecution(false, toolIn(call.members));
+      noteExecution(false, call.members);
     }
     throw error;
   }
@@ -59,14 +59,14 @@ export function unlessAborted<R>(call: Call, take: () => R): R {
   try {
     return take();
   } catch (error) {
-    noteExecution(false, toolIn(call.members));
+    noteExecution(false, call.members);
     throw error;
   }
 }
 
-/** @internal Returns the tool of the action with these members. */
-export function toolIn({ tool, pending }: Members): unknown {
-  return Written.is(pending) ? (JSON.parse(pending.text) as Members)['tool'] : tool;
+/** Returns the tool of an action; a pending one may be invalid. */
+function toolIn({ tool, pending }: Members): unknown {
+  return Written.is(pending) ? (Object(JSON.parse(pending.text)) as Members)['tool'] : tool;
 }
 
 function append(path: string, line: string): void {

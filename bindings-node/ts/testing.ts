@@ -118,7 +118,8 @@ function decision(word: string, given: AnswerOptions): Answer {
 export interface TestGatewayOptions {
   /**
    * Sets the variables of `environment` in `process.env` until the gateway is closed, so that `new ActPass()` finds it.
-   * Jest's test environments have a copy of `process.env`, which the SDK does not read: pass `client()` there. Default: `false`.
+   * Jest and worker threads have a copy of `process.env`, which the SDK does not read: pass `client()` there.
+   * Default: `false`.
    */
   setEnvironment?: boolean | undefined;
 }
