@@ -304,12 +304,19 @@ export function commonCases(driver) {
       ),
     );
     if (driver.aborts) {
-      define('cancelled during the decision', 0, (effects) => {
+      define('cancelled while asking', 0, async (effects) => {
         const controller = new AbortController();
-        const abort = () => void setImmediate(() => controller.abort());
-        return withScript(abort, async (baseUrl, asked) => {
-          const client = newClient(baseUrl);
+        let onClosed;
+        const closed = new Promise((resolve) => (onClosed = resolve));
+        const abort = (_action, response) => {
+          response.on('close', onClosed);
+          setImmediate(() => controller.abort());
+        };
+        await withScript(abort, async (baseUrl, asked) => {
+          // The client gives up because of the signal, long before its timeout.
+          const client = newClient(baseUrl, { timeoutMs: 3_600_000 });
           await run({ client, effects, calls: [ALLOWED], signal: controller.signal }).catch(() => {});
+          await closed;
           assert.equal(asked.length, 1);
         });
       });
