@@ -248,36 +248,42 @@ def run_system(system: System) -> Iterator[Result]:
     if system.kind == "empty":
         yield run_empty(system)
         return
-    npm = DIST / "npm"
-    platform = f"linux-{system.processor[2]}-{'musl' if system.kind == 'musl' else 'gnu'}"
+    target = target_of(system)
+    platform = f"linux-{system.processor[2]}-{target.rpartition('-')[2]}"
     tarballs = [
-        *npm.glob(f"actpass-*-{platform}-*.tgz"),
-        *(path for path in npm.glob("actpass-*.tgz") if re.fullmatch(r"actpass-(sdk|gateway)-\d.*", path.name)),
+        *DIST.glob(f"npm/actpass-*-{platform}-*.tgz"),
+        *(path for path in DIST.glob("npm/actpass-*.tgz") if re.fullmatch(r"actpass-(sdk|gateway)-\d.*", path.name)),
     ]
-    if len(tarballs) != 4:
-        sys.exit(
-            f"run.py: expected the packages of @actpass/sdk and @actpass/gateway for {platform} in {npm}: make dist"
-        )
-    if system.kind == "musl":
-        with inside(system, musl_root(system)) as root:
-            yield run_node(system, root, tarballs)
-            yield run_native(system, root)
-        return
     wheels = [
         wheel
         for wheel in DIST.glob("wheels/*.whl")
         if re.search(rf"manylinux_\d+_\d+_{system.processor[0]}", wheel.name)
     ]
-    if len(wheels) != 2:
-        sys.exit(f"run.py: expected the wheels of actpass and actpass-gateway for {system.processor[0]}: make dist")
-    with inside(system, debian_root(system)) as root:
-        yield run_python(system, root, wheels)
-    with inside(system, debian_root(system)) as root:
-        yield run_node(system, root, tarballs)
-        yield run_native(system, root)
-    if system.kind == "bookworm":
-        with inside(system, java_root(system)) as root:
-            yield run_java(system, root)
+    libraries = [*DIST.glob(f"swift/{target}/libactpass_uniffi.*")]
+    root_of = musl_root if system.kind == "musl" else debian_root
+    if system.kind != "musl" and is_built(wheels, 2, f"the wheels of actpass and actpass-gateway for {target}"):
+        with inside(system, root_of(system)) as root:
+            yield run_python(system, root, wheels)
+    if is_built(tarballs, 4, f"the packages of @actpass/sdk and @actpass/gateway for {platform}"):
+        with inside(system, root_of(system)) as root:
+            yield run_node(system, root, tarballs)
+    if is_built(libraries, 2, f"the native library for {target}"):
+        with inside(system, root_of(system)) as root:
+            yield run_native(system, root, libraries)
+        if system.kind == "bookworm":
+            with inside(system, java_root(system)) as root:
+                yield run_java(system, root, libraries)
+
+
+def is_built(files: list[Path], count: int, what: str) -> bool:
+    """Report missing artefacts: a reason to skip a part, except if CI=true."""
+    if len(files) == count:
+        return True
+    text = f"{what}: found {len(files)} of {count}: make dist"
+    if os.environ.get("CI") == "true":
+        sys.exit(f"run.py: {text}")
+    print(f"  SKIPPED: {text}", flush=True)
+    return False
 
 
 @contextmanager
@@ -422,7 +428,7 @@ def target_of(system: System) -> str:
 HASH = hashlib.sha256(b'{"amount":4900,"currency":"usd"}').hexdigest()
 
 
-def run_native(system: System, root: Path) -> Result:
+def run_native(system: System, root: Path, libraries: list[Path]) -> Result:
     """Run the programs that `scripts/dist` linked with the native library of Swift and Kotlin."""
     target = target_of(system)
     for kind in ("static", "shared"):
@@ -430,11 +436,10 @@ def run_native(system: System, root: Path) -> Result:
         output = do(root, "env", f"LD_LIBRARY_PATH=/dist/swift/{target}", f"/root/{kind}")
         if output != HASH:
             sys.exit(f"run.py: {kind} library: expected {HASH}, found {output}")
-    libraries = [DIST / "swift" / target / f"libactpass_uniffi.{kind}" for kind in ("a", "so")]
     return ("native library", libraries, f"a C program, static and shared: hash {HASH[:12]}…", None)
 
 
-def run_java(system: System, root: Path) -> Result:
+def run_java(system: System, root: Path, libraries: list[Path]) -> Result:
     """Run the Java example with the classes and the native library of the jar."""
     parts = ["classes", "stdlib.jar", "coroutines.jar"]
     path = ":".join([*(f"/dist/kotlin/{part}" for part in parts), "/usr/share/java/jna.jar"])
@@ -445,8 +450,8 @@ def run_java(system: System, root: Path) -> Result:
     if [json.loads(line)["amount"] for line in ledger] != [4900, 1200]:
         sys.exit(f"run.py: expected the refunds 4900 and 1200, found {ledger}\n{output}")
     [first] = [line for line in output.splitlines() if "refund.small_in_scope" in line]
-    libraries = [DIST / "swift" / target_of(system) / "libactpass_uniffi.so"]
-    return ("Kotlin and Java", libraries, f"Refund.java: {' '.join(first.split())}; 2 of 5 refunds ran", None)
+    shared = [library for library in libraries if library.suffix == ".so"]
+    return ("Kotlin and Java", shared, f"Refund.java: {' '.join(first.split())}; 2 of 5 refunds ran", None)
 
 
 def run_empty(system: System) -> Result:
