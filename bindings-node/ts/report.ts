@@ -51,6 +51,14 @@ export function unmappedOutcome(reporter: Reporter, tool: string): BlockedOutcom
   return outcome;
 }
 
+/** @internal Creates the outcome of a call of `tool` whose arguments cannot be sent. Sends nothing. */
+export function invalidOutcome(reporter: Reporter, tool: string, error: ActPassArgumentError): BlockedOutcome {
+  const reported = JSON.parse(converting(() => native.invalidArgument(tool, error.message))) as object;
+  const outcome = Object.assign(blockedOutcome(reporter, reported), { error });
+  observeBlock(tool, outcome.decision);
+  return outcome;
+}
+
 /** @internal Returns the text for a model about a blocked action. */
 export function modelText(outcome: BlockedOutcome): string {
   return textsOf.get(outcome)?.message ?? blockedBy(outcome, '').message;
