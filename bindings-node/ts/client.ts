@@ -28,6 +28,7 @@ import {
   VERIFY_OFFLINE,
 } from './options.js';
 import type { BlockedOutcome, GuardOutcome, Permit } from './outcome.js';
+import type { ProtectOptions, ProtectToolsOptions } from './protect-options.js';
 import { protecting, protectingTools } from './protect.js';
 import type { UNGUARDED } from './unguarded.js';
 import type {
@@ -47,8 +48,6 @@ import type {
   PendingApproval,
   PreflightOptions,
   ProtectedTools,
-  ProtectOptions,
-  ProtectToolsOptions,
   RecordEvidenceOptions,
   RecordedEvidence,
   ResumeOptions,

@@ -25,4 +25,5 @@ export {
 export { canonicalOutcome, hashPayload, signPayload } from './hash.js';
 export { UNGUARDED } from './unguarded.js';
 export type * from './outcome.js';
+export type * from './protect-options.js';
 export type * from './types.js';

@@ -2,7 +2,6 @@
 
 import { type CheckedAction, checkedAction, guarding } from './action.js';
 import { checkFunction } from './body.js';
-import type { ActPass } from './client.js';
 import { type ActionBlockedError, Site, stamped } from './errors.js';
 import { MappedTool, ToolMap } from './integrations/common.js';
 import { describe, toDictionary, toMembers, wrongArgument } from './json.js';
@@ -17,7 +16,7 @@ type Run = (...args: unknown[]) => unknown;
 type OnBlocked = ((error: ActionBlockedError) => unknown) | undefined;
 
 /** @internal Wraps `run`; options that are not functions are checked immediately. */
-export function protecting(client: ActPass, run: unknown, options: unknown): Function {
+export function protecting(client: object, run: unknown, options: unknown): Function {
   checkFunction('run', run);
   const { withContext = false, onBlocked, ...given } = toMembers(options, PROTECT_OPTIONS);
   if (typeof withContext !== 'boolean') {
@@ -29,7 +28,7 @@ export function protecting(client: ActPass, run: unknown, options: unknown): Fun
 }
 
 /** @internal Wraps each of `tools` by its action. */
-export function protectingTools(client: ActPass, tools: unknown, actions: unknown, options: unknown): object {
+export function protectingTools(client: object, tools: unknown, actions: unknown, options: unknown): object {
   const given = toDictionary('tools', 'functions by their names', tools);
   const onBlocked = checked(toMembers(options, ['onBlocked'])['onBlocked']);
   const map = new ToolMap(client, actions as ToolActions);
@@ -70,7 +69,7 @@ function denying(onBlocked: OnBlocked): object {
 
 /** Returns the wrapper of `run`. */
 function protectedFunction(
-  client: ActPass,
+  client: object,
   run: Run,
   action: CheckedAction,
   onBlocked: OnBlocked,

@@ -1,6 +1,5 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
-import type { ActionBlockedError } from './errors.js';
 import type { UNGUARDED } from './unguarded.js';
 
 /** The guard's mode: the decisions on which an action runs. */
@@ -568,37 +567,6 @@ export interface ToolFunctions {
 /** The actions of an agent's tools by the tools' names. A tool that is `UNGUARDED` runs without a decision. */
 export interface ToolActions {
   readonly [tool: string]: ToolAction | typeof UNGUARDED;
-}
-
-/**
- * Options of {@link ActPass.protect}.
- *
- * @typeParam A - The parameters of the function.
- * @typeParam B - The result of `onBlocked`.
- */
-export interface ProtectOptions<A extends readonly unknown[], B = unknown> extends ToolAction<A>, CallOptions {
-  /** Identifies repetitions of the request. */
-  idempotencyKey?: ((...args: A) => string) | undefined;
-  /**
-   * Passes the {@link ExecutionContext}, which holds the vaulted credential, to the function as an additional first
-   * argument. Default: `false`.
-   */
-  withContext?: boolean | undefined;
-  /**
-   * Called with the error of a blocked call; the call then resolves with its result instead of rejecting. Not called for
-   * errors of the function itself. `(error) => error.message` returns the text for a model. Default: the call rejects.
-   */
-  onBlocked?: ((error: ActionBlockedError) => B) | undefined;
-}
-
-/**
- * Options of {@link ActPass.protectTools}.
- *
- * @typeParam B - The result of `onBlocked`.
- */
-export interface ProtectToolsOptions<B = unknown> {
-  /** Called with the error of a blocked call, as in {@link ProtectOptions}. Default: the call rejects. */
-  onBlocked?: ((error: ActionBlockedError) => B) | undefined;
 }
 
 /**

@@ -33,7 +33,6 @@
  */
 
 import { type CheckedAction, checkedAction, guarding } from '../action.js';
-import type { ActPass } from '../client.js';
 import { ActPassArgumentError, placing as place, Site } from '../errors.js';
 import { describe, joined, type Members, toDictionary, toMembers, wrongArgument } from '../json.js';
 import { native } from '../native.js';
@@ -81,7 +80,7 @@ export class ToolMap {
   readonly #tools: ReadonlyMap<string, MappedTool | typeof UNGUARDED>;
 
   /** @throws ActPassArgumentError: the value of a name is neither an action nor `UNGUARDED`, or an action is invalid. */
-  constructor(client: ActPass, actions: ToolActions) {
+  constructor(client: object, actions: ToolActions) {
     const given = toDictionary('actions', 'actions by the names of tools', actions);
     this.#tools = new Map(Object.entries(given).map(([name, action]) => [name, mappedTool(client, name, action)]));
   }
@@ -122,7 +121,7 @@ export class ToolMap {
   }
 }
 
-function mappedTool(client: ActPass, name: string, action: unknown): MappedTool | typeof UNGUARDED {
+function mappedTool(client: object, name: string, action: unknown): MappedTool | typeof UNGUARDED {
   if (action === UNGUARDED) {
     return UNGUARDED;
   }
@@ -161,7 +160,7 @@ export interface RunOptions {
  * @throws ActPassArgumentError: neither the action nor a scope has a goal.
  */
 export async function runGuarded<A, T>(
-  client: ActPass,
+  client: object,
   { action }: MappedTool,
   args: A,
   execute: (args: A, context: ExecutionContext) => T,
