@@ -91,7 +91,7 @@ def play(mode: str, tools: list[BaseTool], *script: Any) -> Scripted:
     llm = Scripted(model="scripted", is_native=mode == "native", script=list(script))
     agent = Agent(role="support", goal="help", backstory="-", llm=llm, tools=tools, max_iter=20)
     task = Task(description="do it", expected_output="done", agent=agent)
-    Crew(agents=[agent], tasks=[task]).kickoff()
+    Crew(agents=[agent], tasks=[task], cache=True).kickoff()
     return llm
 
 
