@@ -108,7 +108,7 @@ impl fmt::Display for Window {
 /// The account that an action claims from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Account {
-    /// Name of the budget, unique in its policy.
+    /// Name of the budget, unique in its policy, or of a [history](crate::history).
     pub budget: String,
     /// The values that identify the account: canonical JSON of an object from path to value.
     pub key: String,
@@ -121,9 +121,9 @@ pub struct Charge {
     pub account: Account,
     /// The amount.
     pub amount: Decimal,
-    /// The limit of the budget.
-    pub limit: Decimal,
-    /// The window of the budget.
+    /// The limit of the budget; `None` for a history, whose sum only must stay exact.
+    pub limit: Option<Decimal>,
+    /// The window of the budget or the history.
     pub window: Window,
 }
 
@@ -141,7 +141,7 @@ pub struct Claim {
 /// The effect of a claim that would exceed the limit.
 #[derive(Clone, Debug)]
 pub enum Excess {
-    /// It is claimed anyway: a person approved the action.
+    /// It is claimed anyway: a person approved the action, or it counts for a history.
     Claim,
     /// Nothing is recorded; the action needs approval.
     RequireApproval,
@@ -174,8 +174,11 @@ pub(crate) struct Usage<'c> {
 /// other text of a response equals it.
 pub(crate) const PLACEHOLDER: &str = r#""budgets":[]"#;
 
-/// Writes the states of the budgets into a response that has a [`PLACEHOLDER`].
-pub(crate) fn complete(response: &[u8], usages: &[Usage<'_>]) -> bytes::Bytes {
+/// Writes the states of the budgets, if any, into a response that then has a [`PLACEHOLDER`].
+pub(crate) fn complete(response: &bytes::Bytes, usages: &[Usage<'_>]) -> bytes::Bytes {
+    if usages.is_empty() {
+        return response.clone();
+    }
     let text = String::from_utf8_lossy(response);
     let mut budgets = JsonWriter::new(Style::Compact);
     budgets.key("budgets");
@@ -183,7 +186,7 @@ pub(crate) fn complete(response: &[u8], usages: &[Usage<'_>]) -> bytes::Bytes {
     for (at, usage) in usages.iter().enumerate() {
         budgets.comma(at);
         let Usage { charge, used } = usage;
-        write_use(&mut budgets, &charge.account, Some((charge.limit, &charge.window)), *used);
+        write_use(&mut budgets, &charge.account, charge.limit.map(|limit| (limit, &charge.window)), *used);
     }
     budgets.raw("]");
     bytes::Bytes::from(text.replacen(PLACEHOLDER, &budgets.into_string(), 1))
@@ -230,21 +233,24 @@ pub(crate) fn event_member(charges: &[Charge]) -> Json {
         charges
             .iter()
             .map(|charge| {
-                Json::Object(vec![
+                let mut members = vec![
                     member("account", &charge.account.key),
                     member("amount", &charge.amount.to_string()),
-                    member("limit", &charge.limit.to_string()),
-                    member("name", &charge.account.budget),
-                    member("window", &charge.window.to_string()),
-                ])
+                ];
+                members.extend(charge.limit.map(|limit| member("limit", &limit.to_string())));
+                members.push(member("name", &charge.account.budget));
+                members.push(member("window", &charge.window.to_string()));
+                Json::Object(members)
             })
             .collect(),
     )
 }
 
-/// Returns whether `used` and one more claim stay within the limit.
+/// Returns whether `used` and one more claim stay within the limit; without one, whether the sum
+/// stays exact.
 pub(crate) fn fits(charge: &Charge, used: Decimal) -> bool {
-    used.saturating_add(charge.amount) <= charge.limit
+    let sum = used.saturating_add(charge.amount);
+    charge.limit.map_or(sum < Decimal::from(MAX_AMOUNT), |limit| sum <= limit)
 }
 
 #[cfg(test)]
@@ -310,12 +316,12 @@ mod tests {
         let charge = Charge {
             account: Account { budget: "daily \"a\"".to_owned(), key: r#"{"agent_id":"b"}"#.to_owned() },
             amount: Decimal::from(100),
-            limit: Decimal::from(500),
+            limit: Some(Decimal::from(500)),
             window: Window::parse("24h").unwrap(),
         };
         let response = br#"{"goal":"\"budgets\":[]","explain":{"summary":"s","budgets":[]}}"#;
         let usage = Usage { charge: &charge, used: Decimal::from(600) };
-        let completed = complete(response, &[usage]);
+        let completed = complete(&bytes::Bytes::from_static(response), &[usage]);
         assert_eq!(
             std::str::from_utf8(&completed).unwrap(),
             r#"{"goal":"\"budgets\":[]","explain":{"summary":"s","budgets":[{"name":"daily \"a\"","account":{"agent_id":"b"},"limit":500,"used":600,"remaining":0,"window":"24h"}]}}"#

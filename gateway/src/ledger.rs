@@ -119,7 +119,7 @@ pub struct Draft {
     pub passport_jti: Option<String>,
     /// Id of the credential in the response, or of the one set or removed. Never the secret.
     pub credential_id: Option<String>,
-    /// The amounts that a decision claims or would claim from budgets.
+    /// The amounts that a decision claims or would claim from budgets, and claims on histories.
     pub budgets: Option<Json>,
     /// Additional data of the client.
     pub metadata: Option<Json>,

@@ -7,6 +7,8 @@
 mod approvals;
 #[path = "budgets.rs"]
 mod budgets;
+#[path = "history.rs"]
+mod history;
 #[path = "http.rs"]
 mod http;
 #[path = "idempotency.rs"]

@@ -2,6 +2,7 @@
 
 use actpass_protocol::token::Presentation;
 use actpass_protocol::{Json, Mode};
+use rust_decimal::Decimal;
 
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
 use super::response;
@@ -10,9 +11,10 @@ use crate::approvals::{self, Approval, Status};
 use crate::auth::ApiKey;
 use crate::budget::{Charge, Claim, Excess};
 use crate::events::{self, Decision};
+use crate::history::Check;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
-use crate::policy::{self, Budget, Input, OnExceed, Rule};
+use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
 
@@ -21,6 +23,8 @@ pub(super) struct Evaluation<'a> {
     pub(super) ruling: Ruling<'a>,
     pub(super) uses: Vec<SingleUse>,
     pub(super) opens: Option<ApprovalOpening>,
+    /// The history conditions that it depends on.
+    pub(super) history: Vec<Check>,
     /// When the ruling expires, in seconds since 1970.
     pub(super) holds_until: Option<i64>,
     /// The claims of an `allow`.
@@ -31,7 +35,15 @@ pub(super) struct Evaluation<'a> {
 
 impl<'a> From<Ruling<'a>> for Evaluation<'a> {
     fn from(ruling: Ruling<'a>) -> Self {
-        Self { ruling, uses: Vec::new(), opens: None, holds_until: None, claims: Vec::new(), exceeds: None }
+        Self {
+            ruling,
+            uses: Vec::new(),
+            opens: None,
+            history: Vec::new(),
+            holds_until: None,
+            claims: Vec::new(),
+            exceeds: None,
+        }
     }
 }
 
@@ -71,8 +83,32 @@ impl<'a> Case<'a> {
             Ok(presented) => presented,
             Err(refusal) => return Ruling::Passport(refusal).into(),
         };
-        let input = self.input(presented.map(|presented| &presented.claims));
-        let Some(rule) = self.key.tenant.policy.first_match(&input) else {
+        let (policy, input) = (&self.key.tenant.policy, self.input(presented.map(|found| &found.claims)));
+        if self.is_replay {
+            // The histories of the first request apply, although they may have changed since.
+            let decided = self.context.earlier.as_ref().and_then(|earlier| earlier.rule.as_deref());
+            let rule = policy.first_match_if(&input, |rule| decided == Some(rule.name()));
+            return self.follow(rule, presented, &input);
+        }
+        let history = match policy.history_checks(&input, &self.context.history) {
+            Ok(history) => history,
+            Err(problem) => return Ruling::HistoryNotMeasurable { rule: None, problem }.into(),
+        };
+        let assumed =
+            |condition: &usize| history.iter().any(|check| check.condition == *condition && check.assumed);
+        let rule = policy.first_match_if(&input, |rule| rule.histories().iter().all(assumed));
+        let followed = self.follow(rule, presented, &input);
+        Evaluation { history, ..followed }
+    }
+
+    /// Applies the rule that matches.
+    fn follow(
+        &self,
+        rule: Option<&'a Rule>,
+        presented: Option<&'a PresentedPassport>,
+        input: &Input<'_>,
+    ) -> Evaluation<'a> {
+        let Some(rule) = rule else {
             return Ruling::NoMatch.into();
         };
         let mut evaluation = match rule.decision() {
@@ -83,7 +119,7 @@ impl<'a> Case<'a> {
             return evaluation;
         }
         if self.is_charged() {
-            let charges = match self.key.tenant.policy.charges(&input) {
+            let charges = match self.key.tenant.policy.charges(input) {
                 Ok(charges) => charges,
                 Err(problem) => return Ruling::NotMeasurable { rule, problem }.into(),
             };
@@ -105,6 +141,13 @@ impl<'a> Case<'a> {
             let claims =
                 charges.into_iter().map(|(budget, charge)| self.claim(rule, budget, charge, is_approved));
             evaluation.claims = claims.collect();
+            match self.key.tenant.policy.tracked(input) {
+                Ok(tracked) if self.consumes() => {
+                    evaluation.claims.extend(tracked.into_iter().map(|charge| self.track(rule, charge)));
+                }
+                Ok(_) => {}
+                Err(problem) => return Ruling::HistoryNotMeasurable { rule: Some(rule), problem }.into(),
+            }
         }
         let credential = self.context.credential.as_ref();
         // Check before anything is consumed.
@@ -142,6 +185,20 @@ impl<'a> Case<'a> {
             OnExceed::RequireApproval => Excess::RequireApproval,
         };
         Claim { charge, is_releasable: budget.release_on_failure(), on_excess }
+    }
+
+    /// Returns the claim of an `allow` on a history. It is denied if the sum would not stay exact, which
+    /// numbers of actions and other small amounts cannot cause.
+    fn track(&self, rule: &'a Rule, charge: Charge) -> Claim {
+        let on_excess = match charge.amount <= Decimal::ONE {
+            true => Excess::Claim,
+            false => {
+                let problem = Unmeasured("the sum of its history is 10^18 or more".to_owned());
+                let ruling = Ruling::HistoryNotMeasurable { rule: Some(rule), problem };
+                Excess::Refuse(Box::new(self.record(&ruling)))
+            }
+        };
+        Claim { charge, is_releasable: false, on_excess }
     }
 
     /// Returns the grant that the key lacks for this request.
@@ -284,6 +341,7 @@ impl<'a> Case<'a> {
             Ruling::Approved { approval, .. } => Some(approval.clone()),
             Ruling::ByRule(_) => None,
             Ruling::CredentialExpired(_)
+            | Ruling::HistoryNotMeasurable { .. }
             | Ruling::TooManyPending { .. }
             | Ruling::ManifestChanged
             | Ruling::ManifestUnknown
@@ -416,7 +474,7 @@ impl<'a> Case<'a> {
                 charges,
             },
         );
-        let has_budgets = !charges.is_empty();
+        let has_budgets = charges.iter().any(|charge| charge.limit.is_some());
         let response =
             response::write(ruling, self.key, self.request, &event.event_id, credential_id, has_budgets);
         Fallback { event, response }

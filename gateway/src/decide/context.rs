@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::approvals::Approval;
+use crate::history::Truth;
 use crate::passport::{Claims, PassportError};
 use crate::store::{EarlierResponse, ManifestPin, PassportState};
 
@@ -32,6 +33,8 @@ pub struct DecisionContext {
     pub pending_limit: Option<u32>,
     /// The budget that requires an approval because the action would exceed it, by name.
     pub over_budget: Option<String>,
+    /// The history conditions whose truth is known. Others are assumed false.
+    pub history: Vec<Truth>,
     /// State of the manifest named in the request.
     pub manifest: ManifestState,
     /// The tool's credential, if any. Only an `allow` depends on it.

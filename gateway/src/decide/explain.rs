@@ -6,7 +6,7 @@ use super::ruling::{Demand, Grant, Ruling};
 use crate::approvals::reason::APPROVED;
 use crate::auth::ApiKey;
 use crate::budget::MAX_ACCOUNT_BYTES;
-use crate::policy::{Budget, Decision, OnExceed, Rule};
+use crate::policy::{Budget, Decision, OnExceed, Rule, Unmeasured};
 
 /// Returns one sentence with the decision and its reason.
 pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
@@ -30,6 +30,9 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
             format!(
                 "The budget {name:?} cannot measure this call of the tool {tool:?}: {problem} ({reason})."
             )
+        }
+        Ruling::HistoryNotMeasurable { problem: Unmeasured(problem), .. } => {
+            format!("The history of this call of the tool {tool:?} cannot be measured: {problem} ({reason}).")
         }
         Ruling::CredentialExpired(_) => {
             format!("The credential of the tool {tool:?} has expired ({reason}).")
@@ -108,6 +111,14 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, s
                 "Do not run it. Send the arguments that the budget {:?} measures, in the form that the tool \
                 expects.",
                 problem.budget.name()
+            )
+            .into(),
+        ],
+        Ruling::HistoryNotMeasurable { .. } => vec![
+            format!(
+                "Do not run it. Send the arguments that the history conditions of the policy {:?} read, in the \
+                form that the tool expects.",
+                key.tenant.policy.id()
             )
             .into(),
         ],

@@ -81,7 +81,17 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         are_recorded: case.consumes(),
         response: response.clone(),
     });
-    let record =
-        DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens, budgets };
+    let history = evaluation.history;
+    let record = DecisionRecord {
+        event,
+        idempotency,
+        history,
+        uses,
+        credential,
+        manifest,
+        holds_until,
+        opens,
+        budgets,
+    };
     DecisionResult { response, allows, returns_credential, record }
 }

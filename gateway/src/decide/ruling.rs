@@ -2,8 +2,8 @@
 
 use crate::approvals::reason;
 use crate::passport::PassportError;
-use crate::policy::{self, Budget, NO_MATCH, NotMeasurable, OnExceed, RiskTier, Rule};
-use crate::{auth, budget, vault};
+use crate::policy::{self, Budget, NO_MATCH, NotMeasurable, OnExceed, RiskTier, Rule, Unmeasured};
+use crate::{auth, budget, history, vault};
 
 /// Reason code: the tool's manifest differs from the approved one.
 pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
@@ -36,6 +36,8 @@ pub(super) enum Ruling<'p> {
     ByRule(&'p Rule),
     /// Would be allowed, but the tool's credential has expired.
     CredentialExpired(Box<Self>),
+    /// A history that matters, or that the action allowed by `rule` is part of, cannot be measured.
+    HistoryNotMeasurable { rule: Option<&'p Rule>, problem: Unmeasured },
     /// An approval is required and the limit of pending approvals is reached.
     TooManyPending { demand: Demand<'p>, limit: u32 },
     /// The tool's manifest differs from the approved one.
@@ -133,6 +135,7 @@ impl<'p> Ruling<'p> {
             Self::Approved { .. } => Decision::Allow,
             Self::ByRule(rule) => rule.decision().into(),
             Self::CredentialExpired(_)
+            | Self::HistoryNotMeasurable { .. }
             | Self::TooManyPending { .. }
             | Self::NoMatch
             | Self::NotGranted(_)
@@ -159,6 +162,7 @@ impl<'p> Ruling<'p> {
             Self::ByRule(rule) => rule.reason(),
             Self::ApprovalRequested { demand, .. } => demand.reason(),
             Self::CredentialExpired(_) => vault::EXPIRED,
+            Self::HistoryNotMeasurable { .. } => history::NOT_MEASURABLE,
             Self::TooManyPending { .. } => reason::TOO_MANY_PENDING,
             Self::ManifestChanged => MANIFEST_CHANGED,
             Self::ManifestUnknown => MANIFEST_UNKNOWN,
@@ -186,6 +190,7 @@ impl<'p> Ruling<'p> {
                 Some(rule)
             }
             Self::CredentialExpired(allowed) => allowed.rule(),
+            Self::HistoryNotMeasurable { rule, .. } => *rule,
             Self::ManifestChanged
             | Self::ManifestUnknown
             | Self::NoMatch
@@ -208,6 +213,7 @@ impl<'p> Ruling<'p> {
             Self::Unapproved { approval, .. } => approval.as_deref(),
             Self::CredentialExpired(allowed) => allowed.approval(),
             Self::ByRule(_)
+            | Self::HistoryNotMeasurable { .. }
             | Self::TooManyPending { .. }
             | Self::ManifestChanged
             | Self::ManifestUnknown

@@ -62,7 +62,7 @@ impl Policy {
         Ok(Charge {
             account: Account { budget: budget.name.clone(), key },
             amount,
-            limit: budget.limit,
+            limit: Some(budget.limit),
             window: budget.window.clone(),
         })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use actpass_protocol::Json;
 
 use super::evaluate::Input;
-use super::model::{Decision, Root};
+use super::model::{Decision, Root, Rule};
 use super::{NO_MATCH, Policy};
 use crate::problems::Problems;
 
@@ -62,6 +62,8 @@ impl Cases {
 pub struct Case {
     name: String,
     input: Json,
+    /// The rules whose history conditions hold, or do not.
+    history: Vec<(String, bool)>,
     expect: Expect,
 }
 
@@ -81,7 +83,7 @@ impl Case {
 
     /// Evaluates `policy` and returns each difference from the expectation.
     pub fn run(&self, policy: &Policy) -> Vec<Mismatch> {
-        let rule = policy.first_match(&self.input());
+        let rule = self.first_match(policy);
         let decision = rule.map_or(Decision::Deny, |rule| rule.decision());
         let reason = rule.map_or(NO_MATCH, |rule| rule.reason());
         let rule = rule.map_or("(none)", |rule| rule.name());
@@ -96,6 +98,11 @@ impl Case {
                 });
             }
         };
+        for (name, _) in &self.history {
+            if !policy.rules().iter().any(|rule| rule.name() == name && rule.has_history()) {
+                compare("history", name, "(no rule with history conditions)");
+            }
+        }
         compare("decision", self.expect.decision.as_str(), decision.as_str());
         if let Some(expected) = &self.expect.reason_code {
             compare("reason_code", expected, reason);
@@ -108,7 +115,12 @@ impl Case {
 
     /// Returns the name of the deciding rule of `policy`; `None` if no rule matches.
     pub fn decided_by<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
-        policy.first_match(&self.input()).map(|rule| rule.name())
+        self.first_match(policy).map(|rule| rule.name())
+    }
+
+    fn first_match<'p>(&self, policy: &'p Policy) -> Option<&'p Rule> {
+        let holds = |rule: &Rule| self.history.iter().any(|(name, holds)| rule.name() == name && *holds);
+        policy.first_match_if(&self.input(), holds)
     }
 
     fn input(&self) -> Input<'_> {
@@ -126,7 +138,7 @@ impl Case {
     }
 
     fn read(place: &str, case: &Json, problems: &mut Problems) -> Option<Self> {
-        check_members(place, case, &["name", "input", "expect"], problems).then_some(())?;
+        check_members(place, case, &["name", "input", "history", "expect"], problems).then_some(())?;
         let name = match case.member("name") {
             Some(Json::String(name)) if !name.is_empty() => Some(name.clone()),
             other => {
@@ -135,8 +147,33 @@ impl Case {
             }
         };
         let input = Self::read_input(&format!("{place}.input"), case.member("input"), problems);
+        let history = Self::read_history(&format!("{place}.history"), case.member("history"), problems);
         let expect = Expect::read(&format!("{place}.expect"), case.member("expect"), problems);
-        Some(Self { name: name?, input: input?, expect: expect? })
+        Some(Self { name: name?, input: input?, history: history?, expect: expect? })
+    }
+
+    fn read_history(
+        place: &str,
+        history: Option<&Json>,
+        problems: &mut Problems,
+    ) -> Option<Vec<(String, bool)>> {
+        let rules = match history {
+            None => return Some(Vec::new()),
+            Some(Json::Object(rules)) => rules,
+            other => {
+                problems.add(place, wanted("an object of true or false by rule", other));
+                return None;
+            }
+        };
+        let before = problems.len();
+        let mut read = Vec::with_capacity(rules.len());
+        for (name, holds) in rules {
+            match holds {
+                Json::Bool(holds) => read.push((name.clone(), *holds)),
+                other => problems.add(format_args!("{place}.{name}"), wanted("true or false", Some(other))),
+            }
+        }
+        (problems.len() == before).then_some(read)
     }
 
     fn read_input(place: &str, input: Option<&Json>, problems: &mut Problems) -> Option<Json> {

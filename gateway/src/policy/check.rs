@@ -311,9 +311,11 @@ impl<'p> RuleConstraints<'p> {
         Ok(Self { paths, rule, found })
     }
 
-    /// Returns whether this rule's conditions imply those of `earlier`.
+    /// Returns whether this rule's conditions imply those of `earlier`. A history condition is
+    /// implied only by itself.
     fn implies(&self, earlier: &Rule) -> bool {
-        earlier.when.iter().all(|condition| self.implies_condition(condition))
+        earlier.histories.iter().all(|history| self.rule.histories.contains(history))
+            && earlier.when.iter().all(|condition| self.implies_condition(condition))
     }
 
     fn implies_condition(&self, condition: &Condition) -> bool {

@@ -30,18 +30,57 @@ pub struct Input<'a> {
 }
 
 impl Policy {
-    /// Returns the first rule whose conditions all hold; `None` means deny.
+    /// Returns the first rule whose conditions all hold, with every history condition false; `None`
+    /// means deny.
     pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
-        let mut values = Values::of(self, input);
+        self.first_match_if(input, |_| false)
+    }
+
+    /// Returns the first rule whose conditions all hold; `None` means deny. `history_holds` states
+    /// for a rule with history conditions whether all of them are true.
+    pub fn first_match_if(&self, input: &Input<'_>, history_holds: impl Fn(&Rule) -> bool) -> Option<&Rule> {
+        self.first(&mut Values::of(self, input), history_holds).map(|(_, rule)| rule)
+    }
+
+    /// Returns the history conditions of rules whose other conditions all hold, up to the first such
+    /// rule without history conditions. They may repeat.
+    pub(super) fn relevant_histories(&self, values: &mut Values<'_, '_>) -> Vec<usize> {
+        let end = self.first(values, |_| false).map_or(usize::MAX, |(number, _)| number);
+        let mut relevant = Vec::new();
+        let mut collect = |candidates: &[usize], values: &mut Values<'_, '_>| {
+            for number in candidates.iter().take_while(|number| **number < end) {
+                let rule = self.rules.get(*number).filter(|rule| !rule.histories.is_empty());
+                if let Some(rule) = rule
+                    && rule.when.iter().all(|condition| condition.holds(values))
+                {
+                    relevant.extend(&rule.histories);
+                }
+            }
+        };
+        for table in &self.index.tables {
+            if let Some(text) = values.at(table.path).and_then(Json::as_str) {
+                table.candidates(text).for_each(|candidates| collect(candidates, values));
+            }
+        }
+        collect(&self.index.rest, values);
+        relevant
+    }
+
+    #[inline]
+    fn first(
+        &self,
+        values: &mut Values<'_, '_>,
+        history_holds: impl Fn(&Rule) -> bool,
+    ) -> Option<(usize, &Rule)> {
         let mut first = None;
         for table in &self.index.tables {
             if let Some(text) = values.at(table.path).and_then(Json::as_str) {
                 for candidates in table.candidates(text) {
-                    first = self.earliest(candidates, &mut values, first);
+                    first = self.earliest(candidates, values, &history_holds, first);
                 }
             }
         }
-        self.earliest(&self.index.rest, &mut values, first).map(|(_, rule)| rule)
+        self.earliest(&self.index.rest, values, &history_holds, first)
     }
 
     /// Returns the first matching rule among the ordered `candidates`, unless `known` precedes it.
@@ -50,13 +89,16 @@ impl Policy {
         &'p self,
         candidates: &[usize],
         values: &mut Values<'_, '_>,
+        history_holds: &impl Fn(&Rule) -> bool,
         known: Option<(usize, &'p Rule)>,
     ) -> Option<(usize, &'p Rule)> {
         let end = known.map_or(usize::MAX, |(number, _)| number);
         let mut before = candidates.iter().take_while(|number| **number < end);
         let found = before.find_map(|number| {
             let rule = self.rules.get(*number)?;
-            rule.when.iter().all(|condition| condition.holds(values)).then_some((*number, rule))
+            let holds = rule.when.iter().all(|condition| condition.holds(values))
+                && (rule.histories.is_empty() || history_holds(rule));
+            holds.then_some((*number, rule))
         });
         found.or(known)
     }

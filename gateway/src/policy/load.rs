@@ -10,10 +10,11 @@ use rust_decimal::Decimal;
 use super::Policy;
 use super::index::Index;
 use super::model::{
-    Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, List, Measure, OnExceed, Path,
-    Relation, RiskTier, Root, Rule, Segment, Test,
+    Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, History, HistoryKind, List, Measure,
+    OnExceed, Path, Relation, RiskTier, Root, Rule, Segment, Test, Tracker,
 };
 use crate::budget::{self, Window};
+use crate::history::{self, Operator};
 use crate::problems::Problems;
 
 /// Maximum size of a compiled pattern: 1 MiB.
@@ -24,6 +25,9 @@ const SHORT_CHARACTERS: usize = 128;
 
 /// Maximum number of budgets. A decision may claim from each of them.
 const MAX_BUDGETS: usize = 64;
+
+/// Maximum number of distinct history conditions. A decision may read each of them.
+const MAX_HISTORIES: usize = 64;
 
 impl Policy {
     /// Parses and validates a policy from JSON.
@@ -45,7 +49,8 @@ impl Policy {
         let budgets = loader.budgets(members.get("budgets"));
         let hash = sha256_hex(&exact_form(&policy));
         let index = Index::of(&rules);
-        loader.problems.or(Self { id, version, hash, paths: loader.paths, rules, index, budgets })
+        let Loader { problems, paths, histories, trackers, .. } = loader;
+        problems.or(Self { id, version, hash, paths, rules, index, budgets, histories, trackers })
     }
 }
 
@@ -58,6 +63,24 @@ struct Loader {
     paths: Vec<Path>,
     path_index: HashMap<String, usize>,
     conditions: Interner,
+    histories: Vec<History>,
+    trackers: Vec<Tracker>,
+}
+
+/// The conditions of a `when`.
+struct When {
+    conditions: Vec<Condition>,
+    histories: Vec<usize>,
+    /// The sorted, distinct identities of all of them.
+    set: Vec<usize>,
+}
+
+/// Where conditions are, which determines whether history conditions are accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Budget,
+    History,
+    Rule,
 }
 
 impl Loader {
@@ -80,6 +103,12 @@ impl Loader {
                 sets.push(set);
             }
         }
+        if self.histories.len() > MAX_HISTORIES {
+            let found = self.histories.len();
+            let problem =
+                format_args!("expected at most {MAX_HISTORIES} different history conditions, found {found}");
+            self.problems.add("rules", problem);
+        }
         // Only meaningful if all rules were loaded.
         if loaded.len() == rules.len() {
             self.unreachable(&loaded, &sets);
@@ -92,7 +121,7 @@ impl Loader {
         let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps"];
         let members = self.members(place, rule, &known)?;
         let name = self.text(place.member("name"), members.get("name"));
-        let when = self.when(place, members.get("when"));
+        let when = self.when(&place.member("when"), members.get("when"), Scope::Rule);
         let decision = self.word(
             place.member("decision"),
             members.get("decision"),
@@ -107,10 +136,11 @@ impl Loader {
                 .map(Some),
         };
         let next_steps = self.next_steps(place, members.get("next_steps"));
-        let (when, set) = when?;
+        let When { conditions, histories, set } = when?;
         let rule = Rule {
             name: name?,
-            when,
+            when: conditions,
+            histories,
             decision: decision?,
             reason: reason?,
             risk_tier: risk_tier?,
@@ -160,17 +190,15 @@ impl Loader {
         ];
         let members = self.members(place, budget, &known)?;
         let name = self.short_text(&place.member("name"), members.get("name"));
-        let when = self.when(place, members.get("when"));
+        if name.as_ref().is_some_and(|name| name.starts_with(history::PREFIX)) {
+            let problem = format_args!("expected a name that does not start with {:?}", history::PREFIX);
+            self.problems.add(place.member("name"), problem);
+        }
+        let when = self.when(&place.member("when"), members.get("when"), Scope::Budget);
         let per = self.per(&place.member("per"), members.get("per"));
         let measure = self.measure(place, &members);
         let limit = self.limit(&place.member("limit"), members.get("limit"));
-        let window = self.text(place.member("window"), members.get("window")).and_then(|text| {
-            Window::parse(&text)
-                .map_err(|error| {
-                    self.problems.add(place.member("window"), format_args!("{error}, found {text:?}"))
-                })
-                .ok()
-        });
+        let window = self.window(&place.member("window"), members.get("window"));
         let on_exceed = self.word(
             place.member("on_exceed"),
             members.get("on_exceed"),
@@ -187,10 +215,9 @@ impl Loader {
                 None
             }
         };
-        let (when, _) = when?;
         Some(Budget {
             name: name?,
-            when,
+            when: when?.conditions,
             per: per?,
             measure: measure?,
             limit: limit?,
@@ -263,20 +290,112 @@ impl Loader {
         }
     }
 
-    fn when(&mut self, place: &Location<'_>, when: Option<&&Json>) -> Option<(Vec<Condition>, Vec<usize>)> {
-        let conditions = self.array(place.member("when"), when)?;
-        let mut loaded = Vec::with_capacity(conditions.len());
-        let mut set = Vec::with_capacity(conditions.len());
-        for (index, condition) in conditions.iter().enumerate() {
-            let place = place.member(format_args!("when[{index}]"));
-            if let Some((condition, identity)) = self.condition(&place, condition) {
-                loaded.push(condition);
-                set.push(identity);
-            }
+    fn window(&mut self, place: &str, window: Option<&&Json>) -> Option<Window> {
+        let text = self.text(place, window)?;
+        Window::parse(&text)
+            .map_err(|error| self.problems.add(place, format_args!("{error}, found {text:?}")))
+            .ok()
+    }
+
+    fn when(&mut self, place: &str, when: Option<&&Json>, scope: Scope) -> Option<When> {
+        let list = self.array(place, when)?;
+        let (mut conditions, mut histories) = (Vec::with_capacity(list.len()), Vec::new());
+        let mut set = Vec::with_capacity(list.len());
+        for (index, condition) in list.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            let identity = match (condition.member("history"), scope) {
+                (None, _) => self.condition(&place, condition).map(|(condition, identity)| {
+                    conditions.push(condition);
+                    identity
+                }),
+                (Some(_), Scope::Rule) => self.history(&place, condition).map(|(history, identity)| {
+                    histories.push(history);
+                    identity
+                }),
+                (Some(_), Scope::Budget | Scope::History) => {
+                    let within = if scope == Scope::Budget { "a budget" } else { "of" };
+                    let problem =
+                        format_args!("not supported within {within}; expected in the when of a rule");
+                    self.problems.add(format_args!("{place}.history"), problem);
+                    None
+                }
+            };
+            set.extend(identity);
         }
+        let is_complete = set.len() == list.len();
         set.sort_unstable();
         set.dedup();
-        (loaded.len() == conditions.len()).then_some((loaded, set))
+        is_complete.then_some(When { conditions, histories, set })
+    }
+
+    /// Loads a history condition; returns its index and its identity.
+    fn history(&mut self, place: &str, condition: &Json) -> Option<(usize, usize)> {
+        let known = ["history", "of", "within", "same", "path", "operator", "value"];
+        let members = self.members(place, condition, &known)?;
+        let at = |member: &str| format!("{place}.{member}");
+        let words = HistoryKind::ALL.map(HistoryKind::as_str);
+        let kind = self.word(at("history"), members.get("history"), HistoryKind::parse, &words);
+        let of = self.when(&at("of"), members.get("of"), Scope::History);
+        let window = self.window(&at("within"), members.get("within"));
+        let same = self.per(&at("same"), members.get("same"));
+        let kind = kind?;
+        let unused: &[&str] = match kind {
+            HistoryKind::After | HistoryKind::Never => &["path", "operator", "value"],
+            HistoryKind::Count => &["path"],
+            HistoryKind::Sum => &[],
+        };
+        let given: Vec<_> = unused.iter().filter(|name| members.contains_key(**name)).collect();
+        for name in &given {
+            self.problems.add(at(name), format_args!("not supported by {}", kind.as_str()));
+        }
+        let bound = match kind {
+            HistoryKind::After => Some(history::Bound { operator: Operator::AtLeast, value: Decimal::ONE }),
+            HistoryKind::Never => Some(history::Bound { operator: Operator::Equal, value: Decimal::ZERO }),
+            HistoryKind::Count | HistoryKind::Sum => self.history_bound(place, kind, &members),
+        };
+        let measure = match kind {
+            HistoryKind::After | HistoryKind::Count | HistoryKind::Never => Some(Measure::Count),
+            HistoryKind::Sum => {
+                let text = self.text(at("path"), members.get("path"));
+                text.and_then(|text| self.path(&at("path"), &text)).map(Measure::Sum)
+            }
+        };
+        let (of, window, same, bound, measure) = (of?, window?, same?, bound?, measure?);
+        if !given.is_empty() {
+            return None;
+        }
+        let account = account_of(&members, &window);
+        let tracker = self.trackers.iter().position(|tracker| tracker.account == account);
+        let tracker = tracker.unwrap_or_else(|| {
+            self.trackers.push(Tracker { account, of: of.conditions, same, measure, window });
+            self.trackers.len() - 1
+        });
+        let equals = |known: &History| known.tracker == tracker && known.bound == bound;
+        let index = self.histories.iter().position(equals).unwrap_or_else(|| {
+            self.histories.push(History { tracker, bound });
+            self.histories.len() - 1
+        });
+        let identity = self.conditions.history(index);
+        Some((index, identity))
+    }
+
+    /// Loads the comparison of a count or a sum.
+    fn history_bound(
+        &mut self,
+        place: &str,
+        kind: HistoryKind,
+        members: &MemberMap<'_>,
+    ) -> Option<history::Bound> {
+        let words = Operator::ALL.map(Operator::as_str);
+        let operator =
+            self.word(format_args!("{place}.operator"), members.get("operator"), Operator::parse, &words);
+        let place = format!("{place}.value");
+        let value = self.limit(&place, members.get("value"))?;
+        if kind == HistoryKind::Count && !value.is_integer() {
+            self.problems.add(place, format_args!("expected a whole number, found {value}"));
+            return None;
+        }
+        Some(history::Bound { operator: operator?, value })
     }
 
     fn condition(&mut self, place: &str, condition: &Json) -> Option<(Condition, usize)> {
@@ -669,6 +788,29 @@ fn one_line(error: &regex::Error) -> String {
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
+/// Returns the name of the accounts of a history. Definitions that differ only in the order of their
+/// conditions or paths have the same name.
+fn account_of(members: &MemberMap<'_>, window: &Window) -> String {
+    let sorted = |name: &str| {
+        let items = members.get(name).map_or(&[][..], |list| match list {
+            Json::Array(items) => items,
+            Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_) => &[],
+        });
+        let mut forms: Vec<_> = items.iter().map(exact_form).collect();
+        forms.sort_unstable();
+        forms.dedup();
+        Json::Array(forms.iter().map(|form| Json::from(&*String::from_utf8_lossy(form))).collect())
+    };
+    let definition = Json::Object(vec![
+        ("of".to_owned(), sorted("of")),
+        ("path".to_owned(), members.get("path").map_or(Json::Null, |path| (*path).clone())),
+        ("same".to_owned(), sorted("same")),
+        ("within".to_owned(), Json::Number(Number::from(window.millis()))),
+    ]);
+    let hash = sha256_hex(definition.to_string().as_bytes());
+    format!("{}{}", history::PREFIX, hash.get(..32).unwrap_or(&hash))
+}
+
 /// Returns bytes that identify the value: its canonical JSON, so that formatting does not matter,
 /// unless that would round a number; then the sorted members with the original number literals.
 fn exact_form(value: &Json) -> Vec<u8> {
@@ -680,7 +822,8 @@ fn exact_form(value: &Json) -> Vec<u8> {
     sorted(value).to_string().into_bytes()
 }
 
-fn carries_exactly(value: &Json) -> bool {
+/// Returns whether the canonical form of the value rounds no number.
+pub(super) fn carries_exactly(value: &Json) -> bool {
     match value {
         Json::Array(items) => items.iter().all(carries_exactly),
         Json::Number(number) => is_canonical(number),
@@ -719,11 +862,22 @@ fn is_subset(part: &[usize], whole: &[usize]) -> bool {
 struct Interner {
     /// Keyed by path, operator and [`exact_form`] of the value.
     identities: HashMap<(usize, String, Vec<u8>), usize>,
+    /// Keyed by the index of the history condition.
+    histories: HashMap<usize, usize>,
 }
 
 impl Interner {
     fn identity(&mut self, path: usize, operator: String, value: &Json) -> usize {
-        let next = self.identities.len();
+        let next = self.next();
         *self.identities.entry((path, operator, exact_form(value))).or_insert(next)
+    }
+
+    fn history(&mut self, condition: usize) -> usize {
+        let next = self.next();
+        *self.histories.entry(condition).or_insert(next)
+    }
+
+    fn next(&self) -> usize {
+        self.identities.len() + self.histories.len()
     }
 }

@@ -9,11 +9,13 @@
 //! - A missing path makes every operator false, except `exists` with `false`.
 //! - A comparison of different types is false for every operator, including `!=` and `not_in`.
 //! - Numbers compare exactly by value: `1` equals `1.0`, and large integers are not rounded.
+//! - History conditions depend on earlier decisions; the caller states which of them are true.
 
 mod budget;
 mod cases;
 mod check;
 mod evaluate;
+mod history;
 mod index;
 mod load;
 mod model;
@@ -25,9 +27,10 @@ pub use budget::NotMeasurable;
 pub use cases::{Case, Cases, Mismatch};
 pub use check::{Finding, FindingKind};
 pub use evaluate::Input;
+pub use history::Unmeasured;
 use index::Index;
-use model::Path;
 pub use model::{Budget, Decision, OnExceed, RiskTier, Rule};
+use model::{History, Path, Tracker};
 
 /// Reason code if no rule matches.
 pub const NO_MATCH: &str = "policy.no_match";
@@ -43,6 +46,10 @@ pub struct Policy {
     rules: Vec<Rule>,
     index: Index,
     budgets: Vec<Budget>,
+    /// The distinct history conditions; rules refer to them by index.
+    histories: Vec<History>,
+    /// The distinct histories that they read.
+    trackers: Vec<Tracker>,
 }
 
 impl Policy {

@@ -9,12 +9,15 @@ use regex::Regex;
 use rust_decimal::Decimal;
 
 use crate::budget::Window;
+use crate::history::Bound as HistoryBound;
 
 /// A rule: its decision applies if all its conditions hold.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub(super) name: String,
     pub(super) when: Vec<Condition>,
+    /// Indexes of its history conditions, which must all be true as well.
+    pub(super) histories: Vec<usize>,
     pub(super) decision: Decision,
     pub(super) reason: String,
     pub(super) risk_tier: Option<RiskTier>,
@@ -40,6 +43,16 @@ impl Rule {
     /// The risk tier; `None` if not specified.
     pub fn risk_tier(&self) -> Option<RiskTier> {
         self.risk_tier
+    }
+
+    /// Returns whether it has conditions on earlier decisions.
+    pub fn has_history(&self) -> bool {
+        !self.histories.is_empty()
+    }
+
+    /// Indexes of its history conditions, as in [`Check`](crate::history::Check).
+    pub fn histories(&self) -> &[usize] {
+        &self.histories
     }
 
     /// Next steps after the decision, in sentences.
@@ -198,6 +211,58 @@ impl RiskTier {
     /// Parses a tier word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.as_str() == word)
+    }
+}
+
+/// A condition on the sum of a history.
+#[derive(Clone, Debug)]
+pub(super) struct History {
+    /// Index of the tracker.
+    pub(super) tracker: usize,
+    pub(super) bound: HistoryBound,
+}
+
+/// The earlier actions of a history and the amount that each of them counts.
+#[derive(Clone, Debug)]
+pub(super) struct Tracker {
+    /// Name of its accounts: a prefix and the hash of its definition.
+    pub(super) account: String,
+    /// Conditions on an earlier request.
+    pub(super) of: Vec<Condition>,
+    /// Paths whose values must be the same in both requests.
+    pub(super) same: Vec<usize>,
+    pub(super) measure: Measure,
+    pub(super) window: Window,
+}
+
+/// The kind of a history condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HistoryKind {
+    /// At least one earlier action.
+    After,
+    /// A comparison of the number of earlier actions.
+    Count,
+    /// No earlier action.
+    Never,
+    /// A comparison of a sum over earlier actions.
+    Sum,
+}
+
+impl HistoryKind {
+    pub(super) const ALL: [Self; 4] = [Self::After, Self::Never, Self::Count, Self::Sum];
+
+    /// The word in a policy.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::After => "after",
+            Self::Count => "count",
+            Self::Never => "never",
+            Self::Sum => "sum",
+        }
+    }
+
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 

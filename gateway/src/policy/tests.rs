@@ -956,3 +956,188 @@ fn finds_amounts_that_no_budget_sums() {
         assert_eq!(unbudgeted(operator, sum), expected, "{operator} {sum}");
     }
 }
+
+/// The problems of a rule with this history condition; members given here replace the defaults.
+fn history_problems(members: &[(&str, &str)]) -> String {
+    let mut history = vec![
+        ("history", "\"after\""),
+        ("of", r#"[{"path": "tool", "operator": "==", "value": "a"}]"#),
+        ("within", "\"24h\""),
+        ("same", "[\"args.order\"]"),
+    ];
+    for (name, value) in members {
+        history.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            history.push((name, value));
+        }
+    }
+    let members: Vec<_> = history.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+    let policy = format!(
+        r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": [{{{}}}], "decision": "allow",
+            "reason": "r"}}]}}"#,
+        members.join(", ")
+    );
+    Policy::parse(policy.as_bytes()).map_or_else(|problems| problems.to_string(), |_| String::new())
+}
+
+#[test]
+fn each_history_problem_is_named() {
+    let count = ("history", "\"count\"");
+    let sum = ("history", "\"sum\"");
+    let operator = ("operator", "\"<\"");
+    for valid in [
+        &[][..],
+        &[("history", "\"never\""), ("of", "[]"), ("same", "[]"), ("within", "\"366d\"")],
+        &[count, operator, ("value", "3")],
+        &[sum, operator, ("value", "0.5"), ("path", "\"args.amount\"")],
+    ] {
+        assert_eq!(history_problems(valid), "", "{valid:?}");
+    }
+    let nested = r#"[{"history": "after", "of": [], "within": "1h", "same": []}]"#;
+    for (members, expected) in [
+        (
+            &[("history", "\"before\"")][..],
+            ".history: expected one of after, never, count, sum, found \"before\"",
+        ),
+        (&[("history", "true")], ".history: expected a non-empty string, found a boolean"),
+        (&[("of", "")], ".of: missing"),
+        (&[("of", nested)], ".of[0].history: not supported within of; expected in the when of a rule"),
+        (
+            &[("of", r#"[{"path": "cookies", "operator": "==", "value": 1}]"#)],
+            ".of[0].path: unknown path root",
+        ),
+        (&[("within", "")], ".within: missing"),
+        (
+            &[("within", "\"367d\"")],
+            ".within: expected a duration of 1s to 366d, such as 30m, 24h or 30d, found",
+        ),
+        (&[("same", "")], ".same: missing"),
+        (&[("same", "[\"cookies\"]")], ".same[0]: unknown path root \"cookies\""),
+        (&[("same", "[\"tool\", \"tool\"]")], ".same[1]: duplicate path \"tool\""),
+        (&[operator], ".operator: not supported by after"),
+        (&[("history", "\"never\""), ("value", "1")], ".value: not supported by never"),
+        (&[("path", "\"args.amount\"")], ".path: not supported by after"),
+        (&[count, operator, ("value", "1"), ("path", "\"args.amount\"")], ".path: not supported by count"),
+        (&[count, ("value", "1")], ".operator: missing"),
+        (
+            &[count, ("operator", "\"!=\""), ("value", "1")],
+            ".operator: expected one of <, <=, >, >=, ==, found",
+        ),
+        (&[count, operator], ".value: missing; expected a number of at least 0"),
+        (&[count, operator, ("value", "\"3\"")], ".value: expected a number of at least 0"),
+        (&[count, operator, ("value", "1.5")], ".value: expected a whole number, found 1.5"),
+        (
+            &[sum, operator, ("value", "-1"), ("path", "\"args.amount\"")],
+            ".value: expected a number of at least 0",
+        ),
+        (&[sum, operator, ("value", "1")], ".path: missing"),
+        (
+            &[("since", "1")],
+            ": unknown member \"since\"; expected history, of, within, same, path, operator, value",
+        ),
+    ] {
+        let found = history_problems(members);
+        assert!(found.contains(&format!("rule \"r\": when[0]{expected}")), "{expected} in {found}");
+    }
+}
+
+/// Returns the problems of a policy with these rules and budgets.
+fn problems_of(rules: &str, budgets: &str) -> String {
+    let text = format!(r#"{{"id": "p", "version": 1, "rules": [{rules}], "budgets": [{budgets}]}}"#);
+    Policy::parse(text.as_bytes()).map_or_else(|problems| problems.to_string(), |_| String::new())
+}
+
+#[test]
+fn history_conditions_are_accepted_in_rules_only() {
+    let budget = |name: &str, when: &str| {
+        format!(
+            r#"{{"name": "{name}", "when": [{when}], "per": [], "count": true, "limit": 1, "window": "1h",
+                "on_exceed": "deny", "reason": "b"}}"#
+        )
+    };
+    let history = r#"{"history": "after", "of": [], "within": "1h", "same": []}"#;
+    let found = problems_of("", &budget("b", history));
+    assert!(found.contains("budget \"b\": when[0].history: not supported within a budget"), "{found}");
+    let found = problems_of("", &budget("history:1", ""));
+    assert!(found.contains("name: expected a name that does not start with \"history:\""), "{found}");
+}
+
+/// A rule about the tool `t` with these further conditions.
+fn rule_on_t(name: &str, conditions: &str) -> String {
+    format!(
+        r#"{{"name": "{name}", "when": [{{"path": "tool", "operator": "==", "value": "t"}}{conditions}],
+            "decision": "deny", "reason": "r"}}"#
+    )
+}
+
+#[test]
+fn distinct_history_conditions_are_limited() {
+    let with = |count: usize| {
+        let rules: Vec<_> = (1..=count)
+            .flat_map(|seconds| {
+                let history = format!(
+                    r#", {{"history": "after", "of": [], "within": "{seconds}s", "same": []}},
+                        {{"path": "goal", "operator": "==", "value": "g{seconds}"}}"#
+                );
+                [rule_on_t(&format!("a{seconds}"), &history)]
+            })
+            .collect();
+        problems_of(&rules.join(", "), "")
+    };
+    assert_eq!(with(64), "");
+    assert!(with(65).contains("rules: expected at most 64 different history conditions, found 65"));
+}
+
+#[test]
+fn history_condition_hides_no_rule() {
+    let after = |within: &str| {
+        format!(r#", {{"history": "after", "of": [], "within": "{within}", "same": ["tool"]}}"#)
+    };
+    let findings = |first: &str, second: &str| {
+        let text = format!(
+            r#"{{"id": "p", "version": 1, "rules": [{}, {}]}}"#,
+            rule_on_t("one", first),
+            rule_on_t("two", second)
+        );
+        let policy = Policy::parse(text.as_bytes()).map_err(|problems| problems.to_string())?;
+        Ok::<_, String>(policy.findings().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    };
+    assert_eq!(findings(&after("1h"), ""), Ok(String::new()));
+    assert_eq!(findings(&after("1h"), &after("2h")), Ok(String::new()));
+    // Equal conditions hold or fail together.
+    let hidden = findings(&after("1h"), &after("60m")).unwrap_err();
+    assert!(hidden.contains("unreachable: the earlier rule \"one\""), "{hidden}");
+    assert!(findings("", &after("1h")).unwrap_err().contains("unreachable"));
+    let stricter = r#", {"path": "args.x", "operator": "<", "value": 5}"#;
+    let weaker = r#", {"path": "args.x", "operator": "<", "value": 9}"#;
+    let found = findings(&format!("{weaker}{}", after("1h")), stricter);
+    assert_eq!(found, Ok(String::new()));
+    let found = findings(&format!("{weaker}{}", after("1h")), &format!("{stricter}{}", after("1h"))).unwrap();
+    assert!(found.contains("rule \"two\": unreachable"), "{found}");
+    let dead = r#", {"path": "tool", "operator": "==", "value": "u"}"#;
+    let found = findings(&format!("{dead}{}", after("1h")), "").unwrap();
+    assert!(found.contains("rule \"one\": never matches"), "{found}");
+}
+
+#[test]
+fn cases_state_which_histories_hold() {
+    let history = r#", {"history": "after", "of": [], "within": "1h", "same": []}"#;
+    let text = format!(r#"{{"id": "p", "version": 1, "rules": [{}]}}"#, rule_on_t("r", history));
+    let policy = Policy::parse(text.as_bytes()).unwrap();
+    let run = |history: &str| {
+        let cases = format!(
+            r#"[{{"name": "c", "input": {{"tool": "t"}}{history}, "expect": {{"decision": "deny", "rule": "r"}}}}]"#
+        );
+        let cases = Cases::parse(cases.as_bytes()).map_err(|problems| problems.to_string())?;
+        let mismatches: Vec<_> = cases.iter().flat_map(|case| case.run(&policy)).collect();
+        Ok::<_, String>(mismatches.iter().map(|found| found.member).collect::<Vec<_>>())
+    };
+    assert_eq!(run(r#", "history": {"r": true}"#), Ok(vec![]));
+    assert_eq!(run(r#", "history": {"r": false}"#), Ok(vec!["rule"]));
+    assert_eq!(run(""), Ok(vec!["rule"]));
+    assert_eq!(run(r#", "history": {"r": true, "s": true}"#), Ok(vec!["history"]));
+    let problem = run(r#", "history": {"r": 1}"#).unwrap_err();
+    assert!(problem.contains("cases[0].history.r: expected true or false, found a number"), "{problem}");
+    let problem = run(r#", "history": [1]"#).unwrap_err();
+    assert!(problem.contains("cases[0].history: expected an object of true or false by rule"), "{problem}");
+}

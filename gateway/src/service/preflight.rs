@@ -11,6 +11,7 @@ use crate::auth::ApiKey;
 use crate::decide::{
     self, DecisionContext, DecisionResult, ManifestState, PresentedPassport, ToolCredential,
 };
+use crate::history::Truth;
 use crate::passport::PassportError;
 use crate::request::Preflight;
 use crate::store::{Author, DecisionOutcome, EarlierResponse, ManifestPin, SealedCredential};
@@ -51,6 +52,8 @@ struct Lookups {
     action_hash: Option<String>,
     /// The budget that requires an approval because the action would exceed it.
     over_budget: Option<String>,
+    /// The history conditions whose truth is known.
+    history: Vec<Truth>,
 }
 
 impl PendingPreflight {
@@ -114,6 +117,11 @@ impl Service {
                         Some(age) => (replayed(&response, request_hash, age)?, decided.returns_credential),
                         None => (response, decided.returns_credential),
                     },
+                    DecisionOutcome::History(truths) => {
+                        found.history = truths;
+                        found.earlier.clone_from(&context.earlier);
+                        continue;
+                    }
                     DecisionOutcome::OverBudget(budget) => {
                         found.over_budget = Some(budget);
                         found.action_hash = pending.action_hash();
@@ -252,6 +260,7 @@ impl Service {
             passport,
             credential,
             over_budget: found.over_budget.clone(),
+            history: found.history.clone(),
         })
     }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::SealedCredential;
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Claims;
+use crate::history::{Check, Truth};
 use crate::ledger::Draft;
 
 /// An event that is recorded unconditionally, with an optional mutation; both are atomic.
@@ -97,8 +98,9 @@ pub enum TransitionOutcome {
 /// A decision to record, with its preconditions; all or nothing.
 ///
 /// One transaction checks in this order: `idempotency` (a conflict, or an earlier response that the
-/// decision did not see, ends it), `holds_until`, `opens`, `credential` and `manifest` (each can
-/// make it stale), whether to replay the earlier response, `uses` (the first failure records its
+/// decision did not see, ends it), `history` (a wrong assumption ends it, unless the earlier
+/// response may be replayed), `holds_until`, `opens`, `credential` and `manifest` (each can make it
+/// stale), whether to replay the earlier response, `uses` (the first failure records its
 /// fallback or makes the decision stale), and `budgets` (a claim that does not fit records its
 /// fallback or requires an approval). Then everything is written.
 #[derive(Clone, Debug)]
@@ -107,6 +109,8 @@ pub struct DecisionRecord {
     pub event: Draft,
     /// Ensures that a repetition of the request records nothing.
     pub idempotency: Option<Idempotency>,
+    /// The history conditions that it depends on.
+    pub history: Vec<Check>,
     /// The single uses that the decision consumes: all or nothing.
     pub uses: Vec<SingleUse>,
     /// The credential that the tool must have.
@@ -127,6 +131,7 @@ impl DecisionRecord {
         Self {
             event,
             idempotency: None,
+            history: Vec::new(),
             uses: Vec::new(),
             credential: None,
             manifest: None,
@@ -240,6 +245,8 @@ pub struct EarlierResponse {
     pub basis: AllowBasis,
     /// Id of the credential that it included.
     pub credential: Option<String>,
+    /// The rule that decided.
+    pub rule: Option<String>,
     /// Whether it is an `allow` that the ledger supports.
     pub is_allow: bool,
     /// The first `allow` under this key, if any.
@@ -264,6 +271,8 @@ pub enum DecisionOutcome {
     EarlierResponse(Box<EarlierResponse>),
     /// The decision and its claims on budgets are durable; this is its response.
     Claimed(Bytes),
+    /// The decision assumed otherwise of these history conditions. Nothing was recorded.
+    History(Vec<Truth>),
     /// The action would exceed this budget, which requires an approval. Nothing was recorded.
     OverBudget(String),
     /// The decision is durable.

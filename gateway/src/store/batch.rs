@@ -18,6 +18,7 @@ use super::queue::Append;
 use crate::approvals::{Approval, Status};
 use crate::budget::{self, Account, Claim, Claims, Excess, Usage};
 use crate::clock::system_time;
+use crate::history::{Check, Truth};
 use crate::ledger::{Draft, Head, Sealed};
 
 /// Reads and writes of a batch within one transaction. Rows that were read do not change until it
@@ -131,7 +132,7 @@ enum Availability<'a> {
 /// Measurement of a decision's claims.
 enum Measured<'a> {
     Fits(Vec<Usage<'a>>),
-    Refused(&'a Fallback, Usage<'a>),
+    Refused(&'a Fallback, Option<Usage<'a>>),
     /// The budget's name.
     RequiresApproval(&'a str),
     Stale,
@@ -180,8 +181,17 @@ impl<R: Rows> Batch<R> {
     }
 
     fn decide(&mut self, decision: &DecisionRecord) -> Outcome<DecisionOutcome, R::Error> {
-        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens, budgets } =
-            decision;
+        let DecisionRecord {
+            event,
+            idempotency,
+            history,
+            uses,
+            credential,
+            manifest,
+            holds_until,
+            opens,
+            budgets,
+        } = decision;
         let (tenant_id, key_name) = (&event.tenant_id, &event.key_name);
         let kept = match idempotency {
             None => None,
@@ -207,6 +217,11 @@ impl<R: Rows> Batch<R> {
                 (None, Some(_)) => return Ok(Ok(DecisionOutcome::Stale)),
                 (None, None) => {}
             }
+        }
+        if replay.is_none()
+            && let Some(truths) = self.differing_history(tenant_id, history)?
+        {
+            return Ok(Ok(DecisionOutcome::History(truths)));
         }
         if holds_until.is_some_and(|until| self.seconds() >= until) {
             return Ok(Ok(DecisionOutcome::Stale));
@@ -252,7 +267,7 @@ impl<R: Rows> Batch<R> {
                 Measured::Fits(usages) => budget::complete(&budgets.response, &usages),
                 Measured::Refused(fallback, usage) => {
                     refused = Some(fallback);
-                    budget::complete(&fallback.response, &[usage])
+                    budget::complete(&fallback.response, usage.as_slice())
                 }
                 Measured::RequiresApproval(name) => {
                     return Ok(Ok(DecisionOutcome::OverBudget(name.to_owned())));
@@ -394,6 +409,22 @@ impl<R: Rows> Batch<R> {
         }
     }
 
+    /// Returns which history conditions hold if the decision assumed otherwise.
+    fn differing_history(
+        &mut self,
+        tenant_id: &str,
+        checks: &[Check],
+    ) -> Result<Option<Vec<Truth>>, R::Error> {
+        let mut truths = Vec::with_capacity(checks.len());
+        let mut differs = false;
+        for Check { condition, account, bound, assumed } in checks {
+            let holds = bound.holds(self.rows.used(tenant_id, account, self.now)?);
+            differs |= holds != *assumed;
+            truths.push(Truth { condition: *condition, holds });
+        }
+        Ok(differs.then_some(truths))
+    }
+
     /// Measures the claims against their budgets. A budget that denies takes precedence over one
     /// that requires an approval.
     fn measure<'b>(&mut self, tenant_id: &str, budgets: &'b Claims) -> Result<Measured<'b>, R::Error> {
@@ -410,11 +441,15 @@ impl<R: Rows> Batch<R> {
         let mut usages = Vec::with_capacity(budgets.claims.len());
         let mut requires_approval = None;
         for Claim { charge, on_excess, .. } in &budgets.claims {
+            if charge.limit.is_none() && matches!(on_excess, Excess::Claim) {
+                continue;
+            }
             let used = self.rows.used(tenant_id, &charge.account, at)?;
             let fits = budget::fits(charge, used);
             match on_excess {
                 Excess::Refuse(fallback) if !fits => {
-                    return Ok(Measured::Refused(fallback, Usage { charge, used }));
+                    let usage = charge.limit.is_some().then_some(Usage { charge, used });
+                    return Ok(Measured::Refused(fallback, usage));
                 }
                 Excess::RequireApproval if !fits => {
                     requires_approval.get_or_insert(&*charge.account.budget);
@@ -422,7 +457,9 @@ impl<R: Rows> Batch<R> {
                 Excess::Claim | Excess::Refuse(_) | Excess::RequireApproval => {}
             }
             let used = if budgets.are_recorded { used.saturating_add(charge.amount) } else { used };
-            usages.push(Usage { charge, used });
+            if charge.limit.is_some() {
+                usages.push(Usage { charge, used });
+            }
         }
         Ok(match requires_approval {
             Some(name) => Measured::RequiresApproval(name),

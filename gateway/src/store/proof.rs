@@ -57,6 +57,7 @@ impl StoredResponse {
         });
         EarlierResponse {
             basis: event.as_ref().map(basis_of).unwrap_or_default(),
+            rule: event.as_ref().and_then(rule_of),
             credential: says("credential_id").map(str::to_owned),
             is_allow: claims_allow && follows,
             response: self.response.clone(),
@@ -70,6 +71,14 @@ impl StoredResponse {
 fn basis_of(event: &Json) -> AllowBasis {
     let owned = |name| text_of(event, name).map(str::to_owned);
     AllowBasis { approval: owned("approval_request_id"), passport: owned("passport_jti") }
+}
+
+/// Returns the rule of a decision from its event.
+fn rule_of(event: &Json) -> Option<String> {
+    match event.member("matched_rules")? {
+        Json::Array(rules) => rules.first().and_then(Json::as_str).map(str::to_owned),
+        Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_) => None,
+    }
 }
 
 /// Completes an approval from its row with the deciding event and whether an event spent it.

@@ -211,7 +211,9 @@ impl ReadConnection {
                     "SELECT id, budget, account, used, (
                          SELECT string_agg(amount, ',') FROM actpass.budget_claims
                          WHERE budget_claims.account = budget_accounts.id AND expires_at <= $2
-                     ) FROM actpass.budget_accounts WHERE tenant_id = $1 AND id > $3 ORDER BY id LIMIT $4",
+                     ) FROM actpass.budget_accounts
+                     WHERE tenant_id = $1 AND id > $3 AND NOT starts_with(budget, 'history:')
+                     ORDER BY id LIMIT $4",
                 )
                 .await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,

@@ -80,8 +80,17 @@ impl BatchKeys {
     }
 
     fn add_decision(&mut self, decision: &DecisionRecord) {
-        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until: _, opens, budgets } =
-            decision;
+        let DecisionRecord {
+            event,
+            idempotency,
+            history,
+            uses,
+            credential,
+            manifest,
+            holds_until: _,
+            opens,
+            budgets,
+        } = decision;
         self.add_event(event);
         let tenant_id = || Arc::clone(&event.tenant_id);
         let of_tenant = |name: &str| (tenant_id(), name.to_owned());
@@ -92,6 +101,7 @@ impl BatchKeys {
                 self.passports.extend(passport.as_deref().map(of_tenant));
             }
         }
+        self.accounts.extend(history.iter().map(|check| (tenant_id(), check.account.clone())));
         if let Some(ManifestPin { tool_id, .. }) = manifest {
             self.manifests.insert(of_tenant(tool_id));
         }

@@ -135,7 +135,7 @@ pub(super) fn release(
     Ok(())
 }
 
-/// Lists accounts after the one with the id `after`.
+/// Lists accounts of budgets after the one with the id `after`.
 pub(super) fn list(
     connection: &Connection,
     tenant_id: &str,
@@ -147,7 +147,7 @@ pub(super) fn list(
         "SELECT id, budget, account, used, (
              SELECT group_concat(amount) FROM budget_claims
              WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2
-         ) FROM budget_accounts WHERE tenant_id = ?1 AND id > ?3 ORDER BY id LIMIT ?4",
+         ) FROM budget_accounts WHERE tenant_id = ?1 AND id > ?3 AND budget NOT GLOB 'history:*' ORDER BY id LIMIT ?4",
     )?;
     let found = statement.query_map(params![tenant_id, now, after, limit], |row| {
         let account = Account { budget: row.get(1)?, key: row.get(2)? };

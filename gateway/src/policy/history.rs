@@ -1,0 +1,107 @@
+//! The history conditions that matter for a request, and the histories that it is part of.
+
+use actpass_protocol::{Json, canonical_json};
+use rust_decimal::Decimal;
+
+use super::evaluate::Values;
+use super::load::carries_exactly;
+use super::model::{Measure, Tracker};
+use super::{Input, Policy};
+use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES, amount};
+use crate::history::{Check, Truth};
+
+/// A history that cannot be read or written for a request; with the explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmeasured(pub String);
+
+impl Policy {
+    /// Returns the history conditions that the decision depends on: those of rules whose other
+    /// conditions all hold, up to the first such rule without history conditions. A condition that
+    /// is not among the `known` ones is assumed false. One whose `same` values are missing is false
+    /// and therefore not returned.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the values of `same` have no exact canonical form of at most
+    /// [`MAX_ACCOUNT_BYTES`].
+    pub fn history_checks(&self, input: &Input<'_>, known: &[Truth]) -> Result<Vec<Check>, Unmeasured> {
+        if self.histories.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut values = Values::of(self, input);
+        let mut wanted = self.relevant_histories(&mut values);
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut checks = Vec::with_capacity(wanted.len());
+        for condition in wanted {
+            let Some(history) = self.histories.get(condition) else { continue };
+            let Some(tracker) = self.trackers.get(history.tracker) else { continue };
+            let Some(account) = self.tracked_account(tracker, &mut values)? else { continue };
+            let assumed = known.iter().any(|truth| truth.condition == condition && truth.holds);
+            checks.push(Check { condition, account, bound: history.bound, assumed });
+        }
+        Ok(checks)
+    }
+
+    /// Returns the charges of an `allow` of this request on the histories that it is part of.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the number to sum is missing or no valid amount, or the values of `same`
+    /// have no exact canonical form of at most [`MAX_ACCOUNT_BYTES`].
+    pub fn tracked(&self, input: &Input<'_>) -> Result<Vec<Charge>, Unmeasured> {
+        if self.trackers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut values = Values::of(self, input);
+        let mut charges = Vec::new();
+        for tracker in &self.trackers {
+            if !tracker.of.iter().all(|condition| condition.holds(&mut values)) {
+                continue;
+            }
+            let Some(account) = self.tracked_account(tracker, &mut values)? else { continue };
+            let amount = match tracker.measure {
+                Measure::Count => Decimal::ONE,
+                Measure::Sum(path) => match values.at(path) {
+                    Some(Json::Number(number)) => amount(number),
+                    Some(_) | None => None,
+                }
+                .ok_or_else(|| {
+                    let path = self.paths.get(path).map(ToString::to_string).unwrap_or_default();
+                    Unmeasured(format!("{path} is not a number of at least 0 with at most 9 decimal places"))
+                })?,
+            };
+            charges.push(Charge { account, amount, limit: None, window: tracker.window.clone() });
+        }
+        Ok(charges)
+    }
+
+    /// Returns the account of a request; `None` if a value of `same` is missing.
+    fn tracked_account(
+        &self,
+        tracker: &Tracker,
+        values: &mut Values<'_, '_>,
+    ) -> Result<Option<Account>, Unmeasured> {
+        let mut members = Vec::with_capacity(tracker.same.len());
+        for index in &tracker.same {
+            let (Some(path), Some(value)) = (self.paths.get(*index), values.at(*index)) else {
+                return Ok(None);
+            };
+            members.push((path.to_string(), value.clone()));
+        }
+        let values = Json::Object(members);
+        // Rounding would merge the histories of different values.
+        let key = Some(&values).filter(|values| carries_exactly(values)).map(canonical_json);
+        let key = key.and_then(Result::ok).filter(|key| key.len() <= MAX_ACCOUNT_BYTES);
+        match key.and_then(|key| String::from_utf8(key).ok()) {
+            Some(key) => Ok(Some(Account { budget: tracker.account.clone(), key })),
+            None => {
+                let paths = tracker.same.iter().filter_map(|index| self.paths.get(*index));
+                let paths = paths.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Err(Unmeasured(format!(
+                    "the values of {paths} have no exact canonical JSON of at most {MAX_ACCOUNT_BYTES} bytes"
+                )))
+            }
+        }
+    }
+}
