@@ -74,6 +74,16 @@ def test_daily_budget_example_requires_approval_of_sixth_refund() -> None:
     assert table[5][2] == "approval.approved"
 
 
+def test_after_lookup_example_refunds_looked_up_order_once() -> None:
+    assert [(row[0], row[1], row[2], row[3], row[-1]) for row in rows("after_lookup.py")] == [
+        ("refunds.create", "ord_1", "deny", "policy.no_match", "run"),
+        ("orders.lookup", "ord_1", "allow", "order.read", "ran"),
+        ("refunds.create", "ord_2", "deny", "policy.no_match", "run"),
+        ("refunds.create", "ord_1", "allow", "refund.after_lookup", "ran"),
+        ("refunds.create", "ord_1", "deny", "refund.repeated", "run"),
+    ]
+
+
 def test_approval_example_prints_working_command() -> None:
     command = [sys.executable, str(EXAMPLES / "approval.py"), binary("ACTPASS_GATEWAY")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
