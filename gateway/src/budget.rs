@@ -11,8 +11,6 @@ use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, Number, Style};
 use rust_decimal::Decimal;
 
-use crate::store::Fallback;
-
 /// Reason code: a budget applies, but the amount of the action cannot be determined.
 pub const NOT_MEASURABLE: &str = "budget.not_measurable";
 
@@ -125,41 +123,6 @@ pub struct Charge {
     pub limit: Option<Decimal>,
     /// The window of the budget or the history.
     pub window: Window,
-}
-
-/// A charge on a budget in the transaction of a decision.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// The account and the amount.
-    pub charge: Charge,
-    /// Whether a failed action returns the amount.
-    pub is_releasable: bool,
-    /// The effect if it would exceed the limit.
-    pub on_excess: Excess,
-}
-
-/// The effect of a claim that would exceed the limit.
-#[derive(Clone, Debug)]
-pub enum Excess {
-    /// It is claimed anyway: a person approved the action, or it counts for a history.
-    Claim,
-    /// Nothing is recorded; the action needs approval.
-    RequireApproval,
-    /// The fallback is recorded.
-    Refuse(Box<Fallback>),
-}
-
-/// The claims of a decision.
-#[derive(Clone, Debug)]
-pub struct Claims {
-    /// The claims of an `allow`.
-    pub claims: Vec<Claim>,
-    /// The charge that must exceed its budget: the reason why an approval is required.
-    pub exceeds: Option<Charge>,
-    /// Whether they are recorded. Observing modes only measure.
-    pub are_recorded: bool,
-    /// The response, which the transaction completes with the state of the budgets.
-    pub response: bytes::Bytes,
 }
 
 /// The state of an account after a decision.

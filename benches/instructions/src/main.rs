@@ -7,6 +7,12 @@
 //! The policies are compiled from the gateway's sources, because an optimised build of the whole
 //! gateway takes five times as long as all counted cases.
 
+#[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
+#[path = "../../../gateway/src/budget.rs"]
+mod budget;
+#[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
+#[path = "../../../gateway/src/history.rs"]
+mod history;
 #[expect(dead_code, unreachable_pub, unused_imports, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/policy/mod.rs"]
 mod policy;

@@ -9,14 +9,14 @@ use super::response;
 use super::ruling::{Demand, Grant, Ruling, Unapproved};
 use crate::approvals::{self, Approval, Status};
 use crate::auth::ApiKey;
-use crate::budget::{Charge, Claim, Excess};
+use crate::budget::Charge;
 use crate::events::{self, Decision};
 use crate::history::Check;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
 use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured};
 use crate::request::{Preflight, Text};
-use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
+use crate::store::{AllowBasis, ApprovalOpening, Claim, EarlierResponse, Excess, Fallback, SingleUse};
 
 /// The ruling and its effects.
 pub(super) struct Evaluation<'a> {

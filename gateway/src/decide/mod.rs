@@ -18,9 +18,8 @@ pub use self::context::{DecisionContext, ManifestState, PresentedPassport, ToolC
 pub use self::response::mark_replayed;
 pub use self::ruling::MANIFEST_CHANGED;
 use crate::auth::ApiKey;
-use crate::budget::Claims;
 use crate::request::Preflight;
-use crate::store::{CredentialPin, DecisionRecord, Fallback, Idempotency, SeenResponse};
+use crate::store::{Claims, CredentialPin, DecisionRecord, Fallback, Idempotency, SeenResponse};
 
 /// A decision. It may be returned to the client once its event is durable.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::SealedCredential;
 use crate::approvals::{Approval, ApprovalDecision};
-use crate::budget::Claims;
+use crate::budget::Charge;
 use crate::history::{Check, Truth};
 use crate::ledger::Draft;
 
@@ -196,6 +196,41 @@ pub struct Fallback {
     /// The event.
     pub event: Draft,
     /// The response body.
+    pub response: Bytes,
+}
+
+/// A charge on a budget in the transaction of a decision.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The account and the amount.
+    pub charge: Charge,
+    /// Whether a failed action returns the amount.
+    pub is_releasable: bool,
+    /// The effect if it would exceed the limit.
+    pub on_excess: Excess,
+}
+
+/// The effect of a claim that would exceed the limit.
+#[derive(Clone, Debug)]
+pub enum Excess {
+    /// It is claimed anyway: a person approved the action, or it counts for a history.
+    Claim,
+    /// Nothing is recorded; the action needs approval.
+    RequireApproval,
+    /// The fallback is recorded.
+    Refuse(Box<Fallback>),
+}
+
+/// The claims of a decision.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// The claims of an `allow`.
+    pub claims: Vec<Claim>,
+    /// The charge that must exceed its budget: the reason why an approval is required.
+    pub exceeds: Option<Charge>,
+    /// Whether they are recorded. Observing modes only measure.
+    pub are_recorded: bool,
+    /// The response, which the transaction completes with the state of the budgets.
     pub response: Bytes,
 }
 

@@ -9,14 +9,14 @@ use rust_decimal::Decimal;
 
 use super::PassportState;
 use super::append::{
-    AllowBasis, ApprovalOpening, Change, DecisionOutcome, DecisionRecord, Fallback, Idempotency, Mutation,
-    Record, SingleUse, Transition, TransitionOutcome,
+    AllowBasis, ApprovalOpening, Change, Claim, Claims, DecisionOutcome, DecisionRecord, Excess, Fallback,
+    Idempotency, Mutation, Record, SingleUse, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
 use super::proof::StoredResponse;
 use super::queue::Append;
 use crate::approvals::{Approval, Status};
-use crate::budget::{self, Account, Claim, Claims, Excess, Usage};
+use crate::budget::{self, Account, Usage};
 use crate::clock::system_time;
 use crate::history::{Check, Truth};
 use crate::ledger::{Draft, Head, Sealed};

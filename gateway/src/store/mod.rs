@@ -19,9 +19,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::append::{
-    AllowBasis, ApprovalOpening, Change, CredentialPin, DecisionOutcome, DecisionRecord, EarlierResponse,
-    Fallback, FirstAllow, Idempotency, ManifestPin, Mutation, Record, SeenResponse, SingleUse, Transition,
-    TransitionOutcome,
+    AllowBasis, ApprovalOpening, Change, Claim, Claims, CredentialPin, DecisionOutcome, DecisionRecord,
+    EarlierResponse, Excess, Fallback, FirstAllow, Idempotency, ManifestPin, Mutation, Record, SeenResponse,
+    SingleUse, Transition, TransitionOutcome,
 };
 pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};

@@ -10,10 +10,11 @@ use rust_decimal::Decimal;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::super::Claim;
 use super::super::batch::ClaimedBy;
-use super::rows::{BatchKeys, NotLoaded, TenantKey};
+use super::keys::{BatchKeys, NotLoaded, TenantKey};
 use super::text::{StoredText, Text};
-use crate::budget::{Account, Claim};
+use crate::budget::Account;
 
 /// Expired claims per tenant that a batch removes from any account.
 const PRUNED: i64 = 256;

@@ -7,6 +7,7 @@
 
 mod budgets;
 mod database;
+mod keys;
 mod lookup;
 mod reader;
 mod rows;

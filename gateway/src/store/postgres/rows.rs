@@ -8,133 +8,12 @@ use rust_decimal::Decimal;
 
 use super::super::batch::{ClaimedBy, Rows};
 use super::super::proof::StoredResponse;
-use super::super::queue::Append;
-use super::super::{
-    AllowBasis, ApprovalOpening, Change, CredentialPin, DecisionRecord, Idempotency, ManifestPin, Mutation,
-    PassportState, SealedCredential, SeenResponse, SingleUse,
-};
+use super::super::{Change, Claim, Mutation, PassportState, SealedCredential, SingleUse};
 use super::budgets::LoadedBudgets;
+use super::keys::{IdempotencyScope, NotLoaded, TenantKey};
 use crate::approvals::Approval;
-use crate::budget::{Account, Claim, Claims, Excess};
-use crate::ledger::{Draft, Head, Sealed};
-
-/// A name within a tenant.
-pub(super) type TenantKey = (Arc<str>, String);
-
-/// An idempotency key of a tenant's API key.
-pub(super) type IdempotencyScope = (Arc<str>, Arc<str>, String);
-
-/// The keys of all rows that a batch reads.
-#[derive(Debug, Default)]
-pub(super) struct BatchKeys {
-    /// Tenant, action hash and asker of possible live approvals.
-    pub(super) actions: HashSet<(Arc<str>, String, String)>,
-    /// Tools whose manifest is needed.
-    pub(super) manifests: HashSet<TenantKey>,
-    pub(super) chains: HashSet<TenantKey>,
-    pub(super) responses: HashSet<IdempotencyScope>,
-    pub(super) approvals: HashSet<TenantKey>,
-    /// Tools whose credential is needed.
-    pub(super) credentials: HashSet<TenantKey>,
-    pub(super) passports: HashSet<TenantKey>,
-    pub(super) tenants: HashSet<Arc<str>>,
-    /// Accounts of budgets.
-    pub(super) accounts: HashSet<(Arc<str>, Account)>,
-    /// Tenant and request hash of claims to release.
-    pub(super) releases: HashSet<TenantKey>,
-}
-
-impl BatchKeys {
-    pub(super) fn of(appends: &[Append]) -> Self {
-        let mut keys = Self::default();
-        for append in appends {
-            match append {
-                Append::Decision(decision, _) => keys.add_decision(decision),
-                Append::Record(record, _) => {
-                    keys.add_event(&record.event);
-                    if let Some(Mutation::ReleaseClaims { request_hash }) = &record.mutation {
-                        keys.releases.insert((Arc::clone(&record.event.tenant_id), request_hash.clone()));
-                    }
-                }
-                Append::Transition(transition, _) => {
-                    keys.add_event(&transition.event);
-                    keys.add_change(&transition.event.tenant_id, &transition.change);
-                }
-            }
-        }
-        keys
-    }
-
-    fn add_event(&mut self, event: &Draft) {
-        self.tenants.insert(Arc::clone(&event.tenant_id));
-        self.chains.insert((Arc::clone(&event.tenant_id), event.chain_id.clone()));
-    }
-
-    fn add_change(&mut self, tenant_id: &Arc<str>, change: &Change) {
-        let (names, name) = match change {
-            Change::DecideApproval { id, .. } => (&mut self.approvals, id),
-            Change::RemoveCredential { tool_id, .. } => (&mut self.credentials, tool_id),
-            Change::RevokePassport { jti } => (&mut self.passports, jti),
-        };
-        names.insert((Arc::clone(tenant_id), name.clone()));
-    }
-
-    fn add_decision(&mut self, decision: &DecisionRecord) {
-        let DecisionRecord {
-            event,
-            idempotency,
-            history,
-            uses,
-            credential,
-            manifest,
-            holds_until: _,
-            opens,
-            budgets,
-        } = decision;
-        self.add_event(event);
-        let tenant_id = || Arc::clone(&event.tenant_id);
-        let of_tenant = |name: &str| (tenant_id(), name.to_owned());
-        if let Some(Idempotency { key, earlier, .. }) = idempotency {
-            self.responses.insert((tenant_id(), Arc::clone(&event.key_name), key.clone()));
-            if let Some(SeenResponse { replay_of: Some(AllowBasis { approval, passport }), .. }) = earlier {
-                self.approvals.extend(approval.as_deref().map(of_tenant));
-                self.passports.extend(passport.as_deref().map(of_tenant));
-            }
-        }
-        self.accounts.extend(history.iter().map(|check| (tenant_id(), check.account.clone())));
-        if let Some(ManifestPin { tool_id, .. }) = manifest {
-            self.manifests.insert(of_tenant(tool_id));
-        }
-        if let Some(CredentialPin { tool_id, .. }) = credential {
-            self.credentials.insert(of_tenant(tool_id));
-        }
-        for single_use in uses {
-            match single_use {
-                SingleUse::Approval { id, spent } => {
-                    self.approvals.insert(of_tenant(id));
-                    spent.iter().for_each(|spent| self.add_event(&spent.event));
-                }
-                SingleUse::Passport { jti, replayed, revoked } => {
-                    self.passports.insert(of_tenant(jti));
-                    self.add_event(&replayed.event);
-                    self.add_event(&revoked.event);
-                }
-            }
-        }
-        if let Some(Claims { claims, exceeds, .. }) = budgets {
-            let charges = claims.iter().map(|claim| &claim.charge).chain(exceeds);
-            self.accounts.extend(charges.map(|charge| (tenant_id(), charge.account.clone())));
-            for claim in claims {
-                if let Excess::Refuse(fallback) = &claim.on_excess {
-                    self.add_event(&fallback.event);
-                }
-            }
-        }
-        if let Some(ApprovalOpening { approval, exclusive: true }) = opens {
-            self.actions.insert((tenant_id(), approval.action_hash.clone(), approval.asker.clone()));
-        }
-    }
-}
+use crate::budget::Account;
+use crate::ledger::{Head, Sealed};
 
 /// The rows and pending changes of a batch.
 #[derive(Debug, Default)]
@@ -175,11 +54,6 @@ pub(super) struct LoadedPassport {
     pub(super) issued: Option<i64>,
     pub(super) is_changed: bool,
 }
-
-/// A batch read a row not in [`BatchKeys`]. Nothing is recorded.
-#[derive(Debug, thiserror::Error)]
-#[error("a batch read a row that was not loaded")]
-pub(super) struct NotLoaded;
 
 impl Rows for Loaded {
     type Error = NotLoaded;

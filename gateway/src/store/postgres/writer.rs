@@ -19,8 +19,9 @@ use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
 use super::super::{PassportState, Rotation, SealedKey};
 use super::budgets::BudgetStatements;
+use super::keys::{self, BatchKeys};
 use super::reader::{approval_columns, approval_of, decisions_of, passport_standing};
-use super::rows::{self, BatchKeys, Loaded, LoadedApproval, LoadedPassport};
+use super::rows::{Loaded, LoadedApproval, LoadedPassport};
 use super::schema::{member, of_approval, of_passport, spends};
 use super::text::{StoredText, Text};
 use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, to_sql};
@@ -807,12 +808,12 @@ fn millis_since(time: SystemTime) -> i64 {
 }
 
 /// Reads the tenant and name from a row's first columns.
-fn name_of(row: &Row) -> Result<rows::TenantKey, tokio_postgres::Error> {
+fn name_of(row: &Row) -> Result<keys::TenantKey, tokio_postgres::Error> {
     Ok((row.try_get::<_, StoredText>(0)?.0.into(), row.try_get::<_, StoredText>(1)?.0))
 }
 
 /// Splits names into a column of tenants and a column of names.
-fn columns_of(names: &HashSet<rows::TenantKey>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
+fn columns_of(names: &HashSet<keys::TenantKey>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
     names.iter().map(|(tenant_id, name)| (Text(tenant_id), Text(name))).unzip()
 }
 

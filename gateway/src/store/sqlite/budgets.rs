@@ -6,8 +6,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use rust_decimal::Decimal;
 
-use crate::budget::{Account, Claim};
+use crate::budget::Account;
 use crate::store::AccountUse;
+use crate::store::Claim;
 use crate::store::batch::ClaimedBy;
 
 /// Reads an exact decimal.

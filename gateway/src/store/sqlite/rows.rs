@@ -11,8 +11,9 @@ use super::reader::{find_approval, find_approvals_for, find_chain, find_manifest
 use super::schema::decisions;
 use super::{from_sql, to_sql};
 use crate::approvals::Approval;
-use crate::budget::{Account, Claim};
+use crate::budget::Account;
 use crate::ledger::{Head, Sealed};
+use crate::store::Claim;
 use crate::store::batch::{ClaimedBy, Rows};
 use crate::store::proof::StoredResponse;
 use crate::store::{Change, Mutation, PassportState, SingleUse};
