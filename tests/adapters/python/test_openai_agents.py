@@ -611,15 +611,17 @@ def test_arguments(
 
 @flavours
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("kind", "name", "given"),
     [
-        ("NaN", '{"amount": NaN}'),
-        ("invalid JSON", '{"amount": 1'),
-        ("invalid JSON", '[{"amount": 1}]'),
-        ("invalid JSON", '{"amount": "much"}'),
+        ("decorated", "NaN", '{"amount": NaN}'),
+        ("decorated", "invalid JSON", '{"amount": 1'),
+        ("decorated", "invalid JSON", '[{"amount": 1}]'),
+        ("decorated", "invalid JSON", '{"amount": "much"}'),
+        ("by hand", "NaN", '{"amount": NaN}'),
+        ("by hand", "invalid JSON", '{"amount": 1'),
+        ("by hand", "invalid JSON", '[{"amount": 1}]'),
     ],
 )
-@pytest.mark.parametrize("kind", ["decorated", "by hand"])
 @pytest.mark.parametrize("approvals", ["interrupt", "tell"])
 def test_invalid_arguments(
     flavour: str, name: str, given: str, kind: str, approvals: Any, gateway: Any, ran: Ran, counted: Counted
@@ -637,8 +639,6 @@ def test_invalid_arguments(
         return "refunded"
 
     if kind == "by hand":
-        if "much" in given:
-            pytest.skip("a tool without a model accepts any JSON object")
         refund = FunctionTool(
             "refund", "Refund.", {"type": "object", "properties": {}}, invoke, strict_json_schema=False
         )
