@@ -304,7 +304,7 @@ export function commonCases(driver) {
       ),
     );
     if (driver.aborts) {
-      define('cancelled during the decision', 0, async (effects) => {
+      define('cancelled before the decision', 0, async (effects) => {
         const controller = new AbortController();
         let onClosed;
         const closed = new Promise((resolve) => (onClosed = resolve));

@@ -115,7 +115,7 @@ adapter('deny', 'hook, the tool of an MCP server by its name', 0, (effects) =>
     assertBlocked((await run(client, effects, { calls, tools, hooks }))[0], 'refund.over_limit');
   }),
 );
-adapter('cancelled during the decision', 'hook', 0, async (effects) => {
+adapter('cancelled before the decision', 'hook', 0, async (effects) => {
   const controller = new AbortController();
   await withScript(
     () => void setImmediate(() => controller.abort()),
@@ -125,7 +125,7 @@ adapter('cancelled during the decision', 'hook', 0, async (effects) => {
     },
   );
 });
-adapter('cancelled during the decision', 'hook, its signal', 0, async (effects) => {
+adapter('cancelled before the decision', 'hook, its signal', 0, async (effects) => {
   const controller = new AbortController();
   await withScript(
     () => void setImmediate(() => controller.abort()),
