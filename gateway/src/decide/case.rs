@@ -173,7 +173,7 @@ impl<'a> Case<'a> {
     /// Returns whether budgets apply: a repetition claims nothing.
     fn is_charged(&self) -> bool {
         let is_repetition = self.context.earlier.as_ref().is_some_and(|earlier| earlier.allowed.is_some());
-        !self.is_replay && !(is_repetition && self.consumes())
+        !(self.is_replay || is_repetition && self.consumes())
     }
 
     fn claim(&self, rule: &'a Rule, budget: &'a Budget, charge: Charge, is_approved: bool) -> Claim {

@@ -168,9 +168,10 @@ impl Case {
         let before = problems.len();
         let mut read = Vec::with_capacity(rules.len());
         for (name, holds) in rules {
-            match holds {
-                Json::Bool(holds) => read.push((name.clone(), *holds)),
-                other => problems.add(format_args!("{place}.{name}"), wanted("true or false", Some(other))),
+            if let Json::Bool(holds) = holds {
+                read.push((name.clone(), *holds));
+            } else {
+                problems.add(format_args!("{place}.{name}"), wanted("true or false", Some(holds)));
             }
         }
         (problems.len() == before).then_some(read)

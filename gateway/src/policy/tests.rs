@@ -715,11 +715,11 @@ fn finds_rules_shadowed_by_catch_all() {
 
 #[test]
 fn finds_allow_rules_with_open_arguments() {
-    let open = findings(&[("allow", &when("tool == \"t\"; args.amount <= 5; args.to.id == args.from"))]);
+    let open = findings(&[("allow", &when("tool == \"t\"; args.amount >= 5; args.to.id == args.from"))]);
     assert_eq!(open.len(), 1);
     assert!(open[0].contains(r#""value": ["amount","to","from"]"#), "{open:?}");
     for (decision, conditions) in [
-        ("allow", "args has_only [\"amount\"]; args.amount <= 5"),
+        ("allow", "args has_only [\"amount\"]; args.amount >= 5"),
         ("allow", "args has_only []"),
         ("allow", "args == {\"a\": 1}"),
         ("deny", "tool == \"t\""),
@@ -905,7 +905,7 @@ fn each_budget_problem_is_named() {
     assert_eq!(budget_problems(&[("sum", ""), ("count", "true"), ("per", "[]")]), "");
     for (members, problem) in [
         (&[("name", "")][..], "budgets[0]: name: missing"),
-        (&[("name", "1")], "budgets[0]: name: expected a non-empty string, found number"),
+        (&[("name", "1")], "budgets[0]: name: expected a non-empty string, found a number"),
         (&[("when", "")], "budget \"daily\": when: missing"),
         (&[("per", "")], "budget \"daily\": per: missing"),
         (&[("per", "[\"cookies\"]")], "budget \"daily\": per[0]: unknown path root \"cookies\""),
@@ -919,7 +919,7 @@ fn each_budget_problem_is_named() {
         (&[("window", "\"1 day\"")], "budget \"daily\": window: expected a duration of 1s to 366d"),
         (&[("on_exceed", "\"warn\"")], "on_exceed: expected one of deny, require_approval, found \"warn\""),
         (&[("reason", "")], "budget \"daily\": reason: missing"),
-        (&[("release_on_failure", "1")], "release_on_failure: expected true or false, found number"),
+        (&[("release_on_failure", "1")], "release_on_failure: expected true or false, found a number"),
         (&[("amount", "1")], "budget \"daily\": unknown member \"amount\"; expected name, when, per"),
     ] {
         let found = budget_problems(members);

@@ -482,7 +482,7 @@ impl WriteConnection {
         let (batched, made) = making.await.map_err(|error| Failure::Made(error.to_string()))?;
         *appends = batched;
         let loaded = made.map_err(|error| Failure::Made(error.to_string()))?;
-        self.write(&loaded).await?;
+        Box::pin(self.write(&loaded)).await?;
         self.commit().await
     }
 
