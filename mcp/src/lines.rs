@@ -1,0 +1,125 @@
+//! Messages over a byte stream, one a line.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+/// The longest message, in bytes: 16 MiB.
+pub(crate) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+/// The bytes that may wait for a reader.
+pub(crate) const MAX_QUEUED: usize = 4 * MAX_MESSAGE;
+/// The lines that are read ahead.
+const READ_AHEAD: usize = 16;
+
+/// A line of a stream.
+pub(crate) enum Line {
+    /// The line with its line feed, as received. The last line of a stream gets one if it is
+    /// missing.
+    Text(Vec<u8>),
+    /// A line over [`MAX_MESSAGE`]; its bytes are dropped.
+    TooLong,
+    /// The end of the stream. Nothing follows.
+    End,
+}
+
+/// Reads lines until the end of `reader`. A failed read is its end.
+pub(crate) fn read_lines(reader: impl AsyncRead + Unpin + Send + 'static) -> mpsc::Receiver<Line> {
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    tokio::spawn(async move {
+        let mut reader = BufReader::with_capacity(64 * 1024, reader);
+        loop {
+            let line = read_line(&mut reader).await.unwrap_or(Line::End);
+            let ended = matches!(line, Line::End);
+            if sender.send(line).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn read_line(reader: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Line> {
+    let mut line = Vec::new();
+    let mut is_too_long = false;
+    loop {
+        let bytes = reader.fill_buf().await?;
+        let end = bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+        let taken = end.unwrap_or(bytes.len());
+        let is_last = taken == 0;
+        is_too_long |= line.len() + taken > MAX_MESSAGE;
+        match is_too_long {
+            true => line.clear(),
+            false => line.extend_from_slice(bytes.get(..taken).unwrap_or_default()),
+        }
+        reader.consume(taken);
+        if end.is_none() && !is_last {
+            continue;
+        }
+        return Ok(match (is_too_long, line.is_empty()) {
+            (true, _) => Line::TooLong,
+            (false, true) => Line::End,
+            (false, false) => {
+                if is_last {
+                    line.push(b'\n');
+                }
+                Line::Text(line)
+            }
+        });
+    }
+}
+
+/// Lines that are written to a stream in order, by a task. Dropping it closes the stream after the
+/// last line.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    lines: mpsc::UnboundedSender<Vec<u8>>,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: AtomicUsize,
+    written: Notify,
+}
+
+impl Outbox {
+    /// Returns the outbox, and the task, which ends with the outbox or with the first failed write.
+    pub(crate) fn new(mut writer: impl AsyncWrite + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
+        let (lines, mut queued) = mpsc::unbounded_channel::<Vec<u8>>();
+        let outbox = Self { lines, queue: Arc::default() };
+        let queue = Arc::clone(&outbox.queue);
+        let task = tokio::spawn(async move {
+            while let Some(line) = queued.recv().await {
+                if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
+                    return;
+                }
+                queue.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                queue.written.notify_one();
+            }
+        });
+        (outbox, task)
+    }
+
+    /// Queues `line`, which ends with a line feed.
+    pub(crate) fn send(&self, line: Vec<u8>) {
+        self.queue.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        // If the writer has failed, its task has ended, which ends the proxy.
+        let _ = self.lines.send(line);
+    }
+
+    /// Whether more than [`MAX_QUEUED`] bytes wait for the reader.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.bytes.load(Ordering::Relaxed) > MAX_QUEUED
+    }
+
+    /// Waits until less than [`MAX_MESSAGE`] bytes wait for the reader.
+    pub(crate) async fn ready(&self) {
+        while self.queue.bytes.load(Ordering::Relaxed) > MAX_MESSAGE {
+            self.queue.written.notified().await;
+        }
+    }
+}

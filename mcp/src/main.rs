@@ -1,0 +1,160 @@
+//! A proxy that guards the tool calls of an MCP server.
+//!
+//! It starts the server, passes every message on, and asks an ActPass gateway about each
+//! `tools/call`: the server receives it only if the gateway allows it.
+
+#![forbid(unsafe_code)]
+
+mod lines;
+mod message;
+mod proxy;
+mod server;
+mod tools;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use actpass_core::{ActPass, Mode};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::proxy::Options;
+use crate::server::Variable;
+
+/// Guard the tool calls of an MCP server.
+///
+/// The gateway's URL and the API key are in ACTPASS_API_BASE_URL and ACTPASS_API_KEY.
+#[derive(Parser)]
+#[command(name = "actpass-mcp", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start the server, and pass its messages between standard input and output.
+    ///
+    /// A tools/call reaches the server only if the gateway allows it.
+    Proxy(ProxyArguments),
+}
+
+#[derive(clap::Args)]
+struct ServerArguments {
+    /// Name of the server: the policy's name of its tool T is NAME.T.
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
+    server: String,
+    /// Prefix of the policy's tool names, instead of `NAME.`.
+    #[arg(long, value_name = "PREFIX")]
+    policy_tool_prefix: Option<String>,
+    /// Variable of the server's environment; without VALUE it is inherited. PATH and HOME are always inherited.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<Variable>,
+    /// The server's program and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl ServerArguments {
+    fn tool_prefix(&self) -> String {
+        self.policy_tool_prefix.clone().unwrap_or_else(|| format!("{}.", self.server))
+    }
+}
+
+#[derive(clap::Args)]
+struct ProxyArguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Goal of a call without `actpass/goal` in its `_meta`.
+    #[arg(long, value_name = "GOAL", default_value = "use_mcp_tool", value_parser = non_empty)]
+    goal: String,
+    /// User of a call without `actpass/user_id` in its `_meta`.
+    #[arg(long, value_name = "USER", value_parser = non_empty)]
+    user_id: Option<String>,
+    /// Mode of the guard: enforce, strict, warn or monitor.
+    #[arg(long, default_value = "enforce")]
+    mode: Mode,
+    /// Longest time to the gateway's decision, without the wait for an approval.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole_seconds)]
+    timeout: Duration,
+    /// What happens to a call that needs approval.
+    #[arg(long, value_enum, default_value = "tell")]
+    approvals: Approvals,
+    /// Longest time that `--approvals hold` holds a call.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = whole_seconds)]
+    hold: Duration,
+    /// Send the hash of the tool's definition, which an operator has approved.
+    #[arg(long)]
+    pin: bool,
+    /// Longest time to the server's response to a call; then the client gets an error.
+    #[arg(long, value_name = "SECONDS", value_parser = whole_seconds)]
+    response_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Approvals {
+    /// The result says that approval is needed. After it, the same call runs.
+    Tell,
+    /// The call waits for the approval, and then runs.
+    Hold,
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    match !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+        true => Ok(text.to_owned()),
+        false => Err("expected ASCII letters, digits, - and _".to_owned()),
+    }
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("expected a non-empty text".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
+        Ok(_) | Err(_) => Err("expected whole seconds from 1 to 86400".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let ended = runtime.block_on(async {
+        match command {
+            Task::Proxy(arguments) => proxy(arguments).await,
+        }
+    });
+    // A read of standard input cannot be cancelled.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("actpass-mcp: {error}");
+    ExitCode::FAILURE
+}
+
+async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let client = ActPass::builder().mode(arguments.mode).timeout(arguments.timeout).build()?;
+    let options = Options {
+        tool_prefix: arguments.server.tool_prefix(),
+        goal: arguments.goal,
+        user_id: arguments.user_id,
+        hold: matches!(arguments.approvals, Approvals::Hold).then_some(arguments.hold),
+        pin: arguments.pin,
+        response_timeout: arguments.response_timeout,
+        environment: arguments.server.env,
+        command: arguments.server.command,
+    };
+    Ok(proxy::run(options, client).await?)
+}

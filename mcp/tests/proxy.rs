@@ -1,0 +1,567 @@
+//! The proxy between a client, a scripted server and a gateway: the server counts the calls.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use actpass_hostile_gateway::{HostileGateway, Script};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The longest wait for an event.
+const LIMIT: Duration = Duration::from_secs(60);
+const GOAL: &str = "resolve_refund_request";
+
+/// A client of the proxy, or of the server itself.
+struct Session {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: mpsc::Receiver<String>,
+    errors: mpsc::Receiver<String>,
+    folder: TempDir,
+}
+
+impl Session {
+    /// Starts the scripted server behind the proxy.
+    fn start(gateway: &str, options: &[&str], fault: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
+        command.args(["proxy", "--server", "stripe", "--goal", GOAL]).args(options).arg("--");
+        command.arg(env!("CARGO_BIN_EXE_actpass-mcp-test-server")).arg(folder.path().join("log"));
+        if !fault.is_empty() {
+            command.arg(fault);
+        }
+        command.env("ACTPASS_API_KEY", "apk_dev").env("ACTPASS_API_BASE_URL", gateway);
+        Self::of(command, folder)
+    }
+
+    /// Starts the scripted server alone.
+    fn direct() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp-test-server"));
+        command.arg(folder.path().join("log"));
+        Self::of(command, folder)
+    }
+
+    fn of(mut command: Command, folder: TempDir) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = lines(child.stdout.take().unwrap());
+        let errors = lines(child.stderr.take().unwrap());
+        Self { input: child.stdin.take(), child, output, errors, folder }
+    }
+
+    fn send_text(&mut self, text: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        input.flush().unwrap();
+    }
+
+    fn send(&mut self, message: &Value) {
+        self.send_text(&format!("{message}\n"));
+    }
+
+    fn call(&mut self, id: i64, amount: i64) {
+        self.send(&call(id, amount));
+    }
+
+    fn read_text(&self) -> String {
+        self.output.recv_timeout(LIMIT).unwrap()
+    }
+
+    fn read(&self) -> Value {
+        serde_json::from_str(&self.read_text()).unwrap()
+    }
+
+    /// Waits for the response to a ping: everything that was sent before has been handled.
+    fn ping(&mut self) -> Vec<Value> {
+        self.send(&json!({"jsonrpc": "2.0", "id": "ping", "method": "ping"}));
+        let mut before = Vec::new();
+        loop {
+            let message = self.read();
+            if message["id"] == "ping" {
+                return before;
+            }
+            before.push(message);
+        }
+    }
+
+    /// The lines that the server received.
+    fn log(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The calls that the server received.
+    fn ran(&self) -> usize {
+        self.log().iter().filter(|line| line.contains("tools/call")).count()
+    }
+
+    /// Closes the input, and returns the exit code and the remaining output.
+    fn end(mut self) -> (Option<i32>, Vec<String>) {
+        drop(self.input.take());
+        let code = self.child.wait().unwrap().code();
+        (code, self.output.iter().collect())
+    }
+}
+
+/// Kills the process if a test fails.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn call(id: i64, amount: i64) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+           "params": {"name": "refunds.create", "arguments": {"amount": amount, "currency": "usd"}}})
+}
+
+fn hostile(script: Value) -> HostileGateway {
+    HostileGateway::start(Script::from_json(script).unwrap()).unwrap()
+}
+
+fn allows() -> HostileGateway {
+    hostile(json!({"steps": [{"do": "respond", "json": {"decision": "allow"}}]}))
+}
+
+/// Waits until the gateway has received `count` requests.
+fn wait_for_requests(gateway: &HostileGateway, count: usize) {
+    wait_until("the requests", || gateway.seen().len() >= count);
+}
+
+fn wait_until(event: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < LIMIT, "{event}: not within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The text of a result with `isError`.
+fn blocked(response: &Value, id: i64) -> String {
+    assert_eq!(response["id"], id, "{response}");
+    assert_eq!(response["result"]["isError"], true, "{response}");
+    assert_eq!(response["result"]["content"][0]["type"], "text", "{response}");
+    response["result"]["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn allowed_call_runs_once_with_the_bytes_of_the_client() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &["--user-id", "u_7"], "");
+    let text = r#"{"id": 1,"method":"tools/call", "jsonrpc":"2.0","params":{"arguments":{"amount": 49.00,"note":"é\u00e9"} ,"name":"refunds.create"}}"#;
+    session.send_text(&format!("{text}\r\n"));
+    assert_eq!(session.read()["result"]["content"][0]["text"], "ran");
+    assert_eq!(session.log(), [text]);
+    let seen = gateway.seen();
+    let body: Value = serde_json::from_str(&seen[0].body).unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(body["tool"], "stripe.refunds.create");
+    assert_eq!(body["goal"], GOAL);
+    assert_eq!(body["user_id"], "u_7");
+    assert_eq!(body["args"], json!({"amount": 49.00, "note": "éé"}));
+    assert_eq!(session.end().0, Some(0));
+}
+
+#[test]
+fn meta_of_the_call_names_goal_user_and_passport() {
+    let gateway = allows();
+    let options = ["--user-id", "u_7", "--policy-tool-prefix", "pay/"];
+    let mut session = Session::start(&gateway.base_url(), &options, "");
+    let mut message = call(1, 4900);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    message["params"]["_meta"] = json!({"actpass/goal": "g", "actpass/user_id": "u_8", "actpass/passport": "a.b.c", "traceparent": trace});
+    session.send(&message);
+    assert_eq!(session.read()["result"]["content"][0]["text"], "ran");
+    let seen = gateway.seen();
+    let body: Value = serde_json::from_str(&seen[0].body).unwrap();
+    let members = ["tool", "goal", "user_id", "passport"].map(|name| body[name].as_str().unwrap());
+    assert_eq!(members, ["pay/refunds.create", "g", "u_8", "a.b.c"]);
+    assert!(seen[0].headers.contains(&("traceparent".to_owned(), trace.to_owned())));
+}
+
+#[test]
+fn blocked_call_does_not_run() {
+    let cases = [
+        (
+            json!({"steps": [{"do": "respond", "json": {"decision": "deny", "reason_code": "refund.over_limit"}}]}),
+            "deny (refund.over_limit)",
+        ),
+        (json!({"steps": [{"do": "respond", "json": {"decision": "ALLOW"}}]}), "ALLOW"),
+        (
+            json!({"steps": [{"do": "respond", "json": {"decision": "require_approval", "approval_request_id": "apr_1"}}]}),
+            "(approval apr_1)",
+        ),
+        (
+            json!({"steps": [{"do": "respond", "status": 500, "body": "{\"decision\":\"allow\"}"}]}),
+            "actpass.gateway_error",
+        ),
+        (json!({"steps": [{"do": "respond", "body": "allow"}]}), "actpass.invalid_response"),
+        (json!({"listen": "refused"}), "actpass.unreachable"),
+        (json!({"steps": [{"do": "reset", "at": "body"}]}), "actpass.unreachable"),
+    ];
+    for (script, expected) in cases {
+        let gateway = hostile(script);
+        let mut session = Session::start(&gateway.base_url(), &[], "");
+        session.call(1, 4900);
+        let response = session.read();
+        let text = blocked(&response, 1);
+        assert!(text.contains(expected) && text.starts_with("stripe.refunds.create was not run"), "{text}");
+        assert!(response["result"].get("resultType").is_none());
+        assert_eq!(session.ping(), Vec::<Value>::new());
+        assert_eq!(session.ran(), 0, "{expected}");
+    }
+}
+
+#[test]
+fn hanging_gateway_times_out() {
+    let gateway = hostile(json!({"steps": [{"do": "hang", "at": "request"}]}));
+    let mut session = Session::start(&gateway.base_url(), &["--timeout", "1"], "");
+    let mut message = call(1, 4900);
+    message["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    session.send(&message);
+    let response = session.read();
+    assert!(blocked(&response, 1).contains("actpass.timeout"), "{response}");
+    assert_eq!(response["result"]["resultType"], "complete");
+    session.ping();
+    assert_eq!(session.ran(), 0);
+}
+
+#[test]
+fn cancelled_call_does_not_run_even_if_it_is_allowed_later() {
+    let step = json!({"do": "respond", "json": {"decision": "allow"}, "delay_ms": 600_000});
+    let gateway = hostile(json!({"steps": [step]}));
+    let mut session = Session::start(&gateway.base_url(), &[], "");
+    session.call(1, 4900);
+    session.call(2, 4900);
+    wait_for_requests(&gateway, 2);
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    session.send(&cancel);
+    session.ping();
+    gateway.release();
+    assert_eq!(session.read()["id"], 2);
+    assert_eq!(session.ping(), Vec::<Value>::new());
+    let calls: Vec<String> = session.log().into_iter().filter(|line| line.contains("tools/call")).collect();
+    assert_eq!(calls, [call(2, 4900).to_string()]);
+}
+
+#[test]
+fn end_of_the_client_ends_decisions_and_processes() {
+    let gateway = hostile(json!({"steps": [{"do": "hang", "at": "request"}]}));
+    let mut session = Session::start(&gateway.base_url(), &[], "child");
+    session.call(1, 4900);
+    wait_for_requests(&gateway, 1);
+    session.ping();
+    let child = session.log()[0].strip_prefix("child ").unwrap().to_owned();
+    let log = session.folder.path().join("log");
+    let folder = std::mem::replace(&mut session.folder, TempDir::new().unwrap());
+    let (code, rest) = session.end();
+    assert_eq!((code, rest.len()), (Some(0), 0), "{rest:?}");
+    assert!(!std::fs::read_to_string(log).unwrap().contains("tools/call"));
+    wait_until("the end of the server's child", || !is_running(&child));
+    drop(folder);
+}
+
+#[test]
+fn signal_ends_a_stuck_server_and_its_children() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &[], "stuck");
+    session.call(1, 4900);
+    wait_until("the call", || session.ran() == 1);
+    let proxy = session.child.id();
+    let parent = format!("/proc/{proxy}/task/{proxy}/children");
+    let server = std::fs::read_to_string(parent).unwrap().trim().to_owned();
+    assert!(is_running(&server));
+    assert!(Command::new("kill").args(["-TERM", &proxy.to_string()]).status().unwrap().success());
+    let error = session.read();
+    assert_eq!((&error["id"], &error["error"]["code"]), (&json!(1), &json!(-32603)), "{error}");
+    assert_eq!(session.child.wait().unwrap().code(), Some(0));
+    assert!(!is_running(&server));
+}
+
+fn is_running(process: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn everything_else_passes_unchanged_and_in_order() {
+    let gateway = allows();
+    let sent = [
+        json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-11-25", "capabilities": {}}}).to_string(),
+        json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string(),
+        r#"{ "method":"ping" ,"id":"é", "jsonrpc":"2.0" }"#.to_owned(),
+        json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).to_string(),
+        json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list", "params": {"cursor": "2"}}).to_string(),
+        json!({"jsonrpc": "2.0", "id": -4, "method": "resources/read", "params": {"uri": "a:b", "unknown": [1.50, null]}}).to_string(),
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}).to_string(),
+        json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}).to_string(),
+    ];
+    let sampled = json!({"jsonrpc": "2.0", "id": "s-1", "result": {"text": "sampled"}}).to_string();
+    let tool = json!({"jsonrpc": "2.0", "id": 5, "method": "tools/call",
+                      "params": {"name": "sample", "_meta": {"progressToken": 5}}});
+    let mut results = Vec::new();
+    for mut session in [Session::direct(), Session::start(&gateway.base_url(), &[], "")] {
+        for line in &sent {
+            session.send_text(&format!("{line}\n"));
+        }
+        let mut received: Vec<String> = (0..5).map(|_| session.read_text()).collect();
+        session.send(&tool);
+        received.extend((0..2).map(|_| session.read_text()));
+        session.send_text(&format!("{sampled}\n"));
+        received.push(session.read_text());
+        results.push((session.log(), received));
+    }
+    assert_eq!(results[0].1.len(), 8);
+    assert_eq!(results[0].0.len(), sent.len() + 2);
+    assert_eq!(results[0], results[1]);
+}
+
+#[test]
+fn ambiguous_and_invalid_messages_do_not_reach_the_server() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &[], "");
+    let refund = r#""params":{"name":"refunds.create","arguments":{}}"#;
+    let cases = [
+        ("{", -32700),
+        ("7", -32600),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"ping","a":1,"a":2}"#, -32700),
+        (&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call",{refund}}}"#), -32700),
+        (&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call",{refund}}}"#), -32600),
+        (&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"TOOLS/call",{refund}}}"#), -32600),
+        (&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","result":{{}},{refund}}}"#), -32600),
+        (&format!(r#"{{"jsonrpc":"2.0","method":"tools/call",{refund}}}"#), -32600),
+        (&format!(r#"{{"jsonrpc":"2.0","id":null,"method":"tools/call",{refund}}}"#), -32600),
+        (&format!(r#"{{"jsonrpc":"2.0","id":1.5,"method":"tools/call",{refund}}}"#), -32600),
+        (&format!(r#"{{"id":1,"method":"tools/call",{refund}}}"#), -32600),
+        (&format!(r#"[{{"jsonrpc":"2.0","id":1,"method":"tools/call",{refund}}}]"#), -32600),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":7}}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#, -32602),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","argument\u017f":{}}}"#,
+            -32602,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","_meta":{"actpass/goal":7}}}"#,
+            -32602,
+        ),
+    ];
+    for (text, code) in cases {
+        session.send_text(&format!("{text}\n"));
+        let error = session.read();
+        assert_eq!(error["error"]["code"], code, "{text}: {error}");
+    }
+    session.send_text("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"a\",\"arguments\":null}}\n");
+    assert!(blocked(&session.read(), 1).contains("actpass.invalid_argument"));
+    session.send_text(&format!("{{\"jsonrpc\":\"2.0\",\"x\":\"{}\"}}\n", "y".repeat(17 * 1024 * 1024)));
+    assert_eq!(session.read()["error"]["code"], -32600);
+    session.ping();
+    assert_eq!(session.log().len(), 1);
+    assert!(gateway.seen().is_empty());
+}
+
+#[test]
+fn no_part_of_a_message_becomes_a_message() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &[], "");
+    let hidden = r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"refunds.create"}}"#;
+    session.send_text(&format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":\r{hidden}\r}}\n"
+    ));
+    session.read();
+    let quoted = "\u{2028}a\u{2029}b\u{85}";
+    session.send_text(&format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"ping\",\"params\":{{\"a\":\"{quoted}\"}}}}\n"
+    ));
+    session.read();
+    let log = session.log();
+    assert!(log.iter().all(|line| !line.contains(['\r', '\u{2028}', '\u{2029}', '\u{85}'])), "{log:?}");
+    let received: Value = serde_json::from_str(&log[1]).unwrap();
+    assert_eq!(received["params"]["a"], quoted);
+    assert_eq!(log.len(), 2);
+}
+
+#[test]
+fn batches_pass_in_their_version_without_calls() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &[], "");
+    session.send(&json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-03-26"}}));
+    session.read();
+    let ping = |id| json!({"jsonrpc": "2.0", "id": id, "method": "ping"});
+    session.send(&json!([ping(1), ping(2)]));
+    assert_eq!(session.read().as_array().unwrap().len(), 2);
+    session.send(&json!([ping(3), call(4, 1)]));
+    assert_eq!(session.read()["error"]["code"], -32600);
+    session.send(&json!([ping(5), ping(5)]));
+    assert_eq!(session.read()["error"]["code"], -32600);
+    session.ping();
+    assert_eq!(session.ran(), 0);
+}
+
+#[test]
+fn id_in_use_is_rejected() {
+    let step = json!({"do": "respond", "json": {"decision": "allow"}, "delay_ms": 600_000});
+    let gateway = hostile(json!({"steps": [step]}));
+    let mut session = Session::start(&gateway.base_url(), &[], "");
+    session.call(1, 4900);
+    session.call(1, 90_000);
+    let error = session.read();
+    assert_eq!((error.get("id"), &error["error"]["code"]), (None, &json!(-32600)), "{error}");
+    wait_for_requests(&gateway, 1);
+    gateway.release();
+    assert_eq!(session.read()["id"], 1);
+    session.ping();
+    assert_eq!(session.ran(), 1);
+}
+
+#[test]
+fn broken_server_fails_its_requests() {
+    for (fault, expected) in
+        [("crash", "exit status: 3"), ("garbage", "invalid message"), ("huge", "over 16777216 bytes")]
+    {
+        let gateway = allows();
+        let mut session = Session::start(&gateway.base_url(), &[], fault);
+        session.call(1, 4900);
+        let error = session.read();
+        assert_eq!((&error["id"], &error["error"]["code"]), (&json!(1), &json!(-32603)), "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected) && message.ends_with("may have been processed"), "{message}");
+        assert_eq!(session.ran(), 1);
+        assert_eq!(session.child.wait().unwrap().code(), Some(1));
+    }
+}
+
+#[test]
+fn hanging_server_fails_the_call_in_time() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &["--response-timeout", "1"], "hang");
+    session.call(1, 4900);
+    let error = session.read();
+    assert_eq!((&error["id"], &error["error"]["code"]), (&json!(1), &json!(-32603)), "{error}");
+    session.ping();
+    assert_eq!(session.ran(), 1);
+    assert!(session.log()[1].contains("notifications/cancelled"));
+}
+
+#[test]
+fn stray_lines_of_the_server_are_dropped() {
+    for (fault, warning) in
+        [("banner", "not a message"), ("unknown", "to no request"), ("twice", "to no request")]
+    {
+        let gateway = allows();
+        let mut session = Session::start(&gateway.base_url(), &[], fault);
+        session.call(1, 4900);
+        let response = session.read();
+        assert_eq!((&response["id"], &response["result"]["content"][0]["text"]), (&json!(1), &json!("ran")));
+        assert_eq!(session.ping(), Vec::<Value>::new());
+        assert_eq!(session.ran(), 1);
+        let line = session.errors.recv_timeout(LIMIT).unwrap();
+        assert!(line.contains(warning), "{line}");
+    }
+}
+
+#[test]
+fn server_gets_only_the_named_environment() {
+    let gateway = allows();
+    let options = ["--env", "CARGO_MANIFEST_DIR", "--env", "STRIPE_KEY=sk_1=2"];
+    let mut session = Session::start(&gateway.base_url(), &options, "environment");
+    session.ping();
+    let mut names: Vec<String> =
+        session.log().iter().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
+    names.retain(|name| !name.starts_with('{'));
+    names.sort();
+    assert_eq!(names, ["CARGO_MANIFEST_DIR", "HOME", "PATH", "STRIPE_KEY"]);
+    assert!(session.log().contains(&"STRIPE_KEY=sk_1=2".to_owned()));
+}
+
+#[test]
+fn invalid_options_are_rejected() {
+    for (arguments, expected) in [
+        (["proxy", "--server", "a b", "--", "true"].as_slice(), "ASCII letters"),
+        (&["proxy", "--server", "a", "--env", "NOT_SET_HERE", "--", "true"], "NOT_SET_HERE is not set"),
+        (&["proxy", "--server", "a", "--hold", "0", "--", "true"], "from 1 to 86400"),
+        (&["proxy", "--server", "a"], "COMMAND"),
+        (&["proxy", "--server", "a", "--", "/nonexistent/server"], "cannot start /nonexistent/server"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
+        command.args(arguments).env("ACTPASS_API_KEY", "apk_dev").stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+/// A program of the workspace's build, or `None` with a message. In CI a missing program fails.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_actpass-mcp")).with_file_name(name);
+    found(path, &format!("build it with: cargo build -p {name}"))
+}
+
+fn found(path: PathBuf, remedy: &str) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path);
+    }
+    let problem = format!("{} is missing; {remedy}", path.display());
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{problem}");
+    eprintln!("SKIPPED: {problem}");
+    None
+}
+
+/// The real gateway with the refund policy.
+struct Gateway {
+    child: Child,
+    url: String,
+    program: PathBuf,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    fn start() -> Option<Self> {
+        let program = program("actpass-gateway")?;
+        let folder = TempDir::new().unwrap();
+        let mut command = Command::new(&program);
+        command.args(["dev", "--listen", "127.0.0.1:0"]).current_dir(folder.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let line = lines(child.stdout.take().unwrap()).recv_timeout(LIMIT).unwrap();
+        let url = line.strip_prefix("listening on ").unwrap().to_owned();
+        Some(Self { child, url, program, _folder: folder })
+    }
+
+    /// Decides an approval in another process.
+    fn decide(&self, verb: &str, id: &str) {
+        let mut command = Command::new(&self.program);
+        command.args(["approvals", verb, id, "--url", &self.url]).env("ACTPASS_OPERATOR_KEY", "apdv_dev");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn approval_id(text: &str) -> String {
+    let (_, rest) = text.split_once("(approval ").unwrap();
+    rest.split_once(')').unwrap().0.to_owned()
+}
