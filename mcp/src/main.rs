@@ -1,10 +1,11 @@
 //! A proxy that guards the tool calls of an MCP server.
 //!
-//! It starts the server, passes every message on, and asks an ActPass gateway about each
-//! `tools/call`: the server receives it only if the gateway allows it.
+//! It starts the server and passes every message on. The server receives a `tools/call` only if an
+//! ActPass gateway allows it.
 
 #![forbid(unsafe_code)]
 
+mod approve;
 mod lines;
 mod message;
 mod proxy;
@@ -12,10 +13,12 @@ mod server;
 mod tools;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use actpass_core::{ActPass, Mode};
+use actpass_core::{ActPass, Mode, Secret};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::proxy::Options;
@@ -37,6 +40,10 @@ enum Task {
     ///
     /// A tools/call reaches the server only if the gateway allows it.
     Proxy(ProxyArguments),
+    /// List the tools of the server and approve their definitions at the gateway.
+    ///
+    /// Needs an operator's key in ACTPASS_OPERATOR_KEY. Prints the name and the hash of each definition.
+    Approve(ServerArguments),
 }
 
 #[derive(clap::Args)]
@@ -77,7 +84,7 @@ struct ProxyArguments {
     /// Longest time to the gateway's decision, without the wait for an approval.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole_seconds)]
     timeout: Duration,
-    /// What happens to a call that needs approval.
+    /// Handling of a call that needs approval.
     #[arg(long, value_enum, default_value = "tell")]
     approvals: Approvals,
     /// Longest time that `--approvals hold` holds a call.
@@ -93,7 +100,7 @@ struct ProxyArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Approvals {
-    /// The result says that approval is needed. After it, the same call runs.
+    /// The result states that approval is needed. After it, the same call runs.
     Tell,
     /// The call waits for the approval, and then runs.
     Hold,
@@ -129,6 +136,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match command {
             Task::Proxy(arguments) => proxy(arguments).await,
+            Task::Approve(arguments) => approve(&arguments).await,
         }
     });
     // A read of standard input cannot be cancelled.
@@ -140,8 +148,13 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("actpass-mcp: {error}");
+    warn(error);
     ExitCode::FAILURE
+}
+
+/// Writes a line to standard error, which may be closed.
+fn warn(problem: impl Display) {
+    let _ = writeln!(io::stderr(), "actpass-mcp: {problem}");
 }
 
 async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Error>> {
@@ -157,4 +170,10 @@ async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Erro
         command: arguments.server.command,
     };
     Ok(proxy::run(options, client).await?)
+}
+
+async fn approve(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let key = std::env::var("ACTPASS_OPERATOR_KEY").ok().filter(|key| !key.is_empty());
+    let key = Secret::new(key.ok_or("ACTPASS_OPERATOR_KEY is not set; it is the key of an operator")?);
+    approve::approve(&arguments.tool_prefix(), &arguments.env, &arguments.command, key).await
 }

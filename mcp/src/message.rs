@@ -114,7 +114,9 @@ pub(crate) fn read_client_line(text: &str) -> Result<ClientLine, (Option<Id>, Rp
         Json::Array(items) => {
             items.into_iter().map(ClientMessage::of).collect::<Result<_, _>>().map(ClientLine::Batch)
         }
-        single => ClientMessage::of(single).map(ClientLine::Single),
+        Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_) => {
+            ClientMessage::of(json).map(ClientLine::Single)
+        }
     }
 }
 

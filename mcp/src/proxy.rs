@@ -18,8 +18,11 @@ use crate::message::{
 };
 use crate::server::{INPUT_END, Server, Variable};
 use crate::tools::Definitions;
+use crate::warn;
 
-/// The interval of the progress of a call that is held.
+const CANCELLED: &str = "notifications/cancelled";
+/// The delay of the first progress of a call that is held, and the interval of the others.
+const FIRST_PROGRESS: Duration = Duration::from_secs(1);
 const PROGRESS: Duration = Duration::from_secs(5);
 /// The only protocol version with batches.
 const BATCHES: &str = "2025-03-26";
@@ -29,7 +32,7 @@ pub(crate) struct Options {
     pub(crate) tool_prefix: String,
     pub(crate) goal: String,
     pub(crate) user_id: Option<String>,
-    /// How long a call is held for its approval; `None` answers at once.
+    /// Longest wait of a call for its approval; `None` answers without a wait.
     pub(crate) hold: Option<Duration>,
     pub(crate) pin: bool,
     pub(crate) response_timeout: Option<Duration>,
@@ -69,12 +72,12 @@ pub(crate) async fn run(options: Options, client: ActPass) -> io::Result<()> {
             () = &mut interrupted => Some(End::Interrupted),
             _ = &mut client_writer => Some(End::Client),
             // A cancellation that has arrived counts before a verdict.
-            line = from_client.recv() => proxy.from_client(line.unwrap_or(Line::End)),
+            line = from_client.recv() => proxy.handle_client(line.unwrap_or(Line::End)),
             verdict = decided.recv() => {
                 verdict.and_then(|verdict| { proxy.decided(verdict); None })
             }
             line = async { proxy.to_client.ready().await; from_server.recv().await } => {
-                proxy.from_server(line.unwrap_or(Line::End))
+                proxy.handle_server(line.unwrap_or(Line::End))
             }
             _ = &mut server_writer => Some(End::Broken("the server closed its standard input".to_owned())),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -101,7 +104,7 @@ pub(crate) async fn run(options: Options, client: ActPass) -> io::Result<()> {
     drop(to_server);
     let mut status = None;
     if matches!(end, End::Client) {
-        // The server may still answer what it has received.
+        // The server may still answer the requests that it has received.
         let until = Instant::now() + INPUT_END;
         let answers = async {
             while let Some(Line::Text(line)) = from_server.recv().await {
@@ -211,12 +214,18 @@ enum Pending {
 }
 
 impl Pending {
+    /// Whether the client waits for the response.
     fn is_awaited(&self) -> bool {
         !matches!(self, Self::Cancelled | Self::Expired)
     }
+
+    /// Whether another request with the id could get the response to this one.
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::Cancelled)
+    }
 }
 
-/// A call about which the gateway decides.
+/// A call whose decision is pending.
 struct Deciding {
     id: Id,
     /// Distinguishes calls that use the same id one after the other.
@@ -248,7 +257,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn from_client(&mut self, line: Line) -> Option<End> {
+    fn handle_client(&mut self, line: Line) -> Option<End> {
         let line = match line {
             Line::End => return Some(End::Client),
             Line::TooLong => {
@@ -285,7 +294,13 @@ impl Proxy {
                 let call = message.call(text).map_err(|error| (Some(id.clone()), error))?;
                 self.decide(id, &call, text).map_err(|error| (Some(id.clone()), error))
             }
-            _ => {
+            (method, _) => {
+                let cancelled = message.cancelled().filter(|_| method == Some(CANCELLED));
+                if let Some(call) = cancelled.and_then(|id| self.deciding.remove(&id)) {
+                    // The server does not know the call.
+                    call.task.abort();
+                    return Ok(());
+                }
                 self.forward(message);
                 self.to_server.send(line(text));
                 Ok(())
@@ -300,7 +315,7 @@ impl Proxy {
             return Err((None, RpcError::invalid_request(problem)));
         }
         if messages.iter().any(|message| message.method.as_deref() == Some(TOOLS_CALL)) {
-            let problem = "send tools/call as a message of its own, not in a batch";
+            let problem = "send tools/call as a separate message, not in a batch";
             return Err((None, RpcError::invalid_request(problem)));
         }
         for (at, message) in messages.iter().enumerate() {
@@ -326,7 +341,7 @@ impl Proxy {
     /// for the response to the first request.
     fn check_id(&self, message: &ClientMessage) -> Result<(), (Option<Id>, RpcError)> {
         let (Some(_), Some(id)) = (&message.method, &message.id) else { return Ok(()) };
-        let is_used = self.deciding.contains_key(id) || self.pending.get(id).is_some_and(Pending::is_awaited);
+        let is_used = self.deciding.contains_key(id) || self.pending.get(id).is_some_and(Pending::is_open);
         match is_used {
             true => Err((
                 None,
@@ -336,15 +351,12 @@ impl Proxy {
         }
     }
 
-    /// Notes a message that the server is about to receive. A cancelled decision ends here.
+    /// Notes a message that the server is about to receive.
     fn forward(&mut self, message: &ClientMessage) {
         match (message.method.as_deref(), &message.id) {
-            (Some("notifications/cancelled"), _) => {
+            (Some(CANCELLED), _) => {
                 let Some(id) = message.cancelled() else { return };
-                if let Some(call) = self.deciding.remove(&id) {
-                    call.task.abort();
-                } else if let Some(pending) = self.pending.get_mut(&id).filter(|pending| pending.is_awaited())
-                {
+                if let Some(pending) = self.pending.get_mut(&id).filter(|pending| pending.is_awaited()) {
                     *pending = Pending::Cancelled;
                 }
             }
@@ -417,7 +429,7 @@ impl Proxy {
         let to_client = self.to_client.clone();
         async move {
             let Some(token) = token else { return std::future::pending().await };
-            let mut ticks = interval_at(Instant::now() + PROGRESS, PROGRESS);
+            let mut ticks = interval_at(Instant::now() + FIRST_PROGRESS, PROGRESS);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for count in 1.. {
                 ticks.tick().await;
@@ -449,11 +461,11 @@ impl Proxy {
 
     fn block(&self, id: &Id, blocked: &Blocked, has_result_type: bool) {
         let texts = blocked.texts();
-        eprintln!("actpass-mcp: {}", texts.developer);
+        warn(format_args!("{}", texts.developer));
         self.to_client.send(blocked_result(id, &texts.model, has_result_type));
     }
 
-    fn from_server(&mut self, line: Line) -> Option<End> {
+    fn handle_server(&mut self, line: Line) -> Option<End> {
         let line = match line {
             Line::End => return Some(End::ServerOutput),
             Line::TooLong => {
@@ -464,7 +476,7 @@ impl Proxy {
         let text = line.trim_ascii();
         if !matches!(text.first(), Some(b'{' | b'[')) {
             if !text.is_empty() {
-                eprintln!("actpass-mcp: dropped {} bytes of the server that are not a message", text.len());
+                warn(format_args!("dropped {} bytes of the server that are not a message", text.len()));
             }
             return None;
         }
@@ -474,12 +486,16 @@ impl Proxy {
                 return Some(End::Broken(format!("the server sent an invalid message: {problem}")));
             }
         };
+        let is_batch = messages.len() > 1;
         let mut is_known = true;
         for message in messages {
+            if message.method.as_deref() == Some("notifications/tools/list_changed") {
+                self.definitions = Definitions::default();
+            }
             let Some(id) = message.id.filter(|_| message.method.is_none()) else { continue };
             match self.pending.remove(&id) {
                 None | Some(Pending::Expired) => {
-                    eprintln!("actpass-mcp: dropped a response of the server to no request, id {id}");
+                    warn(format_args!("dropped a response of the server to no request, id {id}"));
                     is_known = false;
                 }
                 Some(Pending::Initialize) => {
@@ -493,8 +509,12 @@ impl Proxy {
                 Some(Pending::Call { .. } | Pending::Other | Pending::Cancelled) => {}
             }
         }
-        if is_known {
-            self.to_client.send(line);
+        match (is_known, is_batch) {
+            (true, _) => self.to_client.send(line),
+            (false, false) => {}
+            (false, true) => {
+                return Some(End::Broken("the server sent a batch with a response to no request".to_owned()));
+            }
         }
         None
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// How long the server may run after the end of its input.
+/// Grace period of the server after the end of its input.
 pub(crate) const INPUT_END: Duration = Duration::from_secs(5);
-/// How long the server may run after SIGTERM.
+/// Grace period of the server after SIGTERM.
 const TERMINATION: Duration = Duration::from_secs(2);
 /// The variables that the server gets without being named.
 const INHERITED: [&str; 2] = ["HOME", "PATH"];
@@ -38,7 +38,7 @@ impl std::str::FromStr for Variable {
     }
 }
 
-/// A running server. It is the leader of its own process group.
+/// A running server. It leads a separate process group.
 pub(crate) struct Server {
     child: Child,
     #[cfg(unix)]

@@ -9,7 +9,7 @@ use actpass_core::{Json, hash_payload};
 pub(crate) struct Definitions(HashMap<String, String>);
 
 impl Definitions {
-    /// Notes the result of a `tools/list`. The first page replaces what was known. A definition
+    /// Notes the result of a `tools/list`. The first page replaces the known definitions. A definition
     /// that has no hash, and one that is listed twice, is not known.
     pub(crate) fn note(&mut self, result: &str, is_first_page: bool) {
         if is_first_page {

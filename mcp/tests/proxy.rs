@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -259,8 +260,8 @@ fn cancelled_call_does_not_run_even_if_it_is_allowed_later() {
     gateway.release();
     assert_eq!(session.read()["id"], 2);
     assert_eq!(session.ping(), Vec::<Value>::new());
-    let calls: Vec<String> = session.log().into_iter().filter(|line| line.contains("tools/call")).collect();
-    assert_eq!(calls, [call(2, 4900).to_string()]);
+    let log: Vec<String> = session.log().into_iter().filter(|line| !line.contains("ping")).collect();
+    assert_eq!(log, [call(2, 4900).to_string()]);
 }
 
 #[test]
@@ -529,7 +530,6 @@ fn found(path: PathBuf, remedy: &str) -> Option<PathBuf> {
 struct Gateway {
     child: Child,
     url: String,
-    program: PathBuf,
     _folder: TempDir,
 }
 
@@ -537,20 +537,23 @@ impl Gateway {
     fn start() -> Option<Self> {
         let program = program("actpass-gateway")?;
         let folder = TempDir::new().unwrap();
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program);
         command.args(["dev", "--listen", "127.0.0.1:0"]).current_dir(folder.path());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let line = lines(child.stdout.take().unwrap()).recv_timeout(LIMIT).unwrap();
         let url = line.strip_prefix("listening on ").unwrap().to_owned();
-        Some(Self { child, url, program, _folder: folder })
+        Some(Self { child, url, _folder: folder })
     }
 
-    /// Decides an approval in another process.
+    /// Decides an approval as an operator.
     fn decide(&self, verb: &str, id: &str) {
-        let mut command = Command::new(&self.program);
-        command.args(["approvals", verb, id, "--url", &self.url]).env("ACTPASS_OPERATOR_KEY", "apdv_dev");
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
+        let host = "host: 127.0.0.1\r\nauthorization: Bearer apdv_dev\r\nconnection: close";
+        let content = "content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        write!(stream, "POST /api/v1/approvals/{id}/{verb} HTTP/1.1\r\n{host}\r\n{content}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
 
@@ -564,4 +567,126 @@ impl Drop for Gateway {
 fn approval_id(text: &str) -> String {
     let (_, rest) = text.split_once("(approval ").unwrap();
     rest.split_once(')').unwrap().0.to_owned()
+}
+
+#[test]
+fn told_call_runs_once_after_its_approval() {
+    let Some(gateway) = Gateway::start() else { return };
+    let mut session = Session::start(&gateway.url, &[], "");
+    session.call(1, 25_000);
+    let id = approval_id(&blocked(&session.read(), 1));
+    session.call(2, 25_000);
+    assert_eq!(approval_id(&blocked(&session.read(), 2)), id);
+    gateway.decide("approve", &id);
+    session.call(3, 26_000);
+    assert_ne!(approval_id(&blocked(&session.read(), 3)), id);
+    assert_eq!(session.ran(), 0);
+    session.call(4, 25_000);
+    assert_eq!(session.read()["result"]["content"][0]["text"], "ran");
+    session.call(5, 25_000);
+    assert_ne!(approval_id(&blocked(&session.read(), 5)), id);
+    session.call(6, 90_000);
+    assert!(blocked(&session.read(), 6).contains("refund.over_limit"));
+    assert_eq!(session.ran(), 1);
+}
+
+#[test]
+fn held_call_waits_for_the_approval() {
+    let Some(gateway) = Gateway::start() else { return };
+    for (verb, amount, ran) in [("reject", 25_000, 0), ("approve", 26_000, 1)] {
+        // The same action has the same approval, so this names the one that the held call waits for.
+        let mut asking = Session::start(&gateway.url, &[], "");
+        asking.call(1, amount);
+        let id = approval_id(&blocked(&asking.read(), 1));
+
+        let mut session = Session::start(&gateway.url, &["--approvals", "hold", "--hold", "600"], "");
+        let mut message = call(1, amount);
+        message["params"]["_meta"] = json!({"progressToken": "p"});
+        session.send(&message);
+        let progress = session.read();
+        assert_eq!(progress["method"], "notifications/progress", "{progress}");
+        assert_eq!(progress["params"]["progressToken"], "p");
+        assert!(progress["params"]["progress"].as_f64().unwrap() < 0.0);
+        session.ping();
+        assert_eq!(session.ran(), 0);
+        gateway.decide(verb, &id);
+        let response = loop {
+            let message = session.read();
+            if message["id"] == 1 {
+                break message;
+            }
+        };
+        match ran {
+            0 => assert!(blocked(&response, 1).contains("approval.rejected"), "{response}"),
+            _ => assert_eq!(response["result"]["content"][0]["text"], "ran", "{response}"),
+        }
+        assert_eq!((session.ran(), asking.ran()), (ran, 0));
+    }
+}
+
+#[test]
+fn changed_tool_is_not_called() {
+    let Some(gateway) = Gateway::start() else { return };
+    let mut session = Session::start(&gateway.url, &["--pin"], "");
+    session.call(1, 4900);
+    assert_eq!(session.read()["error"]["code"], -32602);
+    let list = |session: &mut Session| {
+        session.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}));
+        session.read();
+        session.send(&json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list", "params": {"cursor": "2"}}));
+        session.read();
+    };
+    list(&mut session);
+    session.call(4, 4900);
+    assert!(blocked(&session.read(), 4).contains("tool.not_registered"));
+    assert_eq!(session.ran(), 0);
+
+    let approve = |key: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
+        command.args(["approve", "--server", "stripe", "--", env!("CARGO_BIN_EXE_actpass-mcp-test-server")]);
+        command.arg(session.folder.path().join("approved"));
+        command.env("ACTPASS_OPERATOR_KEY", key).env("ACTPASS_API_BASE_URL", &gateway.url);
+        command.output().unwrap()
+    };
+    let refused = approve("apk_dev");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("403") && !text.contains("apk_dev"), "{text}");
+    let approved = approve("apdv_dev");
+    let text = String::from_utf8_lossy(&approved.stdout).into_owned();
+    assert!(approved.status.success(), "{}", String::from_utf8_lossy(&approved.stderr));
+    let names: Vec<&str> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["stripe.refunds.create", "stripe.sample"]);
+
+    session.call(5, 4900);
+    assert_eq!(session.read()["result"]["content"][0]["text"], "ran");
+    session.send(&json!({"jsonrpc": "2.0", "id": 6, "method": "test/change"}));
+    assert_eq!(session.read()["method"], "notifications/tools/list_changed");
+    session.read();
+    session.call(7, 4900);
+    assert_eq!(session.read()["error"]["code"], -32602);
+    list(&mut session);
+    session.call(8, 4900);
+    let text = blocked(&session.read(), 8);
+    assert!(text.contains("require_tool_reapproval (tool.manifest_changed)"), "{text}");
+    assert_eq!(session.ran(), 1);
+}
+
+/// The client `mcp` and a FastMCP server, in the environment of the adapters' tests.
+#[test]
+fn real_client_and_server_work_through_the_proxy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let python = std::env::var_os("ACTPASS_MCP_PYTHON")
+        .map_or_else(|| root.join("target/adapters/python/fastmcp/bin/python"), PathBuf::from);
+    let remedy = "install tests/adapters/python/requirements-fastmcp.txt and set ACTPASS_MCP_PYTHON";
+    let (Some(python), Some(gateway)) = (found(python, remedy), Gateway::start()) else { return };
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new(python);
+    command.arg(root.join("mcp/tests/clients.py")).arg(env!("CARGO_BIN_EXE_actpass-mcp"));
+    command.env("ACTPASS_API_KEY", "apk_dev").env("ACTPASS_API_BASE_URL", &gateway.url);
+    let output = command.env("HOME", folder.path()).current_dir(folder.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for mode in ["legacy", "auto"] {
+        assert!(text.contains(&format!("{mode}: ran 1")), "{text}");
+    }
 }

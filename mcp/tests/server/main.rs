@@ -2,9 +2,9 @@
 //!
 //! usage: actpass-mcp-test-server LOG [FAULT]
 //!
-//! It appends each line that it receives to the file LOG before it answers. FAULT is what it does
-//! with a call, instead of answering it: see `fault`. `child` starts a process that outlives it.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+//! It appends each line that it receives to the file LOG before it answers. FAULT is the reaction
+//! to a call: see `fault`. `child` starts a process that outlives it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::zombie_processes, reason = "tests")]
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, Write};
