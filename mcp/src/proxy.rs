@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Action, Blocked, TokioClock, Verdict};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
 
 use crate::lines::{Line, MAX_MESSAGE, MAX_QUEUED, Outbox, read_lines};
 use crate::message::{
@@ -24,6 +25,8 @@ const CANCELLED: &str = "notifications/cancelled";
 /// The delay of the first progress of a call that is held, and the interval of the others.
 const FIRST_PROGRESS: Duration = Duration::from_secs(1);
 const PROGRESS: Duration = Duration::from_secs(5);
+/// Longest read of the output of a server that has ended.
+const DRAIN: Duration = Duration::from_millis(500);
 /// The only protocol version with batches.
 const BATCHES: &str = "2025-03-26";
 
@@ -113,8 +116,15 @@ pub(crate) async fn run(options: Options, client: ActPass) -> io::Result<()> {
                 }
             }
         };
-        let _ = timeout_at(until, answers).await;
-        let _ = timeout_at(until, server.wait()).await;
+        let mut answers = pin!(answers);
+        let ended = async {
+            tokio::select! {
+                () = &mut answers => { server.wait().await; }
+                // A process that the server started may keep its output open.
+                _ = server.wait() => { let _ = timeout(DRAIN, &mut answers).await; }
+            }
+        };
+        let _ = timeout_at(until, ended).await;
     } else if matches!(end, End::ServerOutput) {
         status = timeout_at(Instant::now() + INPUT_END, server.wait()).await.ok().flatten();
     }

@@ -31,6 +31,7 @@ PAGES = {
     "bindings-swift/README.md": "packages/swift.md",
     "bindings-kotlin/README.md": "packages/kotlin.md",
     "gateway/README.md": "gateway.md",
+    "mcp/README.md": "packages/mcp.md",
     "tests/vectors/README.md": "vectors.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -21,6 +21,9 @@ fn main() {
             writeln!(log, "{name}={value}").unwrap();
         }
     }
+    if fault_name == "stuck" {
+        writeln!(log, "server {}", std::process::id()).unwrap();
+    }
     if fault_name == "child" {
         let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         writeln!(log, "child {}", child.id()).unwrap();
