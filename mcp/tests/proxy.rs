@@ -627,6 +627,26 @@ fn held_call_waits_for_the_approval() {
 }
 
 #[test]
+fn cancelled_held_call_leaves_the_approval_unspent() {
+    let Some(gateway) = Gateway::start() else { return };
+    let mut asking = Session::start(&gateway.url, &[], "");
+    asking.call(1, 25_000);
+    let id = approval_id(&blocked(&asking.read(), 1));
+    let mut session = Session::start(&gateway.url, &["--approvals", "hold", "--hold", "600"], "");
+    let mut message = call(1, 25_000);
+    message["params"]["_meta"] = json!({"progressToken": 7});
+    session.send(&message);
+    assert_eq!(session.read()["params"]["progressToken"], 7);
+    session.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}));
+    session.ping();
+    gateway.decide("approve", &id);
+    asking.call(2, 25_000);
+    assert_eq!(asking.read()["result"]["content"][0]["text"], "ran");
+    assert!(session.ping().iter().all(|message| message.get("id").is_none()));
+    assert_eq!((session.ran(), asking.ran()), (0, 1));
+}
+
+#[test]
 fn changed_tool_is_not_called() {
     let Some(gateway) = Gateway::start() else { return };
     let mut session = Session::start(&gateway.url, &["--pin"], "");
