@@ -36,6 +36,7 @@ impl Session {
             command.arg(fault);
         }
         command.env("ACTPASS_API_KEY", "apk_dev").env("ACTPASS_API_BASE_URL", gateway);
+        command.env("INHERITED", "yes").env("NOT_INHERITED", "yes");
         Self::of(command, folder)
     }
 
@@ -484,14 +485,14 @@ fn stray_lines_of_the_server_are_dropped() {
 #[test]
 fn server_gets_only_the_named_environment() {
     let gateway = allows();
-    let options = ["--env", "CARGO_MANIFEST_DIR", "--env", "STRIPE_KEY=sk_1=2"];
+    let options = ["--env", "INHERITED", "--env", "STRIPE_KEY=sk_1=2"];
     let mut session = Session::start(&gateway.base_url(), &options, "environment");
     session.ping();
     let mut names: Vec<String> =
         session.log().iter().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
     names.retain(|name| !name.starts_with('{'));
     names.sort();
-    assert_eq!(names, ["CARGO_MANIFEST_DIR", "HOME", "PATH", "STRIPE_KEY"]);
+    assert_eq!(names, ["HOME", "INHERITED", "PATH", "STRIPE_KEY"]);
     assert!(session.log().contains(&"STRIPE_KEY=sk_1=2".to_owned()));
 }
 
