@@ -290,6 +290,8 @@ test-adapters: $(TEST_VENV)/installed debug
 	elif [ $$? = 1 ]; then echo "SKIPPED: the adapters of the Node package"; \
 		$(TIMED) 'tests: adapters' $(PYTHON) tests/adapters/run.py --language python $(if $(OLDEST),--oldest) $(FRAMEWORKS); \
 	else exit 1; fi
+	$(if $(OLDEST)$(FRAMEWORKS),,$(TIMED) 'tests: MCP proxy' scripts/lib.sh keep_output target/test-output/adapters-mcp-proxy.log \
+		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) --test proxy -- --ignored --nocapture)
 
 secret-scan: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak test-adapters
 	scripts/secret-scan tests/secrets.txt target/test-output
@@ -301,8 +303,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/dist tests/environments tests/examples tests/page tests/soak
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/dist tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles
@@ -313,7 +315,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
 PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches deploy docs examples \
-	fuzz policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
+	fuzz mcp policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
 	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/tests bindings-node/ts bindings-swift/README.md \
 	bindings-swift/Sources bindings-swift/Tests bindings-kotlin/README.md bindings-kotlin/src tests
 lint-prose:
