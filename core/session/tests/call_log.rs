@@ -19,7 +19,7 @@ async fn call_log_contains_only_lines_of_its_calls() {
     futures_util::future::join_all(calls).await;
     tracing::error!(target: "actpass_core", "outside of a call");
     let without_log = CallLog::instrument(None, async {
-        tracing::error!(target: "actpass_core", "of a call without a log")
+        tracing::error!(target: "actpass_core", "of a call without a log");
     });
     without_log.await;
 
