@@ -154,7 +154,7 @@ debug:
 test-rust: debug
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log $(ACTPASS_OUTCOMES)/rust.jsonl
 	$(TIMED) 'tests: Rust' scripts/lib.sh keep_output target/test-output/rust.log \
-		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) -- --nocapture
+		$(CARGO) test --no-fail-fast $(subst --all-targets,,$(DEBUG_BUILD)) -- --nocapture
 
 # Reinstalls if the list of tools changed.
 $(TEST_VENV)/bin/maturin: Makefile
