@@ -483,7 +483,7 @@ fn policy_commands_check_and_test() {
         (
             &["policy", "check", "good.json"][..],
             0,
-            format!("id       p\nversion  3\nhash     {hash}\nrules    1\n"),
+            format!("id       p\nversion  3\nhash     {hash}\nrules    1\nbudgets  0\n"),
             "",
         ),
         (&["policy", "check", "bad.json"], 1, String::new(), "bad.json: rule \"r\": when: missing"),
@@ -529,7 +529,7 @@ fn policy_check_fails_dead_rules_and_warns_open_arguments() {
         assert_eq!(output.status.code(), Some(code), "{}", err(&output));
         assert!(err(&output).contains(complained), "{}", err(&output));
         assert_eq!(err(&output).is_empty(), complained.is_empty());
-        assert!(out(&output).ends_with("rules    1\n"), "{}", out(&output));
+        assert!(out(&output).ends_with("rules    1\nbudgets  0\n"), "{}", out(&output));
     }
 }
 
