@@ -160,6 +160,11 @@ private fun StringBuilder.writeString(place: Place, text: String) {
             isLone -> throw place.error("expected text in Unicode, found a lone surrogate")
             char == '"' -> append("\\\"")
             char == '\\' -> append("\\\\")
+            char == '\n' -> append("\\n")
+            char == '\r' -> append("\\r")
+            char == '\t' -> append("\\t")
+            char == '\b' -> append("\\b")
+            char == '\u000c' -> append("\\f")
             char < ' ' -> append("\\u").append(char.code.toString(16).padStart(4, '0'))
             else -> append(char)
         }
