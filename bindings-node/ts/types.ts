@@ -285,14 +285,32 @@ export interface Credential {
   expires_at?: string | null;
 }
 
+/** The state of a budget's account: the sum that is used of the limit in the trailing window. */
+export interface BudgetUse {
+  /** The name of the budget in the policy. */
+  name: string;
+  /** The values that identify the account, by path. */
+  account: { [path: string]: unknown };
+  /** The highest sum in a window. */
+  limit: number;
+  /** The sum; after an `allow`, with the action. */
+  used: number;
+  /** The limit without the sum, at least 0. */
+  remaining: number;
+  /** The window, such as `24h`. */
+  window: string;
+}
+
 /** Explanation of a decision. */
 export interface Explain {
   /** A sentence; empty if the gateway sent none. */
   summary: string;
   /** The names of the matched rules; empty if the gateway sent none. */
   matched_rules: string[];
-  /** What to do next, in sentences; empty if the gateway sent none. */
+  /** The next steps, in sentences; empty if the gateway sent none. */
   next_steps: string[];
+  /** The budgets that apply to the action; only with one. */
+  budgets?: BudgetUse[];
 }
 
 /** The members of every decision, named as on the wire. Unlisted members are kept unchanged. */

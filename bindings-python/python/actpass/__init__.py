@@ -52,6 +52,7 @@ from ._settings import DEFAULT_BASE_URL
 from ._tools import UNGUARDED, ToolAction
 from ._types import (
     Approval,
+    BudgetUse,
     Credential,
     Decision,
     DecisionWord,
@@ -89,6 +90,7 @@ __all__ = [
     "Approval",
     "AsyncActPassClient",
     "AsyncPermit",
+    "BudgetUse",
     "Credential",
     "Decision",
     "DecisionWord",

@@ -29,15 +29,33 @@ RiskTier = Literal["low", "medium", "high", "critical"]
 Text = Union[str, Callable[..., str]]
 
 
-class Explain(TypedDict):
-    """Explanation of a decision: a sentence, the names of the matched rules, and next steps.
+class BudgetUse(TypedDict):
+    """State of a budget's account: the sum that is used of the limit in the trailing window.
 
-    All three members are always present, empty if the gateway sent none.
+    ``account`` has the values that identify the account, by path. After an ``allow``, ``used`` includes the action.
     """
 
+    name: str
+    account: dict[str, Any]
+    limit: float
+    used: float
+    remaining: float
+    window: str
+
+
+class _Explained(TypedDict):
     summary: str
     matched_rules: list[str]
     next_steps: list[str]
+
+
+class Explain(_Explained, total=False):
+    """Explanation of a decision: a sentence, the names of the matched rules, and next steps.
+
+    These three are always present, empty if the gateway sent none; ``budgets`` only if a budget applies to the action.
+    """
+
+    budgets: list[BudgetUse]
 
 
 class _Decided(TypedDict):
