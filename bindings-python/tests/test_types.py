@@ -584,6 +584,7 @@ def test_outcomes_are_generic_at_run_time() -> None:
 
 
 EXPLAIN = {"summary": "", "matched_rules": [], "next_steps": []}
+BUDGET = {"name": "b", "account": {"agent_id": "a"}, "limit": 5, "used": 1.5, "remaining": 3.5, "window": "24h"}
 DECISION = {"decision": "deny", "reason_code": "x", "explain": EXPLAIN}
 ERROR: dict[str, Any] = {
     **dict.fromkeys(("code", "operation", "status", "request_id", "retry_after", "cause")),
@@ -595,12 +596,13 @@ ERROR: dict[str, Any] = {
 #: A valid value of each exported type; validation keeps it unchanged.
 VALID: dict[str, Any] = {
     "Approval": {"id": "apr_1", "status": "pending", "of_tomorrow": 1},
+    "BudgetUse": BUDGET,
     "Credential": {"token": "t", "of_tomorrow": 1},
     "Decision": {**DECISION, "of_tomorrow": {"a": 1}},
     "DecisionWord": "deny",
     "ErrorData": {**ERROR, "cause": ERROR},
     "ExecutionContext": {"credential": None, "decision": DECISION},
-    "Explain": EXPLAIN,
+    "Explain": {**EXPLAIN, "budgets": [BUDGET]},
     "GuardOutcome": {"decision": DECISION, "executed": False, "error": ERROR, "request_id": "req_1"},
     "IssuedPassport": {"token": "t", "of_tomorrow": 1},
     "Mode": "strict",

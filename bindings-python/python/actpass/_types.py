@@ -36,7 +36,7 @@ class BudgetUse(TypedDict):
     """
 
     name: str
-    account: dict[str, Any]
+    account: dict[str, object]
     limit: float
     used: float
     remaining: float
