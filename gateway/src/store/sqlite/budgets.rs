@@ -117,14 +117,14 @@ pub(super) fn release(
     let event: Option<String> = transaction
         .prepare_cached(
             "SELECT min(event_id) FROM budget_claims WHERE request_hash = ?2
-             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = account AND tenant_id = ?1)",
+             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = budget_claims.account AND tenant_id = ?1)",
         )?
         .query_row(params![tenant_id, request_hash], |row| row.get(0))?;
     let Some(event) = event else { return Ok(()) };
     let released: Vec<(i64, Decimal)> = transaction
         .prepare_cached(
             "DELETE FROM budget_claims WHERE request_hash = ?2 AND event_id = ?3
-             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = account AND tenant_id = ?1)
+             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = budget_claims.account AND tenant_id = ?1)
              RETURNING account, amount",
         )?
         .query_map(params![tenant_id, request_hash, event], |row| Ok((row.get(0)?, decimal(row, 1)?)))?
