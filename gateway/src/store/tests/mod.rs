@@ -13,11 +13,13 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    AllowBasis, ApprovalOpening, Change, CredentialPin, Database, DecisionOutcome, DecisionRecord, Fallback,
-    Idempotency, ManifestPin, Mutation, PassportState, PostgresStore, Record, SealedCredential, SealedKey,
-    SeenResponse, SingleUse, SqliteStore, Store, StoreError, TlsTrust, Transition, TransitionOutcome,
+    AllowBasis, ApprovalOpening, Change, Claim, Claims, CredentialPin, Database, DecisionOutcome,
+    DecisionRecord, Excess, Fallback, Idempotency, ManifestPin, Mutation, PassportState, PostgresStore,
+    Record, SealedCredential, SealedKey, SeenResponse, SingleUse, SqliteStore, Store, StoreError, TlsTrust,
+    Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, ApprovalDecision, Status};
+use crate::budget::{Account, Charge, Window};
 use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
 use crate::object_writer::object;
@@ -131,6 +133,7 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
+    budget_that_is_no_longer_exceeded_is_stale,
     single_use_and_record_are_atomic,
     response_without_matching_event_is_not_replayed,
     row_without_event_grants_nothing,
@@ -1055,4 +1058,31 @@ async fn non_canonical_metadata_fails_only_its_append(backend: &Backend) {
     assert!(right.is_ok());
     assert_eq!(store.head("t", "c").await, Ok(None));
     assert_ne!(store.head("t", "d").await, Ok(Some(Head::default())));
+}
+
+/// A decision that requires an approval because a budget is exceeded is stale once it fits.
+async fn budget_that_is_no_longer_exceeded_is_stale(backend: &Backend) {
+    let store = backend.open().await;
+    let charge = |amount: i64| Charge {
+        account: Account { budget: "daily".to_owned(), key: "{}".to_owned() },
+        amount: amount.into(),
+        limit: Some(500.into()),
+        window: Window::parse("24h").unwrap(),
+    };
+    let claims = |claims: Vec<Claim>, exceeds: Option<Charge>| {
+        Some(Claims { claims, exceeds, are_recorded: true, response: Bytes::from_static(b"{}") })
+    };
+    let claim = Claim { charge: charge(400), is_releasable: false, on_excess: Excess::RequireApproval };
+    let first = DecisionRecord { budgets: claims(vec![claim], None), ..deciding("t", "decisions", 1) };
+    assert!(matches!(store.decide(first).await, Ok(DecisionOutcome::Claimed(_))));
+    for (number, amount, is_stale) in [(2, 100, true), (3, 101, false)] {
+        let asking = DecisionRecord {
+            budgets: claims(Vec::new(), Some(charge(amount))),
+            ..deciding("t", "decisions", number)
+        };
+        let outcome = store.decide(asking).await.unwrap();
+        assert_eq!(outcome == DecisionOutcome::Stale, is_stale, "{amount}: {outcome:?}");
+    }
+    assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 2);
+    store.close().await;
 }
