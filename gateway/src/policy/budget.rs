@@ -38,19 +38,26 @@ impl Policy {
         Ok(charges)
     }
 
+    /// Returns the amount of the request, or the path at which there is no valid amount.
+    pub(super) fn measured(&self, measure: Measure, values: &mut Values<'_, '_>) -> Result<Decimal, String> {
+        let Measure::Sum(path) = measure else {
+            return Ok(Decimal::ONE);
+        };
+        let amount = match values.at(path) {
+            Some(Json::Number(number)) => amount(number),
+            Some(_) | None => None,
+        };
+        amount.ok_or_else(|| self.paths.get(path).map(ToString::to_string).unwrap_or_default())
+    }
+
     fn charge<'p>(
         &'p self,
         budget: &'p Budget,
         values: &mut Values<'_, '_>,
     ) -> Result<Charge, NotMeasurable<'p>> {
-        let amount = match budget.measure {
-            Measure::Count => Decimal::ONE,
-            Measure::Sum(path) => match values.at(path) {
-                Some(Json::Number(number)) => amount(number),
-                Some(_) | None => None,
-            }
-            .ok_or(NotMeasurable { budget, path: self.paths.get(path).map(ToString::to_string) })?,
-        };
+        let amount = self
+            .measured(budget.measure, values)
+            .map_err(|path| NotMeasurable { budget, path: Some(path) })?;
         let members = budget.per.iter().filter_map(|index| {
             let path = self.paths.get(*index)?;
             Some((path.to_string(), values.at(*index).cloned().unwrap_or(Json::Null)))

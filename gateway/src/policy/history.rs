@@ -1,13 +1,12 @@
 //! The history conditions that matter for a request, and the histories that it is part of.
 
 use actpass_protocol::{Json, canonical_json};
-use rust_decimal::Decimal;
 
 use super::evaluate::Values;
 use super::load::carries_exactly;
-use super::model::{Measure, Tracker};
+use super::model::Tracker;
 use super::{Input, Policy};
-use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES, amount};
+use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES};
 use crate::history::{Check, Truth};
 
 /// A history that cannot be read or written for a request; with the explanation.
@@ -60,17 +59,9 @@ impl Policy {
                 continue;
             }
             let Some(account) = self.tracked_account(tracker, &mut values)? else { continue };
-            let amount = match tracker.measure {
-                Measure::Count => Decimal::ONE,
-                Measure::Sum(path) => match values.at(path) {
-                    Some(Json::Number(number)) => amount(number),
-                    Some(_) | None => None,
-                }
-                .ok_or_else(|| {
-                    let path = self.paths.get(path).map(ToString::to_string).unwrap_or_default();
-                    Unmeasured(format!("{path} is not a number of at least 0 with at most 9 decimal places"))
-                })?,
-            };
+            let amount = self.measured(tracker.measure, &mut values).map_err(|path| {
+                Unmeasured(format!("{path} is not a number of at least 0 with at most 9 decimal places"))
+            })?;
             charges.push(Charge { account, amount, limit: None, window: tracker.window.clone() });
         }
         Ok(charges)

@@ -106,17 +106,19 @@ impl Service {
                         found.earlier = Some(*earlier);
                         continue;
                     }
-                    DecisionOutcome::Recorded => match age.filter(|_| decided.allows) {
+                    recorded @ (DecisionOutcome::Recorded | DecisionOutcome::Claimed(_)) => {
+                        let response = if let DecisionOutcome::Claimed(completed) = recorded {
+                            completed
+                        } else {
+                            decided.response
+                        };
                         // A replayed `allow` does not permit another execution.
-                        Some(age) => {
-                            (replayed(&decided.response, request_hash, age)?, decided.returns_credential)
-                        }
-                        None => (decided.response, decided.returns_credential),
-                    },
-                    DecisionOutcome::Claimed(response) => match age.filter(|_| decided.allows) {
-                        Some(age) => (replayed(&response, request_hash, age)?, decided.returns_credential),
-                        None => (response, decided.returns_credential),
-                    },
+                        let response = match age.filter(|_| decided.allows) {
+                            Some(age) => replayed(&response, request_hash, age)?,
+                            None => response,
+                        };
+                        (response, decided.returns_credential)
+                    }
                     DecisionOutcome::History(truths) => {
                         found.history = truths;
                         found.earlier.clone_from(&context.earlier);

@@ -57,10 +57,16 @@ fn drop_if_empty(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()>
     Ok(())
 }
 
-fn subtract(transaction: &Transaction<'_>, id: i64, amounts: &[Decimal]) -> rusqlite::Result<Decimal> {
-    let used = transaction
+/// Returns the stored sum of an account.
+fn read(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<Decimal> {
+    transaction
         .prepare_cached("SELECT used FROM budget_accounts WHERE id = ?1")?
-        .query_row([id], |row| decimal(row, 0))?;
+        .query_row([id], |row| decimal(row, 0))
+}
+
+/// Subtracts removed claims and returns the sum of the others.
+fn subtract(transaction: &Transaction<'_>, id: i64, amounts: &[Decimal]) -> rusqlite::Result<Decimal> {
+    let used = read(transaction, id)?;
     if amounts.is_empty() {
         return Ok(used);
     }
@@ -95,7 +101,7 @@ pub(super) fn claim(
             transaction.last_insert_rowid()
         }
     };
-    let used = subtract(transaction, id, &[])?;
+    let used = read(transaction, id)?;
     save(transaction, id, used.saturating_add(charge.amount))?;
     let request_hash = decision.request_hash.filter(|_| *is_releasable);
     let expires_at = decision.at.saturating_add(charge.window.millis());
