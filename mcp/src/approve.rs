@@ -111,7 +111,10 @@ impl Session {
                 let is_response = message.method.is_none()
                     && message.id.is_some_and(|found| found.to_string() == id.to_string());
                 if is_response {
-                    return Ok(message.result.ok_or_else(|| "the server answered with an error".to_owned()));
+                    return Ok(message
+                        .result
+                        .map(str::to_owned)
+                        .ok_or_else(|| "the server answered with an error".to_owned()));
                 }
             }
         }

@@ -80,10 +80,29 @@ pub(crate) struct Outbox {
     queue: Arc<Queue>,
 }
 
-#[derive(Default)]
-struct Queue {
+/// The bytes that wait for a reader.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
     bytes: AtomicUsize,
     written: Notify,
+}
+
+impl Queue {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.written.notify_one();
+    }
+
+    /// Waits until less than [`MAX_MESSAGE`] bytes wait for the reader.
+    pub(crate) async fn ready(&self) {
+        while self.bytes.load(Ordering::Relaxed) > MAX_MESSAGE {
+            self.written.notified().await;
+        }
+    }
 }
 
 impl Outbox {
@@ -97,8 +116,7 @@ impl Outbox {
                 if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
                     return;
                 }
-                queue.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                queue.written.notify_one();
+                queue.remove(line.len());
             }
         });
         (outbox, task)
@@ -106,7 +124,7 @@ impl Outbox {
 
     /// Queues `line`, which ends with a line feed.
     pub(crate) fn send(&self, line: Vec<u8>) {
-        self.queue.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        self.queue.add(line.len());
         // If the writer has failed, its task has ended, which ends the proxy.
         let _ = self.lines.send(line);
     }
@@ -118,8 +136,6 @@ impl Outbox {
 
     /// Waits until less than [`MAX_MESSAGE`] bytes wait for the reader.
     pub(crate) async fn ready(&self) {
-        while self.queue.bytes.load(Ordering::Relaxed) > MAX_MESSAGE {
-            self.queue.written.notified().await;
-        }
+        self.queue.ready().await;
     }
 }

@@ -5,24 +5,32 @@
 
 #![forbid(unsafe_code)]
 
+mod approvals;
 mod approve;
+mod carriers;
+mod client;
+mod edit;
 mod lines;
 mod message;
 mod proxy;
 mod server;
+mod session;
 mod tools;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Mode, Secret};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-use crate::proxy::Options;
+use crate::approvals::{Approvals, Seal};
 use crate::server::Variable;
+use crate::session::{Options, Shared};
 
 /// Guard the tool calls of an MCP server.
 ///
@@ -85,9 +93,12 @@ struct ProxyArguments {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole_seconds)]
     timeout: Duration,
     /// Handling of a call that needs approval.
-    #[arg(long, value_enum, default_value = "tell")]
+    #[arg(long, value_enum, default_value = "auto")]
     approvals: Approvals,
-    /// Longest time that `--approvals hold` holds a call.
+    /// URL of the gateway's page for approvals, if people reach it at another URL than the proxy.
+    #[arg(long, value_name = "URL", value_parser = non_empty)]
+    approval_page: Option<String>,
+    /// Longest time that a call waits for its approval.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = whole_seconds)]
     hold: Duration,
     /// Send the hash of the tool's definition, which an operator has approved.
@@ -96,14 +107,6 @@ struct ProxyArguments {
     /// Longest time to the server's response to a call; then the client gets an error.
     #[arg(long, value_name = "SECONDS", value_parser = whole_seconds)]
     response_timeout: Option<Duration>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Approvals {
-    /// The result states that approval is needed. After it, the same call runs.
-    Tell,
-    /// The call waits for the approval, and then runs.
-    Hold,
 }
 
 fn server_name(text: &str) -> Result<String, String> {
@@ -159,17 +162,21 @@ fn warn(problem: impl Display) {
 
 async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Error>> {
     let client = ActPass::builder().mode(arguments.mode).timeout(arguments.timeout).build()?;
+    let server = arguments.server.server.clone();
     let options = Options {
         tool_prefix: arguments.server.tool_prefix(),
         goal: arguments.goal,
         user_id: arguments.user_id,
-        hold: matches!(arguments.approvals, Approvals::Hold).then_some(arguments.hold),
+        approvals: arguments.approvals,
+        hold: arguments.hold,
+        approval_page: arguments.approval_page,
         pin: arguments.pin,
         response_timeout: arguments.response_timeout,
         environment: arguments.server.env,
         command: arguments.server.command,
     };
-    Ok(proxy::run(options, client).await?)
+    let seal = Seal::new(&server, None)?;
+    Ok(proxy::run(Arc::new(Shared { options, actpass: client, seal })).await?)
 }
 
 async fn approve(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {

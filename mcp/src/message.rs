@@ -9,10 +9,14 @@ use actpass_core::{Json, Traceparent};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::approvals::INPUT;
+
 /// The method of a call that the guard decides about.
 pub(crate) const TOOLS_CALL: &str = "tools/call";
-/// The prefix of the members of `_meta` that the protocol defines for each request.
-const PROTOCOL_META: &str = "io.modelcontextprotocol/";
+/// The member of `_meta` with the protocol version of a request: 2026-07-28 and later.
+const VERSION_META: &str = "io.modelcontextprotocol/protocolVersion";
+/// The member of `_meta` with the capabilities of the client: 2026-07-28 and later.
+const CAPABILITIES_META: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// The id of a request, as JSON: a string or an integer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,8 +40,21 @@ impl fmt::Display for Id {
     }
 }
 
+impl Id {
+    /// Whether it is a string that starts with `prefix`, of ASCII letters, digits and hyphens.
+    pub(crate) fn starts_with(&self, prefix: &str) -> bool {
+        self.0.strip_prefix('"').is_some_and(|text| text.starts_with(prefix))
+    }
+}
+
+impl From<&str> for Id {
+    fn from(text: &str) -> Self {
+        Self(compact(&Json::String(text.to_owned())))
+    }
+}
+
 /// A JSON-RPC error of the proxy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RpcError {
     pub(crate) code: i32,
     pub(crate) message: String,
@@ -79,6 +96,7 @@ pub(crate) struct ClientMessage {
     /// `None` for a response to the server.
     pub(crate) method: Option<String>,
     params: Option<Json>,
+    result: Option<Json>,
 }
 
 /// The messages of a line: one, or the items of a batch.
@@ -148,11 +166,56 @@ impl ClientMessage {
             Some(Json::String(method)) => Some(method.clone()),
             Some(_) => return invalid("method: expected a string"),
         };
+        if method.as_deref() == Some(TOOLS_CALL) && id.is_none() {
+            return invalid("id: tools/call needs one");
+        }
         if method.as_ref().is_some_and(|name| name != TOOLS_CALL && folded(name.trim()) == TOOLS_CALL) {
             return invalid("method: expected \"tools/call\" in this spelling");
         }
-        let params = members.into_iter().find_map(|(name, value)| (name == "params").then_some(value));
-        Ok(Self { id, method, params })
+        let (mut params, mut result) = (None, None);
+        for (name, value) in members {
+            match name.as_str() {
+                "params" => params = Some(value),
+                "result" => result = Some(value),
+                _ => {}
+            }
+        }
+        Ok(Self { id, method, params, result })
+    }
+
+    /// A text member of `_meta`.
+    fn meta_text(&self, name: &str) -> Option<&str> {
+        self.params.as_ref()?.member("_meta")?.member(name)?.as_str()
+    }
+
+    /// The protocol version that the request names: 2026-07-28 and later.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.meta_text(VERSION_META)
+    }
+
+    /// A text member of the params.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        self.params.as_ref()?.member(name)?.as_str()
+    }
+
+    /// Whether the request asks for log messages: 2026-07-28 and later.
+    pub(crate) fn has_logs(&self) -> bool {
+        self.meta_text("io.modelcontextprotocol/logLevel").is_some()
+    }
+
+    /// The progress token of the request.
+    pub(crate) fn progress_token(&self) -> Option<Id> {
+        Id::of(self.params.as_ref()?.member("_meta")?.member("progressToken")?)
+    }
+
+    /// Whether an `initialize` declares elicitation by URL.
+    pub(crate) fn can_open_urls(&self) -> bool {
+        self.params.as_ref().and_then(|params| params.member("capabilities")).is_some_and(can_open_urls)
+    }
+
+    /// The action of the person, in the response to an elicitation.
+    pub(crate) fn elicited(&self) -> Option<&str> {
+        self.result.as_ref()?.member("action")?.as_str()
     }
 
     /// The id of the request that `notifications/cancelled` names.
@@ -204,7 +267,12 @@ impl ClientMessage {
             // An invalid trace context is ignored, as the W3C recommends.
             traceparent: meta.member("traceparent").and_then(Json::as_str).and_then(|text| text.parse().ok()),
             progress_token: meta.member("progressToken").filter(|token| Id::of(token).is_some()).map(compact),
-            has_result_type: meta.member(&format!("{PROTOCOL_META}protocolVersion")).is_some(),
+            has_result_type: meta.member(VERSION_META).is_some(),
+            can_open_urls: meta.member(CAPABILITIES_META).is_some_and(can_open_urls),
+            request_state: found("requestState").and_then(Json::as_str).map(str::to_owned),
+            elicited: found("inputResponses")
+                .and_then(|responses| responses.member(INPUT)?.member("action")?.as_str())
+                .map(str::to_owned),
         })
     }
 }
@@ -223,6 +291,16 @@ pub(crate) struct Call {
     pub(crate) progress_token: Option<String>,
     /// Whether the protocol version of the request has `resultType`: 2026-07-28 and later.
     pub(crate) has_result_type: bool,
+    /// Whether the request declares elicitation by URL: 2026-07-28 and later.
+    pub(crate) can_open_urls: bool,
+    pub(crate) request_state: Option<String>,
+    /// The action of the person, in the response to an elicitation of the proxy.
+    pub(crate) elicited: Option<String>,
+}
+
+/// Whether capabilities of a client declare elicitation by URL.
+fn can_open_urls(capabilities: &Json) -> bool {
+    capabilities.member("elicitation").and_then(|found| found.member("url")).is_some()
 }
 
 /// The result of a call that was not run.
@@ -257,7 +335,7 @@ pub(crate) fn cancel(id: &Id) -> Vec<u8> {
         .into_bytes()
 }
 
-fn response_head(id: Option<&Id>) -> JsonWriter {
+pub(crate) fn response_head(id: Option<&Id>) -> JsonWriter {
     let mut out = JsonWriter::new(Style::Compact);
     out.raw(r#"{"jsonrpc":"2.0","#);
     if let Some(id) = id {
@@ -268,15 +346,15 @@ fn response_head(id: Option<&Id>) -> JsonWriter {
 
 /// Escapes the characters at which a server may split lines although JSON does not end there: a
 /// part of one message must not become a message. They stand for themselves only in strings, and
-/// the carriage return only between tokens.
+/// the line feed and the carriage return only between tokens.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']) {
+    if !text.contains(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            '\r' => out.push(' '),
+            '\n' | '\r' => out.push(' '),
             '\u{85}' => out.push_str("\\u0085"),
             '\u{2028}' => out.push_str("\\u2028"),
             '\u{2029}' => out.push_str("\\u2029"),
@@ -288,12 +366,31 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
 
 /// A message of the server.
 #[derive(Debug)]
-pub(crate) struct ServerMessage {
+pub(crate) struct ServerMessage<'t> {
     pub(crate) id: Option<Id>,
     /// `None` for a response.
     pub(crate) method: Option<String>,
+    /// The JSON text of the params.
+    params: Option<&'t str>,
     /// The JSON text of the result.
-    pub(crate) result: Option<String>,
+    pub(crate) result: Option<&'t str>,
+    /// The JSON text of the error.
+    pub(crate) error: Option<&'t str>,
+}
+
+impl ServerMessage<'_> {
+    /// The request that a notification names: by progress token, or by the id of a subscription.
+    pub(crate) fn about(&self) -> (Option<Id>, Option<Id>) {
+        let params = self.params.and_then(|params| Json::parse(params.as_bytes()).ok());
+        let found = |path: &[&str]| {
+            let mut at = params.as_ref()?;
+            for name in path {
+                at = at.member(name)?;
+            }
+            Id::of(at)
+        };
+        (found(&["progressToken"]), found(&["_meta", "io.modelcontextprotocol/subscriptionId"]))
+    }
 }
 
 #[derive(Deserialize)]
@@ -303,21 +400,32 @@ struct ServerMembers<'t> {
     #[serde(default)]
     method: Option<String>,
     #[serde(borrow, default)]
+    params: Option<&'t RawValue>,
+    #[serde(borrow, default)]
     result: Option<&'t RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'t RawValue>,
+}
+
+impl<'t> ServerMembers<'t> {
+    fn message(self) -> ServerMessage<'t> {
+        ServerMessage {
+            id: self.id.and_then(|id| Id::of(&Json::parse(id.get().as_bytes()).ok()?)),
+            method: self.method,
+            params: self.params.map(RawValue::get),
+            result: self.result.map(RawValue::get),
+            error: self.error.map(RawValue::get),
+        }
+    }
 }
 
 /// Reads a line of the server: a message, or a batch.
-pub(crate) fn read_server_line(text: &[u8]) -> Result<Vec<ServerMessage>, serde_json::Error> {
+pub(crate) fn read_server_line(text: &[u8]) -> Result<Vec<ServerMessage<'_>>, serde_json::Error> {
     let members: Vec<ServerMembers<'_>> = match text.first() {
         Some(b'[') => serde_json::from_slice(text)?,
         _ => vec![serde_json::from_slice(text)?],
     };
-    let message = |members: ServerMembers<'_>| ServerMessage {
-        id: members.id.and_then(|id| Id::of(&Json::parse(id.get().as_bytes()).ok()?)),
-        method: members.method,
-        result: members.result.map(|result| result.get().to_owned()),
-    };
-    Ok(members.into_iter().map(message).collect())
+    Ok(members.into_iter().map(ServerMembers::message).collect())
 }
 
 /// `text` in the case in which parsers that ignore case compare names.

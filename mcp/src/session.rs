@@ -1,0 +1,777 @@
+//! The state of a session: the decisions about calls, and the requests that the server has
+//! received. One task owns it.
+//!
+//! A transport gives it the events of the client and the server; it answers through
+//! [`ClientOut`] and [`ServerOut`]. A call is judged in [`Session::judge`] and nowhere else.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actpass_core::{ActPass, Action, Blocked, DecisionWord, TokioClock, Verdict};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::approvals::{
+    Approvals, Seal, State, Subject, digest, elicitation, elicitation_complete, input_required, random,
+};
+use crate::carriers::Carriers;
+use crate::client::{About, ClientEvent, ClientOut, Delivery, Incoming};
+use crate::edit::{Members, replace};
+use crate::message::{
+    Call, ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, blocked_result, cancel, read_server_line,
+    waiting,
+};
+use crate::server::Variable;
+use crate::tools::Definitions;
+use crate::upstream::{FromServer, Outgoing, ServerOut};
+use crate::warn;
+
+const CANCELLED: &str = "notifications/cancelled";
+/// The delay of the first progress of a call that is held, and the interval of the others.
+const FIRST_PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS: Duration = Duration::from_secs(5);
+/// The only protocol version with batches.
+const BATCHES: &str = "2025-03-26";
+/// The protocol version that introduced elicitation by URL.
+const URL_VERSION: &str = "2025-11-25";
+/// The cancelled and expired requests whose responses are recognized.
+const MAX_CLOSED: usize = 1024;
+
+/// The settings of a proxy.
+pub(crate) struct Options {
+    pub(crate) tool_prefix: String,
+    pub(crate) goal: String,
+    pub(crate) user_id: Option<String>,
+    pub(crate) approvals: Approvals,
+    /// Longest wait of a call for its approval.
+    pub(crate) hold: Duration,
+    /// The URL of the gateway's page for people; `None` if it is the gateway's API.
+    pub(crate) approval_page: Option<String>,
+    pub(crate) pin: bool,
+    pub(crate) response_timeout: Option<Duration>,
+    pub(crate) environment: Vec<Variable>,
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What every session of a proxy shares.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) actpass: ActPass,
+    pub(crate) seal: Seal,
+}
+
+impl Shared {
+    /// The page of an approval; `None` if its id has other characters than ids have.
+    fn page(&self, approval: &str) -> Option<String> {
+        let is_plain = approval.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        let base = self.options.approval_page.as_deref().unwrap_or(self.actpass.base_url());
+        is_plain.then(|| format!("{}/approvals/{approval}", base.trim_end_matches('/')))
+    }
+}
+
+/// The reason of the end of a session.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The client closed a stream.
+    Client,
+    Interrupted,
+    /// The server closed its output.
+    ServerOutput,
+    Broken(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "the client closed the connection",
+            Self::Interrupted => "the proxy was stopped",
+            Self::ServerOutput => "the server closed its standard output",
+            Self::Broken(problem) => problem,
+        })
+    }
+}
+
+/// A request that the server has received.
+#[derive(Debug)]
+enum Pending {
+    Initialize,
+    Call {
+        deadline: Option<Instant>,
+    },
+    List {
+        is_first_page: bool,
+    },
+    Other,
+    /// The client cancelled it. A response is forwarded, none is needed.
+    Cancelled,
+    /// It was answered by the proxy. A response is dropped.
+    Expired,
+}
+
+impl Pending {
+    /// Whether the client waits for the response.
+    fn is_awaited(&self) -> bool {
+        !matches!(self, Self::Cancelled | Self::Expired)
+    }
+
+    /// Whether another request with the id could get the response to this one.
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::Cancelled)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Call { deadline } => *deadline,
+            Self::Initialize | Self::List { .. } | Self::Other | Self::Cancelled | Self::Expired => None,
+        }
+    }
+}
+
+/// A call whose decision is pending.
+struct Deciding {
+    /// Distinguishes decisions about calls that use the same id one after the other.
+    number: u64,
+    /// Sent to the server if the call may run.
+    text: String,
+    call: Call,
+    tool: String,
+    action: Action,
+    client: ActPass,
+    principal: String,
+    /// The call's digest; `None` if it has none.
+    digest: Option<String>,
+    wait: Option<Wait>,
+    task: AbortHandle,
+}
+
+/// The wait of a call for its approval.
+struct Wait {
+    approval: String,
+    /// The id of the elicitation, if the client received one.
+    elicitation: Option<String>,
+}
+
+/// News of the decision about a call.
+pub(crate) struct Decided {
+    id: Id,
+    number: u64,
+    news: News,
+}
+
+enum News {
+    /// The call still waits for its approval.
+    Waiting(u32),
+    Verdict(Box<Verdict>),
+}
+
+/// The state of a session.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    verdicts: mpsc::UnboundedSender<Decided>,
+    pub(crate) to_client: ClientOut,
+    pub(crate) to_server: ServerOut,
+    deciding: HashMap<Id, Deciding>,
+    /// The calls of the elicitations that the client has not answered.
+    elicited: HashMap<Id, Id>,
+    /// The start of the ids of the proxy's requests.
+    own: String,
+    /// Whether the `initialize` of the client declares elicitation by URL.
+    can_open_urls: bool,
+    pending: HashMap<Id, Pending>,
+    /// The cancelled and expired requests of `pending`, oldest first.
+    closed: VecDeque<Id>,
+    /// The number of decisions that were started.
+    started: u64,
+    /// The protocol version that the server chose.
+    version: Option<String>,
+    definitions: Definitions,
+}
+
+impl Session {
+    /// Returns the state, and the verdicts to pass to [`Session::decided`].
+    ///
+    /// # Errors
+    ///
+    /// The operating system provides no randomness.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        to_client: ClientOut,
+        to_server: ServerOut,
+    ) -> io::Result<(Self, mpsc::UnboundedReceiver<Decided>)> {
+        let (verdicts, decided) = mpsc::unbounded_channel();
+        let session = Self {
+            shared,
+            verdicts,
+            to_client,
+            to_server,
+            deciding: HashMap::new(),
+            elicited: HashMap::new(),
+            own: format!("actpass-{}-", hex::encode(random::<8>().map_err(io::Error::other)?)),
+            can_open_urls: false,
+            pending: HashMap::new(),
+            closed: VecDeque::new(),
+            started: 0,
+            version: None,
+            definitions: Definitions::default(),
+        };
+        Ok((session, decided))
+    }
+
+    /// Handles an event of the client. Returns the end of the session.
+    pub(crate) fn handle_client(&mut self, event: ClientEvent) -> Option<End> {
+        match event {
+            ClientEvent::End => return Some(End::Client),
+            ClientEvent::Gone(id) => self.gone(&id),
+            ClientEvent::Invalid(id, error) => self.respond(id.as_ref(), &error),
+            ClientEvent::Listening(reply, _) => self.to_client.listen(Some(reply)),
+            ClientEvent::ListeningEnded => self.to_client.listen(None),
+            ClientEvent::Message(incoming) => {
+                let Incoming { line, text, carriers, reply } = *incoming;
+                let handled = match &line {
+                    ClientLine::Single(message) => self
+                        .check_id(message)
+                        .map_err(|error| match &reply {
+                            Some(reply) => {
+                                let mut delivery = Delivery::new(error.1.response(error.0.as_ref()));
+                                delivery.is_last = true;
+                                reply.send(delivery);
+                                None
+                            }
+                            None => Some(error),
+                        })
+                        .and_then(|()| {
+                            if let Some(id) = message.id.as_ref().filter(|_| message.method.is_some()) {
+                                self.to_client.open(id, message, reply);
+                            }
+                            self.single(message, &text, &carriers).map_err(Some)
+                        }),
+                    ClientLine::Batch(messages) => self.batch(messages, &text).map_err(Some),
+                };
+                if let Err(Some((id, error))) = handled {
+                    self.respond(id.as_ref(), &error);
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends an error to the client.
+    fn respond(&mut self, id: Option<&Id>, error: &RpcError) {
+        let about = id.cloned().map_or(About::Nothing, About::Response);
+        self.to_client.send(&about, error.response(id));
+    }
+
+    /// The client no longer reads the response to a request. A call whose decision is pending does
+    /// not run, because its result could not be delivered.
+    fn gone(&mut self, id: &Id) {
+        self.to_client.close(id);
+        self.cancel_decision(id);
+    }
+
+    /// Ends the decision about a call. Returns whether it was pending.
+    fn cancel_decision(&mut self, id: &Id) -> bool {
+        match self.deciding.remove(id) {
+            None => false,
+            Some(call) => {
+                call.task.abort();
+                self.end_wait(id, call.wait.as_ref());
+                true
+            }
+        }
+    }
+
+    /// Tells the client that the elicitation about a call is over.
+    fn end_wait(&mut self, id: &Id, wait: Option<&Wait>) {
+        if let Some(elicitation) = wait.and_then(|wait| wait.elicitation.as_deref()) {
+            self.elicited.retain(|_, call| call != id);
+            self.to_client.send(&About::Request(id.clone()), elicitation_complete(elicitation));
+        }
+    }
+
+    /// Handles the response of the client to an elicitation of the proxy.
+    fn elicited(&mut self, elicitation: &Id, message: &ClientMessage) {
+        // Without an entry, the call was answered or cancelled.
+        let Some(id) = self.elicited.remove(elicitation) else { return };
+        match message.elicited() {
+            // The person has opened the page, and decides there.
+            Some("accept") => {}
+            answer => {
+                let Some(call) = self.deciding.remove(&id) else { return };
+                call.task.abort();
+                self.decline(&id, &call, answer);
+            }
+        }
+    }
+
+    /// Answers a call whose elicitation was not accepted.
+    fn decline(&mut self, id: &Id, call: &Deciding, answer: Option<&str>) {
+        let approval = call.wait.as_ref().map_or("", |wait| wait.approval.as_str());
+        let tool = &call.tool;
+        let text = match answer {
+            Some("decline") => format!(
+                "{tool} was not run: the person declined to approve it (approval {approval}). Do not call it again."
+            ),
+            Some(_) | None => format!(
+                "{tool} was not run: it needs approval (approval {approval}), and the person did not open the \
+                 gateway's page. Call it again unchanged after the approval."
+            ),
+        };
+        warn(&text);
+        self.answer(id, blocked_result(id, &text, call.call.has_result_type));
+    }
+
+    /// Sends the response to a call.
+    fn answer(&mut self, id: &Id, response: Vec<u8>) {
+        self.to_client.send(&About::Response(id.clone()), response);
+    }
+
+    fn single(
+        &mut self,
+        message: &ClientMessage,
+        text: &str,
+        carriers: &Carriers,
+    ) -> Result<(), (Option<Id>, RpcError)> {
+        match (message.method.as_deref(), &message.id) {
+            (Some(TOOLS_CALL), Some(id)) => {
+                let call = message.call(text).map_err(|error| (Some(id.clone()), error))?;
+                self.judge(id, call, text, carriers).map_err(|error| (Some(id.clone()), error))
+            }
+            (None, Some(id)) if id.starts_with(&self.own) => {
+                self.elicited(id, message);
+                Ok(())
+            }
+            (method, id) => {
+                if method == Some("initialize") {
+                    self.can_open_urls = message.can_open_urls();
+                }
+                let cancelled = message.cancelled().filter(|_| method == Some(CANCELLED));
+                if cancelled.is_some_and(|id| {
+                    self.to_client.close(&id);
+                    self.cancel_decision(&id)
+                }) {
+                    // The server does not know the call.
+                    return Ok(());
+                }
+                self.forward(message);
+                let id = id.clone().filter(|_| method.is_some());
+                self.to_server.send(Outgoing { line: line(text), id });
+                Ok(())
+            }
+        }
+    }
+
+    /// A batch without calls passes in the version that has batches.
+    fn batch(&mut self, messages: &[ClientMessage], text: &str) -> Result<(), (Option<Id>, RpcError)> {
+        if self.version.as_deref() != Some(BATCHES) {
+            let problem = format_args!("batches exist in protocol version {BATCHES} only");
+            return Err((None, RpcError::invalid_request(problem)));
+        }
+        if messages.iter().any(|message| message.method.as_deref() == Some(TOOLS_CALL)) {
+            let problem = "send tools/call as a separate message, not in a batch";
+            return Err((None, RpcError::invalid_request(problem)));
+        }
+        for (at, message) in messages.iter().enumerate() {
+            self.check_id(message)?;
+            let is_repeated = messages.iter().skip(at + 1).any(|other| {
+                message.method.is_some()
+                    && other.method.is_some()
+                    && message.id.is_some()
+                    && other.id == message.id
+            });
+            if is_repeated {
+                return Err((None, RpcError::invalid_request("id: used twice in a batch")));
+            }
+        }
+        for message in messages {
+            self.forward(message);
+        }
+        self.to_server.send(Outgoing { line: line(text), id: None });
+        Ok(())
+    }
+
+    /// Rejects a request whose id is in use. The error has no id, because the client would take it
+    /// for the response to the first request.
+    fn check_id(&self, message: &ClientMessage) -> Result<(), (Option<Id>, RpcError)> {
+        let (Some(_), Some(id)) = (&message.method, &message.id) else { return Ok(()) };
+        match self.is_used(id) {
+            true => Err((
+                None,
+                RpcError::invalid_request(format_args!("id {id}: a request with it is in progress")),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn is_used(&self, id: &Id) -> bool {
+        self.deciding.contains_key(id) || self.pending.get(id).is_some_and(Pending::is_open)
+    }
+
+    /// Notes a message that the server is about to receive.
+    fn forward(&mut self, message: &ClientMessage) {
+        match (message.method.as_deref(), &message.id) {
+            (Some(CANCELLED), _) => {
+                let Some(id) = message.cancelled() else { return };
+                if let Some(pending) = self.pending.get_mut(&id).filter(|pending| pending.is_awaited()) {
+                    *pending = Pending::Cancelled;
+                    self.close(id);
+                }
+            }
+            (Some(method), Some(id)) => {
+                let pending = match method {
+                    "initialize" => Pending::Initialize,
+                    "tools/list" => Pending::List { is_first_page: message.is_first_page() },
+                    _ => Pending::Other,
+                };
+                self.pending.insert(id.clone(), pending);
+            }
+            (Some(_), None) | (None, _) => {}
+        }
+    }
+
+    /// Notes a request that needs no response, and forgets the oldest of many.
+    fn close(&mut self, id: Id) {
+        self.closed.push_back(id);
+        if self.closed.len() > MAX_CLOSED {
+            let oldest = self.closed.pop_front();
+            if let Some(id) = oldest
+                && self.pending.get(&id).is_some_and(|pending| !pending.is_awaited())
+            {
+                self.pending.remove(&id);
+            }
+        }
+    }
+
+    /// Starts the decision about a call. This is the only way of a call to the server.
+    fn judge(&mut self, id: &Id, call: Call, text: &str, carriers: &Carriers) -> Result<(), RpcError> {
+        let options = &self.shared.options;
+        let tool = format!("{}{}", options.tool_prefix, call.name);
+        let goal = call.goal.as_ref().or(carriers.goal.as_ref()).unwrap_or(&options.goal);
+        let user_id = call.user_id.as_ref().or(carriers.user_id.as_ref()).or(options.user_id.as_ref());
+        let mut action = Action::new(goal, &tool).args_text(&call.arguments);
+        if let Some(user_id) = user_id {
+            action = action.user_id(user_id);
+        }
+        if let Some(passport) = call.passport.as_ref().or(carriers.passport.as_ref()) {
+            action = action.passport(passport.as_str());
+        }
+        if options.pin {
+            let hash = self.definitions.hash(&call.name).ok_or_else(|| {
+                RpcError::invalid_params(
+                    "name: the definition of the tool is not known; request tools/list first",
+                )
+            })?;
+            action = action.tool_manifest_hash(hash);
+        }
+        let client = match &call.traceparent {
+            Some(traceparent) => self.shared.actpass.in_trace(traceparent.clone()),
+            None => self.shared.actpass.clone(),
+        };
+        let digest = digest(&tool, &call.arguments, goal, user_id.map(String::as_str));
+        let principal = carriers.principal.clone().unwrap_or_default();
+        let (text, wait) = match call.request_state.as_deref().filter(|state| self.shared.seal.is_own(state))
+        {
+            None => (text.to_owned(), None),
+            Some(state) => {
+                let subject =
+                    Subject { principal: &principal, digest: digest.as_deref().unwrap_or_default() };
+                let state = self.shared.seal.open(state, &subject, SystemTime::now())?;
+                let text =
+                    with_state(text, &state).ok_or_else(|| RpcError::invalid_params("expected an object"))?;
+                (text, Some(Wait { approval: state.approval, elicitation: None }))
+            }
+        };
+        let answer = call.elicited.clone();
+        let task = tokio::spawn(async {}).abort_handle();
+        let deciding =
+            Deciding { number: 0, text, call, tool, action, client, principal, digest, wait, task };
+        match (&deciding.wait, answer.as_deref()) {
+            (Some(_), Some("decline" | "cancel")) => self.decline(id, &deciding, answer.as_deref()),
+            (Some(_) | None, _) => self.decide(id, deciding),
+        }
+        Ok(())
+    }
+
+    /// Requests the decision, or waits for the approval and requests the decision with it.
+    fn decide(&mut self, id: &Id, mut call: Deciding) {
+        let mut action = call.action.clone();
+        if let Some(wait) = &call.wait {
+            action = action.approval_request_id(&wait.approval).wait_for_approval(self.shared.options.hold);
+        }
+        let prepared = match call.client.prepare(action) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let blocked = Blocked::invalid_argument(call.tool, error);
+                return self.block(id, &blocked, call.call.has_result_type);
+            }
+        };
+        self.started += 1;
+        call.number = self.started;
+        let (number, decided) = (call.number, id.clone());
+        let (client, verdicts) = (call.client.clone(), self.verdicts.clone());
+        let ticks = call.call.progress_token.is_some().then(|| self.verdicts.clone());
+        let is_waiting = call.wait.is_some();
+        let task: JoinHandle<()> = tokio::spawn(async move {
+            let progress = async {
+                let Some(ticks) = ticks.filter(|_| is_waiting) else { return std::future::pending().await };
+                let mut at = interval_at(Instant::now() + FIRST_PROGRESS, PROGRESS);
+                at.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                for count in 1.. {
+                    at.tick().await;
+                    let _ = ticks.send(Decided { id: decided.clone(), number, news: News::Waiting(count) });
+                }
+            };
+            let verdict = tokio::select! {
+                verdict = client.authorize_prepared(&prepared) => verdict,
+                () = progress => return,
+            };
+            let _ = verdicts.send(Decided { id: decided, number, news: News::Verdict(Box::new(verdict)) });
+        });
+        call.task = task.abort_handle();
+        self.deciding.insert(id.clone(), call);
+    }
+
+    /// Sends the call to the server if it may run and the client has not cancelled it.
+    pub(crate) fn decided(&mut self, decided: Decided) {
+        let Decided { id, number, news } = decided;
+        let Some(call) = self.deciding.get(&id).filter(|call| call.number == number) else { return };
+        let verdict = match news {
+            News::Waiting(count) => {
+                if let Some(token) = &call.call.progress_token {
+                    let progress = waiting(token, count);
+                    self.to_client.send(&About::Request(id), progress);
+                }
+                return;
+            }
+            News::Verdict(verdict) => verdict,
+        };
+        let Some(call) = self.deciding.remove(&id) else { return };
+        let spent = match *verdict {
+            Verdict::Blocked(blocked) => Err(Box::new(blocked)),
+            Verdict::Proceed(permit) => permit.spend(&TokioClock),
+        };
+        self.end_wait(&id, call.wait.as_ref());
+        match spent {
+            Err(blocked)
+                if call.wait.is_none() && *blocked.decision().word() == DecisionWord::RequireApproval =>
+            {
+                self.approve(&id, call, &blocked);
+            }
+            Err(blocked) => self.block(&id, &blocked, call.call.has_result_type),
+            Ok(_) => {
+                let deadline = self.shared.options.response_timeout.map(|limit| Instant::now() + limit);
+                self.pending.insert(id.clone(), Pending::Call { deadline });
+                self.to_server.send(Outgoing { line: line(&call.text), id: Some(id) });
+            }
+        }
+    }
+
+    /// Leads the person to the approval of a call, holds it, or tells the client.
+    fn approve(&mut self, id: &Id, mut call: Deciding, blocked: &Blocked) {
+        let Some(approval) = blocked.approval().map(|pending| pending.id().to_owned()) else {
+            return self.block(id, blocked, call.call.has_result_type);
+        };
+        let mode = self.shared.options.approvals;
+        let page = self.shared.page(&approval).filter(|_| mode == Approvals::Auto);
+        if let Some(page) = page {
+            if call.call.can_open_urls
+                && let Some(state) = self.seal(&call, &approval)
+            {
+                return self.answer(id, input_required(id, &page, &call.tool, &approval, &state));
+            }
+            // The version that introduced elicitation by URL; later ones do not initialize.
+            if self.can_open_urls
+                && !call.call.has_result_type
+                && self.version.as_deref() >= Some(URL_VERSION)
+            {
+                let elicited = format!("{}{}", self.own, self.started);
+                let request = Id::from(elicited.as_str());
+                let asked = elicitation(&request, &elicited, &page, &call.tool, &approval);
+                self.to_client.send(&About::Request(id.clone()), asked);
+                self.elicited.insert(request, id.clone());
+                call.wait = Some(Wait { approval, elicitation: Some(elicited) });
+                return self.decide(id, call);
+            }
+        }
+        match (mode, &call.call.progress_token) {
+            (Approvals::Hold, _) | (Approvals::Auto, Some(_)) => {
+                call.wait = Some(Wait { approval, elicitation: None });
+                self.decide(id, call);
+            }
+            (Approvals::Auto | Approvals::Tell, _) => self.block(id, blocked, call.call.has_result_type),
+        }
+    }
+
+    /// Request state for the call, which contains the call's own state for the server.
+    fn seal(&self, call: &Deciding, approval: &str) -> Option<String> {
+        let params = Members::parse(Members::parse(&call.text)?.text("params")?)?;
+        let text = |name: &str| params.text(name).map(str::to_owned);
+        let state = State {
+            approval: approval.to_owned(),
+            request_state: text("requestState"),
+            input_responses: text("inputResponses"),
+        };
+        let subject = Subject { principal: &call.principal, digest: call.digest.as_deref()? };
+        self.shared.seal.seal(&subject, &state, SystemTime::now())
+    }
+
+    fn block(&mut self, id: &Id, blocked: &Blocked, has_result_type: bool) {
+        let texts = blocked.texts();
+        warn(format_args!("{}", texts.developer));
+        self.answer(id, blocked_result(id, &texts.model, has_result_type));
+    }
+
+    /// Handles an event of the server. Returns the end of the session.
+    pub(crate) fn handle_server(&mut self, event: FromServer) -> Option<End> {
+        let (line, origin, event, status) = match event {
+            FromServer::End(end) => return Some(end),
+            FromServer::Failed { id, error, status } => {
+                if self.pending.remove(&id).is_some_and(|pending| pending.is_awaited()) {
+                    let mut delivery = Delivery::new(error.response(Some(&id)));
+                    delivery.status = Some(status);
+                    self.to_client.deliver(&About::Response(id), delivery);
+                }
+                return None;
+            }
+            FromServer::Message { line, origin, event, status } => (line, origin, event, status),
+        };
+        let text = line.trim_ascii();
+        if !matches!(text.first(), Some(b'{' | b'[')) {
+            if !text.is_empty() {
+                warn(format_args!("dropped {} bytes of the server that are not a message", text.len()));
+            }
+            return None;
+        }
+        let messages = match read_server_line(text) {
+            Ok(messages) => messages,
+            Err(problem) => {
+                return Some(End::Broken(format!("the server sent an invalid message: {problem}")));
+            }
+        };
+        let is_batch = messages.len() > 1;
+        let mut is_known = true;
+        let mut about = origin.clone().map_or(About::Nothing, About::Request);
+        for message in messages {
+            if message.method.as_deref() == Some("notifications/tools/list_changed") {
+                self.definitions = Definitions::default();
+            }
+            let Some(id) = message.id.as_ref().filter(|_| message.method.is_none()) else {
+                if let (ClientOut::Replies(_), None) = (&self.to_client, &origin) {
+                    about = match message.about() {
+                        (Some(token), _) => About::Token(token),
+                        (None, Some(id)) => About::Request(id),
+                        (None, None) if message.method.as_deref() == Some("notifications/message") => {
+                            About::Log
+                        }
+                        (None, None) => About::Nothing,
+                    };
+                }
+                continue;
+            };
+            match self.pending.remove(id) {
+                None | Some(Pending::Expired) => {
+                    warn(format_args!("dropped a response of the server to no request, id {id}"));
+                    is_known = false;
+                }
+                Some(Pending::Initialize) => {
+                    self.version = message.result.and_then(protocol_version);
+                }
+                Some(Pending::List { is_first_page }) => {
+                    if let Some(result) = message.result {
+                        self.definitions.note(result, is_first_page);
+                    }
+                }
+                Some(Pending::Call { .. } | Pending::Other | Pending::Cancelled) => {}
+            }
+            about = About::Response(id.clone());
+        }
+        match (is_known, is_batch) {
+            (true, _) => {
+                self.to_client.deliver(&about, Delivery { line, event, is_last: false, status });
+            }
+            (false, false) => {}
+            (false, true) => {
+                return Some(End::Broken("the server sent a batch with a response to no request".to_owned()));
+            }
+        }
+        None
+    }
+
+    /// Forwards a line of the server after the client's end. Returns whether it is valid.
+    pub(crate) fn handle_remaining(&mut self, line: Vec<u8>) -> bool {
+        let Ok(messages) = read_server_line(line.trim_ascii()) else { return false };
+        let is_known = messages.iter().all(|message| match (&message.method, &message.id) {
+            (None, Some(id)) => self.pending.remove(id).is_some(),
+            (None, None) | (Some(_), _) => true,
+        });
+        if is_known {
+            self.to_client.send(&About::Nothing, line);
+        }
+        true
+    }
+
+    /// The nearest deadline of a call.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.pending.values().filter_map(Pending::deadline).min()
+    }
+
+    /// Answers the calls whose deadline has passed, and cancels them at the server.
+    pub(crate) fn expire(&mut self) {
+        let now = Instant::now();
+        let is_late = |pending: &Pending| pending.deadline().is_some_and(|deadline| deadline <= now);
+        let late = self.pending.iter().filter(|(_, pending)| is_late(pending)).map(|(id, _)| id.clone());
+        for id in late.collect::<Vec<_>>() {
+            self.pending.insert(id.clone(), Pending::Expired);
+            let problem = "the server did not respond in time; the call may have run";
+            self.respond(Some(&id), &RpcError::internal(problem));
+            self.to_server.send(Outgoing { line: cancel(&id), id: None });
+            self.close(id);
+        }
+    }
+
+    /// Ends the decisions about calls. They are answered unless the client has ended the session.
+    pub(crate) fn end_decisions(&mut self, end: &End) {
+        for (id, call) in std::mem::take(&mut self.deciding) {
+            call.task.abort();
+            if !matches!(end, End::Client) {
+                let problem = format_args!("{end}; the call was not run");
+                self.respond(Some(&id), &RpcError::internal(problem));
+            }
+        }
+    }
+
+    /// Answers the requests that the server has not answered.
+    pub(crate) fn end_requests(&mut self, end: &End) {
+        for (id, pending) in std::mem::take(&mut self.pending) {
+            if pending.is_awaited() {
+                let problem = format_args!("{end}; the request may have been processed");
+                self.respond(Some(&id), &RpcError::internal(problem));
+            }
+        }
+    }
+}
+
+fn line(text: &str) -> Vec<u8> {
+    let mut line = Vec::with_capacity(text.len() + 1);
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    line
+}
+
+/// The message with the call's own state for the server in place of the proxy's.
+fn with_state(text: &str, state: &State) -> Option<String> {
+    let params = Members::parse(text)?.text("params")?;
+    let mut members = Members::parse(params)?;
+    members.set("requestState", state.request_state.as_deref());
+    members.set("inputResponses", state.input_responses.as_deref());
+    replace(text, params, &members.write())
+}
+
+fn protocol_version(result: &str) -> Option<String> {
+    let result = actpass_core::Json::parse(result.as_bytes()).ok()?;
+    result.member("protocolVersion")?.as_str().map(str::to_owned)
+}
