@@ -100,7 +100,7 @@ demo-node:
 	@node target/dist/demo/node/refund.mjs $(DEMO_GATEWAY) .actpass/demo/refunds-node.jsonl
 endif
 
-# PACKAGES: python, node, swift, gateway. TARGETS: see scripts/dist.
+# PACKAGES: python, node, swift, gateway, mcp. TARGETS: see scripts/dist.
 dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-face),node-face)
 	scripts/cross-toolchain
 	scripts/dist build $(if $(QUICK),--quick) $(foreach package,$(PACKAGES),--package $(package)) $(TARGETS)

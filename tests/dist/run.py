@@ -9,10 +9,14 @@ Rust:
 - Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then
   `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
   first decision is measured.
+- Each of these: `actpass-mcp` from pip or npm, between this script as a client and a server, with an allowed and a
+  denied call.
+- Except under an emulator: `npm install` without optional dependencies, for another libc and for another processor. The
+  error names the package to install.
 - Debian 12, also: the Java example with the jar's classes and the native library of Kotlin.
 - musl: the same as Debian with npm, on a system whose C library is musl.
 - Each of these: a C program that is linked with the native library of Swift and Kotlin, static and shared.
-- empty: the static program in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM.
+- empty: the static programs in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM, `actpass-mcp --version`.
 
 Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
 `target/dist/ran.json`, the source of the last column of `scripts/dist table`.
@@ -250,29 +254,45 @@ def run_system(system: System) -> Iterator[Result]:
         return
     target = target_of(system)
     platform = f"linux-{system.processor[2]}-{target.rpartition('-')[2]}"
-    tarballs = [
-        *DIST.glob(f"npm/actpass-*-{platform}-*.tgz"),
-        *(path for path in DIST.glob("npm/actpass-*.tgz") if re.fullmatch(r"actpass-(sdk|gateway)-\d.*", path.name)),
-    ]
-    wheels = [
-        wheel
-        for wheel in DIST.glob("wheels/*.whl")
-        if re.search(rf"manylinux_\d+_\d+_{system.processor[0]}", wheel.name)
-    ]
     libraries = [*DIST.glob(f"swift/{target}/libactpass_uniffi.*")]
     root_of = musl_root if system.kind == "musl" else debian_root
-    if system.kind != "musl" and is_built(wheels, 2, f"the wheels of actpass and actpass-gateway for {target}"):
-        with inside(system, root_of(system)) as root:
-            yield run_python(system, root, wheels)
+    if system.kind != "musl":
+        wheels = wheels_of("actpass", system) + wheels_of("actpass_gateway", system)
+        if is_built(wheels, 2, f"the wheels of actpass and actpass-gateway for {target}"):
+            with inside(system, root_of(system)) as root:
+                yield run_python(system, root, wheels)
+        wheels = wheels_of("actpass_mcp", system) + wheels_of("actpass_gateway", system)
+        if is_built(wheels, 2, f"the wheels of actpass-mcp and actpass-gateway for {target}"):
+            with inside(system, root_of(system)) as root:
+                pip_install(root, "actpass-gateway", "actpass-mcp")
+                yield ("pip: actpass-mcp", wheels, proxied(root, "/root/venv/bin"), None)
+    tarballs = tarballs_of("sdk", platform) + tarballs_of("gateway", platform)
     if is_built(tarballs, 4, f"the packages of @actpass/sdk and @actpass/gateway for {platform}"):
         with inside(system, root_of(system)) as root:
             yield run_node(system, root, tarballs)
+    tarballs = tarballs_of("mcp", platform) + tarballs_of("gateway", platform)
+    if is_built(tarballs, 4, f"the packages of @actpass/mcp and @actpass/gateway for {platform}"):
+        with inside(system, root_of(system)) as root:
+            npm_install(root, "@actpass/gateway", "@actpass/mcp")
+            yield ("npm: @actpass/mcp", tarballs, proxied(root, "/root/node_modules/.bin"), None)
+        if not system.is_emulated:
+            yield ("npm, wrong installations", [], run_wrong_installations(system, root_of(system), platform), None)
     if is_built(libraries, 2, f"the native library for {target}"):
         with inside(system, root_of(system)) as root:
             yield run_native(system, root, libraries)
         if system.kind == "bookworm":
             with inside(system, java_root(system)) as root:
                 yield run_java(system, root, libraries)
+
+
+def wheels_of(name: str, system: System) -> list[Path]:
+    """Return the wheels of a package for a system with glibc."""
+    return [*DIST.glob(f"wheels/{name}-*manylinux_*_{system.processor[0]}.whl")]
+
+
+def tarballs_of(name: str, platform: str) -> list[Path]:
+    """Return the main package and the package of a platform."""
+    return [*DIST.glob(f"npm/actpass-{name}-[0-9]*.tgz"), *DIST.glob(f"npm/actpass-{name}-{platform}-*.tgz")]
 
 
 def is_built(files: list[Path], count: int, what: str) -> bool:
@@ -381,20 +401,23 @@ def first_call(system: System, language: str, output: str, clock: Clock) -> str:
     return f"{passed:.1f} s ({processor:.1f} s of processor time)"
 
 
+def pip_install(root: Path, *packages: str) -> None:
+    do(root, "python3", "-m", "venv", "/root/venv")
+    do(root, "/root/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/dist/wheels", *packages)
+
+
+def npm_install(root: Path, *arguments: str) -> None:
+    (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
+    with registry(DIST / "npm") as url:
+        # Without retries: npm requests the optional peer from the public registry, without a network.
+        settings = f"@actpass:registry={url}\nfund=false\naudit=false\nfetch-retries=0\n"
+        (root / "root" / ".npmrc").write_text(settings)
+        do(root, "npm", "install", "--silent", "--prefix", "/root", *arguments)
+
+
 def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
     clock = Clock()
-    do(root, "python3", "-m", "venv", "/root/venv")
-    do(
-        root,
-        "/root/venv/bin/pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--find-links",
-        "/dist/wheels",
-        "actpass",
-        "actpass-gateway",
-    )
+    pip_install(root, "actpass", "actpass-gateway")
     with gateway(command_in(root, "/root/venv/bin/actpass-gateway", "dev", "--data", "/root/dev.db")):
         (root / "root" / "first.py").write_text(readme_example("python"))
         seconds = first_call(system, "python", do(root, "/root/venv/bin/python", "/root/first.py"), clock)
@@ -404,13 +427,8 @@ def run_python(system: System, root: Path, wheels: list[Path]) -> Result:
 
 
 def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
-    (root / "root" / "package.json").write_text('{"type": "module", "private": true}')
-    with registry(DIST / "npm") as url:
-        # Without retries: npm requests the optional peer from the public registry, without a network.
-        settings = f"@actpass:registry={url}\nfund=false\naudit=false\nfetch-retries=0\n"
-        (root / "root" / ".npmrc").write_text(settings)
-        clock = Clock()
-        do(root, "npm", "install", "--silent", "--prefix", "/root", "@actpass/sdk", "@actpass/gateway")
+    clock = Clock()
+    npm_install(root, "@actpass/sdk", "@actpass/gateway")
     launcher = "/root/node_modules/.bin/actpass-gateway"
     with gateway(command_in(root, launcher, "dev", "--data", "/root/dev.db")):
         (root / "root" / "first.mjs").write_text(readme_example("ts"))
@@ -418,6 +436,84 @@ def run_node(system: System, root: Path, tarballs: list[Path]) -> Result:
     shutil.copy2(ROOT / "tests" / "dist" / "smoke.mjs", root / "root" / "smoke.mjs")
     smoke = do(root, "node", "/root/smoke.mjs", "/tests/vectors")
     return (f"npm (Node {do(root, 'node', '--version')})", tarballs, f"{EXPECTED['ts']}; {smoke}", seconds)
+
+
+def proxied(root: Path, programs: str) -> str:
+    """Run `actpass-mcp` before a server: the gateway allows one call and denies another."""
+    version = do(root, f"{programs}/actpass-mcp", "--version")
+    with gateway(command_in(root, f"{programs}/actpass-gateway", "dev", "--data", "/root/dev.db")) as url:
+        settings = ["env", "ACTPASS_API_KEY=apk_dev", f"ACTPASS_API_BASE_URL={url}"]
+        proxy = [f"{programs}/actpass-mcp", "proxy", "--server", "refunds"]
+        server = ["sh", "/tests/dist/mcp_server.sh", "/root/calls"]
+        command = command_in(root, *settings, *proxy, "--", *server)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+            def request(method: str, **params: object) -> dict:
+                message = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
+                print(json.dumps(message, separators=(",", ":")), file=process.stdin, flush=True)
+                for line in process.stdout:
+                    if (answer := json.loads(line)).get("id") == method:
+                        return answer["result"]
+                sys.exit(f"run.py: {' '.join(command)} ended without a response to {method}")
+
+            client = {"name": "test-dist", "version": "1"}
+            request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client)
+            [tool] = request("tools/list")["tools"]
+            texts = []
+            for amount in (4900, 90000):
+                result = request("tools/call", name=tool["name"], arguments={"amount": amount, "currency": "usd"})
+                texts.append(result["content"][0]["text"])
+            process.stdin.close()
+    calls = (root / "root" / "calls").read_text().splitlines()
+    if [json.loads(line)["params"]["arguments"]["amount"] for line in calls] != [4900]:
+        sys.exit(f"run.py: expected one call of the server, with 4900, found {calls}")
+    denied = re.search(r"refunds\.create was not run: deny \(([\w.]+)\)", texts[1])
+    if texts[0] != "refunded" or denied is None:
+        sys.exit(f"run.py: expected an allowed and a denied call, found {texts}")
+    return f"{version}: 4900 {texts[0]}, 90000 denied ({denied[1]})"
+
+
+def run_wrong_installations(system: System, lower: Path, platform: str) -> str:
+    """Install the packages as they cannot run here, and require that each error names the package to install."""
+    names = ("sdk", "gateway", "mcp")
+    libc, other = ("musl", "glibc") if system.kind == "musl" else ("glibc", "musl")
+    processor = "x64" if system.processor[2] == "arm64" else "arm64"
+    missing = "the package @actpass/{}-" + platform + " is not installed: install @actpass/{} again"
+    replaced = f"this Node uses {libc}: install @actpass/sdk-{platform} instead of @actpass/sdk-"
+    # The static programs of musl run with glibc, too.
+    wrong_libc = {"sdk": replaced} | ({} if libc == "glibc" else {name: missing for name in names[1:]})
+    sunos = "Object.defineProperty(process, 'platform', {value: 'sunos'})"
+    unsupported = {name: " is built for sunos-x64" for name in names}
+    cases = [
+        ("--omit=optional", "", {name: missing for name in names}),
+        ("--ignore-scripts", "", {}),
+        (f"--libc={other}", "", wrong_libc),
+        (f"--cpu={processor}", "", {name: missing for name in names}),
+        ("--ignore-scripts", sunos, unsupported),
+    ]
+    for option, preload, errors in cases:
+        with inside(system, lower) as root:
+            npm_install(root, option, *(f"@actpass/{name}" for name in names))
+            (root / "root" / "preload.cjs").write_text(preload)
+            (root / "root" / "load.mjs").write_text("await import('@actpass/sdk');\nconsole.log('actpass-sdk 2');\n")
+            for name in names:
+                program = (
+                    "/root/load.mjs" if name == "sdk" else f"/root/node_modules/@actpass/{name}/bin/actpass-{name}.mjs"
+                )
+                command = command_in(root, "node", "--require", "/root/preload.cjs", program, "--version")
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                error = errors.get(name)
+                if error is None:
+                    is_expected = done.returncode == 0 and done.stdout.startswith(f"actpass-{name} ")
+                else:
+                    is_expected = done.returncode == 1 and error.format(name, name) in done.stderr
+                if not is_expected:
+                    expected = "success" if error is None else error.format(name, name)
+                    sys.exit(
+                        f"run.py: npm install {option} @actpass/{name}: expected {expected}, found exit code "
+                        f"{done.returncode}, {done.stdout}{done.stderr}"
+                    )
+    return f"{len(cases)} installations of {len(names)} packages: each error names the package to install"
 
 
 def target_of(system: System) -> str:
@@ -473,10 +569,25 @@ def run_empty(system: System) -> Result:
         with gateway([*run, "serve", "--config", "/gateway.toml"]) as url:
             assert url.startswith("https://"), url
             served = preflight(url, key, context)
-    text = f"dev: {decision}; serve with TLS: {served}; SIGTERM: exit code 0"
-    files = [*DIST.glob(f"npm/actpass-gateway-{platform}-*.tgz")]
-    files += DIST.glob(f"wheels/actpass_gateway-*musllinux*{system.processor[0]}.whl")
-    return ("actpass-gateway", files, text, None)
+        text = f"dev: {decision}; serve with TLS: {served}; SIGTERM: exit code 0"
+        names = ["gateway"]
+        proxy = DIST / "npm" / f"mcp-{platform}" / "bin" / "actpass-mcp"
+        if is_built([path for path in [proxy] if path.exists()], 1, f"actpass-mcp for {platform}"):
+            shutil.copy2(proxy, root / "actpass-mcp")
+            version = subprocess.run(
+                ["chroot", root, "/actpass-mcp", "--version"], check=True, stdout=subprocess.PIPE, text=True
+            )
+            text += f"; {version.stdout.strip()}"
+            names.append("mcp")
+    files = [
+        path
+        for name in names
+        for path in (
+            *DIST.glob(f"npm/actpass-{name}-{platform}-*.tgz"),
+            *DIST.glob(f"wheels/actpass_{name}-*musllinux*{system.processor[0]}.whl"),
+        )
+    ]
+    return ("the static programs", files, text, None)
 
 
 def write_settings(root: Path, run: list[str]) -> None:

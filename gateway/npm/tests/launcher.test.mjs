@@ -1,19 +1,20 @@
-/** The launcher, with a shell script instead of the gateway's program. Each case has its own installation. */
+/** The launchers of the gateway and of the MCP proxy, with a shell script as the program. Each case has its own installation. */
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 
-const PACKAGE = resolve(import.meta.dirname, '..');
+const ROOT = resolve(import.meta.dirname, '..', '..', '..');
 const HERE = `${process.platform}-${process.arch}`;
 const USES_GLIBC = process.report.getReport().header.glibcVersionRuntime !== undefined;
 const PLATFORM = process.platform === 'linux' ? `${HERE}-${USES_GLIBC ? 'gnu' : 'musl'}` : HERE;
 
-describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell' }, () => {
+function cases(name) {
+  const program = `actpass-${name}`;
   let folder;
   const scope = (...parts) => join(folder, 'node_modules', '@actpass', ...parts);
 
@@ -23,24 +24,25 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
 
   beforeEach(() => {
     rmSync(scope(), { recursive: true, force: true });
-    for (const name of ['bin', 'index.mjs', 'package.json']) {
-      cpSync(join(PACKAGE, name), scope('gateway', name), { recursive: true });
+    for (const file of ['bin', 'package.json']) {
+      cpSync(join(ROOT, name, 'npm', file), scope(name, file), { recursive: true });
     }
+    cpSync(join(ROOT, 'gateway', 'npm', 'program.mjs'), scope(name, 'program.mjs'));
   });
 
   after(() => rmSync(folder, { recursive: true, force: true }));
 
   function install(platform, script) {
-    const programs = scope(`gateway-${platform}`, 'bin');
+    const programs = scope(`${name}-${platform}`, 'bin');
     mkdirSync(programs, { recursive: true });
-    writeFileSync(scope(`gateway-${platform}`, 'package.json'), `{"name": "@actpass/gateway-${platform}"}`);
-    writeFileSync(join(programs, 'actpass-gateway'), `#!/bin/sh\n${script}\n`);
-    chmodSync(join(programs, 'actpass-gateway'), 0o755);
+    writeFileSync(scope(`${name}-${platform}`, 'package.json'), `{"name": "@actpass/${name}-${platform}"}`);
+    writeFileSync(join(programs, program), `#!/bin/sh\n${script}\n`);
+    chmodSync(join(programs, program), 0o755);
   }
 
   function launch(args, { preload = '' } = {}) {
     writeFileSync(join(folder, 'preload.cjs'), preload);
-    const launcher = scope('gateway', 'bin', 'actpass-gateway.mjs');
+    const launcher = scope(name, 'bin', `${program}.mjs`);
     return spawn(process.execPath, ['--require', join(folder, 'preload.cjs'), launcher, ...args]);
   }
 
@@ -63,15 +65,15 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
     });
   });
 
-  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP']) {
-    test(`passes on ${name}`, async () => {
-      install(PLATFORM, `trap 'echo got it; exit 7' ${name.slice(3)}; echo ready; while :; do sleep 0.01; done`);
+  for (const sent of ['SIGTERM', 'SIGINT', 'SIGHUP']) {
+    test(`passes on ${sent}`, async () => {
+      install(PLATFORM, `trap 'echo got it; exit 7' ${sent.slice(3)}; echo ready; while :; do sleep 0.01; done`);
       const child = launch([]);
       let output = '';
       child.stdout.on('data', (data) => {
         output += data;
         if (output === 'ready\n') {
-          child.kill(name);
+          child.kill(sent);
         }
       });
       const [code] = await once(child, 'close');
@@ -91,7 +93,7 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
     assert.equal(code, 1);
     assert.equal(
       stderr,
-      `actpass-gateway: the package @actpass/gateway-${PLATFORM} is not installed: install @actpass/gateway again on this ` +
+      `${program}: the package @actpass/${name}-${PLATFORM} is not installed: install @actpass/${name} again on this ` +
         'platform, with optional dependencies (no --omit=optional) and a lock file that lists this platform\n',
     );
   });
@@ -101,7 +103,10 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
       preload: "Object.defineProperty(process, 'platform', { value: 'sunos' })",
     });
     assert.equal(code, 1);
-    assert.match(stderr, /^actpass-gateway: no gateway is built for sunos-\w+; gateways are built for darwin-arm64, /);
+    const { napi } = JSON.parse(readFileSync(join(ROOT, 'bindings-node', 'package.json'), 'utf8'));
+    const [, listed, remedy] = stderr.match(/ is built for sunos-\w+; it is built for (.*): (.*)\n$/);
+    assert.equal(listed.split(', ').length, napi.targets.length);
+    assert.equal(remedy, `build it with cargo install --path ${name}`);
   });
 
   test(
@@ -117,9 +122,15 @@ describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell'
 
   test('names a program that cannot be executed', async () => {
     install(PLATFORM, '');
-    chmodSync(scope(`gateway-${PLATFORM}`, 'bin', 'actpass-gateway'), 0o644);
+    chmodSync(scope(`${name}-${PLATFORM}`, 'bin', program), 0o644);
     const { code, stderr } = await run([]);
     assert.equal(code, 1);
-    assert.match(stderr, /^actpass-gateway: cannot run \S+actpass-gateway: spawn \S+ EACCES\n$/);
+    assert.match(stderr, new RegExp(`^${program}: cannot run \\S+${program}: spawn \\S+ EACCES\\n$`));
   });
+}
+
+describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell' }, () => {
+  for (const name of ['gateway', 'mcp']) {
+    describe(`of @actpass/${name}`, () => cases(name));
+  }
 });
