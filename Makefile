@@ -324,9 +324,10 @@ lint-prose:
 lint-prose-checked:
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose --self-test
 	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose $(PROSE_CHECKED)
-# The workflows, the container, the service and the manifest, each with its own tool.
+# The workflows, the container, the service and the manifest, each with its own tool; then copies with a fault each, which must be found.
 lint-deploy:
 	scripts/lint-deploy
+	scripts/lint-deploy --self-test
 
 lint-node:
 	@scripts/lib.sh if_node 'lint of the Node package' $(MAKE) --no-print-directory lint-node-here
