@@ -1,7 +1,8 @@
 //! Authentication: API keys, of which only the hashes are stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use actpass_protocol::{Json, Mode, Secret};
@@ -62,33 +63,113 @@ impl fmt::Debug for ApiKeyHash {
     }
 }
 
-/// Role of an API key.
+/// Role of a principal; see [`Role::may`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// An agent: requests decisions and records evidence.
+    /// A program: requests decisions and records evidence.
     Agent,
-    /// An operator: additionally decides approvals and approves tools.
+    /// A person who decides the approvals of their groups.
+    Approver,
+    /// A person who reads everything and changes nothing.
+    Auditor,
+    /// A person or program without restrictions.
     Operator,
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Approver, Self::Auditor, Self::Operator];
+
     /// The word used in settings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
+            Self::Approver => "approver",
+            Self::Auditor => "auditor",
             Self::Operator => "operator",
         }
     }
 
     /// Parses a role word; `None` if it is unknown.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Agent, Self::Operator].into_iter().find(|role| role.as_str() == word)
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+
+    /// Returns whether principals with this role have the capability. This is the only place that
+    /// gives a role its rights.
+    pub const fn may(self, capability: Capability) -> bool {
+        match capability {
+            Capability::Act => matches!(self, Self::Agent | Self::Operator),
+            Capability::ReadLedger => matches!(self, Self::Agent | Self::Auditor | Self::Operator),
+            Capability::ReadApproval => true,
+            Capability::ListApprovals | Capability::UsePage => {
+                matches!(self, Self::Approver | Self::Auditor | Self::Operator)
+            }
+            Capability::DecideApprovals | Capability::Delegate => {
+                matches!(self, Self::Approver | Self::Operator)
+            }
+            Capability::ReadBudgets => matches!(self, Self::Auditor | Self::Operator),
+            Capability::ManageTools => matches!(self, Self::Operator),
+        }
     }
 
     const fn prefix(self) -> &'static str {
         match self {
             Self::Agent => "apk_",
-            Self::Operator => "apdv_",
+            Self::Approver | Self::Auditor | Self::Operator => "apdv_",
+        }
+    }
+}
+
+/// What a principal may do through the API and the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Request decisions, record evidence, and issue, verify and revoke passports.
+    Act,
+    /// Approve and reject approvals.
+    DecideApprovals,
+    /// Delegate the decision of approvals, and revoke delegations.
+    Delegate,
+    /// List approvals and delegations.
+    ListApprovals,
+    /// Approve tools.
+    ManageTools,
+    /// Read one approval by its id.
+    ReadApproval,
+    /// Read the accounts of budgets.
+    ReadBudgets,
+    /// Read and verify chains.
+    ReadLedger,
+    /// Log in to the page.
+    UsePage,
+}
+
+impl Capability {
+    /// All capabilities.
+    pub const ALL: [Self; 9] = [
+        Self::Act,
+        Self::DecideApprovals,
+        Self::Delegate,
+        Self::ListApprovals,
+        Self::ManageTools,
+        Self::ReadApproval,
+        Self::ReadBudgets,
+        Self::ReadLedger,
+        Self::UsePage,
+    ];
+
+    /// Completes the sentence "the role … may not …".
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Act => "request decisions, record evidence or use passports",
+            Self::DecideApprovals => "decide approvals",
+            Self::Delegate => "delegate the decision of approvals",
+            Self::ListApprovals => "list approvals",
+            Self::ManageTools => "approve tools",
+            Self::ReadApproval => "read approvals",
+            Self::ReadBudgets => "read budgets",
+            Self::ReadLedger => "read the ledger",
+            Self::UsePage => "use the page",
         }
     }
 }
@@ -119,17 +200,77 @@ pub struct Tenant {
     pub policy: Policy,
 }
 
-/// An API key and its settings.
+/// Who acts: an authenticated person or program, however it authenticated.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The name in the ledger and the log: of an API key, or of a signed-in person.
+    pub name: Arc<str>,
+    /// The tenant.
+    pub tenant: Arc<Tenant>,
+    /// The role.
+    pub role: Role,
+    /// The person who acts, shared by all ways in which that person authenticates. `None` if only
+    /// the name is known.
+    pub person: Option<Arc<str>>,
+    /// The groups whose approvals the principal decides.
+    pub groups: Arc<[String]>,
+    /// The bound agent as a JSON string; `None` if requests name their agent. People have none.
+    pub agent: Option<Json>,
+}
+
+impl Principal {
+    /// Creates a principal without person, groups and agent.
+    pub fn new(name: &str, tenant: Arc<Tenant>, role: Role) -> Self {
+        Self { name: name.into(), tenant, role, person: None, groups: Arc::from([]), agent: None }
+    }
+
+    /// Returns the person who acts; the name if the person is unknown.
+    pub fn person(&self) -> &str {
+        self.person.as_ref().unwrap_or(&self.name)
+    }
+
+    /// Returns the bound agent.
+    pub fn bound_agent(&self) -> Option<&str> {
+        self.agent.as_ref().and_then(Json::as_str)
+    }
+
+    /// Returns the agent to whose records the principal is confined; `None` without a bound agent
+    /// and for roles other than [`Role::Agent`].
+    pub fn confined_to(&self) -> Option<&str> {
+        self.bound_agent().filter(|_| self.role == Role::Agent)
+    }
+
+    /// Returns the authenticated requester; see
+    /// [`Approval::asker`](crate::approvals::Approval::asker).
+    pub fn asker(&self) -> String {
+        let asker = match self.bound_agent() {
+            Some(agent) => format!("agent:{agent}"),
+            None => format!("key:{}", self.name),
+        };
+        match &self.person {
+            Some(person) => format!("person:{person}\n{asker}"),
+            None => asker,
+        }
+    }
+
+    /// Returns whether the principal owns a record that `key_name` created for `agent`: its own
+    /// records, those of its bound agent, and all records for roles other than [`Role::Agent`].
+    pub fn owns(&self, key_name: &str, agent: Option<&str>) -> bool {
+        let for_agent = self.bound_agent().is_some_and(|bound| agent == Some(bound));
+        self.role != Role::Agent || key_name == &*self.name || for_agent
+    }
+}
+
+/// Returns whether two names of people are equal, regardless of case.
+pub fn is_same_person(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
+}
+
+/// An API key and its settings. It acts as its [`Principal`].
 #[derive(Debug)]
 pub struct ApiKey {
-    /// The key's name, used in the ledger and the log.
-    pub name: Arc<str>,
-    /// The tenant that the key belongs to.
-    pub tenant: Arc<Tenant>,
-    /// The key's role.
-    pub role: Role,
-    /// The bound agent as a JSON string; `None` if requests name their agent.
-    pub agent: Option<Json>,
+    /// Who acts with this key.
+    pub principal: Principal,
     /// Rate limiter; `None` if unlimited.
     pub limiter: Option<DefaultDirectRateLimiter>,
     /// Limits of requests with this key.
@@ -141,43 +282,21 @@ pub struct ApiKey {
 impl ApiKey {
     /// Creates an unlimited key with the default [`Grants::of`] its role and agent.
     pub fn new(name: &str, tenant: Arc<Tenant>, role: Role, agent: Option<Json>) -> Self {
-        let grants = Grants::of(role, agent.is_some());
-        Self {
-            name: name.into(),
-            tenant,
-            role,
-            agent,
-            limiter: None,
-            grants,
-            opening: tokio::sync::Mutex::default(),
-        }
+        Self::of(Principal { agent, ..Principal::new(name, tenant, role) })
     }
 
-    /// Returns the bound agent.
-    pub fn bound_agent(&self) -> Option<&str> {
-        self.agent.as_ref().and_then(Json::as_str)
+    /// Creates an unlimited key that acts as `principal`.
+    pub fn of(principal: Principal) -> Self {
+        let grants = Grants::of(principal.role, principal.agent.is_some());
+        Self { principal, limiter: None, grants, opening: tokio::sync::Mutex::default() }
     }
+}
 
-    /// Returns the agent to whose records the key is confined; `None` for operator keys and unbound
-    /// keys.
-    pub fn confined_to(&self) -> Option<&str> {
-        self.bound_agent().filter(|_| self.role == Role::Agent)
-    }
+impl Deref for ApiKey {
+    type Target = Principal;
 
-    /// Returns the authenticated requester; see
-    /// [`Approval::asker`](crate::approvals::Approval::asker).
-    pub fn asker(&self) -> String {
-        match self.bound_agent() {
-            Some(agent) => format!("agent:{agent}"),
-            None => format!("key:{}", self.name),
-        }
-    }
-
-    /// Returns whether the key owns a record that `key_name` created for `agent`: its own records,
-    /// those of its bound agent, and all records if it is an operator's key.
-    pub fn owns(&self, key_name: &str, agent: Option<&str>) -> bool {
-        let for_agent = self.bound_agent().is_some_and(|bound| agent == Some(bound));
-        self.role == Role::Operator || key_name == &*self.name || for_agent
+    fn deref(&self) -> &Principal {
+        &self.principal
     }
 }
 
@@ -291,6 +410,31 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
         }
     }
     true
+}
+
+/// The people of a tenant who may decide approvals, by lower-case name, with their groups.
+///
+/// It contains the people of the settings: those listed under `[[people]]`, and those of keys that
+/// may decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory(HashMap<(String, String), BTreeSet<String>>);
+
+impl Directory {
+    /// Adds groups to a person of a tenant.
+    pub fn add(&mut self, tenant_id: &str, person: &str, groups: &[String]) {
+        let known = self.0.entry((tenant_id.to_owned(), person.to_lowercase())).or_default();
+        known.extend(groups.iter().cloned());
+    }
+
+    /// Returns a person's groups; `None` if the person is unknown.
+    pub fn groups(&self, tenant_id: &str, person: &str) -> Option<&BTreeSet<String>> {
+        self.0.get(&(tenant_id.to_owned(), person.to_lowercase()))
+    }
+
+    /// Returns the groups of each person of a tenant.
+    pub fn people<'d>(&'d self, tenant_id: &'d str) -> impl Iterator<Item = &'d BTreeSet<String>> {
+        self.0.iter().filter(move |((tenant, _), _)| tenant == tenant_id).map(|(_, groups)| groups)
+    }
 }
 
 /// All API keys of a gateway.

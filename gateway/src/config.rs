@@ -17,7 +17,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
-use crate::auth::{ApiKey, ApiKeyHash, Grants, Keyring, MODES, Patterns, Role, Tenant, WELL_KNOWN_KEYS};
+use crate::auth::{
+    ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, Role, Tenant,
+    WELL_KNOWN_KEYS,
+};
 use crate::checkpoints::Interval;
 use crate::clock::{Clock, rfc3339};
 use crate::files;
@@ -51,6 +54,8 @@ pub struct Settings {
     pub tenants: Vec<String>,
     /// API keys, with their tenants and policies.
     pub keyring: Keyring,
+    /// The people who may decide approvals.
+    pub directory: Directory,
     /// Timeouts for clients and the store.
     pub timeouts: Timeouts,
     /// Issuer of passports; `None` uses the gateway's URL.
@@ -62,6 +67,8 @@ pub struct Settings {
     /// Whether a request reuses a pending or approved approval for the same action instead of
     /// opening another. Default: true.
     pub reuse_approvals: bool,
+    /// Whether people may approve what they asked for. Default: false.
+    pub allow_self_approval: bool,
     /// Retention of responses under idempotency keys, in seconds. Default: 86400.
     pub retention_seconds: i64,
     /// Interval of ledger checkpoints. Default: every 1000 events or every hour.
@@ -283,11 +290,13 @@ impl Settings {
             body_bytes: DEFAULT_BODY_BYTES,
             tenants: vec!["dev".to_owned()],
             keyring,
+            directory: Directory::default(),
             timeouts: Timeouts::default(),
             issuer: None,
             master_key: MasterKeySource::BesideData,
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
             reuse_approvals: true,
+            allow_self_approval: false,
             retention_seconds: DEFAULT_RETENTION_SECONDS,
             checkpoints: Interval::default(),
             clock: Clock::default(),
@@ -366,14 +375,15 @@ impl SettingsReader<'_> {
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
-        let (approval_seconds, reuse_approvals) = self.approvals(&mut root);
+        let (approval_seconds, reuse_approvals, allow_self_approval) = self.approvals(&mut root);
         let retention_seconds = self.idempotency(&mut root);
         let checkpoints = self.checkpoints(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
         let tenants = self.tenants(&mut root);
-        let keyring = self.keys(&mut root, &tenants, &limits);
+        let mut directory = self.people(&mut root, &tenants);
+        let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
@@ -406,11 +416,13 @@ impl SettingsReader<'_> {
             body_bytes: limits.body_bytes,
             tenants,
             keyring,
+            directory,
             timeouts,
             issuer,
             master_key,
             approval_seconds,
             reuse_approvals,
+            allow_self_approval,
             retention_seconds,
             checkpoints,
             clock: Clock::default(),
@@ -675,17 +687,23 @@ impl SettingsReader<'_> {
         }
     }
 
-    fn approvals(&mut self, root: &mut Section) -> (i64, bool) {
+    /// Returns the time to decide, whether approvals are reused, and whether people may approve what
+    /// they asked for.
+    fn approvals(&mut self, root: &mut Section) -> (i64, bool, bool) {
         let Some(mut section) = root.section("approvals", &mut self.problems) else {
-            return (DEFAULT_APPROVAL_SECONDS, true);
+            return (DEFAULT_APPROVAL_SECONDS, true, false);
         };
         let reuse = section.optional_bool("reuse", &mut self.problems).unwrap_or(true);
+        let allow_self = section.optional_bool("allow_self", &mut self.problems).unwrap_or(false);
+        if allow_self {
+            self.warn("approvals.allow_self", "people may approve what they asked for");
+        }
         let seconds = section.positive("deadline_seconds", &mut self.problems).map(|s| i64::from(s.get()));
         if seconds.is_some_and(|seconds| !(10..=86_400).contains(&seconds)) {
             self.problems.add("approvals.deadline_seconds", "expected an integer of 10 to 86400");
         }
         section.finish(&mut self.problems);
-        (seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS), reuse)
+        (seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS), reuse, allow_self)
     }
 
     fn idempotency(&mut self, root: &mut Section) -> i64 {
@@ -912,16 +930,63 @@ impl SettingsReader<'_> {
         tenants
     }
 
-    fn keys(&mut self, root: &mut Section, tenants: &Tenants, limits: &Limits) -> Keyring {
+    /// People with groups, beside those that keys name. A person signs in with a key, or by other
+    /// means.
+    fn people(&mut self, root: &mut Section, tenants: &Tenants) -> Directory {
+        let mut directory = Directory::default();
+        if !root.has("people") {
+            return directory;
+        }
+        for mut section in root.sections("people", &mut self.problems) {
+            let name = section.name("name", &mut self.problems);
+            let tenant = self.tenant(&mut section, tenants);
+            let groups = section.optional_texts("groups", &mut self.problems).unwrap_or_default();
+            section.finish(&mut self.problems);
+            let (Some(name), Some(tenant)) = (name, tenant) else {
+                continue;
+            };
+            if directory.groups(&tenant, &name).is_some() {
+                self.problems.add(section.member("name"), format_args!("duplicate person {name:?}"));
+            }
+            directory.add(&tenant, &name, &groups);
+        }
+        directory
+    }
+
+    /// Returns the id of an existing tenant.
+    fn tenant(&mut self, section: &mut Section, tenants: &Tenants) -> Option<String> {
+        let tenant = section.text("tenant", &mut self.problems)?;
+        if !tenants.contains_key(&tenant) {
+            self.problems.add(section.member("tenant"), format_args!("unknown tenant {tenant:?}"));
+            return None;
+        }
+        Some(tenant)
+    }
+
+    /// Reads the keys and adds their people to `directory`.
+    fn keys(
+        &mut self,
+        root: &mut Section,
+        tenants: &Tenants,
+        limits: &Limits,
+        directory: &mut Directory,
+    ) -> Keyring {
+        let listed = directory.clone();
         let mut keyring = Keyring::default();
         let mut names = HashSet::new();
         let mut hashes = HashSet::new();
         for mut section in root.sections("keys", &mut self.problems) {
             let name = section.name("name", &mut self.problems);
             let hash = section.hash("hash", &mut self.problems);
-            let tenant = section.text("tenant", &mut self.problems);
+            let tenant = self.tenant(&mut section, tenants);
             let role = section.role("role", &mut self.problems);
             let agent = section.optional_name("agent", &mut self.problems);
+            let person = section.optional_name("person", &mut self.problems);
+            let groups = section.optional_texts("groups", &mut self.problems);
+            if groups.is_some() && role.is_some_and(|role| !role.may(Capability::DecideApprovals)) {
+                let problem = "not supported for a role that decides no approvals; use approver or operator";
+                self.problems.add(section.member("groups"), problem);
+            }
             let grants = self.grants(&mut section, role, agent.is_some());
             section.finish(&mut self.problems);
             if let Some(public) =
@@ -944,16 +1009,27 @@ impl SettingsReader<'_> {
                 self.problems.add(section.member("hash"), "duplicate hash: another key has it");
             }
             let known = tenant.as_ref().and_then(|tenant| tenants.get(tenant));
-            if let (Some(tenant), None) = (&tenant, known) {
-                self.problems.add(section.member("tenant"), format_args!("unknown tenant {tenant:?}"));
-            }
             if let (Some(name), Some(hash), Some(tenant), Some(role)) =
                 (name, hash, known.and_then(Option::as_ref), role)
             {
+                let mut principal = Principal {
+                    person: person.map(Arc::from),
+                    agent: agent.map(Json::String),
+                    ..Principal::new(&name, Arc::clone(tenant), role)
+                };
+                if role.may(Capability::DecideApprovals) {
+                    let mut groups = groups.unwrap_or_default();
+                    directory.add(&tenant.id, principal.person(), &groups);
+                    groups
+                        .extend(listed.groups(&tenant.id, principal.person()).into_iter().flatten().cloned());
+                    groups.sort_unstable();
+                    groups.dedup();
+                    principal.groups = groups.into();
+                }
                 let key = ApiKey {
                     limiter: limits.quota.map(DefaultDirectRateLimiter::direct),
                     grants,
-                    ..ApiKey::new(&name, Arc::clone(tenant), role, agent.map(Json::String))
+                    ..ApiKey::of(principal)
                 };
                 keyring.add(hash, key);
             }
@@ -1114,8 +1190,8 @@ impl Section {
         let word = self.text(name, problems)?;
         let role = Role::parse(&word);
         if role.is_none() {
-            problems
-                .add(self.member(name), format_args!("expected \"agent\" or \"operator\", found {word:?}"));
+            let words = Role::ALL.map(Role::as_str).join(", ");
+            problems.add(self.member(name), format_args!("expected one of {words}, found {word:?}"));
         }
         role
     }

@@ -6,7 +6,7 @@ use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 
 use crate::approvals::{Approval, ApprovalDecision};
-use crate::auth::ApiKey;
+use crate::auth::{ApiKey, Principal};
 use crate::budget::{self, Charge};
 use crate::clock::rfc3339;
 use crate::ledger::{self, Draft, Head, PolicyRef};
@@ -67,7 +67,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
 }
 
 /// An event recorded for a client.
-pub(crate) fn client_event(key: &ApiKey, evidence: Evidence) -> Draft {
+pub(crate) fn client_event(key: &Principal, evidence: Evidence) -> Draft {
     Draft {
         tool_id: evidence.tool_id,
         decision: evidence.decision,
@@ -80,7 +80,7 @@ pub(crate) fn client_event(key: &ApiKey, evidence: Evidence) -> Draft {
 }
 
 /// An operator approved the manifest with this hash.
-pub(crate) fn tool_approved(key: &ApiKey, tool_id: &str, manifest_hash: &str) -> Draft {
+pub(crate) fn tool_approved(key: &Principal, tool_id: &str, manifest_hash: &str) -> Draft {
     Draft {
         tool_id: Some(tool_id.to_owned()),
         metadata: Some(object([("manifest_hash", Some(Json::from(manifest_hash)))])),
@@ -89,7 +89,7 @@ pub(crate) fn tool_approved(key: &ApiKey, tool_id: &str, manifest_hash: &str) ->
 }
 
 /// A person decided an approval.
-pub(crate) fn approval_decided(key: &ApiKey, approval: &Approval, decided: &ApprovalDecision) -> Draft {
+pub(crate) fn approval_decided(key: &Principal, approval: &Approval, decided: &ApprovalDecision) -> Draft {
     let event_type = if decided.approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
     Draft {
         tool_id: Some(approval.tool.clone()),
@@ -121,7 +121,7 @@ pub(crate) fn passport_issued(
 }
 
 /// A passport was revoked.
-pub(crate) fn passport_revoked(key: &ApiKey, jti: &str, reason: Option<&str>) -> Draft {
+pub(crate) fn passport_revoked(key: &Principal, jti: &str, reason: Option<&str>) -> Draft {
     Draft {
         passport_jti: Some(jti.to_owned()),
         metadata: reason.map(|reason| object([("reason", Some(Json::from(reason)))])),
@@ -173,7 +173,7 @@ pub(crate) fn checkpoint(
 }
 
 /// An event attributed to a key and its bound agent.
-fn by_key(key: &ApiKey, chain_id: &str, event_type: &str) -> Draft {
+fn by_key(key: &Principal, chain_id: &str, event_type: &str) -> Draft {
     Draft {
         agent_id: key.bound_agent().map(str::to_owned),
         ..draft(Arc::clone(&key.tenant.id), Arc::clone(&key.name), chain_id, event_type)

@@ -177,7 +177,11 @@ fn each_invalid_setting_is_named() {
         (&two, "sha256:00", "keys[3].hash: expected \"sha256:\" and 64 hex digits"),
         ("tenant = \"two\"", "tenant = \"three\"", "keys[3].tenant: unknown tenant \"three\""),
         ("tenant = \"two\"", "", "keys[3].tenant: missing"),
-        ("role = \"operator\"", "role = \"admin\"", "keys[2].role: expected \"agent\" or \"operator\""),
+        (
+            "role = \"operator\"",
+            "role = \"admin\"",
+            "keys[2].role: expected one of agent, approver, auditor, operator",
+        ),
         ("role = \"operator\"", "", "keys[2].role: missing"),
         ("agent = \"support\"", "agent = \"\"", "keys[1].agent: expected a non-empty string"),
         ("agent = \"support\"", "agents = \"support\"", "keys[1].agents: unknown member"),

@@ -24,6 +24,8 @@ pub(super) enum KeyCommand {
 pub(super) enum RoleArgument {
     #[default]
     Agent,
+    Approver,
+    Auditor,
     Operator,
 }
 
@@ -31,6 +33,8 @@ impl From<RoleArgument> for Role {
     fn from(role: RoleArgument) -> Self {
         match role {
             RoleArgument::Agent => Self::Agent,
+            RoleArgument::Approver => Self::Approver,
+            RoleArgument::Auditor => Self::Auditor,
             RoleArgument::Operator => Self::Operator,
         }
     }

@@ -15,10 +15,11 @@ use super::error::{ApiError, json};
 use super::openapi::{requests, responses};
 use super::receive::{Caller, JsonCall, parse};
 use crate::approvals::{self, Approval, Status};
+use crate::auth::Capability;
 use crate::clock::rfc3339;
 use crate::object_writer::object;
 use crate::request::{DecisionNote, InvalidMember};
-use crate::service::{OperatorKey, ServiceError};
+use crate::service::{Authorized, ServiceError};
 use crate::store::Listing;
 
 /// Maximum long-polling time, in seconds.
@@ -68,7 +69,7 @@ pub(super) async fn read(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Page size; default 100")),
     responses(
         (status = 200, description = "A page of approvals ordered by deadline, nearest first", body = responses::Approvals),
-        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 403, description = "The role is not permitted; use an approver or operator key"),
         (status = 404, description = "The approval `after` does not exist"),
     ),
     security(("key" = []))
@@ -78,14 +79,14 @@ pub(super) async fn list(
     Caller(key): Caller,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    let operator = OperatorKey::of(&key)?;
+    let reader = Authorized::of(&key, Capability::ListApprovals)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let listing = read_listing(&query, app.service.clock.seconds())?;
     if let Some(after) = &listing.after {
         app.service.approval(&key, after).await?;
     }
     let now = listing.now;
-    let (found, next) = app.service.list_approvals(operator, listing).await?;
+    let (found, next) = app.service.list_approvals(reader, listing).await?;
     let bytes = found.iter().map(|approval| approval.args.len()).sum();
     let approval_response = move || {
         let found = found.iter().map(|approval| describe(approval, now)).collect::<Result<_, _>>()?;
@@ -146,7 +147,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     request_body = requests::DecisionNote,
     responses(
         (status = 200, description = "The approval, approved", body = responses::Approval),
-        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 403, description = "The role is not permitted; use an approver or operator key"),
         (status = 404, description = "The approval does not exist"),
         (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
     ),
@@ -169,7 +170,7 @@ pub(super) async fn approve(
     request_body = requests::DecisionNote,
     responses(
         (status = 200, description = "The approval, rejected", body = responses::Approval),
-        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 403, description = "The role is not permitted; use an approver or operator key"),
         (status = 404, description = "The approval does not exist"),
         (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
     ),
@@ -189,11 +190,11 @@ async fn decide(
     JsonCall { key, body: raw }: JsonCall,
     approved: bool,
 ) -> Result<Response, ApiError> {
-    let operator = OperatorKey::of(&key)?;
+    let decider = Authorized::of(&key, Capability::DecideApprovals)?;
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let DecisionNote { note } = app.service.run(raw.len(), move || parse(&raw, DecisionNote::read)).await?;
     let approval = app.service.approval(&key, &id).await?;
-    let approval = app.service.decide_approval(operator, &approval, approved, note).await?;
+    let approval = app.service.decide_approval(decider, &approval, approved, note).await?;
     Ok(approval_response(&app, &approval))
 }
 

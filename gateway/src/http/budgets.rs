@@ -12,9 +12,10 @@ use super::App;
 use super::error::{ApiError, json};
 use super::openapi::responses;
 use super::receive::Caller;
+use crate::auth::Capability;
 use crate::budget;
 use crate::request::InvalidMember;
-use crate::service::OperatorKey;
+use crate::service::Authorized;
 
 /// Default and maximum number of accounts per page.
 const DEFAULT_PAGE_SIZE: u32 = 100;
@@ -29,7 +30,7 @@ const MAX_PAGE_SIZE: u32 = 1000;
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Page size; default 100")),
     responses(
         (status = 200, description = "A page of the accounts that actions have claimed from", body = responses::Budgets),
-        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 403, description = "The role is not permitted; use an auditor or operator key"),
     ),
     security(("key" = []))
 )]
@@ -38,10 +39,10 @@ pub(super) async fn list(
     Caller(key): Caller,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let operator = OperatorKey::of(&key)?;
+    let auditor = Authorized::of(&key, Capability::ReadBudgets)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let (after, limit) = read_page(&query)?;
-    let (accounts, next) = app.service.budget_accounts(operator, after, limit).await?;
+    let (accounts, next) = app.service.budget_accounts(auditor, after, limit).await?;
     let mut body = JsonWriter::new(Style::Compact);
     body.raw("{");
     body.key("budgets");

@@ -4,6 +4,7 @@ use actpass_protocol::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::auth::Role;
 use crate::config::MASTER_KEY_VARIABLE;
 use crate::object_writer::object;
 use crate::request::InvalidMember;
@@ -46,13 +47,13 @@ impl ApiError {
                 ServiceError::ApprovalAltered => (StatusCode::CONFLICT, "approval_altered"),
                 ServiceError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 ServiceError::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+                ServiceError::Forbidden(..) => (StatusCode::FORBIDDEN, "forbidden"),
                 ServiceError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
                 ServiceError::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
                 ServiceError::NoMasterKey => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
                 ServiceError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
                 ServiceError::NotGranted(_) => (StatusCode::FORBIDDEN, "not_granted"),
                 ServiceError::NotOwn(_) => (StatusCode::FORBIDDEN, "not_own"),
-                ServiceError::OperatorsOnly => (StatusCode::FORBIDDEN, "forbidden"),
                 ServiceError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             },
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
@@ -108,6 +109,15 @@ fn message_of(error: &ServiceError) -> String {
             body"
                 .to_owned()
         }
+        ServiceError::Forbidden(role, capability) => {
+            let roles = Role::ALL.into_iter().filter(|role| role.may(*capability)).map(Role::as_str);
+            let roles = roles.collect::<Vec<_>>().join(" or ");
+            format!(
+                "the role {} may not {}; use a key with the role {roles}",
+                role.as_str(),
+                capability.describe()
+            )
+        }
         ServiceError::Internal => "internal error; search the gateway's log for the request id".to_owned(),
         ServiceError::InvalidMember(invalid) => invalid.to_string(),
         ServiceError::NoMasterKey => format!(
@@ -117,7 +127,6 @@ fn message_of(error: &ServiceError) -> String {
         ServiceError::NotFound(what) => format!("{what} not found"),
         ServiceError::NotGranted(problem) => problem.clone(),
         ServiceError::NotOwn(problem) => (*problem).to_owned(),
-        ServiceError::OperatorsOnly => "agent keys are not permitted; use an operator key".to_owned(),
         ServiceError::Unavailable => "the ledger is unavailable; no decision was made".to_owned(),
     }
 }

@@ -17,9 +17,10 @@ use super::error::{ApiError, json};
 use super::openapi::requests;
 use super::openapi::responses::{Chain, ChainVerified, Recorded};
 use super::receive::{Caller, JsonCall, parse};
+use crate::auth::Capability;
 use crate::object_writer::object;
 use crate::request::{Evidence, InvalidMember};
-use crate::service::{ChainView, ServiceError};
+use crate::service::{Authorized, ChainView, ServiceError};
 
 /// Largest `seq` of an event.
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
@@ -32,12 +33,13 @@ const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
     request_body = requests::Evidence,
     responses(
         (status = 200, description = "The event is recorded", body = Recorded),
-        (status = 403, description = "The outcome of an action that was not decided for this key or its agent"),
+        (status = 403, description = "The outcome of an action that was not decided for this key or its agent, or the role is not permitted"),
     ),
     security(("key" = []))
 )]
 pub(super) async fn record(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let JsonCall { key, body: raw } = call;
+    Authorized::of(&key, Capability::Act)?;
     let evidence = app.service.run(raw.len(), move || parse(&raw, Evidence::read)).await?;
     let recorded = app.service.record_evidence(&key, evidence).await?;
     let response = object([
@@ -67,6 +69,7 @@ pub(super) async fn chain(
     chain_id: Result<Path<String>, PathRejection>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    Authorized::of(&key, Capability::ReadLedger)?;
     let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let range = Range::read(&query)?;
@@ -101,6 +104,7 @@ pub(super) async fn verify(
     Caller(key): Caller,
     chain_id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    Authorized::of(&key, Capability::ReadLedger)?;
     let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
     let (found, unproven) = app.service.verify_chain(&key, chain_id).await?;
     let is_valid = found.first_broken.is_none() && unproven.is_empty();

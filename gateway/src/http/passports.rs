@@ -12,9 +12,11 @@ use super::error::{ApiError, json};
 use super::openapi::requests;
 use super::openapi::responses::{Issued, JwkSet, Revoked, Verified};
 use super::receive::{JsonCall, OptionalCaller, parse};
+use crate::auth::Capability;
 use crate::clock::rfc3339;
 use crate::object_writer::object;
 use crate::request::{Issue, Revoke, VerifyPassport};
+use crate::service::Authorized;
 
 #[utoipa::path(
     post,
@@ -30,8 +32,9 @@ use crate::request::{Issue, Revoke, VerifyPassport};
     security(("key" = []))
 )]
 pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let passports = app.service.passports()?;
     let JsonCall { key, body: raw } = call;
+    Authorized::of(&key, Capability::Act)?;
+    let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, Issue::read)).await?;
     let issued = passports.issue(&key, request).await?;
     let jwks_uri = format!("{}/.well-known/jwks.json", app.service.issuer);
@@ -57,8 +60,9 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result
     security(("key" = []))
 )]
 pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let passports = app.service.passports()?;
     let JsonCall { key, body: raw } = call;
+    Authorized::of(&key, Capability::Act)?;
+    let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, VerifyPassport::read)).await?;
     let verified = passports.verify(&key, &request).await?;
     let errors = verified.errors.into_iter().map(Json::from).collect();
@@ -84,8 +88,9 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Resul
     security(("key" = []))
 )]
 pub(super) async fn revoke(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let passports = app.service.passports()?;
     let JsonCall { key, body: raw } = call;
+    Authorized::of(&key, Capability::Act)?;
+    let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, Revoke::read)).await?;
     let revoked = passports.revoke(&key, &request).await?;
     Ok(json(StatusCode::OK, object([("revoked", Some(Json::Bool(revoked)))]).to_string()))

@@ -11,8 +11,9 @@ use super::error::{ApiError, json};
 use super::openapi::requests;
 use super::openapi::responses::Decision;
 use super::receive::{JsonCall, parse};
+use crate::auth::Capability;
 use crate::request::Preflight;
-use crate::service::PendingPreflight;
+use crate::service::{Authorized, PendingPreflight};
 
 #[utoipa::path(
     post,
@@ -29,6 +30,7 @@ use crate::service::PendingPreflight;
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let JsonCall { key, body: raw } = call;
+    Authorized::of(&key, Capability::Act)?;
     // Later processing must not count: see `PendingPreflight::received`.
     let received = app.service.clock.millis();
     let bytes = raw.len();

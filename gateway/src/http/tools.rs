@@ -12,9 +12,10 @@ use super::error::{ApiError, json};
 use super::openapi::requests;
 use super::openapi::responses::ToolApproved;
 use super::receive::{JsonCall, parse};
+use crate::auth::Capability;
 use crate::object_writer::object;
 use crate::request::ToolApproval;
-use crate::service::OperatorKey;
+use crate::service::Authorized;
 
 #[utoipa::path(
     post,
@@ -24,13 +25,13 @@ use crate::service::OperatorKey;
     request_body = requests::ToolApproval,
     responses(
         (status = 200, description = "The manifest is approved", body = ToolApproved),
-        (status = 403, description = "Agent keys are not permitted; use an operator key"),
+        (status = 403, description = "The role is not permitted; use an operator key"),
     ),
     security(("key" = []))
 )]
 pub(super) async fn approve(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let JsonCall { key, body: raw } = call;
-    let operator = OperatorKey::of(&key)?;
+    let operator = Authorized::of(&key, Capability::ManageTools)?;
     let approval = app.service.run(raw.len(), move || parse(&raw, ToolApproval::read)).await?;
     let hash = app.service.approve_tool(operator, approval).await?;
     let response =

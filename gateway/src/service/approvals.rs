@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{OperatorKey, Service, ServiceError};
+use super::{Authorized, Service, ServiceError};
 use crate::approvals::{Approval, ApprovalDecision, Status};
-use crate::auth::ApiKey;
+use crate::auth::Principal;
 use crate::events;
 use crate::store::{Change, Listing, Transition, TransitionOutcome};
 
@@ -14,21 +14,21 @@ impl Service {
     /// Returns an approval of the key's tenant; `None` if it does not exist.
     pub(crate) async fn find_approval(
         &self,
-        key: &ApiKey,
+        key: &Principal,
         id: &str,
     ) -> Result<Option<Approval>, ServiceError> {
         self.with_timeout(self.store.approval(&key.tenant.id, id)).await
     }
 
     /// Returns an approval of the key's tenant.
-    pub(crate) async fn approval(&self, key: &ApiKey, id: &str) -> Result<Approval, ServiceError> {
+    pub(crate) async fn approval(&self, key: &Principal, id: &str) -> Result<Approval, ServiceError> {
         self.find_approval(key, id).await?.ok_or(NOT_FOUND)
     }
 
     /// Returns an approval that the key may see as soon as it is decided, or its state at `until`.
     pub(crate) async fn wait_for_approval(
         &self,
-        key: &ApiKey,
+        key: &Principal,
         id: &str,
         until: Instant,
     ) -> Result<Approval, ServiceError> {
@@ -49,7 +49,7 @@ impl Service {
     /// Returns a page of a tenant's approvals and the start of the next page.
     pub(crate) async fn list_approvals(
         &self,
-        key: OperatorKey<'_>,
+        key: Authorized<'_>,
         mut listing: Listing,
     ) -> Result<(Vec<Approval>, Option<String>), ServiceError> {
         let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
@@ -65,7 +65,7 @@ impl Service {
     /// Decides an approval as the key's holder, records it, and returns its new state.
     pub(crate) async fn decide_approval(
         &self,
-        OperatorKey(key): OperatorKey<'_>,
+        Authorized(key): Authorized<'_>,
         approval: &Approval,
         approved: bool,
         note: Option<String>,

@@ -1,13 +1,13 @@
 //! The use case of budgets: listing their accounts.
 
-use super::{OperatorKey, Service, ServiceError};
+use super::{Authorized, Service, ServiceError};
 use crate::store::AccountUse;
 
 impl Service {
     /// Returns a page of the accounts of the tenant, and the id to continue after if there are more.
     pub(crate) async fn budget_accounts(
         &self,
-        OperatorKey(key): OperatorKey<'_>,
+        Authorized(key): Authorized<'_>,
         after: i64,
         limit: u32,
     ) -> Result<(Vec<AccountUse>, Option<i64>), ServiceError> {

@@ -1,6 +1,7 @@
 //! Errors of the use cases.
 
 use crate::approvals::Status;
+use crate::auth::{Capability, Role};
 use crate::passport::keys::SigningKeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
@@ -16,6 +17,8 @@ pub(crate) enum ServiceError {
     Busy,
     /// The idempotency key was used for a different request.
     Conflict,
+    /// The role does not have the capability.
+    Forbidden(Role, Capability),
     /// Internal error; the log has details.
     Internal,
     /// A member of the request is invalid.
@@ -28,8 +31,6 @@ pub(crate) enum ServiceError {
     NotGranted(String),
     /// The record belongs to another key or agent; with the explanation.
     NotOwn(&'static str),
-    /// Only operator keys are permitted.
-    OperatorsOnly,
     /// The store is unavailable.
     Unavailable,
 }

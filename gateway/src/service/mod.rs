@@ -23,7 +23,7 @@ pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
 pub(crate) use self::preflight::PendingPreflight;
 use crate::approvals::ApprovalNotifier;
-use crate::auth::{ApiKey, Role};
+use crate::auth::{Capability, Principal};
 use crate::clock::Clock;
 use crate::passport::SigningKeyStore;
 use crate::store::{Author, Store, StoreError, Subject};
@@ -140,22 +140,22 @@ impl Service {
     }
 
     /// Returns whether the key, or its bound agent, caused the event about `id`.
-    async fn is_own(&self, key: &ApiKey, subject: Subject, id: &str) -> Result<bool, ServiceError> {
+    async fn is_own(&self, key: &Principal, subject: Subject, id: &str) -> Result<bool, ServiceError> {
         let author = Author { key_name: &key.name, agent: key.bound_agent() };
         self.with_timeout(self.store.has_event(&key.tenant.id, subject, id, author)).await
     }
 }
 
-/// A key with the operator role.
+/// A principal whose role has the capability that a use case requires.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OperatorKey<'k>(&'k ApiKey);
+pub(crate) struct Authorized<'p>(&'p Principal);
 
-impl<'k> OperatorKey<'k> {
-    /// Returns the key if it is an operator key.
-    pub(crate) fn of(key: &'k ApiKey) -> Result<Self, ServiceError> {
-        match key.role {
-            Role::Agent => Err(ServiceError::OperatorsOnly),
-            Role::Operator => Ok(Self(key)),
+impl<'p> Authorized<'p> {
+    /// Returns the principal if its role has the capability.
+    pub(crate) fn of(principal: &'p Principal, capability: Capability) -> Result<Self, ServiceError> {
+        match principal.role.may(capability) {
+            true => Ok(Self(principal)),
+            false => Err(ServiceError::Forbidden(principal.role, capability)),
         }
     }
 }

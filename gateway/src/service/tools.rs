@@ -1,6 +1,6 @@
 //! Use case for approving tools.
 
-use super::{OperatorKey, Service, ServiceError};
+use super::{Authorized, Service, ServiceError};
 use crate::events;
 use crate::request::ToolApproval;
 use crate::store::{Mutation, Record};
@@ -9,7 +9,7 @@ impl Service {
     /// Approves a tool's manifest and returns its hash.
     pub(crate) async fn approve_tool(
         &self,
-        OperatorKey(key): OperatorKey<'_>,
+        Authorized(key): Authorized<'_>,
         approval: ToolApproval,
     ) -> Result<String, ServiceError> {
         let ToolApproval { tool_id, manifest_hash } = approval;

@@ -31,9 +31,9 @@ use super::client::Client;
 use super::error::{ApiError, Code};
 use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
-use crate::auth::{ApiKeyHash, Role};
+use crate::auth::{ApiKeyHash, Capability};
 use crate::request::DecisionNote;
-use crate::service::{OperatorKey, ServiceError, VerifyScope};
+use crate::service::{Authorized, ServiceError, VerifyScope};
 use crate::store::Listing;
 
 /// Delay of the response to a wrong key, which slows down guessing.
@@ -185,13 +185,20 @@ async fn overview(
         after: given("after"),
         limit: DEFAULT_PAGE_SIZE,
     };
-    let (pending, next) = app.service.list_approvals(OperatorKey::of(&operator.key)?, listing).await?;
-    let chain = app.service.chain_status(tenant_id, VerifyScope::Incremental).await?;
-    let last = app.service.last_decisions(tenant_id, &chain.head).await?;
+    let reader = Authorized::of(&operator.key, Capability::ListApprovals)?;
+    let (pending, next) = app.service.list_approvals(reader, listing).await?;
+    let ledger = match operator.key.role.may(Capability::ReadLedger) {
+        true => {
+            let chain = app.service.chain_status(tenant_id, VerifyScope::Incremental).await?;
+            let last = app.service.last_decisions(tenant_id, &chain.head).await?;
+            Some((chain, last))
+        }
+        false => None,
+    };
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
-    let overview = view::Overview { base, operator, now, pending, next, filter, done, chain, last };
+    let overview = view::Overview { base, operator, now, pending, next, filter, done, ledger };
     Ok(app.service.run(bytes, move || overview.render()).await?)
 }
 
@@ -267,7 +274,8 @@ async fn decide(
             return Err(PageError::Conflict(Box::new((operator, approval, problem))));
         }
         let note = read_note(form.field("note"))?;
-        match app.service.decide_approval(OperatorKey::of(&operator.key)?, &approval, approved, note).await {
+        let decider = Authorized::of(&operator.key, Capability::DecideApprovals)?;
+        match app.service.decide_approval(decider, &approval, approved, note).await {
             Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
             Err(ServiceError::AlreadyDecided(_)) => {
                 let now = app.service.approval(&operator.key, &id).await?;
@@ -295,6 +303,7 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let response = async {
         let (operator, _) = read_form(&app, request, &["token"]).await?;
+        Authorized::of(&operator.key, Capability::ReadLedger)?;
         app.service.chain_status(&operator.key.tenant.id, VerifyScope::Full).await?;
         Ok(app.page.redirect("/#chain"))
     };
@@ -319,7 +328,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
             return Err(PageError::LoginForm);
         }
         let presented = Secret::new(form.field("key").trim());
-        let key = app.keyring.find(presented.expose()).filter(|key| key.role == Role::Operator);
+        let key = app.keyring.find(presented.expose()).filter(|key| key.role.may(Capability::UsePage));
         // A valid key is always accepted, regardless of concurrent wrong keys.
         let Some(key) = key else {
             app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::auth::{ApiKey, ApiKeyHash, Keyring, Role};
+use crate::auth::{ApiKey, ApiKeyHash, Capability, Keyring};
 
 /// Maximum session lifetime, in seconds.
 pub(super) const MAX_SESSION_SECONDS: i64 = 8 * 60 * 60;
@@ -40,7 +40,7 @@ struct Session {
     used: i64,
 }
 
-/// A logged-in operator.
+/// A logged-in person.
 #[derive(Clone, Debug)]
 pub(super) struct Operator {
     pub(super) key: Arc<ApiKey>,
@@ -76,8 +76,8 @@ impl Sessions {
         Ok(id)
     }
 
-    /// Finds the session of the request's cookie. The session ends if its key is no longer an
-    /// operator key.
+    /// Finds the session of the request's cookie. The session ends if its key no longer may use
+    /// the page.
     pub(super) fn find(
         &self,
         headers: &HeaderMap,
@@ -94,7 +94,7 @@ impl Sessions {
         let name = hash_of(&Secret::new(id));
         let mut sessions = self.lock();
         let session = sessions.get_mut(&name)?;
-        let key = keyring.known(&session.key).filter(|key| key.role == Role::Operator);
+        let key = keyring.known(&session.key).filter(|key| key.role.may(Capability::UsePage));
         let Some(key) = key.filter(|_| session.secure == secure && session.is_active(now)) else {
             sessions.remove(&name);
             return None;
@@ -231,7 +231,7 @@ fn hash_of(id: &Secret) -> SessionHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Tenant;
+    use crate::auth::{Role, Tenant};
     use crate::policy::Policy;
 
     const KEY: &str = "apdv_alice";

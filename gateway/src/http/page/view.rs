@@ -12,6 +12,7 @@ use super::assets::{ASSETS, Assets};
 use super::session::Operator;
 use super::show::{DisplayText, Folding, Segment, confusable_names};
 use crate::approvals::{Approval, Status};
+use crate::auth::Capability;
 use crate::clock::rfc3339;
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
@@ -82,8 +83,8 @@ pub(super) struct Overview {
     pub(super) filter: Filter,
     /// The approval decided by the form that redirected here.
     pub(super) done: Option<Approval>,
-    pub(super) chain: ChainStatus,
-    pub(super) last: Vec<LastDecision>,
+    /// The ledger's state and the last decisions, if the role may read the ledger.
+    pub(super) ledger: Option<(ChainStatus, Vec<LastDecision>)>,
 }
 
 #[derive(Template)]
@@ -99,8 +100,7 @@ struct OverviewPage<'a> {
     waiting: String,
     cards: Vec<Card<'a>>,
     done: Option<DecisionNotice>,
-    chain: ChainSummary,
-    last: Vec<Row<'a>>,
+    ledger: Option<(ChainSummary, Vec<Row<'a>>)>,
 }
 
 impl Overview {
@@ -126,8 +126,10 @@ impl Overview {
                 waiting: format!("{}{more}", cards.len()),
                 cards,
                 done: self.done.as_ref().and_then(|approval| DecisionNotice::of(approval, self.now)),
-                chain: ChainSummary::of(&self.chain),
-                last: self.last.iter().map(Row::of).collect(),
+                ledger: self
+                    .ledger
+                    .as_ref()
+                    .map(|(chain, last)| (ChainSummary::of(chain), last.iter().map(Row::of).collect())),
             },
         )
     }
@@ -230,11 +232,13 @@ pub(super) fn too_late(approval: &Approval, now: i64) -> String {
     }
 }
 
-/// The logged-in operator.
+/// The logged-in person.
 struct SignedIn<'a> {
     name: DisplayText,
     tenant: DisplayText,
     token: &'a str,
+    /// Whether the role may decide approvals.
+    decides: bool,
 }
 
 impl<'a> SignedIn<'a> {
@@ -243,6 +247,7 @@ impl<'a> SignedIn<'a> {
             name: DisplayText::name(&operator.key.name),
             tenant: DisplayText::name(&operator.key.tenant.id),
             token: operator.token.expose(),
+            decides: operator.key.role.may(Capability::DecideApprovals),
         }
     }
 }
