@@ -244,6 +244,12 @@ pub struct ApprovalListener {
 }
 
 impl ApprovalListener {
+    /// Waits until the gateway is stopping.
+    pub async fn stopped(&mut self) {
+        // An error means that the gateway is gone.
+        let _ = self.stopping.wait_for(|stopping| *stopping).await;
+    }
+
     /// Waits until the approval `id` may have changed; returns `false` if the gateway is stopping.
     pub async fn changed(&mut self, id: &str) -> bool {
         let notified = async {

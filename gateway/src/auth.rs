@@ -108,8 +108,8 @@ impl Role {
             Capability::DecideApprovals | Capability::Delegate => {
                 matches!(self, Self::Approver | Self::Operator)
             }
-            Capability::ReadBudgets => matches!(self, Self::Auditor | Self::Operator),
-            Capability::ManageTools => matches!(self, Self::Operator),
+            Capability::ReadBudgets | Capability::ReadHalts => matches!(self, Self::Auditor | Self::Operator),
+            Capability::Halt | Capability::ManageTools => matches!(self, Self::Operator),
         }
     }
 
@@ -130,6 +130,8 @@ pub enum Capability {
     DecideApprovals,
     /// Delegate the decision of approvals, and revoke delegations.
     Delegate,
+    /// Start and lift halts.
+    Halt,
     /// List approvals and delegations.
     ListApprovals,
     /// Approve tools.
@@ -138,6 +140,8 @@ pub enum Capability {
     ReadApproval,
     /// Read the accounts of budgets.
     ReadBudgets,
+    /// List halts and who has confirmed them.
+    ReadHalts,
     /// Read and verify chains.
     ReadLedger,
     /// Log in to the page.
@@ -146,14 +150,16 @@ pub enum Capability {
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,
+        Self::Halt,
         Self::ListApprovals,
         Self::ManageTools,
         Self::ReadApproval,
         Self::ReadBudgets,
+        Self::ReadHalts,
         Self::ReadLedger,
         Self::UsePage,
     ];
@@ -164,10 +170,12 @@ impl Capability {
             Self::Act => "request decisions, record evidence or use passports",
             Self::DecideApprovals => "decide approvals",
             Self::Delegate => "delegate the decision of approvals",
+            Self::Halt => "start or lift halts",
             Self::ListApprovals => "list approvals",
             Self::ManageTools => "approve tools",
             Self::ReadApproval => "read approvals",
             Self::ReadBudgets => "read budgets",
+            Self::ReadHalts => "list halts",
             Self::ReadLedger => "read the ledger",
             Self::UsePage => "use the page",
         }
@@ -214,6 +222,8 @@ pub struct Principal {
     pub person: Option<Arc<str>>,
     /// The groups whose approvals the principal decides.
     pub groups: Arc<[String]>,
+    /// Whether it may stop every tenant of the database.
+    pub halt_all: bool,
     /// The bound agent as a JSON string; `None` if requests name their agent. People have none.
     pub agent: Option<Json>,
 }
@@ -221,7 +231,8 @@ pub struct Principal {
 impl Principal {
     /// Creates a principal without person, groups and agent.
     pub fn new(name: &str, tenant: Arc<Tenant>, role: Role) -> Self {
-        Self { name: name.into(), tenant, role, person: None, groups: Arc::from([]), agent: None }
+        let groups = Arc::from([]);
+        Self { name: name.into(), tenant, role, person: None, groups, halt_all: false, agent: None }
     }
 
     /// Returns the person who acts; the name if the person is unknown.
@@ -394,7 +405,7 @@ impl fmt::Display for Patterns {
 
 /// Matches the parts between the stars in order: the first is a prefix, the last a suffix, each
 /// other one is matched at its first occurrence.
-fn matches_pattern(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == name;
     };
@@ -449,6 +460,11 @@ impl Keyring {
     /// Adds a key.
     pub fn add(&mut self, hash: ApiKeyHash, key: ApiKey) {
         self.buckets.entry(hash.bucket()).or_default().push((hash, Arc::new(key)));
+    }
+
+    /// Returns all keys.
+    pub fn keys(&self) -> impl Iterator<Item = &ApiKey> {
+        self.buckets.values().flatten().map(|(_, key)| &**key)
     }
 
     /// Looks up a presented key.

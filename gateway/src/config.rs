@@ -69,6 +69,8 @@ pub struct Settings {
     pub reuse_approvals: bool,
     /// Whether people may approve what they asked for. Default: false.
     pub allow_self_approval: bool,
+    /// Names of the API keys that may lift halts; `None` for every operator key.
+    pub lift_by: Option<Vec<String>>,
     /// Retention of responses under idempotency keys, in seconds. Default: 86400.
     pub retention_seconds: i64,
     /// Interval of ledger checkpoints. Default: every 1000 events or every hour.
@@ -280,7 +282,9 @@ impl Settings {
         for (secret, name, role) in
             [("apk_dev", "dev-agent", Role::Agent), ("apdv_dev", "dev-operator", Role::Operator)]
         {
-            keyring.add(ApiKeyHash::of(secret), ApiKey::new(name, Arc::clone(&tenant), role, None));
+            let mut key = ApiKey::new(name, Arc::clone(&tenant), role, None);
+            key.principal.halt_all = role == Role::Operator;
+            keyring.add(ApiKeyHash::of(secret), key);
         }
         Ok(Self {
             listen,
@@ -297,6 +301,7 @@ impl Settings {
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
             reuse_approvals: true,
             allow_self_approval: false,
+            lift_by: None,
             retention_seconds: DEFAULT_RETENTION_SECONDS,
             checkpoints: Interval::default(),
             clock: Clock::default(),
@@ -378,12 +383,14 @@ impl SettingsReader<'_> {
         let (approval_seconds, reuse_approvals, allow_self_approval) = self.approvals(&mut root);
         let retention_seconds = self.idempotency(&mut root);
         let checkpoints = self.checkpoints(&mut root);
+        let lift_by = self.halts(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
         let tenants = self.tenants(&mut root);
         let mut directory = self.people(&mut root, &tenants);
         let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
+        self.check_lifters(lift_by.as_deref(), &keyring);
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
@@ -423,6 +430,7 @@ impl SettingsReader<'_> {
             approval_seconds,
             reuse_approvals,
             allow_self_approval,
+            lift_by,
             retention_seconds,
             checkpoints,
             clock: Clock::default(),
@@ -739,6 +747,28 @@ impl SettingsReader<'_> {
         interval
     }
 
+    /// Reads the names of the keys that may lift halts.
+    fn halts(&mut self, root: &mut Section) -> Option<Vec<String>> {
+        let mut section = root.section("halts", &mut self.problems)?;
+        let names = section.optional_texts("lift_by", &mut self.problems);
+        section.finish(&mut self.problems);
+        names
+    }
+
+    /// A wrong name could leave nobody who may lift a halt.
+    fn check_lifters(&mut self, names: Option<&[String]>, keyring: &Keyring) {
+        if names.is_some_and(<[String]>::is_empty) {
+            self.problems
+                .add("halts.lift_by", "is empty, so nobody could lift a halt; expected names of keys");
+        }
+        for name in names.into_iter().flatten() {
+            if !keyring.keys().any(|key| *key.name == **name && key.role.may(Capability::Halt)) {
+                let problem = format_args!("expected names of operator keys, found {name:?}");
+                self.problems.add("halts.lift_by", problem);
+            }
+        }
+    }
+
     fn limits(&mut self, root: &mut Section) -> Limits {
         let mut limits = Limits {
             body_bytes: DEFAULT_BODY_BYTES,
@@ -988,6 +1018,10 @@ impl SettingsReader<'_> {
                 self.problems.add(section.member("groups"), problem);
             }
             let grants = self.grants(&mut section, role, agent.is_some());
+            let halt_all = section.optional_bool("halt_all", &mut self.problems).unwrap_or(false);
+            if halt_all && !role.is_none_or(|role| role.may(Capability::Halt)) {
+                self.problems.add(section.member("halt_all"), "needs the role operator");
+            }
             section.finish(&mut self.problems);
             if let Some(public) =
                 hash.and_then(|hash| WELL_KNOWN_KEYS.into_iter().find(|key| ApiKeyHash::of(key) == hash))
@@ -1015,6 +1049,7 @@ impl SettingsReader<'_> {
                 let mut principal = Principal {
                     person: person.map(Arc::from),
                     agent: agent.map(Json::String),
+                    halt_all,
                     ..Principal::new(&name, Arc::clone(tenant), role)
                 };
                 if role.may(Capability::DecideApprovals) {

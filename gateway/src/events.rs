@@ -9,6 +9,7 @@ use crate::approvals::{Approval, ApprovalDecision};
 use crate::auth::{ApiKey, Principal};
 use crate::budget::{self, Charge};
 use crate::clock::rfc3339;
+use crate::halts::{Acknowledgement, Halt, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
 use crate::request::{Evidence, Issue, Preflight, Text};
@@ -18,7 +19,7 @@ use crate::store::SealedCredential;
 const GATEWAY: &str = "(gateway)";
 
 /// Actor name of events caused from the command line, where there is no API key.
-const COMMAND_LINE: &str = "(command line)";
+pub(crate) const COMMAND_LINE: &str = "(command line)";
 
 /// The decision part of an event.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +149,43 @@ fn of_credential(tenant_id: &str, credential: &SealedCredential, event_type: &st
         tool_id: Some(credential.tool_id.clone()),
         credential_id: Some(credential.id.clone()),
         ..draft(Arc::from(tenant_id), Arc::from(COMMAND_LINE), ledger::VAULT, event_type)
+    }
+}
+
+/// A halt started or, if it is lifted, was lifted, on the chain of decisions of a tenant.
+pub(crate) fn halt(tenant_id: &Arc<str>, halt: &Halt) -> Draft {
+    let (event_type, by, reason, epoch) = match &halt.lifted {
+        None => (ledger::HALT_STARTED, &halt.by, &halt.reason, halt.epoch),
+        Some(lifted) => (ledger::HALT_LIFTED, &lifted.by, &lifted.reason, lifted.epoch),
+    };
+    Draft {
+        metadata: Some(object([
+            ("halt_id", Some(Json::from(&*halt.id))),
+            ("scope", Some(Json::from(halt.scope.as_str()))),
+            ("target", halt.target.as_deref().map(Json::from)),
+            ("reason", Some(Json::from(&**reason))),
+            ("halt_epoch", Some(epoch_json(epoch))),
+        ])),
+        ..draft(Arc::clone(tenant_id), Arc::from(&**by), ledger::DECISIONS, event_type)
+    }
+}
+
+/// A client acknowledged an epoch.
+pub(crate) fn halt_acknowledged(key: &ApiKey, acknowledgement: &Acknowledgement) -> Draft {
+    let Acknowledgement { agent_id, instance, epoch, in_flight, .. } = acknowledgement;
+    let named = |text: &str| (!text.is_empty()).then(|| Json::from(text));
+    Draft {
+        metadata: Some(object([
+            ("halt_epoch", Some(epoch_json(*epoch))),
+            ("in_flight", Some(epoch_json(*in_flight))),
+            ("instance", named(instance)),
+        ])),
+        ..by_agent(
+            key,
+            Some(&**agent_id).filter(|agent| !agent.is_empty()),
+            ledger::DECISIONS,
+            ledger::HALT_ACKNOWLEDGED,
+        )
     }
 }
 

@@ -54,6 +54,15 @@ pub const CHECKPOINTS: &str = "checkpoints";
 /// Event type of checkpoints; reserved for the gateway.
 pub const CHECKPOINT: &str = "ledger.checkpoint";
 
+/// Event type of started halts; reserved for the gateway.
+pub const HALT_STARTED: &str = "halt.started";
+
+/// Event type of lifted halts; reserved for the gateway.
+pub const HALT_LIFTED: &str = "halt.lifted";
+
+/// Event type of acknowledged halts; reserved for the gateway.
+pub const HALT_ACKNOWLEDGED: &str = "halt.acknowledged";
+
 /// Event types that clients cannot use.
 pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
@@ -62,6 +71,9 @@ pub const RESERVED: &[&str] = &[
     CREDENTIAL_REMOVED,
     CREDENTIAL_SET,
     DECISION,
+    HALT_ACKNOWLEDGED,
+    HALT_LIFTED,
+    HALT_STARTED,
     PASSPORT_ISSUED,
     PASSPORT_REVOKED,
     TOOL_APPROVED,

@@ -18,6 +18,7 @@ pub mod decide;
 mod events;
 pub mod evidence;
 mod files;
+pub mod halts;
 pub mod history;
 pub mod hosts;
 mod http;

@@ -76,6 +76,8 @@ pub struct Server {
     serving: JoinHandle<()>,
     /// The task that creates checkpoints.
     checkpointing: JoinHandle<()>,
+    /// The task that notices halts of other gateways and commands.
+    polling: JoinHandle<()>,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
 }
@@ -139,6 +141,7 @@ impl Server {
             approval_seconds: settings.approval_seconds,
             reuse_approvals: settings.reuse_approvals,
             pending_approvals: settings.pending_approvals,
+            lift_by: settings.lift_by,
             retention_seconds: settings.retention_seconds,
             notifier: notifier.clone(),
             clock: settings.clock,
@@ -149,6 +152,7 @@ impl Server {
             let service = Arc::clone(&service);
             async move { checkpoints.run(&*service.store, service.keys.as_ref(), &settings.tenants).await }
         });
+        let polling = tokio::spawn(poll_halts(Arc::clone(&store)));
         let app = Arc::new(App {
             keyring: settings.keyring,
             service,
@@ -172,7 +176,7 @@ impl Server {
             stopping,
         };
         let serving = tokio::spawn(serve(listener, context));
-        Ok(Self { address, scheme, stop, serving, checkpointing, store, notifier })
+        Ok(Self { address, scheme, stop, serving, checkpointing, polling, store, notifier })
     }
 
     /// Returns the listening address.
@@ -205,6 +209,7 @@ impl Server {
             }
         };
         self.checkpointing.abort();
+        self.polling.abort();
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }
@@ -216,6 +221,24 @@ impl Server {
     /// Same as [`Server::run_until`].
     pub async fn stop(self) -> Result<(), ServerError> {
         self.run_until(std::future::ready(())).await
+    }
+}
+
+/// Interval of the polls for halts that another gateway or a command has changed. They wake requests
+/// that wait. Decisions do not depend on them.
+const HALT_POLL: Duration = Duration::from_millis(250);
+
+/// Interval of the polls while the store is unavailable.
+const HALT_POLL_RETRY: Duration = Duration::from_secs(2);
+
+/// Polls for halts that another gateway or a command has changed.
+async fn poll_halts(store: Arc<dyn Store>) {
+    loop {
+        let interval = match store.halts().await {
+            Ok(_) => HALT_POLL,
+            Err(_) => HALT_POLL_RETRY,
+        };
+        tokio::time::sleep(interval).await;
     }
 }
 

@@ -3,6 +3,7 @@
 mod backup;
 mod config;
 mod evidence;
+mod halts;
 mod key;
 mod keys;
 mod log;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
 use self::backup::make_backup;
 use self::config::ConfigCommand;
 use self::evidence::EvidenceCommand;
+use self::halts::HaltsCommand;
 use self::key::KeyCommand;
 use self::keys::KeysCommand;
 use self::policy::PolicyCommand;
@@ -45,6 +47,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Dev(dev) => dev.run(),
         Command::Evidence(command) => command.run(),
+        Command::Halts(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Keys(command) => command.run(),
         Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
@@ -89,6 +92,9 @@ enum Command {
     /// Export and verify ledger chains
     #[command(subcommand)]
     Evidence(EvidenceCommand),
+    /// Stop agents, tools, users, tenants or everything, also while gateways run
+    #[command(subcommand)]
+    Halts(HaltsCommand),
     /// Generate and hash API keys
     #[command(subcommand)]
     Key(KeyCommand),

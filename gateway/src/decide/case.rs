@@ -11,6 +11,7 @@ use crate::approvals::{self, Approval, Status};
 use crate::auth::ApiKey;
 use crate::budget::Charge;
 use crate::events::{self, Decision};
+use crate::halts::{Halt, HaltSubject};
 use crate::history::Check;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
@@ -71,7 +72,15 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn evaluate(&self) -> Evaluation<'a> {
-        if let Some(grant) = self.missing_grant() {
+        let missing = self.missing_grant();
+        // Before halts: a key without the mode warn must not get a `warn`.
+        if missing == Some(Grant::Mode) {
+            return Ruling::NotGranted(Grant::Mode).into();
+        }
+        if let Some(halt) = self.halt() {
+            return Ruling::Halted(halt).into();
+        }
+        if let Some(grant) = missing {
             return Ruling::NotGranted(grant).into();
         }
         match self.context.manifest {
@@ -199,6 +208,17 @@ impl<'a> Case<'a> {
             }
         };
         Claim { charge, is_releasable: false, on_excess }
+    }
+
+    /// Returns the halt that stops this request.
+    fn halt(&self) -> Option<&'a Halt> {
+        let subject = HaltSubject {
+            tenant_id: &self.key.tenant.id,
+            agent_id: self.agent_id(),
+            tools: &[self.request.tool.as_str()],
+            user_id: self.request.user_id.as_ref().map(Text::as_str),
+        };
+        self.context.halts.stopping(&subject).map(|halt| &**halt)
     }
 
     /// Returns the grant that the key lacks for this request.
@@ -341,6 +361,7 @@ impl<'a> Case<'a> {
             Ruling::Approved { approval, .. } => Some(approval.clone()),
             Ruling::ByRule(_) => None,
             Ruling::CredentialExpired(_)
+            | Ruling::Halted(_)
             | Ruling::HistoryNotMeasurable { .. }
             | Ruling::TooManyPending { .. }
             | Ruling::ManifestChanged
@@ -475,8 +496,15 @@ impl<'a> Case<'a> {
             },
         );
         let has_budgets = charges.iter().any(|charge| charge.limit.is_some());
-        let response =
-            response::write(ruling, self.key, self.request, &event.event_id, credential_id, has_budgets);
+        let response = response::write(
+            ruling,
+            self.key,
+            self.request,
+            &event.event_id,
+            credential_id,
+            has_budgets,
+            self.context.halts.epoch,
+        );
         Fallback { event, response }
     }
 }

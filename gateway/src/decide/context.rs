@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::approvals::Approval;
+use crate::halts::ActiveHalts;
 use crate::history::Truth;
 use crate::passport::{Claims, PassportError};
 use crate::store::{EarlierResponse, ManifestPin, PassportState};
@@ -10,6 +11,8 @@ use crate::store::{EarlierResponse, ManifestPin, PassportState};
 /// All inputs of a decision other than the request and the key.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionContext {
+    /// The active halts.
+    pub halts: Arc<ActiveHalts>,
     /// This gateway's issuer.
     pub issuer: Arc<str>,
     /// Current time, in seconds since 1970.

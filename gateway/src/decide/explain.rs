@@ -31,6 +31,9 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
                 "The budget {name:?} cannot measure this call of the tool {tool:?}: {problem} ({reason})."
             )
         }
+        Ruling::Halted(halt) => {
+            format!("This call of the tool {tool:?} is stopped ({reason}): {}.", halt.explain())
+        }
         Ruling::HistoryNotMeasurable { problem: Unmeasured(problem), .. } => {
             format!("The history of this call of the tool {tool:?} cannot be measured: {problem} ({reason}).")
         }
@@ -114,6 +117,9 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, s
             )
             .into(),
         ],
+        Ruling::Halted(_) => {
+            vec!["Do not run it, and end what is running. Retry after an operator has lifted the halt.".into()]
+        }
         Ruling::HistoryNotMeasurable { .. } => vec![
             format!(
                 "Do not run it. Send the arguments that the history conditions of the policy {:?} read, in the \

@@ -83,6 +83,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
     let history = evaluation.history;
     let record = DecisionRecord {
         event,
+        halt_epoch: context.halts.epoch,
         idempotency,
         history,
         uses,

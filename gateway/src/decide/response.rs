@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::explain;
 use super::ruling::{Decision, Grant, Ruling};
 use crate::auth::ApiKey;
+use crate::halts::epoch_json;
 use crate::ledger;
 use crate::object_writer::ObjectWriter;
 use crate::request::Preflight;
@@ -20,6 +21,7 @@ pub(super) fn write(
     event_id: &str,
     credential_id: Option<&str>,
     has_budgets: bool,
+    halt_epoch: u64,
 ) -> Bytes {
     let decision = ruling.decision();
     // If the key does not permit this mode, the response is not softened to `warn`.
@@ -47,14 +49,20 @@ pub(super) fn write(
     response.string("request_hash", request.request_hash.as_deref());
     response.string("policy_hash", Some(key.tenant.policy.hash()));
     response.string("credential_id", credential_id);
+    response.integer("halt_epoch", halt_epoch);
     response.string("would_be", warns.then_some(decision.as_str()));
     Bytes::from(response.finish())
 }
 
 /// Marks a response as replayed: an earlier response under the same idempotency key, or a new
 /// `allow` under a key with an earlier `allow`. Adds the age of the first `allow` and the current
-/// `request_hash`.
-pub fn mark_replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
+/// `request_hash`, and replaces the halt epoch with the current one.
+pub fn mark_replayed(
+    response: &[u8],
+    request_hash: Option<&str>,
+    age_ms: i64,
+    halt_epoch: u64,
+) -> Option<Bytes> {
     let Json::Object(mut members) = Json::parse(response).ok()? else {
         return None;
     };
@@ -64,6 +72,8 @@ pub fn mark_replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -
         (None, Some(hash)) => members.push(("request_hash".to_owned(), Json::from(hash))),
         (None, None) => {}
     }
+    members.retain(|(name, _)| name != "halt_epoch");
+    members.push(("halt_epoch".to_owned(), epoch_json(halt_epoch)));
     members.push(("replayed".to_owned(), Json::Bool(true)));
     members.push(("replay_age_ms".to_owned(), Json::Number(Number::from(age_ms.max(0)))));
     Some(Bytes::from(Json::Object(members).to_string()))

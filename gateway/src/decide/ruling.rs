@@ -1,6 +1,7 @@
 //! Rulings: all possible decisions of the mode enforce and their reasons.
 
 use crate::approvals::reason;
+use crate::halts::{HALTED, Halt};
 use crate::passport::PassportError;
 use crate::policy::{self, Budget, NO_MATCH, NotMeasurable, OnExceed, RiskTier, Rule, Unmeasured};
 use crate::{auth, budget, history, vault};
@@ -36,6 +37,8 @@ pub(super) enum Ruling<'p> {
     ByRule(&'p Rule),
     /// Would be allowed, but the tool's credential has expired.
     CredentialExpired(Box<Self>),
+    /// A halt stops the action.
+    Halted(&'p Halt),
     /// A history that matters, or that the action allowed by `rule` is part of, cannot be measured.
     HistoryNotMeasurable { rule: Option<&'p Rule>, problem: Unmeasured },
     /// An approval is required and the limit of pending approvals is reached.
@@ -135,6 +138,7 @@ impl<'p> Ruling<'p> {
             Self::Approved { .. } => Decision::Allow,
             Self::ByRule(rule) => rule.decision().into(),
             Self::CredentialExpired(_)
+            | Self::Halted(_)
             | Self::HistoryNotMeasurable { .. }
             | Self::TooManyPending { .. }
             | Self::NoMatch
@@ -162,6 +166,7 @@ impl<'p> Ruling<'p> {
             Self::ByRule(rule) => rule.reason(),
             Self::ApprovalRequested { demand, .. } => demand.reason(),
             Self::CredentialExpired(_) => vault::EXPIRED,
+            Self::Halted(_) => HALTED,
             Self::HistoryNotMeasurable { .. } => history::NOT_MEASURABLE,
             Self::TooManyPending { .. } => reason::TOO_MANY_PENDING,
             Self::ManifestChanged => MANIFEST_CHANGED,
@@ -191,7 +196,8 @@ impl<'p> Ruling<'p> {
             }
             Self::CredentialExpired(allowed) => allowed.rule(),
             Self::HistoryNotMeasurable { rule, .. } => *rule,
-            Self::ManifestChanged
+            Self::Halted(_)
+            | Self::ManifestChanged
             | Self::ManifestUnknown
             | Self::NoMatch
             | Self::NotGranted(_)
@@ -213,6 +219,7 @@ impl<'p> Ruling<'p> {
             Self::Unapproved { approval, .. } => approval.as_deref(),
             Self::CredentialExpired(allowed) => allowed.approval(),
             Self::ByRule(_)
+            | Self::Halted(_)
             | Self::HistoryNotMeasurable { .. }
             | Self::TooManyPending { .. }
             | Self::ManifestChanged

@@ -17,6 +17,7 @@ use super::receive::{Caller, JsonCall, parse};
 use crate::approvals::{self, Approval, Status};
 use crate::auth::Capability;
 use crate::clock::rfc3339;
+use crate::halts::epoch_json;
 use crate::object_writer::object;
 use crate::request::{DecisionNote, InvalidMember};
 use crate::service::{Authorized, ServiceError};
@@ -37,7 +38,7 @@ type ListQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
     operation_id = "read_approval",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id"),
-        ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "Seconds to wait for a decision; default 0. The response is sent on the decision or when the time has passed")),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "Seconds to wait for a decision; default 0. The response is sent on the decision, when the halt epoch rises, or when the time has passed")),
     responses(
         (status = 200, description = "The approval's status", body = responses::Approval),
         (status = 404, description = "The approval does not exist"),
@@ -53,8 +54,8 @@ pub(super) async fn read(
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let until = Instant::now() + read_wait(&query)?;
-    let approval = app.service.wait_for_approval(&key, &id, until).await?;
-    Ok(approval_response(&app, &approval))
+    let (approval, halt_epoch) = app.service.wait_for_approval(&key, &id, until).await?;
+    Ok(approval_response(&app, &approval, halt_epoch))
 }
 
 #[utoipa::path(
@@ -86,12 +87,18 @@ pub(super) async fn list(
         app.service.approval(&key, after).await?;
     }
     let now = listing.now;
+    let halt_epoch = epoch_json(app.service.store.known_halts().latest().epoch);
     let (found, next) = app.service.list_approvals(reader, listing).await?;
     let bytes = found.iter().map(|approval| approval.args.len()).sum();
     let approval_response = move || {
         let found = found.iter().map(|approval| describe(approval, now)).collect::<Result<_, _>>()?;
         Ok::<_, ApiError>(
-            object([("approvals", Some(Json::Array(found))), ("next", next.map(Json::String))]).to_string(),
+            object([
+                ("approvals", Some(Json::Array(found))),
+                ("next", next.map(Json::String)),
+                ("halt_epoch", Some(halt_epoch)),
+            ])
+            .to_string(),
         )
     };
     Ok(json(StatusCode::OK, app.service.run(bytes, approval_response).await?))
@@ -149,7 +156,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
         (status = 200, description = "The approval, approved", body = responses::Approval),
         (status = 403, description = "The role is not permitted; use an approver or operator key"),
         (status = 404, description = "The approval does not exist"),
-        (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
+        (status = 409, description = "The approval is already decided, has expired, its record was changed, or a halt stops its action"),
     ),
     security(("key" = []))
 )]
@@ -194,11 +201,12 @@ async fn decide(
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let DecisionNote { note } = app.service.run(raw.len(), move || parse(&raw, DecisionNote::read)).await?;
     let approval = app.service.approval(&key, &id).await?;
+    let halt_epoch = app.service.store.known_halts().latest().epoch;
     let approval = app.service.decide_approval(decider, &approval, approved, note).await?;
-    Ok(approval_response(&app, &approval))
+    Ok(approval_response(&app, &approval, halt_epoch))
 }
 
-fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
+pub(super) fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
     let mut given = query.iter().filter(|(name, _)| name == "wait").map(|(_, value)| value);
     let (first, second) = (given.next(), given.next());
     let seconds = first.map_or(Some(0), |value| value.parse().ok()).filter(|seconds| *seconds <= MAX_WAIT);
@@ -208,7 +216,7 @@ fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
     })
 }
 
-fn approval_response(app: &App, approval: &Approval) -> Response {
+fn approval_response(app: &App, approval: &Approval, halt_epoch: u64) -> Response {
     let decided = approval.decided.as_ref();
     let approval_response = object([
         ("id", Some(Json::from(&*approval.id))),
@@ -217,6 +225,7 @@ fn approval_response(app: &App, approval: &Approval) -> Response {
         ("decided_by", Some(decided.map_or(Json::Null, |decided| Json::from(&*decided.by)))),
         ("decided_at", Some(decided.map_or(Json::Null, |decided| Json::String(rfc3339(decided.at))))),
         ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
+        ("halt_epoch", Some(epoch_json(halt_epoch))),
     ]);
     json(StatusCode::OK, approval_response.to_string())
 }

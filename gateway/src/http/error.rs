@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::auth::Role;
 use crate::config::MASTER_KEY_VARIABLE;
+use crate::halts::{HALTED, MAX_ACTIVE, epoch_json};
 use crate::object_writer::object;
 use crate::request::InvalidMember;
 use crate::service::ServiceError;
@@ -48,12 +49,16 @@ impl ApiError {
                 ServiceError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 ServiceError::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
                 ServiceError::Forbidden(..) => (StatusCode::FORBIDDEN, "forbidden"),
+                ServiceError::Halted(..) => (StatusCode::CONFLICT, HALTED),
+                ServiceError::HaltsChanged => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 ServiceError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
                 ServiceError::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
                 ServiceError::NoMasterKey => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
+                ServiceError::NotActive => (StatusCode::CONFLICT, "already_lifted"),
                 ServiceError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
                 ServiceError::NotGranted(_) => (StatusCode::FORBIDDEN, "not_granted"),
                 ServiceError::NotOwn(_) => (StatusCode::FORBIDDEN, "not_own"),
+                ServiceError::TooManyHalts => (StatusCode::CONFLICT, "too_many_halts"),
                 ServiceError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             },
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
@@ -118,15 +123,21 @@ fn message_of(error: &ServiceError) -> String {
                 capability.describe()
             )
         }
+        ServiceError::Halted(halt, _) => halt.explain(),
+        ServiceError::HaltsChanged => "halts are changing; retry later".to_owned(),
         ServiceError::Internal => "internal error; search the gateway's log for the request id".to_owned(),
         ServiceError::InvalidMember(invalid) => invalid.to_string(),
         ServiceError::NoMasterKey => format!(
             "passports and the vault are disabled: no master key is configured; set master_key_file in the \
             settings or the environment variable {MASTER_KEY_VARIABLE}"
         ),
+        ServiceError::NotActive => "this halt is already lifted".to_owned(),
         ServiceError::NotFound(what) => format!("{what} not found"),
         ServiceError::NotGranted(problem) => problem.clone(),
         ServiceError::NotOwn(problem) => (*problem).to_owned(),
+        ServiceError::TooManyHalts => {
+            format!("there are already {MAX_ACTIVE} active halts; lift one, or stop the tenant")
+        }
         ServiceError::Unavailable => "the ledger is unavailable; no decision was made".to_owned(),
     }
 }
@@ -136,14 +147,19 @@ impl IntoResponse for ApiError {
         let (status, code) = self.status_and_code();
         let error =
             object([("code", Some(Json::from(code))), ("message", Some(Json::String(self.message())))]);
-        let mut response = json(status, object([("error", Some(error))]).to_string());
+        let halt_epoch = match &self {
+            Self::Service(ServiceError::Halted(_, epoch)) => Some(epoch_json(*epoch)),
+            _ => None,
+        };
+        let body = object([("error", Some(error)), ("halt_epoch", halt_epoch)]);
+        let mut response = json(status, body.to_string());
         response.extensions_mut().insert(Code(code));
         let headers = response.headers_mut();
         match self {
             Self::RateLimited(seconds) | Self::WrongKeys(seconds) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Self::Service(ServiceError::Busy) => {
+            Self::Service(ServiceError::Busy | ServiceError::HaltsChanged) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Unauthenticated => {

@@ -6,6 +6,7 @@ mod budgets;
 mod client;
 mod error;
 mod evidence;
+mod halts;
 mod health;
 mod host;
 pub(crate) mod openapi;
@@ -106,6 +107,10 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::reject))
         .routes(routes!(budgets::list))
+        .routes(routes!(halts::list, halts::start))
+        .routes(routes!(halts::lift))
+        .routes(routes!(halts::watch))
+        .routes(routes!(halts::acknowledge))
         .routes(routes!(tools::approve))
         .routes(routes!(passports::jwks))
 }

@@ -14,6 +14,7 @@ use super::openapi::responses::{Issued, JwkSet, Revoked, Verified};
 use super::receive::{JsonCall, OptionalCaller, parse};
 use crate::auth::Capability;
 use crate::clock::rfc3339;
+use crate::halts::epoch_json;
 use crate::object_writer::object;
 use crate::request::{Issue, Revoke, VerifyPassport};
 use crate::service::Authorized;
@@ -43,6 +44,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result
         ("jwks_uri", Some(Json::String(jwks_uri))),
         ("jti", Some(Json::String(issued.jti))),
         ("expires_at", Some(Json::String(rfc3339(issued.expires_at)))),
+        ("halt_epoch", Some(epoch_json(issued.halt_epoch))),
     ]);
     Ok(json(StatusCode::OK, response.to_string()))
 }
@@ -70,6 +72,7 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Resul
         ("valid", Some(Json::Bool(verified.claims.is_some()))),
         ("errors", Some(Json::Array(errors))),
         ("claims", verified.claims),
+        ("halt_epoch", Some(epoch_json(verified.halt_epoch))),
     ]);
     Ok(json(StatusCode::OK, response.to_string()))
 }

@@ -148,7 +148,8 @@ async fn retired_keys_verify_until_last_passport_expires() {
     let keys = SigningKeyStore::open(&store, master(1)).await.unwrap();
     let (token, old) =
         keys.cached().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
-    let issue = Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
+    let issue =
+        Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200, halt_epoch: 0 };
     store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
     let new = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use actpass_protocol::json::Number;
 use actpass_protocol::{Json, Mode};
@@ -202,23 +203,36 @@ impl BodyMembers {
             .ok_or_else(|| InvalidMember::new("risk_tier", "expected low, medium, high or critical"))
     }
 
+    /// Extracts a required integer.
+    pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<u64, InvalidMember> {
+        let expected = format!("expected an integer of {} to {}", range.start(), range.end());
+        let Some(value) = self.take_non_null(name) else {
+            return Err(InvalidMember::new(name, format_args!("missing; {expected}")));
+        };
+        let number = integer(&value).filter(|number| range.contains(number));
+        number
+            .and_then(|number| u64::try_from(number).ok())
+            .ok_or_else(|| InvalidMember::new(name, format_args!("{expected}, found {}", value.kind())))
+    }
+
     pub(super) fn ttl(&mut self) -> Result<Option<i64>, InvalidMember> {
         let Some(value) = self.take_non_null("ttl_seconds") else {
             return Ok(None);
         };
-        let seconds = match &value {
-            // An integer by value, in any notation: 300.0 and 3e2 are accepted.
-            Json::Number(number) => {
-                let nearest = format!("{:.0}", number.as_f64()).parse::<i64>().ok();
-                nearest.filter(|nearest| number.compare(&Number::from(*nearest)) == Ordering::Equal)
-            }
-            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
-        };
         let seconds =
-            seconds.filter(|seconds| (1..=passport::MAX_TTL).contains(seconds)).ok_or_else(|| {
+            integer(&value).filter(|seconds| (1..=passport::MAX_TTL).contains(seconds)).ok_or_else(|| {
                 let expected = format_args!("expected an integer of 1 to {}", passport::MAX_TTL);
                 InvalidMember::new("ttl_seconds", format_args!("{expected}, found {}", value.kind()))
             })?;
         Ok(Some(seconds))
     }
+}
+
+/// Returns an integer by value, in any notation: 300.0 and 3e2 are accepted.
+fn integer(value: &Json) -> Option<i64> {
+    let Json::Number(number) = value else {
+        return None;
+    };
+    let nearest = format!("{:.0}", number.as_f64()).parse::<i64>().ok();
+    nearest.filter(|nearest| number.compare(&Number::from(*nearest)) == Ordering::Equal)
 }

@@ -1,6 +1,7 @@
 //! Validated request bodies. Each member is checked once; requests own their data.
 
 mod body;
+mod halts;
 mod preflight;
 
 use actpass_protocol::{ACTION_OUTCOME, ActionEnd, Json, Secret};
@@ -8,6 +9,7 @@ use actpass_protocol::{ACTION_OUTCOME, ActionEnd, Json, Secret};
 use self::body::BodyMembers;
 pub use self::body::InvalidMember;
 pub(crate) use self::body::LIST_ITEMS;
+pub(crate) use self::halts::{Acknowledge, LiftHalt, StartHalt};
 pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;

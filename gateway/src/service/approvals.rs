@@ -6,6 +6,7 @@ use super::{Authorized, Service, ServiceError};
 use crate::approvals::{Approval, ApprovalDecision, Status};
 use crate::auth::Principal;
 use crate::events;
+use crate::halts::HaltSubject;
 use crate::store::{Change, Listing, Transition, TransitionOutcome};
 
 const NOT_FOUND: ServiceError = ServiceError::NotFound("approval");
@@ -25,23 +26,36 @@ impl Service {
         self.find_approval(key, id).await?.ok_or(NOT_FOUND)
     }
 
-    /// Returns an approval that the key may see as soon as it is decided, or its state at `until`.
+    /// Returns an approval that the key may see as soon as it is decided or the halt epoch rises, or
+    /// its state at `until`, and an epoch at which it had that state.
     pub(crate) async fn wait_for_approval(
         &self,
         key: &Principal,
         id: &str,
         until: Instant,
-    ) -> Result<Approval, ServiceError> {
+    ) -> Result<(Approval, u64), ServiceError> {
         let mut listener = self.notifier.listen();
+        let mut halts = self.store.known_halts().subscribe();
+        let first = halts.borrow().epoch;
         loop {
+            let epoch = halts.borrow_and_update().epoch;
             let approval = self.approval(key, id).await?;
             if key.confined_to().is_some_and(|agent| approval.agent_id.as_deref() != Some(agent)) {
                 return Err(NOT_FOUND);
             }
-            let waits = approval.status(self.clock.seconds()) == Status::Pending && Instant::now() < until;
+            let is_pending = approval.status(self.clock.seconds()) == Status::Pending;
+            if !is_pending || epoch > first || Instant::now() >= until {
+                return Ok((approval, epoch));
+            }
             // No store resources are held while waiting.
-            if !waits || tokio::time::timeout_at(until, listener.changed(id)).await == Ok(false) {
-                return Ok(approval);
+            let changed = async {
+                tokio::select! {
+                    changed = listener.changed(id) => changed,
+                    Ok(()) = halts.changed() => true,
+                }
+            };
+            if tokio::time::timeout_at(until, changed).await == Ok(false) {
+                return Ok((approval, epoch));
             }
         }
     }
@@ -78,8 +92,24 @@ impl Service {
         }
         let decided = ApprovalDecision { approved, by: key.name.to_string(), at: self.clock.seconds(), note };
         let event = events::approval_decided(key, approval, &decided);
-        let change = Change::DecideApproval { id: id.clone(), decided };
-        match self.with_timeout(self.store.change(Transition { event, change })).await? {
+        let record = |halt_epoch| {
+            let change = Change::DecideApproval { id: id.clone(), decided: decided.clone(), halt_epoch };
+            self.store.change(Transition { event: event.clone(), change })
+        };
+        let outcome = match approved {
+            true => {
+                let subject = HaltSubject {
+                    tenant_id: &key.tenant.id,
+                    agent_id: approval.agent_id.as_deref(),
+                    tools: &[&approval.tool],
+                    user_id: approval.user_id.as_deref(),
+                };
+                self.unless_halted(&subject, |epoch| record(Some(epoch))).await?.0
+            }
+            // A halted action can be rejected.
+            false => self.with_timeout(record(None)).await?,
+        };
+        match outcome {
             TransitionOutcome::Recorded => self.notifier.decided(id),
             TransitionOutcome::Stale => {
                 let now = self.approval(key, id).await?;

@@ -1,7 +1,10 @@
 //! Errors of the use cases.
 
+use std::sync::Arc;
+
 use crate::approvals::Status;
 use crate::auth::{Capability, Role};
+use crate::halts::Halt;
 use crate::passport::keys::SigningKeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
@@ -19,10 +22,16 @@ pub(crate) enum ServiceError {
     Conflict,
     /// The role does not have the capability.
     Forbidden(Role, Capability),
+    /// A halt stops it; with the epoch.
+    Halted(Arc<Halt>, u64),
+    /// The halts changed in the meantime. Nothing was recorded.
+    HaltsChanged,
     /// Internal error; the log has details.
     Internal,
     /// A member of the request is invalid.
     InvalidMember(InvalidMember),
+    /// The halt was already lifted.
+    NotActive,
     /// The named resource does not exist.
     NotFound(&'static str),
     /// No master key is configured.
@@ -31,6 +40,8 @@ pub(crate) enum ServiceError {
     NotGranted(String),
     /// The record belongs to another key or agent; with the explanation.
     NotOwn(&'static str),
+    /// The limit of active halts is reached.
+    TooManyHalts,
     /// The store is unavailable.
     Unavailable,
 }
@@ -45,6 +56,7 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy => Self::Busy,
+            StoreError::HaltsChanged => Self::HaltsChanged,
             StoreError::NotCanonical => Self::InvalidMember(InvalidMember {
                 member: "metadata".to_owned(),
                 problem: "has no canonical form".to_owned(),

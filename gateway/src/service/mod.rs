@@ -8,6 +8,7 @@ mod budgets;
 mod chain_status;
 mod error;
 mod evidence;
+mod halts;
 mod passports;
 mod preflight;
 mod tools;
@@ -21,6 +22,7 @@ use self::chain_status::VerifiedChains;
 pub(crate) use self::chain_status::{ChainState, ChainStatus, LastDecision, VerifyScope};
 pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
+pub(crate) use self::halts::{HaltWatch, Watched};
 pub(crate) use self::preflight::PendingPreflight;
 use crate::approvals::ApprovalNotifier;
 use crate::auth::{Capability, Principal};
@@ -49,6 +51,8 @@ pub(crate) struct Service {
     pub(crate) reuse_approvals: bool,
     /// Maximum number of pending approvals per agent.
     pub(crate) pending_approvals: u32,
+    /// Names of the keys that may lift halts; `None` for every operator key.
+    pub(crate) lift_by: Option<Vec<String>>,
     /// Retention of responses under idempotency keys, in seconds.
     pub(crate) retention_seconds: i64,
     /// Notifies requests that wait for approvals.

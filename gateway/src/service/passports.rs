@@ -11,6 +11,7 @@ use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKey, Role};
 use crate::decide::MANIFEST_CHANGED;
 use crate::events;
+use crate::halts::{HALTED, HaltSubject};
 use crate::object_writer::object;
 use crate::passport::keys::SigningKeyError;
 use crate::passport::{self, Claims, PassportError, SigningKeyStore, SigningKeys};
@@ -32,6 +33,8 @@ pub(crate) struct IssuedPassport {
     pub(crate) jti: String,
     /// In seconds since 1970.
     pub(crate) expires_at: i64,
+    /// The epoch of the halts that permit it.
+    pub(crate) halt_epoch: u64,
 }
 
 /// The result of verifying a passport.
@@ -41,6 +44,8 @@ pub(crate) struct VerifiedPassport {
     pub(crate) errors: Vec<&'static str>,
     /// The claims, if there are no problems.
     pub(crate) claims: Option<Json>,
+    /// The epoch of the halts that it was verified with.
+    pub(crate) halt_epoch: u64,
 }
 
 impl Service {
@@ -66,6 +71,7 @@ impl Passports<'_> {
         };
         let event = events::passport_issued(key, &request, &jti, approval.as_ref());
         let expires_at = issued_at.saturating_add(ttl_seconds);
+        let tools = request.allowed_tools.clone();
         let time = |seconds| Some(Json::Number(Number::from(seconds)));
         let or_null = |text: Option<&str>| Some(text.map_or(Json::Null, Json::from));
         let list = |texts: Vec<String>| Some(Json::Array(texts.into_iter().map(Json::String).collect()));
@@ -91,9 +97,20 @@ impl Passports<'_> {
             let problem = format!("the passport would exceed {MAX_BYTES} bytes");
             return Err(InvalidMember { member: "body".to_owned(), problem }.into());
         }
-        let mutation = Some(Mutation::IssuePassport { jti: jti.clone(), kid, expires_at });
-        service.with_timeout(service.store.record(Record { event, mutation })).await?;
-        Ok(IssuedPassport { token, jti, expires_at })
+        let record = |halt_epoch| {
+            let (jti, kid) = (jti.clone(), kid.clone());
+            let mutation = Some(Mutation::IssuePassport { jti, kid, expires_at, halt_epoch });
+            service.store.record(Record { event: event.clone(), mutation })
+        };
+        let tools: Vec<_> = tools.iter().map(String::as_str).collect();
+        let subject = HaltSubject {
+            tenant_id: &key.tenant.id,
+            agent_id: event.agent_id.as_deref(),
+            tools: &tools,
+            user_id: event.user_id.as_deref(),
+        };
+        let (_, halt_epoch) = service.unless_halted(&subject, record).await?;
+        Ok(IssuedPassport { token, jti, expires_at, halt_epoch })
     }
 
     /// Verifies a passport without using it.
@@ -103,9 +120,13 @@ impl Passports<'_> {
         request: &VerifyPassport,
     ) -> Result<VerifiedPassport, ServiceError> {
         let service = self.service;
+        let halts = service.with_timeout(service.store.halts()).await?;
+        let halt_epoch = halts.epoch;
         let claims = match self.open(request.token.expose()).await? {
             Ok(claims) => claims,
-            Err(refusal) => return Ok(VerifiedPassport { errors: vec![refusal.code()], claims: None }),
+            Err(refusal) => {
+                return Ok(VerifiedPassport { errors: vec![refusal.code()], claims: None, halt_epoch });
+            }
         };
         // A client may name any agent; the agent bound to the key takes precedence.
         let agent = request.agent_id.as_deref().map(|agent| key.bound_agent().or(Some(agent)));
@@ -118,6 +139,17 @@ impl Passports<'_> {
         };
         let refusals = claims.validate(&presentation, &passport::at(service.clock.seconds()));
         let mut errors: Vec<_> = refusals.into_iter().map(PassportError::code).collect();
+        let tools: Vec<_> = claims.texts("allowed_tools").collect();
+        let text = |name: &str| claims.as_json().member(name).and_then(Json::as_str);
+        let subject = HaltSubject {
+            tenant_id: &key.tenant.id,
+            agent_id: text("agent_id"),
+            tools: &tools,
+            user_id: text("user_id"),
+        };
+        if halts.stopping(&subject).is_some() {
+            errors.push(HALTED);
+        }
         let standing = service.with_timeout(service.store.passport(&key.tenant.id, claims.jti())).await?;
         // A passport of another tenant has no record here either; report one error only.
         let revoked = standing.is_none_or(|standing| standing.revoked);
@@ -134,7 +166,7 @@ impl Passports<'_> {
             errors.push(MANIFEST_CHANGED);
         }
         let claims = errors.is_empty().then(|| claims.as_json().clone());
-        Ok(VerifiedPassport { errors, claims })
+        Ok(VerifiedPassport { errors, claims, halt_epoch })
     }
 
     /// Revokes a passport; returns `false` if it does not exist.

@@ -96,58 +96,65 @@ impl Service {
                 let context = DecisionContext { pending_limit, ..DecisionContext::clone(&context) };
                 decided = self.decide(&pending, &Arc::new(context)).await?;
             }
+            let halt_epoch = decided.record.halt_epoch;
             let request_hash = pending.request.request_hash.as_deref();
             let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
             let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
-            let (response, returns_credential) =
-                match self.with_timeout(self.store.decide(decided.record)).await? {
-                    DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
-                    DecisionOutcome::EarlierResponse(earlier) => {
-                        found.earlier = Some(*earlier);
-                        continue;
-                    }
-                    recorded @ (DecisionOutcome::Recorded | DecisionOutcome::Claimed(_)) => {
-                        let response = if let DecisionOutcome::Claimed(completed) = recorded {
-                            completed
-                        } else {
-                            decided.response
-                        };
-                        // A replayed `allow` does not permit another execution.
-                        let response = match age.filter(|_| decided.allows) {
-                            Some(age) => replayed(&response, request_hash, age)?,
-                            None => response,
-                        };
-                        (response, decided.returns_credential)
-                    }
-                    DecisionOutcome::History(truths) => {
-                        found.history = truths;
-                        found.earlier.clone_from(&context.earlier);
-                        continue;
-                    }
-                    DecisionOutcome::OverBudget(budget) => {
-                        found.over_budget = Some(budget);
-                        found.action_hash = pending.action_hash();
-                        found.earlier.clone_from(&context.earlier);
-                        continue;
-                    }
-                    DecisionOutcome::Refused(response) => (response, false),
-                    DecisionOutcome::Repeated(response) => {
-                        let age = age.unwrap_or(i64::MAX);
-                        let earlier = context.earlier.as_ref();
-                        let had_credential = earlier.is_some_and(|earlier| earlier.credential.is_some());
-                        let returns_credential = had_credential && age < CREDENTIAL_REPLAY_MS;
-                        (replayed(&response, request_hash, age)?, returns_credential)
-                    }
-                    DecisionOutcome::Stale => {
-                        let tenant_id = &pending.key.tenant.id;
-                        let tool = pending.request.tool.as_str();
-                        found.credential = self.with_timeout(self.store.credential(tenant_id, tool)).await?;
-                        found.earlier.clone_from(&context.earlier);
-                        found.action_hash = opens.or(found.action_hash);
-                        found.over_budget = None;
-                        continue;
-                    }
-                };
+            let outcome = match self.with_timeout(self.store.decide(decided.record)).await {
+                Err(ServiceError::HaltsChanged) => {
+                    found.earlier.clone_from(&context.earlier);
+                    continue;
+                }
+                outcome => outcome?,
+            };
+            let (response, returns_credential) = match outcome {
+                DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
+                DecisionOutcome::EarlierResponse(earlier) => {
+                    found.earlier = Some(*earlier);
+                    continue;
+                }
+                recorded @ (DecisionOutcome::Recorded | DecisionOutcome::Claimed(_)) => {
+                    let response = if let DecisionOutcome::Claimed(completed) = recorded {
+                        completed
+                    } else {
+                        decided.response
+                    };
+                    // A replayed `allow` does not permit another execution.
+                    let response = match age.filter(|_| decided.allows) {
+                        Some(age) => replayed(&response, request_hash, age, halt_epoch)?,
+                        None => response,
+                    };
+                    (response, decided.returns_credential)
+                }
+                DecisionOutcome::History(truths) => {
+                    found.history = truths;
+                    found.earlier.clone_from(&context.earlier);
+                    continue;
+                }
+                DecisionOutcome::OverBudget(budget) => {
+                    found.over_budget = Some(budget);
+                    found.action_hash = pending.action_hash();
+                    found.earlier.clone_from(&context.earlier);
+                    continue;
+                }
+                DecisionOutcome::Refused(response) => (response, false),
+                DecisionOutcome::Repeated(response) => {
+                    let age = age.unwrap_or(i64::MAX);
+                    let earlier = context.earlier.as_ref();
+                    let had_credential = earlier.is_some_and(|earlier| earlier.credential.is_some());
+                    let returns_credential = had_credential && age < CREDENTIAL_REPLAY_MS;
+                    (replayed(&response, request_hash, age, halt_epoch)?, returns_credential)
+                }
+                DecisionOutcome::Stale => {
+                    let tenant_id = &pending.key.tenant.id;
+                    let tool = pending.request.tool.as_str();
+                    found.credential = self.with_timeout(self.store.credential(tenant_id, tool)).await?;
+                    found.earlier.clone_from(&context.earlier);
+                    found.action_hash = opens.or(found.action_hash);
+                    found.over_budget = None;
+                    continue;
+                }
+            };
             log(pending.request.tool.as_str(), &response);
             let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
             return match secret.filter(|_| returns_credential) {
@@ -248,6 +255,7 @@ impl Service {
             expires_at: credential.expires_at,
         });
         Ok(DecisionContext {
+            halts: self.store.known_halts().latest(),
             issuer: Arc::clone(&self.issuer),
             now,
             approval_seconds: self.approval_seconds,
@@ -301,8 +309,13 @@ impl Service {
     }
 }
 
-fn replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ServiceError> {
-    decide::mark_replayed(response, request_hash, age_ms).ok_or(ServiceError::Internal)
+fn replayed(
+    response: &[u8],
+    request_hash: Option<&str>,
+    age_ms: i64,
+    halt_epoch: u64,
+) -> Result<Bytes, ServiceError> {
+    decide::mark_replayed(response, request_hash, age_ms, halt_epoch).ok_or(ServiceError::Internal)
 }
 
 /// Adds the decision to the log span, without any other part of the response.

@@ -1,10 +1,13 @@
 //! The three kinds of records, and their outcomes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::SealedCredential;
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Charge;
+use crate::halts::{Acknowledgement, Halt};
 use crate::history::{Check, Truth};
 use crate::ledger::Draft;
 
@@ -47,6 +50,8 @@ pub enum Mutation {
         kid: String,
         /// Expiry, in seconds since 1970.
         expires_at: i64,
+        /// The epoch of the halts that permit it; otherwise nothing is recorded.
+        halt_epoch: u64,
     },
     /// Sets a tool's credential, replacing any other.
     SetCredential(Box<SealedCredential>),
@@ -65,12 +70,17 @@ pub struct Transition {
 /// A change that requires a certain state.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// Records a client's acknowledgement of an epoch, once.
+    Acknowledge(Box<Acknowledgement>),
     /// Decides an existing, pending approval before its deadline.
     DecideApproval {
         /// The approval's id.
         id: String,
         /// The decision.
         decided: ApprovalDecision,
+        /// The epoch of the halts that permit an approval; otherwise nothing is recorded. `None`
+        /// for a rejection.
+        halt_epoch: Option<u64>,
     },
     /// Removes a tool's credential if it is still this one.
     RemoveCredential {
@@ -95,9 +105,38 @@ pub enum TransitionOutcome {
     Stale,
 }
 
+/// A change of the halts, with its events on the chains of decisions of all tenants that it affects.
+#[derive(Clone, Debug)]
+pub enum HaltChange {
+    /// Starts a halt. The transaction sets its time and epoch.
+    Start(Box<Halt>),
+    /// Lifts an active halt.
+    Lift {
+        /// The halt's id.
+        id: String,
+        /// Who lifts it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The outcome of a [`HaltChange`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HaltOutcome {
+    /// The change and its events are durable.
+    Changed(Arc<Halt>),
+    /// The same author already stops the same. Nothing was recorded.
+    Repeated(Arc<Halt>),
+    /// There is no such active halt. Nothing was recorded.
+    NotActive,
+    /// The limit of active halts is reached. Nothing was recorded.
+    TooMany,
+}
+
 /// A decision to record, with its preconditions; all or nothing.
 ///
-/// One transaction checks in this order: `idempotency` (a conflict, or an earlier response that the
+/// One transaction checks in this order: `halt_epoch` (another epoch is an error), `idempotency` (a conflict, or an earlier response that the
 /// decision did not see, ends it), `history` (a wrong assumption ends it, unless the earlier
 /// response may be replayed), `holds_until`, `opens`, `credential` and `manifest` (each can make it
 /// stale), whether to replay the earlier response, `uses` (the first failure records its
@@ -107,6 +146,8 @@ pub enum TransitionOutcome {
 pub struct DecisionRecord {
     /// The event.
     pub event: Draft,
+    /// The epoch of the halts that the decision has considered.
+    pub halt_epoch: u64,
     /// Ensures that a repetition of the request records nothing.
     pub idempotency: Option<Idempotency>,
     /// The history conditions that it depends on.
@@ -130,6 +171,7 @@ impl DecisionRecord {
     pub fn of(event: Draft) -> Self {
         Self {
             event,
+            halt_epoch: 0,
             idempotency: None,
             history: Vec::new(),
             uses: Vec::new(),

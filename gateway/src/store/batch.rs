@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use super::PassportState;
 use super::append::{
     AllowBasis, ApprovalOpening, Change, Claim, Claims, DecisionOutcome, DecisionRecord, Excess, Fallback,
-    Idempotency, Mutation, Record, SingleUse, Transition, TransitionOutcome,
+    HaltChange, HaltOutcome, Idempotency, Mutation, Record, SingleUse, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
 use super::proof::StoredResponse;
@@ -18,8 +18,10 @@ use super::queue::Append;
 use crate::approvals::{Approval, Status};
 use crate::budget::{self, Account, Usage};
 use crate::clock::system_time;
+use crate::events;
+use crate::halts::{Acknowledgement, ActiveHalts, Halt, Lifting, MAX_ACTIVE};
 use crate::history::{Check, Truth};
-use crate::ledger::{Draft, Head, Sealed};
+use crate::ledger::{DECISIONS, Draft, Head, Sealed};
 
 /// Reads and writes of a batch within one transaction. Rows that were read do not change until it
 /// ends, and reads see earlier writes of the batch.
@@ -56,6 +58,17 @@ pub(super) trait Rows {
     /// Returns a passport's state, verified against the ledger.
     fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, Self::Error>;
 
+    /// Returns the tenants with a chain of decisions.
+    fn deciding_tenants(&self) -> Result<Vec<Arc<str>>, Self::Error>;
+
+    fn start_halt(&mut self, halt: &Arc<Halt>) -> Result<(), Self::Error>;
+
+    /// Stores the lifting of a halt.
+    fn lift_halt(&mut self, halt: &Arc<Halt>) -> Result<(), Self::Error>;
+
+    /// Returns whether the acknowledgement is new and within the limit of its API key and epoch.
+    fn can_acknowledge(&self, acknowledgement: &Acknowledgement) -> Result<bool, Self::Error>;
+
     /// Returns the chain's row id and head; creates the chain if it does not exist.
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> Result<(i64, Head), Self::Error>;
 
@@ -75,7 +88,8 @@ pub(super) trait Rows {
 
     fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
 
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), Self::Error>;
+    /// `at` is in seconds since 1970.
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> Result<(), Self::Error>;
 
     /// Stores a response, replacing any other under its key.
     fn store_response(
@@ -116,6 +130,7 @@ pub(super) struct Batch<R> {
     rows: R,
     /// In milliseconds since 1970.
     now: i64,
+    halts: Arc<ActiveHalts>,
     chains: HashMap<(Arc<str>, String), (i64, Head)>,
 }
 
@@ -139,15 +154,17 @@ enum Measured<'a> {
 }
 
 impl<R: Rows> Batch<R> {
-    /// `now` is in milliseconds since 1970 and must not precede any recorded event.
-    pub(super) fn new(rows: R, now: i64) -> Self {
-        Self { rows, now, chains: HashMap::new() }
+    /// `now` is in milliseconds since 1970 and must not precede any recorded event. `halts` are
+    /// those of the transaction.
+    pub(super) fn new(rows: R, now: i64, halts: Arc<ActiveHalts>) -> Self {
+        Self { rows, now, halts, chains: HashMap::new() }
     }
 
     /// Executes the append and sets its ticket's outcome. An error fails the whole transaction.
     pub(super) fn append(&mut self, append: &mut Append) -> Result<(), R::Error> {
         match append {
             Append::Decision(decision, ticket) => ticket.outcome = self.decide(decision)?,
+            Append::Halt(change, ticket) => ticket.outcome = self.change_halts(change)?,
             Append::Record(record, ticket) => ticket.outcome = self.record(record)?,
             Append::Transition(transition, ticket) => ticket.outcome = self.change(transition)?,
         }
@@ -155,6 +172,11 @@ impl<R: Rows> Batch<R> {
     }
 
     fn record(&mut self, Record { event, mutation }: &Record) -> Outcome<Head, R::Error> {
+        if let Some(Mutation::IssuePassport { halt_epoch, .. }) = mutation
+            && *halt_epoch != self.halts.epoch
+        {
+            return Ok(Err(StoreError::HaltsChanged));
+        }
         let (chain, sealed) = match self.seal(event)? {
             Ok(sealed) => sealed,
             Err(error) => return Ok(Err(error)),
@@ -168,6 +190,11 @@ impl<R: Rows> Batch<R> {
     }
 
     fn change(&mut self, Transition { event, change }: &Transition) -> Outcome<TransitionOutcome, R::Error> {
+        if let Change::DecideApproval { halt_epoch: Some(halt_epoch), .. } = change
+            && *halt_epoch != self.halts.epoch
+        {
+            return Ok(Err(StoreError::HaltsChanged));
+        }
         if !self.is_possible(&event.tenant_id, change)? {
             return Ok(Ok(TransitionOutcome::Stale));
         }
@@ -176,13 +203,56 @@ impl<R: Rows> Batch<R> {
             Err(error) => return Ok(Err(error)),
         };
         self.rows.insert_event(chain, sealed)?;
-        self.rows.change(&event.tenant_id, change)?;
+        self.rows.change(&event.tenant_id, change, self.seconds())?;
         Ok(Ok(TransitionOutcome::Recorded))
+    }
+
+    fn change_halts(&mut self, change: &HaltChange) -> Outcome<HaltOutcome, R::Error> {
+        let epoch = self.halts.epoch.saturating_add(1);
+        let (halt, halts) = match change {
+            HaltChange::Start(halt) => {
+                let active = &self.halts.halts;
+                if let Some(known) = active.iter().find(|known| known.repeats(halt)) {
+                    return Ok(Ok(HaltOutcome::Repeated(Arc::clone(known))));
+                }
+                if active.iter().filter(|known| known.tenant_id == halt.tenant_id).count() >= MAX_ACTIVE {
+                    return Ok(Ok(HaltOutcome::TooMany));
+                }
+                let halt = Arc::new(Halt { at: self.seconds(), epoch, ..Halt::clone(halt) });
+                let halts = self.halts.with(Arc::clone(&halt));
+                (halt, halts)
+            }
+            HaltChange::Lift { id, by, reason } => {
+                let Some(active) = self.halts.halts.iter().find(|active| active.id == *id) else {
+                    return Ok(Ok(HaltOutcome::NotActive));
+                };
+                let lifted = Lifting { by: by.clone(), at: self.seconds(), reason: reason.clone(), epoch };
+                let halt = Arc::new(Halt { lifted: Some(lifted), ..Halt::clone(active) });
+                (halt, self.halts.without(id, epoch))
+            }
+        };
+        let tenants = match &halt.tenant_id {
+            Some(tenant_id) => vec![Arc::clone(tenant_id)],
+            None => self.rows.deciding_tenants()?,
+        };
+        for tenant_id in &tenants {
+            match self.seal(&events::halt(tenant_id, &halt))? {
+                Ok((chain, sealed)) => self.rows.insert_event(chain, sealed)?,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        match halt.lifted {
+            None => self.rows.start_halt(&halt)?,
+            Some(_) => self.rows.lift_halt(&halt)?,
+        }
+        self.halts = Arc::new(halts);
+        Ok(Ok(HaltOutcome::Changed(halt)))
     }
 
     fn decide(&mut self, decision: &DecisionRecord) -> Outcome<DecisionOutcome, R::Error> {
         let DecisionRecord {
             event,
+            halt_epoch,
             idempotency,
             history,
             uses,
@@ -192,6 +262,9 @@ impl<R: Rows> Batch<R> {
             opens,
             budgets,
         } = decision;
+        if *halt_epoch != self.halts.epoch {
+            return Ok(Err(StoreError::HaltsChanged));
+        }
         let (tenant_id, key_name) = (&event.tenant_id, &event.key_name);
         let kept = match idempotency {
             None => None,
@@ -322,8 +395,19 @@ impl<R: Rows> Batch<R> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let (tenant_id, chain_id) = unknown.key();
-                let opened = self.rows.open_chain(tenant_id, chain_id)?;
-                unknown.insert(opened)
+                let (chain, mut head) = self.rows.open_chain(tenant_id, chain_id)?;
+                // A new chain of decisions starts with the halts of all tenants.
+                if head.length == 0 && chain_id == DECISIONS {
+                    for halt in self.halts.halts.iter().filter(|halt| halt.tenant_id.is_none()) {
+                        let Ok(sealed) = events::halt(tenant_id, halt).seal(&head, system_time(self.now))
+                        else {
+                            return Ok(Err(StoreError::NotCanonical));
+                        };
+                        head = sealed.head.clone();
+                        self.rows.insert_event(chain, sealed)?;
+                    }
+                }
+                unknown.insert((chain, head))
             }
         };
         let Ok(sealed) = event.seal(head, system_time(self.now)) else {
@@ -362,12 +446,12 @@ impl<R: Rows> Batch<R> {
         self.now.div_euclid(1000)
     }
 
-    /// Writes the heads, before the commit.
-    pub(super) fn finish(mut self) -> Result<R, R::Error> {
+    /// Writes the heads, before the commit, and returns the halts after the batch.
+    pub(super) fn finish(mut self) -> Result<(R, Arc<ActiveHalts>), R::Error> {
         for (id, head) in self.chains.values() {
             self.rows.save_head(*id, head)?;
         }
-        Ok(self.rows)
+        Ok((self.rows, self.halts))
     }
 
     /// Returns whether the basis of an earlier `allow` still exists, even if that `allow` spent it.
@@ -469,7 +553,8 @@ impl<R: Rows> Batch<R> {
 
     fn is_possible(&self, tenant_id: &str, change: &Change) -> Result<bool, R::Error> {
         match change {
-            Change::DecideApproval { id, decided } => {
+            Change::Acknowledge(acknowledgement) => self.rows.can_acknowledge(acknowledgement),
+            Change::DecideApproval { id, decided, halt_epoch: _ } => {
                 let approval = self.rows.approval(tenant_id, id)?;
                 let at = decided.at.max(self.seconds());
                 Ok(approval.is_some_and(|found| found.decided.is_none() && at < found.deadline))

@@ -71,6 +71,9 @@ pub enum StoreError {
     /// The write queue is full; retry later.
     #[error("the write queue is full")]
     Busy,
+    /// A halt started or was lifted in the meantime. Nothing was recorded.
+    #[error("the halts have changed")]
+    HaltsChanged,
     /// The event has no canonical form.
     #[error("the event has no canonical form")]
     NotCanonical,

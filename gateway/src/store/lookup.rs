@@ -128,6 +128,19 @@ pub struct Listing {
     pub limit: u32,
 }
 
+/// Selection of halts, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HaltListing {
+    /// Only halts of this tenant and those of all tenants; `None` for every halt.
+    pub tenant_id: Option<String>,
+    /// Whether lifted halts are included.
+    pub with_lifted: bool,
+    /// Only halts that started after this epoch.
+    pub after: u64,
+    /// Maximum number of halts.
+    pub limit: u32,
+}
+
 /// No status filter, and all statuses.
 pub(super) const STATUSES: [Option<Status>; 5] =
     [None, Some(Status::Approved), Some(Status::Expired), Some(Status::Pending), Some(Status::Rejected)];

@@ -20,16 +20,17 @@ use async_trait::async_trait;
 
 pub use self::append::{
     AllowBasis, ApprovalOpening, Change, Claim, Claims, CredentialPin, DecisionOutcome, DecisionRecord,
-    EarlierResponse, Excess, Fallback, FirstAllow, Idempotency, ManifestPin, Mutation, Record, SeenResponse,
-    SingleUse, Transition, TransitionOutcome,
+    EarlierResponse, Excess, Fallback, FirstAllow, HaltChange, HaltOutcome, Idempotency, ManifestPin,
+    Mutation, Record, SeenResponse, SingleUse, Transition, TransitionOutcome,
 };
 pub use self::error::{DatabaseError, OpenError, StoreError};
-pub use self::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
+pub use self::lookup::{AccountUse, Author, HaltListing, Listing, PendingCounts, Subject};
 pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
 use crate::approvals::{Approval, Status};
 use crate::clock::Clock;
+use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::Head;
 
 /// Location of a gateway's data.
@@ -137,6 +138,51 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Same as [`Store::record`]. If the connection was lost at commit, the decision may be
     /// recorded; a retry with the same [`Idempotency`] records it only once.
     async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError>;
+
+    /// Starts or lifts a halt. No store of the database records an `allow` for what it stops after
+    /// this returns.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Store::record`].
+    async fn change_halts(&self, change: HaltChange) -> Result<HaltOutcome, StoreError>;
+
+    /// Returns the latest halts that this store has seen. Others of the database may be newer.
+    fn known_halts(&self) -> &KnownHalts;
+
+    /// Reads the active halts of the database.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn halts(&self) -> Result<Arc<ActiveHalts>, StoreError>;
+
+    /// Returns a halt, also after it was lifted; `None` if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn halt(&self, id: &str) -> Result<Option<Halt>, StoreError>;
+
+    /// Returns a page of halts, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn list_halts(&self, listing: HaltListing) -> Result<Vec<Halt>, StoreError>;
+
+    /// Returns up to `limit` acknowledgements of a tenant's clients before the one with the id
+    /// `before`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn acknowledged_halts(
+        &self,
+        tenant_id: &str,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Acknowledged>, StoreError>;
 
     /// Returns the head of a tenant's chain; `None` if it does not exist.
     ///

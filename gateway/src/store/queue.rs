@@ -2,7 +2,9 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::append::{DecisionOutcome, DecisionRecord, Record, Transition, TransitionOutcome};
+use super::append::{
+    DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, Record, Transition, TransitionOutcome,
+};
 use super::error::StoreError;
 use super::{Rotation, SealedKey};
 use crate::ledger::Head;
@@ -27,6 +29,7 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Append {
     Decision(Box<DecisionRecord>, Ticket<DecisionOutcome>),
+    Halt(Box<HaltChange>, Ticket<HaltOutcome>),
     Record(Box<Record>, Ticket<Head>),
     Transition(Box<Transition>, Ticket<TransitionOutcome>),
 }
@@ -36,6 +39,7 @@ impl Append {
     fn reply(self) {
         match self {
             Self::Decision(_, ticket) => ticket.reply(),
+            Self::Halt(_, ticket) => ticket.reply(),
             Self::Record(_, ticket) => ticket.reply(),
             Self::Transition(_, ticket) => ticket.reply(),
         }
@@ -84,6 +88,14 @@ impl Jobs {
 
     pub(super) async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
         self.submit(|reply| Job::Append(Append::Decision(Box::new(decision), Ticket::new(reply)))).await
+    }
+
+    /// Queues a change of the halts, which waits for a place if the queue is full.
+    pub(super) async fn change_halts(&self, change: HaltChange) -> Result<HaltOutcome, StoreError> {
+        let (reply, replied) = oneshot::channel();
+        let job = Job::Append(Append::Halt(Box::new(change), Ticket::new(reply)));
+        self.0.send(job).await.map_err(|_| StoreError::Unavailable)?;
+        replied.await.map_err(|_| StoreError::Unavailable)?
     }
 
     /// Queues a job and waits for its outcome.

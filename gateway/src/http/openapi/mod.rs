@@ -53,7 +53,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     components.schemas.insert(Error::name().into_owned(), Error::schema());
     components.schemas.insert(ErrorBody::name().into_owned(), ErrorBody::schema());
     for item in api.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             add_failures(operation);
         }
     }
@@ -158,13 +158,16 @@ mod tests {
 
     use super::DOCUMENT;
     use crate::request::{
-        DecisionNote, Evidence, InvalidMember, Issue, Preflight, Revoke, ToolApproval, VerifyPassport,
+        Acknowledge, DecisionNote, Evidence, InvalidMember, Issue, LiftHalt, Preflight, Revoke, ToolApproval,
+        VerifyPassport,
     };
 
     type Read = fn(&Json) -> Result<(), InvalidMember>;
 
-    /// Every request type with its parser.
-    const REQUESTS: [(&str, Read); 7] = [
+    /// Every request type with its parser, except `StartHalt`, whose members depend on each other.
+    const REQUESTS: [(&str, Read); 9] = [
+        ("Acknowledge", |body| Acknowledge::read(body.clone()).map(|_| ())),
+        ("LiftHalt", |body| LiftHalt::read(body.clone()).map(|_| ())),
         ("Evidence", |body| Evidence::read(body.clone()).map(|_| ())),
         ("Issue", |body| Issue::read(body.clone()).map(|_| ())),
         ("DecisionNote", |body| DecisionNote::read(body.clone()).map(|_| ())),
@@ -179,7 +182,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 8, "approve and reject share a schema");
+        assert_eq!(described.matches("\"requestBody\"").count(), 11, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
@@ -207,7 +210,7 @@ mod tests {
             let is_open = schema.member("additionalProperties") != Some(&Json::Bool(false));
             assert_eq!(
                 is_open,
-                !["DecisionNote", "ToolApproval"].contains(&name),
+                !["DecisionNote", "LiftHalt", "ToolApproval"].contains(&name),
                 "operator requests reject unknown members"
             );
             takes("described nowhere", Some(Json::Null), is_open);
@@ -248,11 +251,11 @@ mod tests {
                     }
                     "integer" => {
                         let (least, most) = (limit("minimum").unwrap(), limit("maximum").unwrap());
-                        for (value, is_taken) in
-                            [(least, true), (most, true), (least - 1, false), (most + 1, false)]
-                        {
+                        for (value, is_taken) in [(least, true), (most, true), (most + 1, false)] {
                             takes(member, Some(number(value)), is_taken);
                         }
+                        let below = i64::try_from(least).unwrap() - 1;
+                        takes(member, Some(Json::Number(Number::from(below))), false);
                         // An integer by value, in any notation.
                         for (text, is_taken) in [
                             ("2.0", true),
@@ -284,7 +287,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 12 + 8 + 2 + 10 + 6 + 1 + 2);
+        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 10 + 6 + 1 + 2);
     }
 
     fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {

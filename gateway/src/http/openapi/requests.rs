@@ -78,6 +78,57 @@ pub(in crate::http) struct Evidence {
     tool_id: Option<String>,
 }
 
+/// A request to stop something.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct StartHalt {
+    /// What to stop.
+    scope: ScopeWord,
+    /// The agent, the tool or the user, with these scopes only. `*` in a tool matches any characters.
+    #[schema(min_length = 1, max_length = 256)]
+    id: Option<String>,
+    /// The reason, which clients and the ledger show.
+    #[schema(min_length = 1, max_length = 2000)]
+    reason: String,
+}
+
+/// A request to lift a halt.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct LiftHalt {
+    /// The reason, which the ledger shows.
+    #[schema(min_length = 1, max_length = 2000)]
+    reason: String,
+}
+
+/// A client's confirmation that it has seen an epoch.
+#[derive(ToSchema)]
+pub(in crate::http) struct Acknowledge {
+    /// The agent's id, as claimed by the client.
+    #[schema(max_length = 256)]
+    agent_id: Option<String>,
+    /// The epoch.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
+    epoch: i64,
+    /// The number of stopped actions that still run in the client.
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
+    in_flight: i64,
+    /// The client's name of its process.
+    #[schema(max_length = 128)]
+    instance: Option<String>,
+}
+
+/// What a halt stops.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(in crate::http) enum ScopeWord {
+    Agent,
+    Tool,
+    User,
+    Tenant,
+    All,
+}
+
 /// A tool manifest to approve.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]

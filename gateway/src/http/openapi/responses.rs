@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Object;
 
 use super::RiskWord;
+use super::requests::ScopeWord;
 
 /// A decision.
 #[derive(ToSchema)]
@@ -111,6 +112,115 @@ pub(in crate::http) struct Decision {
     /// with `replayed`.
     #[schema(nullable = false, minimum = 0)]
     replay_age_ms: Option<i64>,
+    /// The halt epoch: the number of halts and liftings in the database when this was decided.
+    halt_epoch: u64,
+}
+
+/// A halt after its start or lifting.
+#[derive(ToSchema)]
+pub(in crate::http) struct HaltAnswer {
+    #[serde(flatten)]
+    halt: Halt,
+    /// The epoch that the change started.
+    halt_epoch: u64,
+}
+
+/// A halt.
+#[derive(ToSchema)]
+pub(in crate::http) struct Halt {
+    #[schema(pattern = "^halt_[0-9a-f]{32}$")]
+    id: String,
+    scope: ScopeWord,
+    /// The agent, the pattern of tools or the user.
+    #[schema(required = true)]
+    target: Option<String>,
+    reason: String,
+    /// Name of the API key that started it, or `(command line)`.
+    by: String,
+    #[schema(format = DateTime)]
+    at: String,
+    /// The epoch that it started.
+    started_epoch: u64,
+    /// Name of the API key that lifted it, or `(command line)`; absent while it is active, as the
+    /// following members.
+    #[schema(nullable = false)]
+    lifted_by: Option<String>,
+    #[schema(nullable = false, format = DateTime)]
+    lifted_at: Option<String>,
+    #[schema(nullable = false)]
+    lift_reason: Option<String>,
+    /// The epoch that its lifting started.
+    #[schema(nullable = false)]
+    lifted_epoch: Option<u64>,
+}
+
+/// Halts and who has confirmed them.
+#[derive(ToSchema)]
+pub(in crate::http) struct Halts {
+    /// The current epoch.
+    halt_epoch: u64,
+    /// Oldest first.
+    halts: Vec<Halt>,
+    /// The value of `after` for the next page of halts; absent on the last page.
+    #[schema(nullable = false)]
+    next: Option<String>,
+    /// Newest first.
+    confirmations: Vec<Confirmation>,
+    /// The value of `confirmations_before` for the next page of confirmations; absent on the last
+    /// page.
+    #[schema(nullable = false)]
+    confirmations_next: Option<String>,
+}
+
+/// A client's confirmation that it has seen an epoch.
+#[derive(ToSchema)]
+pub(in crate::http) struct Confirmation {
+    halt_epoch: u64,
+    client: HaltClient,
+    /// The number of stopped actions that still ran in the client.
+    in_flight: u64,
+    #[schema(format = DateTime)]
+    at: String,
+}
+
+/// A client that has confirmed an epoch.
+#[derive(ToSchema)]
+pub(in crate::http) struct HaltClient {
+    /// Name of the API key.
+    key_name: String,
+    #[schema(required = true)]
+    agent_id: Option<String>,
+    /// The client's name of its process.
+    #[schema(required = true)]
+    instance: Option<String>,
+}
+
+/// Whether the client is stopped.
+#[derive(ToSchema)]
+pub(in crate::http) struct HaltState {
+    /// The current epoch.
+    halt_epoch: u64,
+    halted: bool,
+    /// The halt that stops it.
+    #[schema(nullable = false)]
+    halt: Option<Halt>,
+}
+
+/// Result of an acknowledgement.
+#[derive(ToSchema)]
+pub(in crate::http) struct AcknowledgedHalts {
+    /// True.
+    acknowledged: bool,
+    /// The current epoch.
+    halt_epoch: u64,
+}
+
+/// Filter for halts.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(in crate::http) enum HaltFilter {
+    Active,
+    All,
 }
 
 /// A passport.
@@ -126,6 +236,8 @@ pub(in crate::http) struct Issued {
     /// Expiry.
     #[schema(format = DateTime)]
     expires_at: String,
+    /// The halt epoch: the number of halts and liftings in the database when this was decided.
+    halt_epoch: u64,
 }
 
 /// Result of verifying a passport.
@@ -137,6 +249,8 @@ pub(in crate::http) struct Verified {
     /// The claims, if the passport is valid.
     #[schema(nullable = false, value_type = Option<Object>)]
     claims: Option<Object>,
+    /// The halt epoch: the number of halts and liftings in the database when this was decided.
+    halt_epoch: u64,
 }
 
 /// Result of a revocation.
@@ -204,6 +318,8 @@ pub(in crate::http) struct Approval {
     /// Deadline for the decision.
     #[schema(format = DateTime)]
     deadline: String,
+    /// The halt epoch: the number of halts and liftings in the database when this was decided.
+    halt_epoch: u64,
 }
 
 /// A page of approvals.
@@ -213,6 +329,8 @@ pub(in crate::http) struct Approvals {
     approvals: Vec<PendingApproval>,
     /// The value of `after` for the next page; absent on the last page.
     next: Option<String>,
+    /// The halt epoch: the number of halts and liftings in the database when this was decided.
+    halt_epoch: u64,
 }
 
 /// An approval with everything needed to decide.

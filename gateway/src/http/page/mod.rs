@@ -32,7 +32,7 @@ use super::error::{ApiError, Code};
 use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKeyHash, Capability};
-use crate::request::DecisionNote;
+use crate::request::{DecisionNote, LiftHalt, StartHalt};
 use crate::service::{Authorized, ServiceError, VerifyScope};
 use crate::store::Listing;
 
@@ -96,6 +96,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/approvals/{id}/reject", post(reject))
         .route("/assets/{name}", get(assets::serve))
         .route("/chain/verify", post(verify))
+        .route("/halts", post(start_halt))
+        .route("/halts/{id}/lift", post(lift_halt))
         .route("/login", post(login))
         .route("/logout", post(logout))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -195,10 +197,11 @@ async fn overview(
         }
         false => None,
     };
+    let halts = app.service.active_halts(&operator.key).await?;
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
-    let overview = view::Overview { base, operator, now, pending, next, filter, done, ledger };
+    let overview = view::Overview { base, operator, now, pending, next, filter, done, ledger, halts };
     Ok(app.service.run(bytes, move || overview.render()).await?)
 }
 
@@ -306,6 +309,38 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
         Authorized::of(&operator.key, Capability::ReadLedger)?;
         app.service.chain_status(&operator.key.tenant.id, VerifyScope::Full).await?;
         Ok(app.page.redirect("/#chain"))
+    };
+    finish(&app, &headers, response).await
+}
+
+/// Starts a halt with the API's limits.
+async fn start_halt(State(app): State<Arc<App>>, request: Request) -> Response {
+    let headers = request.headers().clone();
+    let response = async {
+        let (operator, form) = read_form(&app, request, &["id", "reason", "scope", "token"]).await?;
+        let members = ["id", "reason", "scope"].map(|name| (name, form.field(name).trim()));
+        let given = members.into_iter().filter(|(_, value)| !value.is_empty());
+        let body = Json::Object(given.map(|(name, value)| (name.to_owned(), Json::from(value))).collect());
+        app.service.start_halt(&operator.key, StartHalt::read(body).map_err(ApiError::from)?).await?;
+        Ok(app.page.redirect("/"))
+    };
+    finish(&app, &headers, response).await
+}
+
+/// Lifts a halt with the API's limits.
+async fn lift_halt(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let headers = request.headers().clone();
+    let response = async {
+        let (operator, form) = read_form(&app, request, &["reason", "token"]).await?;
+        let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
+        let body = Json::Object(vec![("reason".to_owned(), Json::from(form.field("reason").trim()))]);
+        let LiftHalt { reason } = LiftHalt::read(body).map_err(ApiError::from)?;
+        app.service.lift_halt(Authorized::of(&operator.key, Capability::Halt)?, &id, reason).await?;
+        Ok(app.page.redirect("/"))
     };
     finish(&app, &headers, response).await
 }

@@ -14,6 +14,7 @@ use super::show::{DisplayText, Folding, Segment, confusable_names};
 use crate::approvals::{Approval, Status};
 use crate::auth::Capability;
 use crate::clock::rfc3339;
+use crate::halts::{Halt, Scope};
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
 /// Requests with larger arguments are shown and decided on their detail page only.
@@ -85,6 +86,8 @@ pub(super) struct Overview {
     pub(super) done: Option<Approval>,
     /// The ledger's state and the last decisions, if the role may read the ledger.
     pub(super) ledger: Option<(ChainStatus, Vec<LastDecision>)>,
+    /// The active halts of the tenant.
+    pub(super) halts: Vec<Arc<Halt>>,
 }
 
 #[derive(Template)]
@@ -101,6 +104,9 @@ struct OverviewPage<'a> {
     cards: Vec<Card<'a>>,
     done: Option<DecisionNotice>,
     ledger: Option<(ChainSummary, Vec<Row<'a>>)>,
+    halts: Vec<HaltLine<'a>>,
+    /// The scopes that the operator may stop; empty for other roles.
+    scopes: &'static [Scope],
 }
 
 impl Overview {
@@ -130,8 +136,34 @@ impl Overview {
                     .ledger
                     .as_ref()
                     .map(|(chain, last)| (ChainSummary::of(chain), last.iter().map(Row::of).collect())),
+                halts: self.halts.iter().map(|halt| HaltLine::of(halt)).collect(),
+                scopes: match self.operator.key.role.may(Capability::Halt) {
+                    true => &Scope::ALL,
+                    false => &[],
+                },
             },
         )
+    }
+}
+
+/// An active halt.
+struct HaltLine<'a> {
+    id: &'a str,
+    what: DisplayText,
+    by: DisplayText,
+    reason: DisplayText,
+    at: String,
+}
+
+impl<'a> HaltLine<'a> {
+    fn of(halt: &'a Halt) -> Self {
+        Self {
+            id: &halt.id,
+            what: DisplayText::name(&halt.what()),
+            by: DisplayText::name(&halt.by),
+            reason: DisplayText::prose(&halt.reason),
+            at: format_utc(halt.at),
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::super::queue::Append;
 use super::super::{
-    AllowBasis, ApprovalOpening, Change, Claims, CredentialPin, DecisionRecord, Excess, Idempotency,
-    ManifestPin, Mutation, SeenResponse, SingleUse,
+    AllowBasis, ApprovalOpening, Change, Claims, CredentialPin, DecisionRecord, Excess, HaltChange,
+    Idempotency, ManifestPin, Mutation, SeenResponse, SingleUse,
 };
 use crate::budget::Account;
-use crate::ledger::Draft;
+use crate::halts::Acknowledgement;
+use crate::ledger::{DECISIONS, Draft};
 
 /// A name within a tenant.
 pub(super) type TenantKey = (Arc<str>, String);
@@ -33,6 +34,10 @@ pub(super) struct BatchKeys {
     pub(super) tenants: HashSet<Arc<str>>,
     /// Accounts of budgets.
     pub(super) accounts: HashSet<(Arc<str>, Account)>,
+    /// Acknowledgements of halts.
+    pub(super) acknowledgements: HashSet<Acknowledgement>,
+    /// Whether the batch changes the halts.
+    pub(super) changes_halts: bool,
     /// Tenant and request hash of claims to release.
     pub(super) releases: HashSet<TenantKey>,
 }
@@ -43,6 +48,16 @@ impl BatchKeys {
         for append in appends {
             match append {
                 Append::Decision(decision, _) => keys.add_decision(decision),
+                Append::Halt(change, _) => {
+                    keys.changes_halts = true;
+                    // Other tenants with a chain of decisions are loaded as well.
+                    if let HaltChange::Start(halt) = &**change
+                        && let Some(tenant_id) = &halt.tenant_id
+                    {
+                        keys.tenants.insert(Arc::clone(tenant_id));
+                        keys.chains.insert((Arc::clone(tenant_id), DECISIONS.to_owned()));
+                    }
+                }
                 Append::Record(record, _) => {
                     keys.add_event(&record.event);
                     if let Some(Mutation::ReleaseClaims { request_hash }) = &record.mutation {
@@ -65,6 +80,10 @@ impl BatchKeys {
 
     fn add_change(&mut self, tenant_id: &Arc<str>, change: &Change) {
         let (names, name) = match change {
+            Change::Acknowledge(acknowledgement) => {
+                self.acknowledgements.insert(Acknowledgement::clone(acknowledgement));
+                return;
+            }
             Change::DecideApproval { id, .. } => (&mut self.approvals, id),
             Change::RemoveCredential { tool_id, .. } => (&mut self.credentials, tool_id),
             Change::RevokePassport { jti } => (&mut self.passports, jti),
@@ -75,6 +94,7 @@ impl BatchKeys {
     fn add_decision(&mut self, decision: &DecisionRecord) {
         let DecisionRecord {
             event,
+            halt_epoch: _,
             idempotency,
             history,
             uses,

@@ -7,6 +7,7 @@
 
 mod budgets;
 mod database;
+mod halts;
 mod keys;
 mod lookup;
 mod reader;
@@ -27,7 +28,7 @@ use tokio_postgres::Client;
 pub use self::database::{Database, TlsTrust};
 use self::reader::{
     PAGE_BYTES, PAGE_EVENTS, Readers, all, approval_of, credential_of, event_of, first, head_of,
-    signing_key_of,
+    signing_key_of, unreadable,
 };
 pub(super) use self::reader::{read_chain, read_keys};
 use self::text::{StoredText, Text};
@@ -38,12 +39,13 @@ use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{
-    DecisionOutcome, DecisionRecord, PassportState, Record, Rotation, SealedCredential, SealedKey, Store,
-    StoredEvent, Transition, TransitionOutcome,
+    DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
+    SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, Status};
 use crate::budget::Account;
 use crate::clock::{Clock, parse_millis};
+use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::{DECISIONS, Head, TOOLS};
 
 /// Deadline of a batch including retries; shorter than the request timeout.
@@ -76,6 +78,7 @@ SET enable_seqscan = off;
 #[derive(Debug)]
 pub struct PostgresStore {
     jobs: Jobs,
+    halts: KnownHalts,
     readers: Readers,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -115,10 +118,11 @@ impl PostgresStore {
 
     async fn start(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let server = Arc::new(Server { database, backoff: Mutex::default() });
-        let writer = Writer::open(Arc::clone(&server), clock).await?;
+        let halts = KnownHalts::default();
+        let writer = Writer::open(Arc::clone(&server), clock, halts.clone()).await?;
         let (jobs, queue) = Jobs::new();
         let readers = Readers::new(server);
-        Ok(Self { jobs, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
+        Ok(Self { jobs, halts, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
     }
 }
 
@@ -142,6 +146,54 @@ impl Store for PostgresStore {
 
     async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
         self.jobs.decide(decision).await
+    }
+
+    async fn change_halts(&self, change: HaltChange) -> Result<HaltOutcome, StoreError> {
+        self.jobs.change_halts(change).await
+    }
+
+    fn known_halts(&self) -> &KnownHalts {
+        &self.halts
+    }
+
+    async fn halts(&self) -> Result<Arc<ActiveHalts>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.active_halts, &[]).await?;
+        let active = halts::active_of(&rows).map_err(|error| unreadable(&error))?;
+        let Some(active) = active else {
+            tracing::error!("the table actpass.halt_state has no row");
+            return Err(StoreError::Unavailable);
+        };
+        Ok(self.halts.publish(Arc::new(active)))
+    }
+
+    async fn halt(&self, id: &str) -> Result<Option<Halt>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.halt, &[&Text(id)]).await?;
+        first(&rows, |row| halts::halt_of(row, 0))
+    }
+
+    async fn list_halts(&self, listing: HaltListing) -> Result<Vec<Halt>, StoreError> {
+        let HaltListing { tenant_id, with_lifted, after, limit } = listing;
+        let (after, limit) = (to_sql(after), i64::from(limit));
+        let rows = self
+            .readers
+            .read(|reader| &reader.halts, &[&tenant_id.as_deref().map(Text), &with_lifted, &after, &limit])
+            .await?;
+        all(&rows, |row| halts::halt_of(row, 0))
+    }
+
+    async fn acknowledged_halts(
+        &self,
+        tenant_id: &str,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Acknowledged>, StoreError> {
+        let limit = i64::from(limit);
+        let rows = self
+            .readers
+            .read(|reader| &reader.acknowledged_halts, &[&Text(tenant_id), &before, &limit])
+            .await?;
+        let tenant_id = tenant_id.into();
+        all(&rows, |row| halts::acknowledged_of(row, &tenant_id))
     }
 
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {

@@ -12,7 +12,7 @@ use super::super::proof::verify_against_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{StoredText, Text};
-use super::{BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, lookup, to_sql};
+use super::{BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, to_sql};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
 
@@ -159,11 +159,15 @@ impl Readers {
 #[derive(Debug)]
 pub(super) struct ReadConnection {
     client: Client,
+    pub(super) acknowledged_halts: Statement,
+    pub(super) active_halts: Statement,
     pub(super) approval: Statement,
     pub(super) budget_accounts: Statement,
     pub(super) credential: Statement,
     pub(super) credentials: Statement,
     pub(super) events: Statement,
+    pub(super) halt: Statement,
+    pub(super) halts: Statement,
     pub(super) head: Statement,
     pub(super) last_recorded: Statement,
     pub(super) live_approval: Statement,
@@ -205,6 +209,10 @@ impl ReadConnection {
             list_approvals,
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,
+            acknowledged_halts: client.prepare(halts::ACKNOWLEDGED).await?,
+            active_halts: client.prepare(halts::ACTIVE).await?,
+            halt: client.prepare(halts::FIND).await?,
+            halts: client.prepare(halts::LIST).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             budget_accounts: client
                 .prepare(
@@ -365,7 +373,7 @@ pub(super) fn all<T>(
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| unreadable(&error))
 }
 
-fn unreadable(error: &tokio_postgres::Error) -> StoreError {
+pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
     tracing::error!(error = describe(error), "the ledger contains invalid rows");
     StoreError::Unavailable
 }

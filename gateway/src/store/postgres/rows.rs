@@ -10,9 +10,11 @@ use super::super::batch::{ClaimedBy, Rows};
 use super::super::proof::StoredResponse;
 use super::super::{Change, Claim, Mutation, PassportState, SealedCredential, SingleUse};
 use super::budgets::LoadedBudgets;
+use super::halts::LoadedHalts;
 use super::keys::{IdempotencyScope, NotLoaded, TenantKey};
 use crate::approvals::Approval;
 use crate::budget::Account;
+use crate::halts::{Acknowledgement, Halt};
 use crate::ledger::{Head, Sealed};
 
 /// The rows and pending changes of a batch.
@@ -39,6 +41,7 @@ pub(super) struct Loaded {
     pub(super) needed: HashMap<String, i64>,
     pub(super) opened: Vec<(Arc<str>, Approval)>,
     pub(super) budgets: LoadedBudgets,
+    pub(super) halts: LoadedHalts,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,24 @@ impl Rows for Loaded {
         Ok(self.passports.get(&name(tenant_id, jti)).map(|passport| passport.standing))
     }
 
+    fn deciding_tenants(&self) -> Result<Vec<Arc<str>>, NotLoaded> {
+        Ok(self.halts.tenants.clone())
+    }
+
+    fn start_halt(&mut self, halt: &Arc<Halt>) -> Result<(), NotLoaded> {
+        self.halts.changed.push(Arc::clone(halt));
+        Ok(())
+    }
+
+    fn lift_halt(&mut self, halt: &Arc<Halt>) -> Result<(), NotLoaded> {
+        self.halts.changed.push(Arc::clone(halt));
+        Ok(())
+    }
+
+    fn can_acknowledge(&self, acknowledgement: &Acknowledgement) -> Result<bool, NotLoaded> {
+        self.halts.can_acknowledge(acknowledgement)
+    }
+
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> Result<(i64, Head), NotLoaded> {
         self.chains.get(&name(tenant_id, chain_id)).cloned().ok_or(NotLoaded)
     }
@@ -143,7 +164,7 @@ impl Rows for Loaded {
                 self.approved.insert(of_tenant(tool_id), hash.clone());
                 self.manifests.insert(of_tenant(tool_id), hash.clone());
             }
-            Mutation::IssuePassport { jti, kid, expires_at } => {
+            Mutation::IssuePassport { jti, kid, expires_at, halt_epoch: _ } => {
                 let issued = LoadedPassport {
                     standing: PassportState::default(),
                     issued: Some(*expires_at),
@@ -163,10 +184,11 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), NotLoaded> {
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> Result<(), NotLoaded> {
         let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
         match change {
-            Change::DecideApproval { id, decided } => {
+            Change::Acknowledge(acknowledgement) => self.halts.acknowledge(acknowledgement, at),
+            Change::DecideApproval { id, decided, halt_epoch: _ } => {
                 let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
                 approval.approval.decided = Some(decided.clone());
                 // The event is part of the same transaction.

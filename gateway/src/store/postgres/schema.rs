@@ -7,10 +7,10 @@ use super::super::error::DatabaseError;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 3;
+pub(super) const SCHEMA_VERSION: i32 = 4;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 3] = [INITIAL, PROOFS, BUDGETS];
+const MIGRATIONS: [&str; 4] = [INITIAL, PROOFS, BUDGETS, HALTS];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
@@ -300,6 +300,82 @@ CREATE TABLE actpass.budget_claims (
 CREATE INDEX budget_claims_by_end ON actpass.budget_claims (tenant_id, expires_at);
 CREATE INDEX budget_claims_by_request ON actpass.budget_claims (tenant_id, request_hash)
     WHERE request_hash IS NOT NULL;
+"#;
+
+/// Halts, their epoch, and acknowledgements. A halt is never removed, and lifted once.
+const HALTS: &str = r#"
+CREATE TABLE actpass.halt_state (
+    id    integer PRIMARY KEY CHECK (id = 1),
+    epoch bigint NOT NULL
+);
+INSERT INTO actpass.halt_state (id, epoch) VALUES (1, 0);
+
+CREATE TABLE actpass.halts (
+    epoch        bigint PRIMARY KEY,
+    id           text COLLATE "C" NOT NULL UNIQUE,
+    tenant_id    text COLLATE "C",
+    scope        text NOT NULL,
+    target       text,
+    reason       text NOT NULL,
+    started_by   text NOT NULL,
+    started_at   bigint NOT NULL,
+    lifted_epoch bigint,
+    lifted_by    text,
+    lifted_at    bigint,
+    lift_reason  text
+);
+
+CREATE INDEX halts_active ON actpass.halts (epoch) WHERE lifted_epoch IS NULL;
+
+CREATE TABLE actpass.halt_acknowledgements (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id text COLLATE "C" NOT NULL,
+    key_name  text COLLATE "C" NOT NULL,
+    epoch     bigint NOT NULL,
+    agent_id  text COLLATE "C" NOT NULL,
+    instance  text COLLATE "C" NOT NULL,
+    in_flight bigint NOT NULL,
+    at        bigint NOT NULL,
+    UNIQUE (tenant_id, key_name, epoch, agent_id, instance, in_flight)
+);
+
+CREATE INDEX halt_acknowledgements_by_tenant ON actpass.halt_acknowledgements (tenant_id, id);
+
+CREATE TRIGGER halts_are_not_removed BEFORE DELETE OR TRUNCATE ON actpass.halts
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_removal();
+
+CREATE TRIGGER halt_state_is_not_removed BEFORE DELETE OR TRUNCATE ON actpass.halt_state
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_removal();
+
+CREATE FUNCTION actpass.halt_epoch_rises() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF NEW.epoch < OLD.epoch THEN
+        RAISE EXCEPTION 'the halt epoch only rises';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER halt_epoch_only_rises BEFORE UPDATE ON actpass.halt_state
+FOR EACH ROW EXECUTE FUNCTION actpass.halt_epoch_rises();
+
+CREATE FUNCTION actpass.lift_once() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF OLD.lifted_epoch IS NOT NULL
+        OR (NEW.epoch, NEW.id, NEW.tenant_id, NEW.scope, NEW.target, NEW.reason, NEW.started_by, NEW.started_at)
+        IS DISTINCT FROM (OLD.epoch, OLD.id, OLD.tenant_id, OLD.scope, OLD.target, OLD.reason, OLD.started_by,
+            OLD.started_at) THEN
+        RAISE EXCEPTION 'a halt is lifted once';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER halts_are_lifted_once BEFORE UPDATE ON actpass.halts
+FOR EACH ROW EXECUTE FUNCTION actpass.lift_once();
+
+ALTER TABLE actpass.halts ENABLE ALWAYS TRIGGER halts_are_not_removed;
+ALTER TABLE actpass.halts ENABLE ALWAYS TRIGGER halts_are_lifted_once;
+ALTER TABLE actpass.halt_state ENABLE ALWAYS TRIGGER halt_state_is_not_removed;
+ALTER TABLE actpass.halt_state ENABLE ALWAYS TRIGGER halt_epoch_only_rises;
 "#;
 
 /// Creates or migrates the tables atomically; other gateways wait.

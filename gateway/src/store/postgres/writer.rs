@@ -19,6 +19,7 @@ use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
 use super::super::{PassportState, Rotation, SealedKey};
 use super::budgets::BudgetStatements;
+use super::halts::{self, HALT_LOCK_ID, HaltStatements};
 use super::keys::{self, BatchKeys};
 use super::reader::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{Loaded, LoadedApproval, LoadedPassport};
@@ -27,7 +28,8 @@ use super::text::{StoredText, Text};
 use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, to_sql};
 use crate::approvals::Approval;
 use crate::clock::{Clock, parse_millis};
-use crate::ledger::{GENESIS, Head};
+use crate::halts::{ActiveHalts, KnownHalts};
+use crate::ledger::{DECISIONS, GENESIS, Head};
 
 /// Maximum number of attempts of a batch that certainly left nothing behind.
 const MAX_ATTEMPTS: u32 = 5;
@@ -44,11 +46,19 @@ const MIN_PRUNED: usize = 64;
 /// Bytes written by a health check: more than a typical decision.
 const PROBE_BYTES: usize = 96 * 1024;
 
+/// Begins the transaction of a batch.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// Begins the transaction of a batch that changes halts. It waits for batches of all gateways. One of
+/// a gateway that was cut off ends after the idle timeout of its session.
+const BEGIN_HALT: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '9s'";
+
 /// The writer task; it executes one batch at a time.
 pub(super) struct Writer {
     server: Arc<Server>,
     connection: Option<WriteConnection>,
     clock: Clock,
+    halts: KnownHalts,
     /// Whether the missing DELETE privilege was logged.
     cannot_prune: bool,
     /// Whether the missing UPDATE privilege was logged.
@@ -66,6 +76,9 @@ enum Failure {
     /// Computing the batch failed.
     #[error("computing a batch failed: {0}")]
     Made(String),
+    /// The row with the halt epoch is missing.
+    #[error("the table actpass.halt_state has no row")]
+    NoEpoch,
     /// The transaction was rolled back.
     #[error("{}", describe(.0))]
     Undone(#[from] tokio_postgres::Error),
@@ -98,9 +111,13 @@ impl Failure {
 
 impl Writer {
     /// Connects a writer.
-    pub(super) async fn open(server: Arc<Server>, clock: Clock) -> Result<Self, DatabaseError> {
+    pub(super) async fn open(
+        server: Arc<Server>,
+        clock: Clock,
+        halts: KnownHalts,
+    ) -> Result<Self, DatabaseError> {
         let connection = Some(WriteConnection::open(&server).await?);
-        Ok(Self { server, connection, clock, cannot_prune: false, cannot_probe: false })
+        Ok(Self { server, connection, clock, halts, cannot_prune: false, cannot_probe: false })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -157,7 +174,10 @@ impl Writer {
         loop {
             let connection = self.connected().await?;
             let failure = match connection.transact(&mut appends, &clock).await {
-                Ok(()) => return Ok(appends),
+                Ok(halts) => {
+                    self.halts.publish(halts);
+                    return Ok(appends);
+                }
                 Err(failure) => failure,
             };
             // Closing the connection ends its transaction.
@@ -242,6 +262,11 @@ impl Writer {
 struct WriteConnection {
     client: Client,
     budgets: BudgetStatements,
+    halts: HaltStatements,
+    active_halts: Statement,
+    lock_halts: Statement,
+    share_halts: Statement,
+    deciding_chains: Statement,
     responses: Statement,
     approvals: Statement,
     approvals_for: Statement,
@@ -278,6 +303,19 @@ impl WriteConnection {
         client.batch_execute(PLANNER_SETTINGS).await?;
         Ok(Self {
             budgets: BudgetStatements::prepare(&client).await?,
+            halts: HaltStatements::prepare(&client).await?,
+            active_halts: client.prepare(halts::ACTIVE).await?,
+            lock_halts: client.prepare("SELECT pg_advisory_xact_lock($1)").await?,
+            share_halts: client.prepare("SELECT pg_advisory_xact_lock_shared($1)").await?,
+            deciding_chains: client
+                .prepare(concat!(
+                    "SELECT tenant_id, chain_id, id, length, head,
+                         (SELECT ",
+                    member!("created_at"),
+                    " FROM actpass.events WHERE chain = chains.id AND seq = chains.length)
+                     FROM actpass.chains WHERE chain_id = $1"
+                ))
+                .await?,
             responses: client
                 .prepare(concat!(
                     "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
@@ -464,9 +502,10 @@ impl WriteConnection {
         })
     }
 
-    async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<(), Failure> {
+    /// Returns the halts after the batch.
+    async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<Arc<ActiveHalts>, Failure> {
         let keys = BatchKeys::of(appends);
-        let (latest, mut loaded) = Box::pin(self.load(&keys)).await?;
+        let (latest, mut loaded, halts) = Box::pin(self.load(&keys)).await?;
         // The server's clock or another gateway's events may be ahead of this clock.
         clock.advance_to(latest);
         let now = clock.millis();
@@ -474,16 +513,17 @@ impl WriteConnection {
         let mut batched = std::mem::take(appends);
         // Hashing a large batch would block the runtime.
         let making = tokio::task::spawn_blocking(move || {
-            let mut batch = Batch::new(loaded, now);
+            let mut batch = Batch::new(loaded, now, halts);
             let appended = batched.iter_mut().try_for_each(|append| batch.append(append));
             (batched, appended.and_then(|()| batch.finish()))
         });
         // A panic is not retried.
         let (batched, made) = making.await.map_err(|error| Failure::Made(error.to_string()))?;
         *appends = batched;
-        let loaded = made.map_err(|error| Failure::Made(error.to_string()))?;
+        let (loaded, halts) = made.map_err(|error| Failure::Made(error.to_string()))?;
         Box::pin(self.write(&loaded)).await?;
-        self.commit().await
+        self.commit().await?;
+        Ok(halts)
     }
 
     /// Begins the transaction, locks and reads in one round trip. The server executes the
@@ -491,7 +531,7 @@ impl WriteConnection {
     ///
     /// Returns the later of the server's clock and the chains' last events, in milliseconds since
     /// 1970.
-    async fn load(&self, keys: &BatchKeys) -> Result<(i64, Loaded), tokio_postgres::Error> {
+    async fn load(&self, keys: &BatchKeys) -> Result<(i64, Loaded, Arc<ActiveHalts>), Failure> {
         let tenants = lock_numbers(&keys.tenants);
         let chains = columns_of(&keys.chains);
         let passports = columns_of(&keys.passports);
@@ -520,11 +560,33 @@ impl WriteConnection {
         let action_columns: Columns<'_, 3> = [&actions.0, &actions.1, &actions.2];
         let key_columns: Columns<'_, 3> = [&scopes.0, &scopes.1, &scopes.2];
         let client = &self.client;
-        let (_, _, _, chains, passports, approvals, open, credentials, manifests, responses, now) = tokio::try_join!(
+        let (begin, lock_halts) = match keys.changes_halts {
+            false => (BEGIN, &self.share_halts),
+            true => (BEGIN_HALT, &self.lock_halts),
+        };
+        let (
+            _,
+            _,
+            _,
+            _,
+            halts,
+            deciding,
+            chains,
+            passports,
+            approvals,
+            open,
+            credentials,
+            manifests,
+            responses,
+            now,
+        ) = tokio::try_join!(
             biased;
-            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+            client.batch_execute(begin),
+            client.execute(lock_halts, &[&HALT_LOCK_ID]),
             client.execute(&self.lock, &tenant_columns),
             client.execute(&self.make_chains, &chain_columns),
+            client.query(&self.active_halts, &[]),
+            query_unless(!keys.changes_halts, client.query(&self.deciding_chains, &[&DECISIONS])),
             client.query(&self.chains, &chain_columns[..2]),
             query_unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
             query_unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
@@ -537,7 +599,11 @@ impl WriteConnection {
         )?;
         let mut loaded = Loaded::default();
         let mut latest = millis_since(now.try_get(0)?);
-        for row in chains {
+        let halts = halts::active_of(&halts)?.ok_or(Failure::NoEpoch)?;
+        for row in &deciding {
+            loaded.halts.tenants.push(name_of(row)?.0);
+        }
+        for row in deciding.into_iter().chain(chains) {
             let recorded = row.try_get::<_, Option<String>>(5)?;
             latest = latest.max(recorded.as_deref().and_then(parse_millis).unwrap_or(0));
             let head = Head { length: from_sql(row.try_get(3)?), hash: row.try_get(4)? };
@@ -574,7 +640,8 @@ impl WriteConnection {
             };
             loaded.responses.insert(asked_by, kept);
         }
-        Ok((latest, loaded))
+        self.halts.load(client, &keys.acknowledgements, &mut loaded.halts).await?;
+        Ok((latest, loaded, Arc::new(halts)))
     }
 
     async fn write(&self, loaded: &Loaded) -> Result<(), Failure> {
@@ -588,6 +655,7 @@ impl WriteConnection {
             self.keep_manifests(loaded),
             self.change_credentials(loaded),
             async { Ok(self.budgets.write(&self.client, &loaded.budgets).await?) },
+            async { Ok(self.halts.write(&self.client, &loaded.halts).await?) },
         )?;
         Ok(())
     }

@@ -8,6 +8,7 @@ mod backup;
 mod budgets;
 mod checkpoint;
 mod database;
+mod halts;
 mod lookup;
 mod reader;
 mod rows;
@@ -37,17 +38,19 @@ use super::error::{OpenError, StoreError};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::queue::{Job, Jobs};
 use super::{
-    DecisionOutcome, DecisionRecord, PassportState, Record, Rotation, SealedCredential, SealedKey, Store,
-    StoredEvent, Transition, TransitionOutcome,
+    DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
+    SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::Approval;
 use crate::clock::Clock;
+use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::{DECISIONS, Head};
 
 /// The store in a SQLite file; see [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
     jobs: Jobs,
+    halts: KnownHalts,
     readers: Arc<Readers>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -117,13 +120,15 @@ impl SqliteStore {
         make_private(file.path()).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         file.watch_files()?;
         let (jobs, queue) = Jobs::new();
+        let halts = KnownHalts::default();
+        halts.publish(Arc::new(halts::active(&connection).map_err(sqlite)?));
         let file = Arc::new(file);
-        let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock)?;
+        let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock, halts.clone())?;
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { jobs, readers: Arc::new(Readers::new(file)), writer: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, halts, readers: Arc::new(Readers::new(file)), writer: Mutex::new(Some(thread)) })
     }
 }
 
@@ -157,6 +162,37 @@ impl Store for SqliteStore {
 
     async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
         self.jobs.decide(decision).await
+    }
+
+    async fn change_halts(&self, change: HaltChange) -> Result<HaltOutcome, StoreError> {
+        self.jobs.change_halts(change).await
+    }
+
+    fn known_halts(&self) -> &KnownHalts {
+        &self.halts
+    }
+
+    async fn halts(&self) -> Result<Arc<ActiveHalts>, StoreError> {
+        Ok(self.halts.publish(Arc::new(self.readers.read(halts::active).await?)))
+    }
+
+    async fn halt(&self, id: &str) -> Result<Option<Halt>, StoreError> {
+        let id = id.to_owned();
+        self.readers.read(move |connection| halts::find(connection, &id)).await
+    }
+
+    async fn list_halts(&self, listing: HaltListing) -> Result<Vec<Halt>, StoreError> {
+        self.readers.read(move |connection| halts::list(connection, &listing)).await
+    }
+
+    async fn acknowledged_halts(
+        &self,
+        tenant_id: &str,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Acknowledged>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| halts::acknowledged(connection, &tenant_id, before, limit)).await
     }
 
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rust_decimal::Decimal;
 
-use super::budgets;
 use super::reader::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
 use super::schema::decisions;
+use super::{budgets, halts};
 use super::{from_sql, to_sql};
 use crate::approvals::Approval;
 use crate::budget::Account;
-use crate::ledger::{Head, Sealed};
+use crate::halts::{Acknowledgement, Halt};
+use crate::ledger::{DECISIONS, Head, Sealed};
 use crate::store::Claim;
 use crate::store::batch::{ClaimedBy, Rows};
 use crate::store::proof::StoredResponse;
@@ -87,6 +88,24 @@ impl Rows for BatchTransaction<'_, '_> {
 
     fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<PassportState>> {
         find_passport(self.transaction, tenant_id, jti)
+    }
+
+    fn deciding_tenants(&self) -> rusqlite::Result<Vec<Arc<str>>> {
+        let mut statement =
+            self.transaction.prepare_cached("SELECT tenant_id FROM chains WHERE chain_id = ?1")?;
+        statement.query_map([DECISIONS], |row| Ok(row.get::<_, String>(0)?.into()))?.collect()
+    }
+
+    fn start_halt(&mut self, halt: &Arc<Halt>) -> rusqlite::Result<()> {
+        halts::start(self.transaction, halt)
+    }
+
+    fn lift_halt(&mut self, halt: &Arc<Halt>) -> rusqlite::Result<()> {
+        halts::lift(self.transaction, halt)
+    }
+
+    fn can_acknowledge(&self, acknowledgement: &Acknowledgement) -> rusqlite::Result<bool> {
+        halts::can_acknowledge(self.transaction, acknowledgement)
     }
 
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
@@ -168,7 +187,7 @@ impl Rows for BatchTransaction<'_, '_> {
                     )?
                     .execute(params![tenant_id, tool_id, hash])?;
             }
-            Mutation::IssuePassport { jti, kid, expires_at } => {
+            Mutation::IssuePassport { jti, kid, expires_at, halt_epoch: _ } => {
                 self.transaction
                     .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
                     .execute(params![tenant_id, jti, expires_at])?;
@@ -202,9 +221,12 @@ impl Rows for BatchTransaction<'_, '_> {
         Ok(())
     }
 
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> rusqlite::Result<()> {
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> rusqlite::Result<()> {
         match change {
-            Change::DecideApproval { id, decided } => {
+            Change::Acknowledge(acknowledgement) => {
+                halts::acknowledge(self.transaction, acknowledgement, at)?;
+            }
+            Change::DecideApproval { id, decided, halt_epoch: _ } => {
                 self.transaction
                     .prepare_cached(
                         "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6

@@ -8,10 +8,10 @@ use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 7;
+pub(super) const SCHEMA_VERSION: i64 = 8;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 7] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS];
+const MIGRATIONS: [&str; 8] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -288,6 +288,68 @@ CREATE TABLE budget_claims (
 
 CREATE INDEX budget_claims_by_end ON budget_claims (expires_at);
 CREATE INDEX budget_claims_by_request ON budget_claims (request_hash) WHERE request_hash IS NOT NULL;
+";
+
+/// Halts, their epoch, and acknowledgements. A halt is never removed, and lifted once.
+const HALTS: &str = "
+CREATE TABLE halt_state (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch INTEGER NOT NULL
+) STRICT;
+INSERT INTO halt_state (id, epoch) VALUES (1, 0);
+
+CREATE TABLE halts (
+    epoch        INTEGER PRIMARY KEY,
+    id           TEXT NOT NULL UNIQUE,
+    tenant_id    TEXT,
+    scope        TEXT NOT NULL,
+    target       TEXT,
+    reason       TEXT NOT NULL,
+    started_by   TEXT NOT NULL,
+    started_at   INTEGER NOT NULL,
+    lifted_epoch INTEGER,
+    lifted_by    TEXT,
+    lifted_at    INTEGER,
+    lift_reason  TEXT
+) STRICT;
+
+CREATE INDEX halts_active ON halts (epoch) WHERE lifted_epoch IS NULL;
+
+CREATE TABLE halt_acknowledgements (
+    id        INTEGER PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    key_name  TEXT NOT NULL,
+    epoch     INTEGER NOT NULL,
+    agent_id  TEXT NOT NULL,
+    instance  TEXT NOT NULL,
+    in_flight INTEGER NOT NULL,
+    at        INTEGER NOT NULL,
+    UNIQUE (tenant_id, key_name, epoch, agent_id, instance, in_flight)
+) STRICT;
+
+CREATE TRIGGER halt_state_is_not_removed BEFORE DELETE ON halt_state
+BEGIN SELECT RAISE (ABORT, 'the halt epoch only rises'); END;
+
+CREATE TRIGGER halt_state_is_not_replaced BEFORE INSERT ON halt_state
+BEGIN SELECT RAISE (ABORT, 'the halt epoch only rises'); END;
+
+CREATE TRIGGER halt_epoch_only_rises BEFORE UPDATE ON halt_state
+WHEN NEW.id IS NOT OLD.id OR NEW.epoch < OLD.epoch
+BEGIN SELECT RAISE (ABORT, 'the halt epoch only rises'); END;
+
+CREATE TRIGGER halts_are_not_removed BEFORE DELETE ON halts
+BEGIN SELECT RAISE (ABORT, 'a halt is lifted, not removed'); END;
+
+CREATE TRIGGER halts_are_not_replaced BEFORE INSERT ON halts
+WHEN EXISTS (SELECT 1 FROM halts WHERE epoch = NEW.epoch OR id = NEW.id)
+BEGIN SELECT RAISE (ABORT, 'a halt is lifted, not removed'); END;
+
+CREATE TRIGGER halts_are_lifted_once BEFORE UPDATE ON halts
+WHEN OLD.lifted_epoch IS NOT NULL OR NEW.epoch IS NOT OLD.epoch OR NEW.id IS NOT OLD.id
+    OR NEW.tenant_id IS NOT OLD.tenant_id OR NEW.scope IS NOT OLD.scope OR NEW.target IS NOT OLD.target
+    OR NEW.reason IS NOT OLD.reason OR NEW.started_by IS NOT OLD.started_by
+    OR NEW.started_at IS NOT OLD.started_at
+BEGIN SELECT RAISE (ABORT, 'a halt is lifted once'); END;
 ";
 
 pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};

@@ -7,13 +7,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
-use super::budgets;
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
 use super::reader::last_recorded;
 use super::rows::BatchTransaction;
 use super::schema::set_open;
+use super::{budgets, halts};
 use crate::clock::Clock;
+use crate::halts::KnownHalts;
 use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
 use crate::store::queue::{self, Append, Job, JobBatch};
@@ -32,6 +33,7 @@ pub(super) struct Writer {
     connection: Connection,
     clock: Clock,
     file: Arc<DataFile>,
+    halts: KnownHalts,
     /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
 }
@@ -44,13 +46,14 @@ impl Writer {
         clock: Clock,
         file: Arc<DataFile>,
         lock: Option<Lock>,
+        halts: KnownHalts,
     ) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let folding = connect(file.path()).map_err(sqlite)?;
         configure(&folding).map_err(sqlite)?;
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, lock })
+        Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, halts, lock })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -122,13 +125,14 @@ impl Writer {
         }
         let now = self.clock.millis();
         let writing = BatchTransaction { transaction: &transaction, bytes: 0 };
-        let mut batch = Batch::new(writing, now);
+        let mut batch = Batch::new(writing, now, Arc::new(halts::active(&transaction)?));
         appends.iter_mut().try_for_each(|append| batch.append(append))?;
-        let bytes = batch.finish()?.bytes;
+        let (BatchTransaction { bytes, .. }, halts) = batch.finish()?;
         let pruned = MIN_PRUNED.max(2 * appends.len());
         prune(&transaction, now.div_euclid(1000), pruned)?;
         budgets::prune(&transaction, now, pruned)?;
         transaction.commit()?;
+        self.halts.publish(halts);
         Ok(bytes)
     }
 

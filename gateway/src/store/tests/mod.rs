@@ -176,7 +176,7 @@ fn deciding(tenant: &str, chain: &str, number: usize) -> DecisionRecord {
 }
 
 fn issue(jti: &str, expires_at: i64) -> Option<Mutation> {
-    Some(Mutation::IssuePassport { jti: jti.to_owned(), kid: "k".to_owned(), expires_at })
+    Some(Mutation::IssuePassport { jti: jti.to_owned(), kid: "k".to_owned(), expires_at, halt_epoch: 0 })
 }
 
 fn revoke(chain: &str, jti: &str) -> Transition {
@@ -201,7 +201,10 @@ fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Tra
         ("decided_by", Some(Json::from(&*decided.by))),
         ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
     ]));
-    Transition { event, change: Change::DecideApproval { id: approval.id.clone(), decided } }
+    Transition {
+        event,
+        change: Change::DecideApproval { id: approval.id.clone(), decided, halt_epoch: Some(0) },
+    }
 }
 
 fn idempotent(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static str) -> DecisionRecord {

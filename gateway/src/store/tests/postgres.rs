@@ -163,7 +163,10 @@ async fn concurrent_starts_create_one_schema_and_key() {
     assert_eq!(keys.iter().map(|key| key.active).collect::<Vec<_>>(), [false, true]);
     let issue = |expires_at| {
         let (jti, kid) = (format!("ap_{expires_at}"), "9".to_owned());
-        Record { mutation: Some(Mutation::IssuePassport { jti, kid, expires_at }), ..event("t", "c", 1) }
+        Record {
+            mutation: Some(Mutation::IssuePassport { jti, kid, expires_at, halt_epoch: 0 }),
+            ..event("t", "c", 1)
+        }
     };
     // An earlier expiry does not replace a later one.
     for expires_at in [70, 50] {
@@ -249,7 +252,7 @@ async fn texts_round_trip() {
         at: FAR_FUTURE + 3,
         note: Some(odd.to_owned()),
     };
-    let change = Change::DecideApproval { id: odd.to_owned(), decided: decided.clone() };
+    let change = Change::DecideApproval { id: odd.to_owned(), decided: decided.clone(), halt_epoch: Some(0) };
     store.change(Transition { event, change }).await.unwrap();
     assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
 }

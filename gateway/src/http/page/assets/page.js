@@ -50,7 +50,7 @@
       }
     }
     for (const card of found.values()) requests.append(document.adoptNode(card));
-    for (const id of ["as-of", "chain", "last"]) {
+    for (const id of ["as-of", "halts", "chain", "last"]) {
       const here = document.getElementById(id);
       if (!inUse(here)) here.replaceWith(document.adoptNode(next.getElementById(id)));
     }

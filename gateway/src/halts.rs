@@ -1,0 +1,344 @@
+//! Halts: the stop switch.
+//!
+//! A halt stops an agent, a tool, a user, a tenant or everything. Each halt and each lifting raises
+//! the halt epoch of the database by one. A decision is made with the halts of one epoch. The
+//! transaction that records it compares the epoch, so no `allow` is recorded after a halt.
+
+use std::sync::Arc;
+
+use actpass_protocol::Json;
+use actpass_protocol::json::Number;
+use tokio::sync::watch;
+
+use crate::auth::matches_pattern;
+use crate::clock::rfc3339;
+use crate::object_writer::object;
+
+/// Reason code and error code: a halt stops the action.
+pub const HALTED: &str = "halted";
+
+/// Maximum number of active halts of a tenant, and of active halts of all tenants.
+pub const MAX_ACTIVE: usize = 1000;
+
+/// Maximum number of acknowledgements that are recorded for one API key and epoch.
+pub const MAX_ACKNOWLEDGEMENTS: u64 = 10_000;
+
+/// What a halt stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One agent.
+    Agent,
+    /// Every tenant of the database.
+    All,
+    /// One tenant.
+    Tenant,
+    /// The tools that match a pattern.
+    Tool,
+    /// One user.
+    User,
+}
+
+impl Scope {
+    /// All scopes.
+    pub const ALL: [Self; 5] = [Self::Agent, Self::Tool, Self::User, Self::Tenant, Self::All];
+
+    /// The word used on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::All => "all",
+            Self::Tenant => "tenant",
+            Self::Tool => "tool",
+            Self::User => "user",
+        }
+    }
+
+    /// Parses a scope; `None` if it is unknown.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == word)
+    }
+
+    /// Returns whether a halt of this scope names a target.
+    pub const fn has_target(self) -> bool {
+        match self {
+            Self::Agent | Self::Tool | Self::User => true,
+            Self::All | Self::Tenant => false,
+        }
+    }
+}
+
+/// A halt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// The id: `halt_` followed by a UUIDv7 in hex.
+    pub id: String,
+    /// The tenant; `None` for every tenant of the database.
+    pub tenant_id: Option<Arc<str>>,
+    /// What it stops.
+    pub scope: Scope,
+    /// The agent, the pattern of tools or the user; `None` for a tenant and for all.
+    pub target: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Name of the API key that stopped it, or `(command line)`.
+    pub by: String,
+    /// When it started, in seconds since 1970. Set by the transaction that records it.
+    pub at: i64,
+    /// The epoch that it started. Set by the transaction that records it.
+    pub epoch: u64,
+    /// Its lifting; `None` while it is active.
+    pub lifted: Option<Lifting>,
+}
+
+/// The end of a [`Halt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifting {
+    /// Name of the API key that lifted it, or `(command line)`.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// Why.
+    pub reason: String,
+    /// The epoch that it started.
+    pub epoch: u64,
+}
+
+/// The action, passport or client that a halt may stop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HaltSubject<'a> {
+    /// The tenant.
+    pub tenant_id: &'a str,
+    /// The agent.
+    pub agent_id: Option<&'a str>,
+    /// The tools. A halt of one stops the whole subject.
+    pub tools: &'a [&'a str],
+    /// The user.
+    pub user_id: Option<&'a str>,
+}
+
+impl Halt {
+    /// Creates a halt to record; the transaction sets its time and epoch.
+    pub fn new(
+        tenant_id: Option<Arc<str>>,
+        scope: Scope,
+        target: Option<String>,
+        reason: String,
+        by: &str,
+    ) -> Self {
+        let id = format!("halt_{}", uuid::Uuid::now_v7().simple());
+        Self { id, tenant_id, scope, target, reason, by: by.to_owned(), at: 0, epoch: 0, lifted: None }
+    }
+
+    /// Returns whether it stops `subject`.
+    pub fn stops(&self, subject: &HaltSubject<'_>) -> bool {
+        let is_of_tenant = self.tenant_id.as_deref().is_none_or(|tenant_id| tenant_id == subject.tenant_id);
+        is_of_tenant
+            && match (self.scope, self.target.as_deref()) {
+                (Scope::Agent, Some(agent)) => subject.agent_id == Some(agent),
+                (Scope::Tool, Some(pattern)) => {
+                    subject.tools.iter().any(|tool| matches_pattern(pattern, tool))
+                }
+                (Scope::User, Some(user)) => subject.user_id == Some(user),
+                // A row without its target stops the tenant.
+                (Scope::Agent | Scope::All | Scope::Tenant | Scope::Tool | Scope::User, _) => true,
+            }
+    }
+
+    /// Returns whether both stop the same, for the same reason of the same author.
+    pub(crate) fn repeats(&self, other: &Self) -> bool {
+        (&self.tenant_id, self.scope, &self.target, &self.by)
+            == (&other.tenant_id, other.scope, &other.target, &other.by)
+    }
+
+    /// Describes what it stops: `the agent "support"`.
+    pub fn what(&self) -> String {
+        match (self.scope, &self.target) {
+            (Scope::All, _) => "every tenant".to_owned(),
+            (Scope::Tenant, _) => "the tenant".to_owned(),
+            (scope, target) => {
+                format!("the {} {:?}", scope.as_str(), target.as_deref().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Describes who stopped what, when and why, as one clause without a period.
+    pub fn explain(&self) -> String {
+        format!("{} stopped {} at {}: {}", self.by, self.what(), rfc3339(self.at), self.reason)
+    }
+
+    /// Its members on the wire, without the epoch of an answer.
+    pub(crate) fn members(&self) -> Vec<(String, Json)> {
+        let text = |text: &str| Some(Json::from(text));
+        let lifted = self.lifted.as_ref();
+        let members = object([
+            ("id", text(&self.id)),
+            ("scope", text(self.scope.as_str())),
+            ("target", Some(self.target.as_deref().map_or(Json::Null, Json::from))),
+            ("reason", text(&self.reason)),
+            ("by", text(&self.by)),
+            ("at", Some(Json::String(rfc3339(self.at)))),
+            ("started_epoch", Some(epoch_json(self.epoch))),
+            ("lifted_by", lifted.map(|lifted| Json::from(&*lifted.by))),
+            ("lifted_at", lifted.map(|lifted| Json::String(rfc3339(lifted.at)))),
+            ("lift_reason", lifted.map(|lifted| Json::from(&*lifted.reason))),
+            ("lifted_epoch", lifted.map(|lifted| epoch_json(lifted.epoch))),
+        ]);
+        match members {
+            Json::Object(members) => members,
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => Vec::new(),
+        }
+    }
+}
+
+/// Returns an epoch as JSON.
+pub(crate) fn epoch_json(epoch: u64) -> Json {
+    Json::Number(Number::from(i64::try_from(epoch).unwrap_or(i64::MAX)))
+}
+
+/// The active halts of a database at an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActiveHalts {
+    /// The number of halts and liftings so far.
+    pub epoch: u64,
+    /// The active halts of all tenants, oldest first.
+    pub halts: Vec<Arc<Halt>>,
+}
+
+impl ActiveHalts {
+    /// Returns the oldest halt that stops `subject`.
+    pub fn stopping(&self, subject: &HaltSubject<'_>) -> Option<&Arc<Halt>> {
+        self.halts.iter().find(|halt| halt.stops(subject))
+    }
+
+    /// Returns the halts after `halt` has started.
+    pub(crate) fn with(&self, halt: Arc<Halt>) -> Self {
+        let mut halts = self.halts.clone();
+        let epoch = halt.epoch;
+        halts.push(halt);
+        Self { epoch, halts }
+    }
+
+    /// Returns the halts after the one with this id was lifted.
+    pub(crate) fn without(&self, id: &str, epoch: u64) -> Self {
+        let halts = self.halts.iter().filter(|halt| halt.id != id).cloned().collect();
+        Self { epoch, halts }
+    }
+}
+
+/// The latest halts that a store has seen.
+#[derive(Clone, Debug)]
+pub struct KnownHalts(watch::Sender<Arc<ActiveHalts>>);
+
+impl Default for KnownHalts {
+    fn default() -> Self {
+        Self(watch::channel(Arc::default()).0)
+    }
+}
+
+impl KnownHalts {
+    /// Returns the latest halts.
+    pub fn latest(&self) -> Arc<ActiveHalts> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Subscribes to rises of the epoch.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<ActiveHalts>> {
+        self.0.subscribe()
+    }
+
+    /// Publishes halts if their epoch is newer, and returns the latest ones.
+    pub(crate) fn publish(&self, halts: Arc<ActiveHalts>) -> Arc<ActiveHalts> {
+        self.0.send_if_modified(|known| {
+            let is_newer = halts.epoch > known.epoch;
+            if is_newer {
+                known.clone_from(&halts);
+            }
+            is_newer
+        });
+        self.latest()
+    }
+}
+
+/// A client's confirmation that it has seen an epoch, and how many stopped actions still run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Acknowledgement {
+    /// The tenant.
+    pub tenant_id: Arc<str>,
+    /// Name of the client's API key.
+    pub key_name: Arc<str>,
+    /// The agent; empty if unknown.
+    pub agent_id: String,
+    /// The client's name of its process; empty if it gave none.
+    pub instance: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// How many actions still run.
+    pub in_flight: u64,
+}
+
+/// An [`Acknowledgement`] as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Position in listings.
+    pub id: i64,
+    /// The acknowledgement.
+    pub acknowledgement: Acknowledgement,
+    /// When it was recorded, in seconds since 1970.
+    pub at: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halt(tenant_id: Option<&str>, scope: Scope, target: Option<&str>) -> Halt {
+        Halt::new(tenant_id.map(Arc::from), scope, target.map(str::to_owned), "why".to_owned(), "alice")
+    }
+
+    #[test]
+    fn halt_stops_its_target_only() {
+        let subject = HaltSubject {
+            tenant_id: "t",
+            agent_id: Some("support"),
+            tools: &["crm.read", "stripe.refund"],
+            user_id: Some("u"),
+        };
+        for (tenant, scope, target, expected) in [
+            (Some("t"), Scope::Agent, Some("support"), true),
+            (Some("t"), Scope::Agent, Some("support2"), false),
+            (Some("t"), Scope::Agent, Some("*"), false),
+            (Some("x"), Scope::Agent, Some("support"), false),
+            (Some("t"), Scope::Tool, Some("stripe.*"), true),
+            (Some("t"), Scope::Tool, Some("crm.read"), true),
+            (Some("t"), Scope::Tool, Some("crm"), false),
+            (Some("x"), Scope::Tool, Some("*"), false),
+            (Some("t"), Scope::User, Some("u"), true),
+            (Some("t"), Scope::User, Some("v"), false),
+            (Some("t"), Scope::Tenant, None, true),
+            (Some("x"), Scope::Tenant, None, false),
+            (None, Scope::All, None, true),
+            // Damaged rows stop more, not less.
+            (Some("t"), Scope::Agent, None, true),
+            (None, Scope::Tool, None, true),
+        ] {
+            let halt = halt(tenant, scope, target);
+            assert_eq!(halt.stops(&subject), expected, "{halt:?}");
+        }
+        let nobody = HaltSubject { tenant_id: "t", ..HaltSubject::default() };
+        assert!(!halt(Some("t"), Scope::Agent, Some("")).stops(&nobody));
+        assert!(!halt(Some("t"), Scope::Tool, Some("*")).stops(&nobody));
+    }
+
+    #[test]
+    fn known_halts_never_go_back() {
+        let known = KnownHalts::default();
+        let at = |epoch| Arc::new(ActiveHalts { epoch, halts: Vec::new() });
+        let mut seen = known.subscribe();
+        assert_eq!(known.publish(at(2)).epoch, 2);
+        assert!(seen.has_changed().unwrap());
+        seen.mark_unchanged();
+        assert_eq!(known.publish(at(1)).epoch, 2);
+        assert_eq!(known.publish(at(2)).epoch, 2);
+        assert!(!seen.has_changed().unwrap());
+    }
+}
