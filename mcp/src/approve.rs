@@ -1,7 +1,6 @@
 //! `actpass-mcp approve`: registers the definitions of a server's tools at the gateway.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -9,14 +8,15 @@ use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{ActPass, Json, Secret, hash_payload};
 use reqwest::redirect;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::lines::{Line, Outbox, read_lines};
-use crate::message::read_server_line;
-use crate::server::{Server, Variable};
+use crate::message::{Id, read_server_line};
+use crate::session::End;
 use crate::tools::tools;
+use crate::upstream::{FromServer, Outgoing, ServerIn, ServerOut, Target, connect};
 
+/// The protocol version without a handshake.
+const STATELESS: &str = "2026-07-28";
 /// The longest time to a response of the server or the gateway.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The most pages of a list of tools.
@@ -27,19 +27,12 @@ type Error = Box<dyn std::error::Error>;
 
 /// Lists the tools of the server and approves the definition of each, as an operator. Prints a line
 /// for each tool: its name in the policy, and the hash of its definition.
-pub(crate) async fn approve(
-    tool_prefix: &str,
-    environment: &[Variable],
-    command: &[OsString],
-    operator_key: Secret,
-) -> Result<(), Error> {
+pub(crate) async fn approve(tool_prefix: &str, target: &Target, operator_key: Secret) -> Result<(), Error> {
     let operator = Operator::new(operator_key)?;
-    let (server, input, output) = Server::start(command, environment)?;
-    let (outbox, _) = Outbox::new(input);
-    let mut session = Session { outbox, lines: read_lines(output), requests: 0 };
+    let (to_server, from_server) = connect(target, false)?;
+    let mut session = Session { to_server, from_server, requests: 0, version: None };
     let listed = session.list().await;
-    drop(session);
-    server.stop().await;
+    session.from_server.finish(End::Interrupted, |_| false).await;
     for (name, definition) in listed? {
         let tool = format!("{tool_prefix}{name}");
         let hash = operator.approve(&tool, &definition).await?;
@@ -50,9 +43,11 @@ pub(crate) async fn approve(
 
 /// A session with the server.
 struct Session {
-    outbox: Outbox,
-    lines: mpsc::Receiver<Line>,
+    to_server: ServerOut,
+    from_server: ServerIn,
     requests: u64,
+    /// The protocol version of each request, if the server has no handshake.
+    version: Option<&'static str>,
 }
 
 impl Session {
@@ -62,14 +57,18 @@ impl Session {
         let handshake = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
         let meta = match self.request("initialize", &handshake).await? {
             Ok(_) => {
-                self.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+                let method = "notifications/initialized";
+                self.send(&json!({"jsonrpc": "2.0", "method": method}), None, method);
                 json!({})
             }
-            Err(_) => json!({
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientCapabilities": {},
-                "io.modelcontextprotocol/clientInfo": client,
-            }),
+            Err(_) => {
+                self.version = Some(STATELESS);
+                json!({
+                    "io.modelcontextprotocol/protocolVersion": STATELESS,
+                    "io.modelcontextprotocol/clientCapabilities": {},
+                    "io.modelcontextprotocol/clientInfo": client,
+                })
+            }
         };
         let (mut found, mut names) = (Vec::new(), HashSet::new());
         let mut params = json!({"_meta": meta});
@@ -93,13 +92,18 @@ impl Session {
     async fn request(&mut self, method: &str, params: &Value) -> Result<Result<String, String>, Error> {
         self.requests += 1;
         let id = self.requests;
-        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        self.send(&message, Some(Id::from(id)), method);
         let until = Instant::now() + LIMIT;
         loop {
-            let line = timeout_at(until, self.lines.recv()).await;
-            let line = line.map_err(|_| format!("{method}: the server did not respond within {LIMIT:?}"))?;
-            let Some(Line::Text(line)) = line else {
-                return Err(format!("{method}: the server closed its standard output").into());
+            let event = timeout_at(until, self.from_server.recv()).await;
+            let event =
+                event.map_err(|_| format!("{method}: the server did not respond within {LIMIT:?}"))?;
+            let line = match event {
+                FromServer::Message { line, .. } => line,
+                FromServer::Failed { error, .. } => return Ok(Err(error.message)),
+                FromServer::ListeningEnded(..) => continue,
+                FromServer::End(end) => return Err(format!("{method}: {end}").into()),
             };
             let text = line.trim_ascii();
             if !text.starts_with(b"{") {
@@ -108,8 +112,7 @@ impl Session {
             let messages =
                 read_server_line(text).map_err(|error| format!("{method}: invalid response: {error}"))?;
             for message in messages {
-                let is_response = message.method.is_none()
-                    && message.id.is_some_and(|found| found.to_string() == id.to_string());
+                let is_response = message.method.is_none() && message.id == Some(Id::from(id));
                 if is_response {
                     return Ok(message
                         .result
@@ -120,8 +123,8 @@ impl Session {
         }
     }
 
-    fn send(&self, message: &Value) {
-        self.outbox.send(format!("{message}\n").into_bytes());
+    fn send(&self, message: &Value, id: Option<Id>, method: &str) {
+        self.to_server.send(Outgoing::own(format!("{message}\n"), id, method, self.version));
     }
 }
 

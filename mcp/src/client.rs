@@ -23,9 +23,13 @@ pub(crate) enum ClientEvent {
     Gone(Id),
     /// The client opened a stream for messages that belong to no request, and names the last event
     /// that it received.
-    Listening(Reply, Option<String>),
+    Listening {
+        number: u64,
+        reply: Reply,
+        last: Option<String>,
+    },
     /// The client closed the stream of `Listening`.
-    ListeningEnded,
+    ListeningEnded(u64),
     /// The end of the session.
     End,
 }
@@ -155,6 +159,8 @@ pub(crate) enum About {
     Response(Id),
     /// A message that belongs to the request with the id.
     Request(Id),
+    /// A message of the server's stream with the number.
+    Stream(u64),
     /// Progress of the request with the token.
     Token(Id),
     /// A log message.
@@ -174,10 +180,17 @@ pub(crate) enum ClientOut {
 pub(crate) struct Replies {
     /// In the order of the requests.
     open: Vec<Open>,
-    listening: Option<Reply>,
+    listening: Vec<Listening>,
     waiting: VecDeque<Delivery>,
     /// Whether there is no stream for messages that belong to no request: 2026-07-28 and later.
-    pub(crate) is_stateless: bool,
+    is_stateless: bool,
+}
+
+struct Listening {
+    number: u64,
+    /// Whether it resumes an earlier stream, and contains its messages only.
+    is_resumed: bool,
+    reply: Reply,
 }
 
 struct Open {
@@ -190,6 +203,12 @@ struct Open {
     reply: Reply,
 }
 
+impl Replies {
+    pub(crate) fn new(is_stateless: bool) -> Self {
+        Self { is_stateless, ..Self::default() }
+    }
+}
+
 impl ClientOut {
     /// Opens the response to a request.
     pub(crate) fn open(&mut self, id: &Id, message: &ClientMessage, reply: Option<Reply>) {
@@ -200,18 +219,6 @@ impl ClientOut {
         }
     }
 
-    /// Whether `message` could be confused with an open request: its id, its progress token or its
-    /// log messages.
-    pub(crate) fn is_ambiguous(&self, message: &ClientMessage) -> bool {
-        let Self::Replies(replies) = self else { return false };
-        let token = message.progress_token();
-        replies.open.iter().any(|open| {
-            Some(&open.id) == message.id.as_ref()
-                || (token.is_some() && open.token == token)
-                || (open.has_logs && message.has_logs())
-        })
-    }
-
     /// Closes the response to a request that the client no longer reads.
     pub(crate) fn close(&mut self, id: &Id) {
         if let Self::Replies(replies) = self {
@@ -219,32 +226,40 @@ impl ClientOut {
         }
     }
 
-    /// Whether a request is answered over HTTP and its response is still open.
-    pub(crate) fn is_open(&self, id: &Id) -> bool {
+    /// Whether a client is served without a session: 2026-07-28 and later.
+    pub(crate) fn is_stateless(&self) -> bool {
         match self {
-            Self::Lines(_) => true,
-            Self::Replies(replies) => replies.open.iter().any(|open| open.id == *id),
+            Self::Lines(_) => false,
+            Self::Replies(replies) => replies.is_stateless,
         }
     }
 
-    /// The number of open responses and streams.
-    pub(crate) fn streams(&self) -> usize {
-        match self {
-            Self::Lines(_) => 1,
-            Self::Replies(replies) => replies.open.len() + usize::from(replies.listening.is_some()),
-        }
-    }
-
-    /// Opens the stream for messages that belong to no request; `None` closes it.
-    pub(crate) fn listen(&mut self, reply: Option<Reply>) {
+    /// Opens a stream for messages that belong to no request.
+    pub(crate) fn listen(&mut self, number: u64, reply: Reply, is_resumed: bool) {
         if let Self::Replies(replies) = self {
-            replies.listening = reply;
-            if let Some(reply) = &replies.listening {
+            if !is_resumed {
                 for delivery in replies.waiting.drain(..) {
                     reply.send(delivery);
                 }
             }
+            replies.listening.push(Listening { number, is_resumed, reply });
         }
+    }
+
+    /// Closes a stream of [`ClientOut::listen`].
+    pub(crate) fn unlisten(&mut self, number: u64) {
+        if let Self::Replies(replies) = self {
+            replies.listening.retain(|open| open.number != number);
+        }
+    }
+
+    /// Closes a stream that the server has closed, or refused with `status`.
+    pub(crate) fn end_listening(&mut self, number: u64, status: u16) {
+        self.deliver(
+            &About::Stream(number),
+            Delivery { status: Some(status), is_last: true, ..Delivery::new(Vec::new()) },
+        );
+        self.unlisten(number);
     }
 
     /// Sends a line of the proxy.
@@ -275,6 +290,7 @@ impl ClientOut {
             About::Token(token) => at(&|open| open.token.as_ref() == Some(token)),
             About::Log => at(&|open| open.has_logs).or_else(only),
             About::Nothing => only(),
+            About::Stream(_) => None,
         };
         if let Some(found) = found {
             match delivery.is_last {
@@ -283,19 +299,22 @@ impl ClientOut {
             };
             return;
         }
-        match (about, &replies.listening) {
-            // The client resumes the stream of a request with the event's id.
-            (About::Response(_) | About::Request(_), Some(reply)) if delivery.event.id.is_some() => {
-                reply.send(delivery);
+        let mut listening = replies.listening.iter().rev();
+        let stream = match about {
+            About::Stream(number) => listening.find(|open| open.number == *number),
+            About::Nothing | About::Log | About::Token(_) => listening.find(|open| !open.is_resumed),
+            About::Request(_) | About::Response(_) => None,
+        };
+        match (about, stream) {
+            (_, Some(stream)) => {
+                stream.reply.send(delivery);
             }
-            (About::Response(id) | About::Request(id), _) => {
+            (About::Response(id) | About::Request(id), None) => {
                 warn(format_args!(
                     "dropped a message about the request {id}: the client closed its response"
                 ));
             }
-            (About::Nothing | About::Log | About::Token(_), Some(reply)) => {
-                reply.send(delivery);
-            }
+            (About::Stream(_), None) => {}
             (About::Nothing | About::Log | About::Token(_), None) => match replies.open.last() {
                 Some(open) if !replies.is_stateless => {
                     open.reply.send(delivery);
@@ -313,7 +332,8 @@ impl ClientOut {
         match self {
             Self::Lines(outbox) => outbox.ready().await,
             Self::Replies(replies) => {
-                for reply in replies.open.iter().map(|open| &open.reply).chain(&replies.listening) {
+                let listening = replies.listening.iter().map(|open| &open.reply);
+                for reply in replies.open.iter().map(|open| &open.reply).chain(listening) {
                     tokio::select! {
                         () = reply.queue.ready() => {}
                         () = reply.deliveries.closed() => {}

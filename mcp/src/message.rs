@@ -13,6 +13,8 @@ use crate::approvals::INPUT;
 
 /// The method of a call that the guard decides about.
 pub(crate) const TOOLS_CALL: &str = "tools/call";
+/// The notification that cancels a request.
+pub(crate) const CANCELLED: &str = "notifications/cancelled";
 /// The member of `_meta` with the protocol version of a request: 2026-07-28 and later.
 const VERSION_META: &str = "io.modelcontextprotocol/protocolVersion";
 /// The member of `_meta` with the capabilities of the client: 2026-07-28 and later.
@@ -44,6 +46,12 @@ impl Id {
     /// Whether it is a string that starts with `prefix`, of ASCII letters, digits and hyphens.
     pub(crate) fn starts_with(&self, prefix: &str) -> bool {
         self.0.strip_prefix('"').is_some_and(|text| text.starts_with(prefix))
+    }
+}
+
+impl From<u64> for Id {
+    fn from(number: u64) -> Self {
+        Self(number.to_string())
     }
 }
 
@@ -220,6 +228,9 @@ impl ClientMessage {
 
     /// The id of the request that `notifications/cancelled` names.
     pub(crate) fn cancelled(&self) -> Option<Id> {
+        if self.method.as_deref() != Some(CANCELLED) {
+            return None;
+        }
         Id::of(self.params.as_ref()?.member("requestId")?)
     }
 

@@ -18,9 +18,9 @@ use crate::upstream::{ServerIn, connect};
 ///
 /// The server cannot be started, ended by itself, or sent an invalid message.
 pub(crate) async fn run(shared: Arc<Shared>) -> io::Result<()> {
-    let (to_server, from_server) = connect(&shared.options)?;
+    let (to_server, from_server) = connect(&shared.options.target, true)?;
     let (outbox, mut writer) = Outbox::new(tokio::io::stdout());
-    let (session, verdicts) = Session::new(shared, ClientOut::Lines(outbox), to_server)?;
+    let (session, verdicts) = Session::new(shared, ClientOut::Lines(outbox), to_server, Arc::default())?;
     let mut from_client = ClientIn::Lines { lines: read_lines(tokio::io::stdin()), writer: &mut writer };
     let end = drive(session, verdicts, &mut from_client, from_server, interrupted()).await;
     if !writer.is_finished() {

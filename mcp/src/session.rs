@@ -4,11 +4,11 @@
 //! A transport gives it the events of the client and the server; it answers through
 //! [`ClientOut`] and [`ServerOut`]. A call is judged in [`Session::judge`] and nowhere else.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use actpass_core::{ActPass, Action, Blocked, DecisionWord, TokioClock, Verdict};
@@ -19,19 +19,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::approvals::{
     Approvals, Seal, State, Subject, digest, elicitation, elicitation_complete, input_required, random,
 };
-use crate::carriers::Carriers;
+use crate::carriers::{Carriers, complete, take_argument};
 use crate::client::{About, ClientEvent, ClientOut, Delivery, Incoming};
 use crate::edit::{Members, replace};
+use crate::http_server::lock;
 use crate::message::{
-    Call, ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, blocked_result, cancel, read_server_line,
+    CANCELLED, Call, ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, blocked_result, read_server_line,
     waiting,
 };
-use crate::server::Variable;
 use crate::tools::Definitions;
-use crate::upstream::{FromServer, Outgoing, ServerOut};
+use crate::upstream::{FromServer, Origin, Outgoing, ServerOut, Target};
 use crate::warn;
 
-const CANCELLED: &str = "notifications/cancelled";
 /// The delay of the first progress of a call that is held, and the interval of the others.
 const FIRST_PROGRESS: Duration = Duration::from_secs(1);
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -47,6 +46,10 @@ pub(crate) struct Options {
     pub(crate) tool_prefix: String,
     pub(crate) goal: String,
     pub(crate) user_id: Option<String>,
+    /// Deny a call without a user.
+    pub(crate) require_user: bool,
+    /// Read and remove the reserved argument.
+    pub(crate) reserved_argument: bool,
     pub(crate) approvals: Approvals,
     /// Longest wait of a call for its approval.
     pub(crate) hold: Duration,
@@ -54,8 +57,7 @@ pub(crate) struct Options {
     pub(crate) approval_page: Option<String>,
     pub(crate) pin: bool,
     pub(crate) response_timeout: Option<Duration>,
-    pub(crate) environment: Vec<Variable>,
-    pub(crate) command: Vec<OsString>,
+    pub(crate) target: Target,
 }
 
 /// What every session of a proxy shares.
@@ -137,7 +139,7 @@ struct Deciding {
     /// Distinguishes decisions about calls that use the same id one after the other.
     number: u64,
     /// Sent to the server if the call may run.
-    text: String,
+    message: Outgoing,
     call: Call,
     tool: String,
     action: Action,
@@ -189,7 +191,7 @@ pub(crate) struct Session {
     started: u64,
     /// The protocol version that the server chose.
     version: Option<String>,
-    definitions: Definitions,
+    definitions: Arc<Mutex<Definitions>>,
 }
 
 impl Session {
@@ -202,6 +204,7 @@ impl Session {
         shared: Arc<Shared>,
         to_client: ClientOut,
         to_server: ServerOut,
+        definitions: Arc<Mutex<Definitions>>,
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<Decided>)> {
         let (verdicts, decided) = mpsc::unbounded_channel();
         let session = Self {
@@ -217,7 +220,7 @@ impl Session {
             closed: VecDeque::new(),
             started: 0,
             version: None,
-            definitions: Definitions::default(),
+            definitions,
         };
         Ok((session, decided))
     }
@@ -228,8 +231,14 @@ impl Session {
             ClientEvent::End => return Some(End::Client),
             ClientEvent::Gone(id) => self.gone(&id),
             ClientEvent::Invalid(id, error) => self.respond(id.as_ref(), &error),
-            ClientEvent::Listening(reply, _) => self.to_client.listen(Some(reply)),
-            ClientEvent::ListeningEnded => self.to_client.listen(None),
+            ClientEvent::Listening { number, reply, last } => {
+                self.to_client.listen(number, reply, last.is_some());
+                self.to_server.listen(number, last);
+            }
+            ClientEvent::ListeningEnded(number) => {
+                self.to_client.unlisten(number);
+                self.to_server.unlisten(number);
+            }
             ClientEvent::Message(incoming) => {
                 let Incoming { line, text, carriers, reply } = *incoming;
                 let handled = match &line {
@@ -270,7 +279,19 @@ impl Session {
     /// not run, because its result could not be delivered.
     fn gone(&mut self, id: &Id) {
         self.to_client.close(id);
-        self.cancel_decision(id);
+        if self.cancel_decision(id) {
+            return;
+        }
+        let is_told = self.to_server.abandon(id);
+        if self.to_client.is_stateless()
+            && let Some(pending) = self.pending.get_mut(id).filter(|pending| pending.is_awaited())
+        {
+            *pending = Pending::Cancelled;
+            self.close(id.clone());
+            if !is_told {
+                self.to_server.send(Outgoing::cancel(id));
+            }
+        }
     }
 
     /// Ends the decision about a call. Returns whether it was pending.
@@ -339,18 +360,17 @@ impl Session {
         match (message.method.as_deref(), &message.id) {
             (Some(TOOLS_CALL), Some(id)) => {
                 let call = message.call(text).map_err(|error| (Some(id.clone()), error))?;
-                self.judge(id, call, text, carriers).map_err(|error| (Some(id.clone()), error))
+                self.judge(id, call, text, message, carriers).map_err(|error| (Some(id.clone()), error))
             }
             (None, Some(id)) if id.starts_with(&self.own) => {
                 self.elicited(id, message);
                 Ok(())
             }
-            (method, id) => {
+            (method, _) => {
                 if method == Some("initialize") {
                     self.can_open_urls = message.can_open_urls();
                 }
-                let cancelled = message.cancelled().filter(|_| method == Some(CANCELLED));
-                if cancelled.is_some_and(|id| {
+                if message.cancelled().is_some_and(|id| {
                     self.to_client.close(&id);
                     self.cancel_decision(&id)
                 }) {
@@ -358,8 +378,7 @@ impl Session {
                     return Ok(());
                 }
                 self.forward(message);
-                let id = id.clone().filter(|_| method.is_some());
-                self.to_server.send(Outgoing { line: line(text), id });
+                self.to_server.send(Outgoing::new(text, message));
                 Ok(())
             }
         }
@@ -390,7 +409,9 @@ impl Session {
         for message in messages {
             self.forward(message);
         }
-        self.to_server.send(Outgoing { line: line(text), id: None });
+        for message in messages.iter().take(1) {
+            self.to_server.send(Outgoing { id: None, ..Outgoing::new(text, message) });
+        }
         Ok(())
     }
 
@@ -447,20 +468,44 @@ impl Session {
     }
 
     /// Starts the decision about a call. This is the only way of a call to the server.
-    fn judge(&mut self, id: &Id, call: Call, text: &str, carriers: &Carriers) -> Result<(), RpcError> {
+    fn judge(
+        &mut self,
+        id: &Id,
+        mut call: Call,
+        text: &str,
+        message: &ClientMessage,
+        carriers: &Carriers,
+    ) -> Result<(), RpcError> {
+        complete(&mut call, carriers)?;
+        let mut text = Cow::Borrowed(text);
+        if self.shared.options.reserved_argument
+            && let Some((carried, without)) = take_argument(&mut call, &text)?
+        {
+            complete(&mut call, &carried)?;
+            text = Cow::Owned(without);
+        }
         let options = &self.shared.options;
         let tool = format!("{}{}", options.tool_prefix, call.name);
-        let goal = call.goal.as_ref().or(carriers.goal.as_ref()).unwrap_or(&options.goal);
-        let user_id = call.user_id.as_ref().or(carriers.user_id.as_ref()).or(options.user_id.as_ref());
+        let goal = call.goal.as_ref().unwrap_or(&options.goal);
+        let user_id = call.user_id.as_ref().or(options.user_id.as_ref());
+        if options.require_user && user_id.is_none() {
+            let text = format!(
+                "{tool} was not run: deny (actpass.user_missing). The call names no user. Do not call it again."
+            );
+            warn(&text);
+            self.answer(id, blocked_result(id, &text, call.has_result_type));
+            return Ok(());
+        }
         let mut action = Action::new(goal, &tool).args_text(&call.arguments);
         if let Some(user_id) = user_id {
             action = action.user_id(user_id);
         }
-        if let Some(passport) = call.passport.as_ref().or(carriers.passport.as_ref()) {
+        if let Some(passport) = &call.passport {
             action = action.passport(passport.as_str());
         }
         if options.pin {
-            let hash = self.definitions.hash(&call.name).ok_or_else(|| {
+            let definitions = lock(&self.definitions);
+            let hash = definitions.hash(&call.name).ok_or_else(|| {
                 RpcError::invalid_params(
                     "name: the definition of the tool is not known; request tools/list first",
                 )
@@ -475,20 +520,21 @@ impl Session {
         let principal = carriers.principal.clone().unwrap_or_default();
         let (text, wait) = match call.request_state.as_deref().filter(|state| self.shared.seal.is_own(state))
         {
-            None => (text.to_owned(), None),
+            None => (text, None),
             Some(state) => {
                 let subject =
                     Subject { principal: &principal, digest: digest.as_deref().unwrap_or_default() };
                 let state = self.shared.seal.open(state, &subject, SystemTime::now())?;
-                let text =
-                    with_state(text, &state).ok_or_else(|| RpcError::invalid_params("expected an object"))?;
-                (text, Some(Wait { approval: state.approval, elicitation: None }))
+                let text = with_state(&text, &state)
+                    .ok_or_else(|| RpcError::invalid_params("expected an object"))?;
+                (Cow::Owned(text), Some(Wait { approval: state.approval, elicitation: None }))
             }
         };
         let answer = call.elicited.clone();
         let task = tokio::spawn(async {}).abort_handle();
+        let message = Outgoing { headers: carriers.headers.clone(), ..Outgoing::new(&text, message) };
         let deciding =
-            Deciding { number: 0, text, call, tool, action, client, principal, digest, wait, task };
+            Deciding { number: 0, message, call, tool, action, client, principal, digest, wait, task };
         match (&deciding.wait, answer.as_deref()) {
             (Some(_), Some("decline" | "cancel")) => self.decline(id, &deciding, answer.as_deref()),
             (Some(_) | None, _) => self.decide(id, deciding),
@@ -565,7 +611,7 @@ impl Session {
             Ok(_) => {
                 let deadline = self.shared.options.response_timeout.map(|limit| Instant::now() + limit);
                 self.pending.insert(id.clone(), Pending::Call { deadline });
-                self.to_server.send(Outgoing { line: line(&call.text), id: Some(id) });
+                self.to_server.send(call.message);
             }
         }
     }
@@ -608,7 +654,8 @@ impl Session {
 
     /// Request state for the call, which contains the call's own state for the server.
     fn seal(&self, call: &Deciding, approval: &str) -> Option<String> {
-        let params = Members::parse(Members::parse(&call.text)?.text("params")?)?;
+        let text = std::str::from_utf8(&call.message.line).ok()?;
+        let params = Members::parse(Members::parse(text)?.text("params")?)?;
         let text = |name: &str| params.text(name).map(str::to_owned);
         let state = State {
             approval: approval.to_owned(),
@@ -637,8 +684,21 @@ impl Session {
                 }
                 return None;
             }
+            FromServer::ListeningEnded(number, status) => {
+                self.to_client.end_listening(number, status);
+                return None;
+            }
             FromServer::Message { line, origin, event, status } => (line, origin, event, status),
         };
+        let mut about = match &origin {
+            Origin::Lines => About::Nothing,
+            Origin::Listening(number) => About::Stream(*number),
+            Origin::Request(id) => About::Request(id.clone()),
+        };
+        if line.is_empty() {
+            self.to_client.deliver(&about, Delivery { line, event, is_last: false, status });
+            return None;
+        }
         let text = line.trim_ascii();
         if !matches!(text.first(), Some(b'{' | b'[')) {
             if !text.is_empty() {
@@ -654,13 +714,12 @@ impl Session {
         };
         let is_batch = messages.len() > 1;
         let mut is_known = true;
-        let mut about = origin.clone().map_or(About::Nothing, About::Request);
         for message in messages {
             if message.method.as_deref() == Some("notifications/tools/list_changed") {
-                self.definitions = Definitions::default();
+                *lock(&self.definitions) = Definitions::default();
             }
             let Some(id) = message.id.as_ref().filter(|_| message.method.is_none()) else {
-                if let (ClientOut::Replies(_), None) = (&self.to_client, &origin) {
+                if let (ClientOut::Replies(_), Origin::Lines) = (&self.to_client, &origin) {
                     about = match message.about() {
                         (Some(token), _) => About::Token(token),
                         (None, Some(id)) => About::Request(id),
@@ -682,12 +741,15 @@ impl Session {
                 }
                 Some(Pending::List { is_first_page }) => {
                     if let Some(result) = message.result {
-                        self.definitions.note(result, is_first_page);
+                        lock(&self.definitions).note(result, is_first_page);
                     }
                 }
                 Some(Pending::Call { .. } | Pending::Other | Pending::Cancelled) => {}
             }
-            about = About::Response(id.clone());
+            // A stream that the client resumes contains the response to another request.
+            if !matches!(origin, Origin::Listening(_)) {
+                about = About::Response(id.clone());
+            }
         }
         match (is_known, is_batch) {
             (true, _) => {
@@ -728,7 +790,7 @@ impl Session {
             self.pending.insert(id.clone(), Pending::Expired);
             let problem = "the server did not respond in time; the call may have run";
             self.respond(Some(&id), &RpcError::internal(problem));
-            self.to_server.send(Outgoing { line: cancel(&id), id: None });
+            self.to_server.send(Outgoing::cancel(&id));
             self.close(id);
         }
     }
@@ -753,13 +815,6 @@ impl Session {
             }
         }
     }
-}
-
-fn line(text: &str) -> Vec<u8> {
-    let mut line = Vec::with_capacity(text.len() + 1);
-    line.extend_from_slice(text.as_bytes());
-    line.push(b'\n');
-    line
 }
 
 /// The message with the call's own state for the server in place of the proxy's.
