@@ -528,7 +528,7 @@ def run_native(system: System, root: Path, libraries: list[Path]) -> Result:
     """Run the programs that `scripts/dist` linked with the native library of Swift and Kotlin."""
     target = target_of(system)
     for kind in ("static", "shared"):
-        shutil.copy2(DIST / "build" / target / "link" / kind, root / "root" / kind)
+        shutil.copy2(DIST / "link" / target / kind, root / "root" / kind)
         output = do(root, "env", f"LD_LIBRARY_PATH=/dist/swift/{target}", f"/root/{kind}")
         if output != HASH:
             sys.exit(f"run.py: {kind} library: expected {HASH}, found {output}")
