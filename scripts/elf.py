@@ -17,23 +17,15 @@ def is_for(binary: bytes, processor: str) -> bool:
 
 def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
     """Return the libraries and the symbol versions that a 64-bit ELF library needs."""
-    assert binary[:6] == b"\x7fELF\x02\x01", "not a 64-bit little-endian ELF library"
-    (table,) = struct.unpack_from("<Q", binary, 40)
-    size, count = struct.unpack_from("<HH", binary, 58)
     needed, versions = set(), set()
-    sections = [struct.unpack_from("<IIQQQQIIQQ", binary, table + at * size) for at in range(count)]
-
-    def text(strings: tuple, at: int) -> str:
-        start = strings[4] + at
-        return binary[start : binary.index(b"\0", start)].decode()
-
+    sections = sections_of(binary)
     for section in sections:
         kind, offset, length, link, entries = section[1], section[4], section[5], section[6], section[7]
         if kind == 6:  # SHT_DYNAMIC
             for at in range(offset, offset + length, 16):
                 tag, value = struct.unpack_from("<QQ", binary, at)
                 if tag == 1:  # DT_NEEDED
-                    needed.add(text(sections[link], value))
+                    needed.add(text(binary, sections[link], value))
         if kind == 0x6FFFFFFE:  # SHT_GNU_verneed
             at = offset
             for _ in range(entries):
@@ -41,10 +33,32 @@ def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
                 inner = at + first
                 for _ in range(auxiliaries):
                     _, _, _, name, onward = struct.unpack_from("<IHHII", binary, inner)
-                    versions.add(text(sections[link], name))
+                    versions.add(text(binary, sections[link], name))
                     inner += onward
                 at += following
     return needed, versions
+
+
+def is_stripped(binary: bytes) -> bool:
+    """Return whether a 64-bit ELF file has neither debug information nor a table of local symbols."""
+    sections = sections_of(binary)
+    (names,) = struct.unpack_from("<H", binary, 62)
+    found = {text(binary, sections[names], section[0]) for section in sections}
+    return not any(name == ".symtab" or name.startswith(".debug_") for name in found)
+
+
+def sections_of(binary: bytes) -> list[tuple]:
+    """Return the section headers of a 64-bit ELF file."""
+    assert binary[:6] == b"\x7fELF\x02\x01", "not a 64-bit little-endian ELF library"
+    (table,) = struct.unpack_from("<Q", binary, 40)
+    size, count = struct.unpack_from("<HH", binary, 58)
+    return [struct.unpack_from("<IIQQQQIIQQ", binary, table + at * size) for at in range(count)]
+
+
+def text(binary: bytes, strings: tuple, at: int) -> str:
+    """Return the text at an offset of a section of strings."""
+    start = strings[4] + at
+    return binary[start : binary.index(b"\0", start)].decode()
 
 
 def newest_glibc(versions: set[str]) -> int:
