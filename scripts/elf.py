@@ -40,7 +40,7 @@ def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
 
 
 def is_stripped(binary: bytes) -> bool:
-    """Return whether a 64-bit ELF file has neither debug information nor a table of local symbols."""
+    """Return whether a 64-bit ELF file is without debug information and local symbols."""
     sections = sections_of(binary)
     (names,) = struct.unpack_from("<H", binary, 62)
     found = {text(binary, sections[names], section[0]) for section in sections}
