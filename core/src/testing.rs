@@ -568,8 +568,8 @@ impl State {
             approval.map(|approval| approval.answer.clone())
         });
         let answer = answer.unwrap_or_else(unscripted);
-        let (answer, approval) = match answer.is(&DecisionWord::RequireApproval) && consumes(request) {
-            true => self.require_approval(&answer, tool, named, action_hash),
+        let (answer, approval) = match answer.is(&DecisionWord::RequireApproval) {
+            true => self.require_approval(&answer, tool, named, action_hash, consumes(request)),
             false => (answer, None),
         };
         let (is_allow, status) = (answer.is(&DecisionWord::Allow), answer.status);
@@ -583,13 +583,14 @@ impl State {
     }
 
     /// Applies the approvals to the scripted `require_approval`. Returns the answer, and the approval
-    /// that it spends.
+    /// that it spends. Unless it `consumes`, it opens and spends nothing.
     fn require_approval(
         &mut self,
         scripted: &Answer,
         tool: &str,
         named: Option<&str>,
         action_hash: Option<String>,
+        consumes: bool,
     ) -> (Answer, Option<String>) {
         let Some(action_hash) = action_hash else { return (denied("approval.not_hashable"), None) };
         let found = match named {
@@ -603,13 +604,17 @@ impl State {
                 Some(approval) => Some(approval),
             },
         };
-        let Some(approval) = found else { return (self.open(scripted, tool, action_hash), None) };
+        let approval = match found {
+            None if consumes => return (self.open(scripted, tool, action_hash), None),
+            None => return (without_approval(scripted), None),
+            Some(approval) => approval,
+        };
         let id = Json::from(approval.id.as_str());
         match approval.status {
             ApprovalStatus::Approved => {
-                approval.spent = true;
+                approval.spent |= consumes;
                 let allow = Answer::allow().reason_code("approval.approved");
-                (with_extras(allow, scripted), Some(approval.id.clone()))
+                (with_extras(allow, scripted), consumes.then(|| approval.id.clone()))
             }
             ApprovalStatus::Expired => (denied("approval.expired"), None),
             ApprovalStatus::Pending => {
@@ -794,6 +799,15 @@ fn waiting(scripted: &Answer, id: Json, reason_code: Option<&str>) -> Answer {
         Some(reason_code) => answer.reason_code(reason_code),
         None => answer,
     }
+}
+
+/// The scripted `require_approval` without an id, as an observing mode gets it.
+fn without_approval(scripted: &Answer) -> Answer {
+    let mut answer = scripted.clone();
+    if let Some(Json::Object(members)) = &mut answer.body {
+        members.retain(|(name, _)| name != APPROVAL_ID);
+    }
+    answer
 }
 
 /// Adds the members of the scripted `require_approval` that do not belong to that decision.

@@ -302,11 +302,20 @@ async fn approvals_are_reused_by_action() {
     }
     for mode in ["monitor", "warn"] {
         let looked = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
-        assert_eq!(looked.member("approval_request_id"), None);
+        assert_eq!(
+            text(&looked, "approval_request_id"),
+            Some(&**id),
+            "{mode} reports the approval that enforce joins"
+        );
+        let other = gateway.decide("apk_one", &refund("25002", &format!(r#", "mode": "{mode}""#))).await;
+        assert_eq!(other.member("approval_request_id"), None, "{mode} opens nothing");
     }
     approve(&gateway, id).await;
-    let looked = gateway.decide("apk_one", &refund("25000", r#", "mode": "monitor""#)).await;
-    assert_eq!(text(&looked, "decision"), Some("require_approval"), "monitor spends nothing");
+    for mode in ["monitor", "warn", "monitor"] {
+        let looked = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
+        assert_is(&looked, "allow", "approval.approved");
+    }
+    // The observing modes spent nothing.
     // One of many concurrent requests spends it, and the others share one new approval.
     for key in ["apdv_one", "apk_bound"] {
         assert_ne!(id_of(&gateway.decide(key, &body).await), *id, "{key}");

@@ -6,25 +6,17 @@ import { Template } from '../template.js';
 import type { Mode, PreflightOptions } from '../types.js';
 import { type ToolMap, UNGUARDED } from './common.js';
 
-/** The largest number of remembered approvals. */
-const REMEMBERED = 1000;
 /** Members of an action that a preflight takes. */
 const MEMBERS = ['goal', 'tool', 'args', 'resource', 'userId', 'passport', 'audience', 'toolManifestHash'] as const;
-
-/** Defaults of a scope that belong to the action. */
-const OF_SCOPE = ['goal', 'userId', 'passport', 'audience'] as const;
 
 /**
  * @internal Finds out whether a call needs a pause for a human approval, and opens that approval.
  *
  * A pause gives no permission: the call that executes requests its own decision. So a failure here means no pause.
- * The first preflight is in `monitor`, which neither spends an approval nor charges a budget.
  */
 export class Precheck {
   readonly #client: ActPass;
   readonly #tools: ToolMap;
-  /** The ids of approvals by their actions, the oldest first. */
-  readonly #pending = new Map<string, string>();
 
   constructor(client: ActPass, tools: ToolMap) {
     this.#client = client;
@@ -47,38 +39,20 @@ export class Precheck {
     }
     const client = this.#client;
     const { action } = mapped;
+    const { connection, defaults } = partsOf(client);
+    const mode = (action['mode'] ?? defaults['mode'] ?? connection.mode) as Mode;
+    if (mode !== 'enforce' && mode !== 'strict') {
+      return undefined;
+    }
     const sent = valueOf(action['args'], args, args) ?? args ?? {};
     const members = Object.fromEntries(
       MEMBERS.map((member) => [member, member === 'args' ? sent : valueOf(action[member], args, sent)]),
     ) as unknown as PreflightOptions;
-    const scope = partsOf(client).connection.scope?.getStore();
-    const key = JSON.stringify([members, OF_SCOPE.map((member) => scope?.[member])]);
-    const known = this.#pending.get(key);
-    if (known !== undefined) {
-      const { status } = await client.waitForApproval(known);
-      if (status === 'pending') {
-        return known;
-      }
-      this.#pending.delete(key);
-      if (status === 'approved') {
-        return undefined;
-      }
-    }
-    const { decision } = await client.preflight({ ...members, mode: 'monitor' });
-    if (decision !== 'require_approval') {
-      return undefined;
-    }
-    // Opens no approval in `monitor` and `warn`. An approval that was given since the first preflight is spent here.
-    const opened = await client.preflight({ ...members, mode: action['mode'] as Mode | undefined });
-    if (opened.decision !== 'require_approval' || opened.approval_request_id === undefined) {
-      return undefined;
-    }
-    this.#pending.set(key, opened.approval_request_id);
-    const [oldest] = this.#pending.keys();
-    if (this.#pending.size > REMEMBERED && oldest !== undefined) {
-      this.#pending.delete(oldest);
-    }
-    return opened.approval_request_id;
+    // In `monitor`, the gateway opens and spends no approval, and claims no budget.
+    const seen = await client.preflight({ ...members, mode: 'monitor' });
+    const opens = seen.decision === 'require_approval' && seen.approval_request_id === undefined;
+    const found = opens ? await client.preflight({ ...members, mode }) : seen;
+    return found.decision === 'require_approval' ? found.approval_request_id : undefined;
   }
 }
 

@@ -1,7 +1,7 @@
 //! Evaluation of one request.
 
+use actpass_protocol::Json;
 use actpass_protocol::token::Presentation;
-use actpass_protocol::{Json, Mode};
 use rust_decimal::Decimal;
 
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
@@ -442,10 +442,7 @@ impl<'a> Case<'a> {
 
     /// Returns whether the mode enforces the decision and consumes single-use grants.
     pub(super) fn consumes(&self) -> bool {
-        match self.request.mode {
-            Mode::Enforce | Mode::Strict => true,
-            Mode::Monitor | Mode::Warn => false,
-        }
+        self.request.consumes()
     }
 
     fn agent_id(&self) -> Option<&'a str> {

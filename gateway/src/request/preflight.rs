@@ -61,6 +61,14 @@ pub struct IdempotencyKey {
 }
 
 impl Preflight {
+    /// Returns whether the mode enforces the decision and consumes single-use grants.
+    pub fn consumes(&self) -> bool {
+        match self.mode {
+            Mode::Enforce | Mode::Strict => true,
+            Mode::Monitor | Mode::Warn => false,
+        }
+    }
+
     /// Validates and parses `body`.
     ///
     /// # Errors

@@ -79,6 +79,15 @@ impl Service {
                 Some(_) | None => None,
             };
             let mut decided = self.decide(&pending, &context).await?;
+            // An observing mode opens nothing, so the attempt to record reveals no live approval.
+            let observes = !pending.request.consumes() && self.reuse_approvals;
+            if observes && !decided.allows && found.action_hash.is_none() {
+                found.action_hash = pending.action_hash();
+                if found.action_hash.is_some() {
+                    found.earlier.clone_from(&context.earlier);
+                    continue;
+                }
+            }
             let opens = decided.opens().map(str::to_owned);
             // Held until the decision is recorded, so that the pending limit is exact.
             let _opening = match &opens {

@@ -11,6 +11,7 @@ import {
   ALLOW,
   ALLOWED,
   adapterCase,
+  approvedAfterTheQuestion,
   assertBlocked,
   commonCases,
   decide,
@@ -53,12 +54,13 @@ export function scripted(Model, turns) {
   return { model, prompts };
 }
 
-/** Returns the texts of tool results in an input of the model. */
+/** Returns the texts of tool results in an input of the model, in the order of their calls' ids. */
 export function textsOf(prompt) {
   return prompt
     .filter(({ role }) => role === 'tool')
     .flatMap(({ content }) => content)
     .filter(({ type }) => type === 'tool-result')
+    .sort((one, other) => one.toolCallId.localeCompare(other.toolCallId))
     .map(({ output }) => output.value ?? output.reason ?? output.type)
     .map((value) => (typeof value === 'string' ? value : JSON.stringify(value)));
 }
@@ -99,6 +101,7 @@ export function define(framework, Model) {
     raw: true,
     aborts: true,
     parallel: true,
+    interrupts: true,
     ranOn: { extra: 1 },
     async run({ client, effects, calls, actions, options, signal, way }) {
       const { model, prompts } = scripted(Model, [calls]);
@@ -142,6 +145,14 @@ export function define(framework, Model) {
         const [text] = await goOn(way, baseUrl, effects, paused);
         assert.match(text, /refunded 25000/);
         assert.deepEqual(effects.ran, [NEEDS_APPROVAL]);
+      }),
+    );
+    adapter('approved in another process', `${way}, after the question`, 1, (effects) =>
+      withGateway(async (baseUrl) => {
+        await pause(way, newClient(baseUrl), effects);
+        const paused = await pause(way, approvedAfterTheQuestion(baseUrl), effects);
+        assert.equal(paused.requests.length, 1);
+        assert.match((await goOn(way, baseUrl, effects, paused))[0], /refunded 25000/);
       }),
     );
     adapter('approved only in the framework', way, 0, (effects) =>

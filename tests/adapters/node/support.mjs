@@ -34,6 +34,18 @@ export function newClient(baseUrl, settings = {}) {
   });
 }
 
+/** Returns a client whose first answer to a question about a pause arrives after a person approved all pending requests. */
+export function approvedAfterTheQuestion(baseUrl) {
+  const client = newClient(baseUrl);
+  const preflight = client.preflight.bind(client);
+  client.preflight = async (options) => {
+    const answer = await preflight(options);
+    await decide(baseUrl, 'approve');
+    return answer;
+  };
+  return client;
+}
+
 /** The tool's effect: its arguments, once for each time that it ran. */
 export class Effects {
   ran = [];
@@ -174,6 +186,7 @@ export function assertBlocked(text, reason) {
  *
  * - `driver.raw`: whether the framework takes JSON texts. `driver.throws`: whether it shows the tool's own error to the model.
  * - `driver.aborts`: whether it takes a signal. `driver.parallel`: whether a turn may have several calls.
+ * - `driver.interrupts`: whether `approvals: 'interrupt'` pauses.
  * - `driver.evaluatesOutside`: whether the arguments are evaluated before the schema of the tool.
  * - `driver.construct(client, tools, actions)` guards the named tools and returns nothing.
  */
@@ -266,6 +279,23 @@ export function commonCases(driver) {
         }),
       'told',
     );
+    if (driver.interrupts) {
+      // The question whether to pause must not spend the approval.
+      define(
+        'approved in another process',
+        1,
+        (effects) =>
+          withGateway(async (baseUrl) => {
+            const given = { effects, calls: [NEEDS_APPROVAL] };
+            await run({ client: newClient(baseUrl), ...given, options: { approvals: 'tell' } });
+            await decide(baseUrl, 'approve');
+            const options = { approvals: 'interrupt' };
+            assert.match((await run({ client: newClient(baseUrl), ...given, options }))[0], /refunded 25000/);
+            assert.deepEqual(await pendingIds(baseUrl), []);
+          }),
+        'before the run',
+      );
+    }
     define('approval rejected', 0, (effects) =>
       withGateway(async (baseUrl) => {
         const options = { approvals: 'hold', holdMs: 30_000 };

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from actpass import UNGUARDED, ActPassConfigError, ToolAction
+from actpass import UNGUARDED, ActPassConfigError, AsyncActPassClient, ToolAction
 from actpass.integrations.openai_agents import guard_tools, settle
 from actpass.testing import allow, deny, require_approval
 from agents import (
@@ -279,13 +279,53 @@ def test_waiting_lost(
         real_gateway.approve(approval_of(waiting))
     other = guarded(real_gateway, flavour, agent(tools=[refund]))  # As in another process.
     state = saved(result, other)
-    assert settled(state) == {}
+    # The gateway finds the approval by its action.
+    assert settled(state) == ({} if is_approved else waiting)
     result = go(flavour, other, state)
-    if is_approved:  # The gateway finds the approval by its action.
-        assert ran.count == 1
-    else:
-        assert "require_approval" in outputs(result)[-1]
+    assert ran.count == is_approved
+    if not is_approved:
+        assert [item.name for item in result.interruptions] == ["refund"]
         counted("metadata lost", 0)
+
+
+@flavours
+@pytest.mark.parametrize("when", ["before the run", "after the question"])
+def test_approved_elsewhere_is_spent_by_the_call_that_executes(
+    flavour: str, when: str, real_gateway: Real, refund: FunctionTool, ran: Ran, counted: Counted, monkeypatch: Any
+) -> None:
+    """The question whether to pause never spends the approval that another process opened."""
+    asked = guarded(real_gateway, "run", agent([call(25000)], tools=[refund]), approvals="tell")
+    go("run", asked)
+    [approval] = real_gateway.pending()
+    client = client_of(real_gateway, flavour)
+    if when == "before the run":
+        real_gateway.approve(approval)
+    else:
+        preflight = type(client).preflight
+
+        async def slow(self: Any, **members: Any) -> Any:
+            answered = await preflight(self, **members)
+            real_gateway.approve(approval)
+            return answered
+
+        def blocking(self: Any, **members: Any) -> Any:
+            answered = preflight(self, **members)
+            real_gateway.approve(approval)
+            return answered
+
+        is_async = isinstance(client, AsyncActPassClient)
+        monkeypatch.setattr(type(client), "preflight", slow if is_async else blocking)
+    one = guard_tools(client, agent([call(25000)], tools=[refund]), {"refund": REFUND})
+    result = go(flavour, one)
+    monkeypatch.undo()
+    if when == "after the question":
+        state = saved(result, one)
+        assert settled(state) == {}
+        result = go(flavour, one, state)
+    assert ran.values == [("ch_1", 25000, "usd")]
+    assert outputs(result)[-1] == "refunded 25000"
+    assert real_gateway.pending() == []
+    counted("approved in another process", 1, when)
 
 
 @flavours
@@ -832,8 +872,8 @@ def test_approval_inside_an_agent_as_tool(flavour: str, real_gateway: Real, refu
 class Server(MCPServer):
     """An MCP server in the test's process."""
 
-    def __init__(self, ran: Ran) -> None:
-        super().__init__()
+    def __init__(self, ran: Ran, **members: Any) -> None:
+        super().__init__(**members)
         self._ran = ran
 
     @property
@@ -880,6 +920,86 @@ def test_mcp_server(flavour: str, clone: bool, gateway: Any, ran: Ran, counted: 
         assert ("was not run" in outputs(result)[0]) == (not expected)
     ran.values.clear()
     counted("coverage: namespaced", 0, "MCP server")
+
+
+def served(gateway: Any, flavour: str, ran: Ran, amount: int = 25000, **members: Any) -> Agent[Any]:
+    """Return an agent with a guarded MCP server whose tool is called."""
+    name = "mcp_billing__refund" if "mcp_config" in members else "refund"
+    turn = [call(amount, id="c", name=name)]
+    server = Server(ran, require_approval=members.pop("require_approval", None))
+    one = agent(turn, tools=[], mcp_servers=[server], **members)
+    return guarded(gateway, flavour, one)
+
+
+PREFIXED = {"mcp_config": {"include_server_in_tool_names": True}}
+
+
+@flavours
+@pytest.mark.parametrize("members", [{}, PREFIXED], ids=["bare", "prefixed"])
+@pytest.mark.parametrize("clone", [False, True])
+def test_mcp_server_pauses(
+    flavour: str, members: Any, clone: bool, real_gateway: Real, ran: Ran, counted: Counted
+) -> None:
+    one = served(real_gateway, flavour, ran, **members)
+    one = one.clone() if clone else one
+    result = go(flavour, one)
+    assert len(result.interruptions) == 1
+    waiting = settled(saved(result, one))
+    assert real_gateway.pending() == [approval_of(waiting, "c")]
+    other = served(real_gateway, flavour, ran, **members)  # As in another process.
+    state = saved(result, other)
+    assert settled(state, waiting) == waiting
+    real_gateway.approve(approval_of(waiting, "c"))
+    assert settled(state, waiting) == {}
+    go(flavour, other, state)
+    assert ran.values == [{"charge": "ch_1", "amount": 25000, "currency": "usd"}]
+    counted("approved in another process", 1, f"MCP server{' prefixed' * bool(members)}{' clone' * clone}")
+    state = saved(result, other)
+    settled(state, waiting)
+    other.model = scripted()
+    assert "was not run" in outputs(go(flavour, other, state))[-1]
+    counted("saved state resumed twice", 1, f"MCP server{' prefixed' * bool(members)}{' clone' * clone}")
+
+
+@flavours
+def test_mcp_server_rejected(flavour: str, real_gateway: Real, ran: Ran, counted: Counted) -> None:
+    one = served(real_gateway, flavour, ran)
+    result = go(flavour, one)
+    state = saved(result, one)
+    waiting = settled(state)
+    real_gateway.reject(approval_of(waiting, "c"))
+    assert settled(state, waiting) == {}
+    assert "deny (approval.rejected)" in outputs(go(flavour, one, state))[-1]
+    counted("approval rejected", 0, "MCP server")
+
+
+@flavours
+def test_mcp_server_approved_only_in_the_framework(
+    flavour: str, real_gateway: Real, ran: Ran, counted: Counted
+) -> None:
+    one = served(real_gateway, flavour, ran)
+    result = go(flavour, one)
+    state = saved(result, one)
+    state.approve(state.get_interruptions()[0])
+    assert "require_approval" in outputs(go(flavour, one, state))[-1]
+    counted("approved only in the framework", 0, "MCP server")
+
+
+@flavours
+@pytest.mark.parametrize("policy", ["always", {"refund": True}])
+def test_approval_policy_of_an_mcp_server_is_left_to_the_caller(
+    flavour: str, policy: Any, gateway: Any, ran: Ran
+) -> None:
+    gateway.allow()
+    one = served(gateway, flavour, ran, require_approval=policy)
+    result = go(flavour, one)
+    state = saved(result, one)
+    assert settled(state) == {}
+    assert len(state.get_interruptions()) == 1
+    assert ran.count == 0
+    state.approve(state.get_interruptions()[0])
+    go(flavour, one, state)
+    assert ran.count == 1
 
 
 REFUND_ANY = ToolAction(TOOL, goal="g")

@@ -18,7 +18,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, cast, overload
 
 from agents import Agent, FunctionTool, Handoff, RunContextWrapper, RunState, Tool
 from agents.function_schema import function_schema
@@ -27,9 +27,10 @@ from pydantic import BaseModel
 
 from .._async import AsyncActPassClient
 from .._client import ActPassClient
+from .._errors import ActPassArgumentError
 from .._outcome import GuardOutcome
 from .._tools import ToolAction, Unguarded, evaluation_of, wrong
-from ._common import Actions, ToolMap, blocked_text, pending_of
+from ._common import Actions, ToolMap, blocked_text
 
 if TYPE_CHECKING:
     from agents.mcp import MCPServer
@@ -42,8 +43,6 @@ AnyAgent = TypeVar("AnyAgent", bound="Agent[Any]")
 Approvals = Literal["interrupt", "tell", "hold"]
 #: The member of an agent or an MCP server with the guard that it has.
 _GUARD = "_actpass_guard"
-#: The maximum number of approvals of a tool that a process keeps.
-_MAX_OPENED = 1000
 
 
 @overload
@@ -79,7 +78,6 @@ def guard_tools(
 
     With ``approvals="interrupt"`` a call that needs approval pauses the run, as with the tool's own ``needs_approval``;
     see :func:`settle`. This adds a request in the mode ``monitor`` before each call; only the call itself is decided.
-    Calls of MCP tools do not pause: the model gets the text.
 
     Args:
         client: The client whose settings apply, of either kind.
@@ -118,9 +116,9 @@ async def settle(
 
     Args:
         state: The state of the run.
-        waiting: The result of an earlier call, which may have been stored as JSON. Another process needs it to find
-            the approvals; without it, such a call continues: it runs if its approval was granted, else the model gets
-            the text of the block.
+        waiting: The result of an earlier call, which may have been stored as JSON. Default: the gateway finds a
+            pending or approved approval by its action; a call without one continues, and its decision is the model's
+            text.
 
     Returns:
         The approvals that are still pending, by the id of the tool call: JSON without secrets. If the run continues
@@ -132,19 +130,22 @@ async def settle(
     """
     pending: dict[str, PendingApproval] = {}
     for item in state.get_interruptions():
-        tool = next((one for one in getattr(item.agent, "tools", ()) if one.name == item.name), None)
-        invoke = getattr(tool, "on_invoke_tool", None)
-        if not isinstance(invoke, _Invoke) or invoke.pauses_itself:
+        tools = list(getattr(item.agent, "tools", ()))
+        if all(tool.name != item.name for tool in tools) and item.agent.mcp_servers:
+            tools = await item.agent.get_mcp_tools(state._context or RunContextWrapper(None))
+        tool = next((one for one in tools if one.name == item.name), None)
+        pause = getattr(tool, "needs_approval", None)
+        if not isinstance(pause, _Pause) or pause.is_own:
             continue
         raw = item.raw_item if isinstance(item.raw_item, Mapping) else vars(item.raw_item)
         call_id = str(raw["call_id"])
-        outcome = await invoke.settle(call_id, str(raw["arguments"]), (waiting or {}).get(call_id))
-        if outcome is None:
+        found = await pause.settle(call_id, str(raw["arguments"]), (waiting or {}).get(call_id))
+        if found is None:
             state.approve(item)
-        elif (approval := pending_of(outcome)) is not None:
-            pending[call_id] = approval
+        elif isinstance(found, str):
+            state.reject(item, rejection_message=found)
         else:
-            state.reject(item, rejection_message=blocked_text(outcome))
+            pending[call_id] = found
     return pending
 
 
@@ -217,37 +218,35 @@ class _Guard:
             content = [{"type": "text", "text": blocked_text(outcome)}]
             return CallToolResult.model_validate({"content": content, "isError": True})
 
-        vars(server).update({_GUARD: self, "call_tool": guarded})
+        policy = server._get_needs_approval_for_tool
+
+        def needs_approval(tool: Any, *more: Any) -> Any:
+            pause = _Pause(self.tools, tool.name, policy(tool, *more), lambda text: (_parsed(text), None))
+            return pause.needs_approval()
+
+        vars(server).update({_GUARD: self, "call_tool": guarded, "_get_needs_approval_for_tool": needs_approval})
 
     def _is_unguarded(self, tool: Tool) -> bool:
         return isinstance(self.tools.lookup(tool.name), Unguarded)
 
 
 class _Invoke:
-    """The guarded invocation of one tool."""
+    """Guarded invocation of one tool."""
 
     def __init__(self, tools: ToolMap, inner: FunctionTool) -> None:
         self._tools = tools
         self._inner = inner
-        self._action = cast("ToolAction | None", tools.lookup(inner.name))
+        self._action = tools.lookup(inner.name)
         self._model = _model(inner)
-        #: Whether the tool has its own `needs_approval`.
-        self.pauses_itself = inner.needs_approval is not False
-        #: The approvals that :func:`settle` found, by the id of the call.
-        self._approved: dict[str, str] = {}
-        #: The approvals that this process opened, by their action.
-        self._opened: dict[str, PendingApproval] = {}
+        self._pause = _Pause(tools, inner.name, inner.needs_approval, self._validated)
 
     def tool(self) -> FunctionTool:
         """Return the guarded copy of the tool."""
-        pauses = self.pauses_itself or (self._tools.approvals == "interrupt" and self._action is not None)
-        return dataclasses.replace(
-            self._inner, on_invoke_tool=self, needs_approval=self._needs_approval if pauses else False
-        )
+        return dataclasses.replace(self._inner, on_invoke_tool=self, needs_approval=self._pause.needs_approval())
 
     async def __call__(self, context: ToolContext[Any], arguments: str) -> Any:
         """Run the tool if the decision about its arguments allows it."""
-        if self._action is None:
+        if not isinstance(self._action, ToolAction):
             return blocked_text(self._tools.unmapped(self._inner.name))
         args, problem = self._validated(arguments)
         if problem is not None:
@@ -256,86 +255,15 @@ class _Invoke:
         async def execute(frozen: dict[str, Any], _: object) -> Any:
             return await self._inner.on_invoke_tool(context, json.dumps(frozen))
 
-        approved = self._approved.pop(context.tool_call_id, None)
+        approved = self._pause.approved.pop(context.tool_call_id, None)
         outcome = await self._tools.run_async(self._action, args, execute, approval_request_id=approved)
         return outcome.unwrap() if outcome["executed"] else blocked_text(outcome)
-
-    async def settle(self, call_id: str, arguments: str, waiting: PendingApproval | None) -> GuardOutcome[Any] | None:
-        """Return the outcome that blocks a call; ``None`` if the call may continue, which then decides."""
-        args, problem = self._validated(arguments)
-        if problem is not None or self._action is None or not isinstance(args, dict):
-            return None  # The call answers with the problem.
-        key = _key(self._members(args))
-        waiting = waiting or self._opened.get(key)
-        if waiting is None:
-            return None
-        approval = waiting["approval_request_id"]
-        if await self._status(approval) == "approved":
-            self._opened.pop(key, None)
-            self._approved[call_id] = approval
-            return None
-        return await self._blocked(args, approval_request_id=approval)
-
-    async def _needs_approval(self, context: RunContextWrapper[Any], params: dict[str, Any], call_id: str) -> bool:
-        """Return whether the call pauses the run; if the gateway fails, the call itself decides."""
-        own = self._inner.needs_approval
-        if await own(context, params, call_id) if callable(own) else own:
-            return True
-        args, problem = self._validated(json.dumps(params))
-        if problem is not None or self._action is None or self._tools.approvals != "interrupt":
-            return False
-        try:
-            return await self._opens(args)
-        except Exception:  # No permission depends on it.
-            return False
-
-    async def _opens(self, args: dict[str, Any]) -> bool:
-        """Return whether a human must decide about a call, and open its approval."""
-        members = self._members(args)
-        # In the mode `monitor`, the gateway opens and spends no approval, and claims no budget.
-        if members["mode"] == "monitor":
-            return False
-        decision = await self._call("preflight", **{**members, "mode": "monitor"})
-        if decision["decision"] != "require_approval":
-            return False
-        key = _key(members)
-        known = self._opened.pop(key, None)
-        if known is not None and await self._status(known["approval_request_id"]) == "approved":
-            return False  # The call spends it.
-        outcome = await self._blocked(args)
-        approval = None if outcome is None else pending_of(outcome)
-        if approval is None:
-            return False
-        self._opened[key] = approval
-        if len(self._opened) > _MAX_OPENED:
-            del self._opened[next(iter(self._opened))]
-        return True
-
-    async def _status(self, approval: str) -> str:
-        return str((await self._call("wait_for_approval", approval))["status"])
-
-    async def _blocked(self, args: dict[str, Any], **more: Any) -> GuardOutcome[Any] | None:
-        outcome = await self._call("authorize", **{**self._members(args), **more})
-        return outcome if isinstance(outcome, GuardOutcome) else None
-
-    def _members(self, args: dict[str, Any]) -> dict[str, Any]:
-        action = cast("ToolAction", self._action)
-        members, _ = evaluation_of(action).members(self._tools.client, args, None, is_fixed=True)
-        names = ("goal", "tool", "args", "resource", "user_id", "passport", "mode", "audience", "tool_manifest_hash")
-        return {name: members[name] for name in names}
-
-    async def _call(self, name: str, *args: Any, **members: Any) -> Any:
-        """Call a method of the client without blocking the event loop."""
-        client = self._tools.client
-        if isinstance(client, AsyncActPassClient):
-            return await getattr(client, name)(*args, **members)
-        return await asyncio.to_thread(getattr(client, name), *args, **members)
 
     def _validated(self, arguments: str) -> tuple[Any, str | None]:
         """Return the arguments with which the tool will run, or the text of a problem."""
         problem = f"Invalid arguments for tool {self._inner.name}: "
         try:
-            given = json.loads(arguments) if arguments.strip() else {}
+            given = _parsed(arguments)
             if self._model is None or not isinstance(given, dict):
                 return given, None
             args = self._model(**given).model_dump(mode="json")
@@ -346,9 +274,94 @@ class _Invoke:
         return args, None
 
 
-def _key(members: dict[str, Any]) -> str:
-    """Identify an action."""
-    return json.dumps({**members, "passport": None}, sort_keys=True, default=str)
+class _Pause:
+    """The ``needs_approval`` of a guarded tool. It gives no permission: the call that executes is decided."""
+
+    def __init__(self, tools: ToolMap, name: str, own: Any, validated: Callable[[str], tuple[Any, str | None]]) -> None:
+        self._tools = tools
+        self._action = tools.lookup(name)
+        self._own = own
+        self._validated = validated
+        #: The approvals that :func:`settle` found, by the id of the call.
+        self.approved: dict[str, str] = {}
+
+    def needs_approval(self) -> Any:
+        """Return the value of the tool's member."""
+        pauses = self.is_own or (self._tools.approvals == "interrupt" and isinstance(self._action, ToolAction))
+        return self if pauses else False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the tool has its own ``needs_approval``, which the caller answers."""
+        return self._own is not False
+
+    async def __call__(self, context: RunContextWrapper[Any], params: dict[str, Any], call_id: str) -> bool:
+        """Return whether the call pauses the run; if the gateway fails, the call itself decides."""
+        if await self._own(context, params, call_id) if callable(self._own) else self._own:
+            return True
+        if self._tools.approvals != "interrupt":
+            return False
+        try:
+            return await self._waiting(json.dumps(params), opens=True) is not None
+        except Exception:  # No permission depends on it.
+            return False
+
+    async def settle(
+        self, call_id: str, arguments: str, waiting: PendingApproval | None
+    ) -> PendingApproval | str | None:
+        """Return the pending approval of a call, or the text of its rejection; ``None`` if the call may continue."""
+        try:
+            waiting = waiting or await self._waiting(arguments, opens=False)
+        except ActPassArgumentError:  # The call answers with the problem.
+            return None
+        if waiting is None:
+            return None
+        approval = waiting["approval_request_id"]
+        status = (await self._call("wait_for_approval", approval))["status"]
+        if status == "pending":
+            return waiting
+        if status == "approved":
+            self.approved[call_id] = approval
+            return None
+        members = self._members(arguments)
+        outcome = members and await self._call("authorize", **{**members, "approval_request_id": approval})
+        return blocked_text(outcome) if isinstance(outcome, GuardOutcome) else None
+
+    async def _waiting(self, arguments: str, *, opens: bool) -> PendingApproval | None:
+        """Return the pending approval of a call, and open it if it is missing and ``opens``."""
+        members = self._members(arguments)
+        if members is None or (members["mode"] or self._tools.client.mode) not in {"enforce", "strict"}:
+            return None
+        # In the mode `monitor`, the gateway opens and spends no approval, and claims no budget.
+        decision = await self._call("preflight", **{**members, "mode": "monitor"})
+        if opens and decision["decision"] == "require_approval" and "approval_request_id" not in decision:
+            decision = await self._call("preflight", **members)
+        approval = decision.get("approval_request_id")
+        if decision["decision"] != "require_approval" or approval is None:
+            return None
+        kept = {name: one for name, one in members.items() if one is not None and name != "passport"}
+        return cast("PendingApproval", {"approval_request_id": approval, **kept})
+
+    def _members(self, arguments: str) -> dict[str, Any] | None:
+        """Return the members of the action of a call; ``None`` if the call itself answers with a problem."""
+        args, problem = self._validated(arguments)
+        if problem is not None or not isinstance(args, dict) or not isinstance(self._action, ToolAction):
+            return None
+        members, _ = evaluation_of(self._action).members(self._tools.client, args, None, is_fixed=True)
+        names = ("goal", "tool", "args", "resource", "user_id", "passport", "mode", "audience", "tool_manifest_hash")
+        return {name: members[name] for name in names}
+
+    async def _call(self, name: str, *args: Any, **members: Any) -> Any:
+        """Call a method of the client without blocking the event loop."""
+        client = self._tools.client
+        if isinstance(client, AsyncActPassClient):
+            return await getattr(client, name)(*args, **members)
+        return await asyncio.to_thread(getattr(client, name), *args, **members)
+
+
+def _parsed(arguments: str) -> Any:
+    """Parse the arguments as the framework does."""
+    return json.loads(arguments) if arguments.strip() else {}
 
 
 def _model(tool: FunctionTool) -> type[BaseModel] | None:

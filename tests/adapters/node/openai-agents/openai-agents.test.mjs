@@ -9,6 +9,7 @@ import {
   ALLOW,
   ALLOWED,
   adapterCase,
+  approvedAfterTheQuestion,
   assertBlocked,
   commonCases,
   decide,
@@ -83,6 +84,7 @@ for (const kind of ['options', 'tools']) {
     raw: true,
     aborts: true,
     parallel: true,
+    interrupts: true,
     // The framework runs a repeated id once.
     ranOn: { sameId: () => 1 },
     evaluatesOutside: kind === 'tools',
@@ -135,6 +137,15 @@ for (const kind of ['options', 'tools']) {
         await decide(baseUrl, 'approve');
         const { settled, texts } = await goOn(baseUrl, effects, saved);
         assert.deepEqual(settled, { approved: ['call_0'], rejected: [], pending: [] });
+        assert.match(texts[0], /refunded 25000/);
+      }),
+    );
+    adapter('approved in another process', `${way}, after the question`, 1, (effects) =>
+      withGateway(async (baseUrl) => {
+        await pause(newClient(baseUrl), effects);
+        const saved = await pause(approvedAfterTheQuestion(baseUrl), effects);
+        const { settled, texts } = await goOn(baseUrl, effects, saved);
+        assert.deepEqual(settled.approved, ['call_0']);
         assert.match(texts[0], /refunded 25000/);
       }),
     );
