@@ -327,7 +327,9 @@ class NodeFramework(Framework):
             verb = "ci" if lock in files else "install"
             command(["npm", verb, "--silent", "--no-audit", "--no-fund"], self.folder)
             self.stamp("requirements.stamp", wanted)
-        for test in [*HERE.glob("node/*.mjs"), *self.source.glob("*.mjs"), *self.source.glob("*.mts")]:
+        # The examples are in the same folder, so that they find their framework.
+        tests = [*HERE.glob("node/*.mjs"), *self.source.glob("*.mjs"), *self.source.glob("*.mts")]
+        for test in [*tests, *ROOT.glob("examples/node/*.mjs")]:
             shutil.copy2(test, self.folder)
         sdk = self.folder / "node_modules" / "@actpass" / "sdk"
         shutil.rmtree(sdk, ignore_errors=True)

@@ -22,7 +22,7 @@ from claude_agent_sdk import (
     create_sdk_mcp_server,
     tool,
 )
-from conftest import WITHIN, Hostile, Ran, Real, blocks, executed
+from conftest import WITHIN, Hostile, Ran, Real, blocks, example, executed
 
 FRAMEWORK = "claude-agent"
 REFUND = ToolAction("stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
@@ -468,3 +468,7 @@ def test_expired_approval_runs_nothing(gateway: ScriptedGateway, ran: Ran, recor
     play(ran, given, body)
     assert ran.count == 0
     record_case(FRAMEWORK, "approval expired", ran.count, way)
+
+
+def test_example_refunds_after_the_approval() -> None:
+    assert example("claude_agent_refund.py") == ["refunded 250.00"]

@@ -13,7 +13,7 @@ import pytest
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.integrations.crewai import GuardedTool, guard_tools, refuse_unguarded
 from actpass.testing import ScriptedGateway
-from conftest import WITHIN, Hostile, Ran, Real, blocks, executed
+from conftest import WITHIN, Hostile, Ran, Real, blocks, example, executed
 from crewai import Agent, BaseLLM, Crew, Task
 from crewai.hooks import (
     clear_all_tool_call_hooks,
@@ -455,3 +455,7 @@ def test_expired_approval_runs_nothing(gateway: ScriptedGateway, ran: Ran, recor
     play("native", tools, refund())
     assert ran.count == 0
     record_case(FRAMEWORK, "approval expired", ran.count)
+
+
+def test_example_refunds_after_the_approval() -> None:
+    assert example("crewai_refund.py") == ["refunded 250.00"]

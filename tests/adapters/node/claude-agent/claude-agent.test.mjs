@@ -3,7 +3,7 @@ import { createSdkMcpServer, query, tool } from '@anthropic-ai/claude-agent-sdk'
 import { UNGUARDED } from '@actpass/sdk';
 import { guardTool, preToolUse } from '@actpass/sdk/claude-agent';
 import { z } from 'zod';
-import { scriptedClaude } from './claude.mjs';
+import { scriptedClaude } from './scripted-claude.mjs';
 import {
   ACTION,
   ALLOW,
@@ -12,6 +12,7 @@ import {
   assertBlocked,
   commonCases,
   DENIED,
+  exampleCase,
   newClient,
   withGateway,
   typesCase,
@@ -179,4 +180,5 @@ adapter('approval held too long', 'hook, its timeout', 0, async () => {
   const options = { approvals: 'hold', holdMs: 90_500 };
   assert.equal(preToolUse(newClient('http://127.0.0.1:9'), {}, options).timeout, 151);
 });
+exampleCase(FRAMEWORK, 'claude-agent-refund.mjs');
 typesCase(FRAMEWORK);

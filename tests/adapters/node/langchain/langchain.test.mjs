@@ -16,6 +16,7 @@ import {
   commonCases,
   decide,
   DENIED,
+  exampleCase,
   NEEDS_APPROVAL,
   newClient,
   pendingIds,
@@ -352,4 +353,5 @@ adapter('deny', 'plain, CommonJS', 0, (effects) =>
     assertBlocked(textsOf(await run('plain', agent, user))[0], 'refund.over_limit');
   }),
 );
+exampleCase(FRAMEWORK, 'langchain-refund.mjs');
 typesCase(FRAMEWORK);

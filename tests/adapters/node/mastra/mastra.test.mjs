@@ -15,6 +15,7 @@ import {
   commonCases,
   decide,
   DENIED,
+  exampleCase,
   NEEDS_APPROVAL,
   newClient,
   pendingIds,
@@ -293,4 +294,5 @@ adapter('coverage: client-side', 'a tool without execute', 0, async () => {
   assert.throws(() => guardTool(client, { id: 'refund', inputSchema: SCHEMA }, ACTION), /with id and execute/);
   assert.throws(() => guardTool(client, { id: 'refund', execute: () => 1 }, { tool: '' }), /tool/);
 });
+exampleCase(FRAMEWORK, 'mastra-refund.mjs');
 typesCase(FRAMEWORK);
