@@ -14,6 +14,7 @@ use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 
 use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;
+use crate::halts::{AllowedDuringHalt, HaltAudit};
 use crate::ledger::{self, Defect, Head, Verifier};
 use crate::object_writer::object;
 use crate::passport::SigningKeys;
@@ -216,6 +217,9 @@ pub enum VerifyError {
         .0.hash
     )]
     Contradicted(Head),
+    /// An event allows what a halt stops.
+    #[error("line {0}: event {0}: {1}")]
+    Halted(u64, AllowedDuringHalt),
     /// There are no events.
     #[error("the export has no events")]
     Empty,
@@ -284,6 +288,8 @@ pub struct Verified {
     pub head: Head,
     /// The state of its signature.
     pub signature: Signature,
+    /// The halts of a chain of decisions; empty for other chains.
+    pub halts: HaltAudit,
 }
 
 /// State of an export's signature.
@@ -326,10 +332,12 @@ impl fmt::Display for Signature {
 ///
 /// # Errors
 ///
-/// Returns the first broken event, or the problem of the head or the signature.
+/// Returns the first broken event, the first `allow` during a halt, or the problem of the head or the
+/// signature.
 pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);
+    let mut halts = HaltAudit::default();
     let mut kept = KnownHeads::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
     for (line, text) in (1..).zip(export.split(b'\n')) {
         // Invalid UTF-8 is not an event and must not be repaired into one.
@@ -347,6 +355,7 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
             event_label: event_label(&text),
             defect,
         })?;
+        halts.push(seq, &text).map_err(|allowed| VerifyError::Halted(seq, allowed))?;
         kept.compare(verifier.head());
         if let (Some(keys), true) = (expected.keys, is_signed_checkpoint(&text)) {
             Checkpoint::read(&text, keys).map_err(|error| VerifyError::Checkpoint(seq, error))?;
@@ -372,7 +381,7 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
         (Signature::Missing, true) => Err(VerifyError::Unsigned),
         (Signature::Unchecked, true) => Err(VerifyError::Unchecked),
         (Signature::Good { .. } | Signature::Missing | Signature::Unchecked, _) => {
-            Ok(Verified { head: found, signature })
+            Ok(Verified { head: found, signature, halts })
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::auth::matches_pattern;
 use crate::clock::rfc3339;
+use crate::ledger;
 use crate::object_writer::object;
 
 /// Reason code and error code: a halt stops the action.
@@ -23,7 +24,7 @@ pub const MAX_ACTIVE: usize = 1000;
 /// Maximum number of acknowledgements that are recorded for one API key and epoch.
 pub const MAX_ACKNOWLEDGEMENTS: u64 = 10_000;
 
-/// What a halt stops.
+/// Scope of a halt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One agent.
@@ -74,7 +75,7 @@ pub struct Halt {
     pub id: String,
     /// The tenant; `None` for every tenant of the database.
     pub tenant_id: Option<Arc<str>>,
-    /// What it stops.
+    /// The scope.
     pub scope: Scope,
     /// The agent, the pattern of tools or the user; `None` for a tenant and for all.
     pub target: Option<String>,
@@ -259,7 +260,8 @@ impl KnownHalts {
     }
 }
 
-/// A client's confirmation that it has seen an epoch, and how many stopped actions still run.
+/// A client's confirmation that it has seen an epoch, with the number of stopped actions that still
+/// run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acknowledgement {
     /// The tenant.
@@ -272,7 +274,7 @@ pub struct Acknowledgement {
     pub instance: String,
     /// The epoch.
     pub epoch: u64,
-    /// How many actions still run.
+    /// Number of stopped actions that still run.
     pub in_flight: u64,
 }
 
@@ -285,6 +287,75 @@ pub struct Acknowledged {
     pub acknowledgement: Acknowledgement,
     /// When it was recorded, in seconds since 1970.
     pub at: i64,
+}
+
+/// Replays the halts of a chain of decisions, and finds an `allow` during one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HaltAudit {
+    /// Number of halts.
+    pub started: u64,
+    /// The halts that are active after the last event, with the `seq` of their events.
+    pub active: Vec<(u64, Halt)>,
+    /// Number of acknowledgements.
+    pub acknowledged: u64,
+}
+
+/// An `allow` during a halt: the id of the halt and the `seq` of its event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("allowed, although event {seq} stopped it with the halt {id:?}")]
+pub struct AllowedDuringHalt {
+    /// The halt's id.
+    pub id: String,
+    /// The `seq` of the event that started it.
+    pub seq: u64,
+}
+
+impl HaltAudit {
+    /// Examines the next event, with the position `seq`, of an intact chain.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is an `allow` that a halt stops.
+    pub fn push(&mut self, seq: u64, text: &str) -> Result<(), AllowedDuringHalt> {
+        // Avoids parsing most events.
+        if self.active.is_empty() && !text.contains(r#""event_type":"halt."#) {
+            return Ok(());
+        }
+        let event = Json::parse(text.as_bytes()).unwrap_or(Json::Null);
+        let member = |name: &str| event.member(name).and_then(Json::as_str);
+        if member("chain_id") != Some(ledger::DECISIONS) {
+            return Ok(());
+        }
+        let about =
+            |name: &str| event.member("metadata").and_then(|metadata| metadata.member(name)?.as_str());
+        let id = about("halt_id").unwrap_or_default();
+        match member("event_type") {
+            Some(ledger::HALT_STARTED) => {
+                let scope = about("scope").and_then(Scope::parse).unwrap_or(Scope::Tenant);
+                let target = about("target").map(str::to_owned);
+                let by = member("key_name").unwrap_or_default();
+                let halt = Halt::new(None, scope, target, String::new(), by);
+                self.started += 1;
+                self.active.push((seq, Halt { id: id.to_owned(), ..halt }));
+            }
+            Some(ledger::HALT_LIFTED) => self.active.retain(|(_, halt)| halt.id != id),
+            Some(ledger::HALT_ACKNOWLEDGED) => self.acknowledged += 1,
+            Some(ledger::DECISION) if member("decision") == Some("allow") => {
+                let tools: Vec<_> = member("tool_id").into_iter().collect();
+                let subject = HaltSubject {
+                    tenant_id: "",
+                    agent_id: member("agent_id"),
+                    tools: &tools,
+                    user_id: member("user_id"),
+                };
+                if let Some((seq, halt)) = self.active.iter().find(|(_, halt)| halt.stops(&subject)) {
+                    return Err(AllowedDuringHalt { id: halt.id.clone(), seq: *seq });
+                }
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -327,6 +398,47 @@ mod tests {
         let nobody = HaltSubject { tenant_id: "t", ..HaltSubject::default() };
         assert!(!halt(Some("t"), Scope::Agent, Some("")).stops(&nobody));
         assert!(!halt(Some("t"), Scope::Tool, Some("*")).stops(&nobody));
+    }
+
+    #[test]
+    fn audit_finds_allow_during_halt() {
+        let decision = |agent: &str, decision: &str| {
+            format!(
+                r#"{{"agent_id":"{agent}","chain_id":"decisions","decision":"{decision}","event_type":"decision","tool_id":"crm.read"}}"#
+            )
+        };
+        let event = |kind: &str, id: &str, scope: &str, target: &str| {
+            format!(
+                r#"{{"chain_id":"decisions","event_type":"halt.{kind}","metadata":{{"halt_id":"{id}","scope":"{scope}","target":"{target}"}}}}"#
+            )
+        };
+        let audit = |events: &[String]| {
+            let mut audit = HaltAudit::default();
+            let pushed = (1..).zip(events).try_for_each(|(seq, event)| audit.push(seq, event));
+            pushed
+                .map(|()| (audit.started, audit.active.len(), audit.acknowledged))
+                .map_err(|found| found.seq)
+        };
+        let (start, lift) = (event("started", "h", "agent", "a"), event("lifted", "h", "agent", "a"));
+        let (allow, deny) = (decision("a", "allow"), decision("a", "deny"));
+        let free = decision("b", "allow");
+        let ack = event("acknowledged", "", "", "");
+        for (events, expected) in [
+            (vec![&allow, &start, &deny, &free, &ack, &lift, &allow], Ok((1, 0, 1))),
+            (vec![&allow, &start, &free], Ok((1, 1, 0))),
+            (vec![&allow, &start, &free, &allow], Err(2)),
+            (vec![&event("started", "h", "tool", "crm.*"), &free], Err(1)),
+            (vec![&event("started", "h", "tool", "crm"), &free], Ok((1, 1, 0))),
+            (vec![&event("started", "h", "tenant", ""), &free], Err(1)),
+            (vec![&event("started", "h", "unknown", ""), &free], Err(1)),
+            (vec![&start, &event("lifted", "other", "agent", "a"), &allow], Err(1)),
+        ] {
+            let events: Vec<String> = events.into_iter().cloned().collect();
+            assert_eq!(audit(&events), expected, "{events:?}");
+        }
+        // A client's event on another chain.
+        let elsewhere = allow.replace("decisions", "c");
+        assert_eq!(audit(&[start, elsewhere]), Ok((1, 1, 0)));
     }
 
     #[test]

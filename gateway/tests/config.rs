@@ -126,6 +126,23 @@ fn each_invalid_setting_is_named() {
         ("[limits]", "[idempotency]\nkeep = 86400\n[limits]", "idempotency.keep: expected"),
         ("[limits]", "[idempotency]\nkeep = \"-1h\"\n[limits]", "idempotency.keep: expected"),
         ("[limits]", "[idempotency]\nkept = \"1h\"\n[limits]", "idempotency.kept: unknown member"),
+        ("[limits]", "[halts]\nlift_by = []\n[limits]", "halts.lift_by: is empty"),
+        (
+            "[limits]",
+            "[halts]\nlift_by = [\"nobody\"]\n[limits]",
+            "halts.lift_by: expected names of operator keys",
+        ),
+        (
+            "[limits]",
+            "[halts]\nlift_by = [\"name-of-apk-one\"]\n[limits]",
+            "halts.lift_by: expected names of operator keys, found \"name-of-apk-one\"",
+        ),
+        ("[limits]", "[halts]\nlift = 1\n[limits]", "halts.lift: unknown member"),
+        (
+            "role = \"agent\"",
+            "role = \"agent\"\nhalt_all = true",
+            "keys[0].halt_all: needs the role operator",
+        ),
         ("[limits]", "[approvals]\nreuse = 1\n[limits]", "approvals.reuse: expected true or false"),
         (
             "[limits]",

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_gateway::approvals::Approval;
+use actpass_gateway::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    AccountUse, Author, DecisionOutcome, DecisionRecord, Listing, Location, PassportState, PendingCounts,
-    Record, Rotation, SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition,
-    TransitionOutcome,
+    AccountUse, Author, DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, Listing,
+    Location, PassportState, PendingCounts, Record, Rotation, SealedCredential, SealedKey, Store, StoreError,
+    StoredEvent, Subject, Transition, TransitionOutcome,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -783,7 +784,7 @@ async fn health_checks_the_store() {
 
 /// A store that fails or never responds.
 #[derive(Debug)]
-struct Broken(Option<StoreError>);
+struct Broken(Option<StoreError>, KnownHalts);
 
 impl Broken {
     async fn fail<T>(&self) -> Result<T, StoreError> {
@@ -803,6 +804,24 @@ impl Store for Broken {
         self.fail().await
     }
     async fn decide(&self, _: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
+        self.fail().await
+    }
+    async fn change_halts(&self, _: HaltChange) -> Result<HaltOutcome, StoreError> {
+        self.fail().await
+    }
+    fn known_halts(&self) -> &KnownHalts {
+        &self.1
+    }
+    async fn halts(&self) -> Result<Arc<ActiveHalts>, StoreError> {
+        self.fail().await
+    }
+    async fn halt(&self, _: &str) -> Result<Option<Halt>, StoreError> {
+        self.fail().await
+    }
+    async fn list_halts(&self, _: HaltListing) -> Result<Vec<Halt>, StoreError> {
+        self.fail().await
+    }
+    async fn acknowledged_halts(&self, _: &str, _: i64, _: u32) -> Result<Vec<Acknowledged>, StoreError> {
         self.fail().await
     }
     async fn head(&self, _: &str, _: &str) -> Result<Option<Head>, StoreError> {
@@ -865,15 +884,17 @@ impl Store for Broken {
 #[tokio::test]
 async fn unrecorded_decision_is_not_returned() {
     for (broken, code) in [
-        (Broken(Some(StoreError::Busy)), "busy"),
-        (Broken(Some(StoreError::Unavailable)), "unavailable"),
-        (Broken(None), "unavailable"),
+        (Some(StoreError::Busy), "busy"),
+        (Some(StoreError::HaltsChanged), "busy"),
+        (Some(StoreError::Unavailable), "unavailable"),
+        (None, "unavailable"),
     ] {
         let retry_after = (code == "busy").then_some("1");
         let folder = tempfile::tempdir().unwrap();
         let mut settings =
             actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
         settings.timeouts.store = Duration::from_millis(100);
+        let broken = Broken(broken, KnownHalts::default());
         let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
         let data = Location::File(PathBuf::new());
         let gateway =
@@ -889,6 +910,10 @@ async fn unrecorded_decision_is_not_returned() {
             gateway.get("/api/v1/approvals", "apdv_one"),
             gateway.post("/api/v1/approvals/apr_1/approve", "apdv_one").body("{}"),
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "approval_request_id": "apr_1""#)),
+            gateway.post("/api/v1/halts", "apdv_one").body(r#"{"scope": "tenant", "reason": "r"}"#),
+            gateway.get("/api/v1/halts", "apdv_one"),
+            gateway.get("/api/v1/halts/watch", "apk_one"),
+            gateway.post("/api/v1/halts/ack", "apk_one").body(r#"{"epoch": 1, "in_flight": 0}"#),
             gateway.get("/healthz", ""),
         ];
         for request in requests {

@@ -7,6 +7,8 @@
 mod approvals;
 #[path = "budgets.rs"]
 mod budgets;
+#[path = "halts.rs"]
+mod halts;
 #[path = "history.rs"]
 mod history;
 #[path = "http.rs"]

@@ -206,6 +206,32 @@ async fn responses_match_openapi() {
     compared.ask(revoke, post(revoke, "apk_one", &jti), 200).await;
     compared.ask("/.well-known/jwks.json", get("/.well-known/jwks.json", ""), 200).await;
 
+    const HALT: &str = "/api/v1/halts/{id}";
+    let (halts, ack, watch) = ("/api/v1/halts", "/api/v1/halts/ack", "/api/v1/halts/watch");
+    let agent = r#"{"scope": "agent", "id": "sdk", "reason": "r"}"#;
+    let stop = compared.ask(halts, post(halts, "apdv_one", agent), 201).await;
+    compared.ask(halts, post(halts, "apdv_one", agent), 200).await;
+    compared.ask(halts, post(halts, "apk_one", agent), 403).await;
+    compared.ask(halts, post(halts, "apdv_one", r#"{"scope": "agent", "reason": "r"}"#), 422).await;
+    compared.ask(watch, get("/api/v1/halts/watch?agent_id=sdk", "apk_one"), 200).await;
+    compared.ask(watch, get("/api/v1/halts/watch?wait=26", "apk_one"), 422).await;
+    compared.ask(ack, post(ack, "apk_one", r#"{"epoch": 1, "in_flight": 0}"#), 200).await;
+    compared.ask(ack, post(ack, "apk_one", r#"{"epoch": 2, "in_flight": 0}"#), 422).await;
+    let body = r#"{"audience": "a", "goal": "g", "agent_id": "sdk", "allowed_tools": ["t"]}"#;
+    compared.ask(issue, post(issue, "apk_one", body), 409).await;
+    let path = format!("{halts}/{}", text(&stop, "id").unwrap());
+    let lift = |path: &str, key: &str| {
+        let request = client.delete(format!("{url}{path}")).bearer_auth(key);
+        request.header("content-type", "application/json").body(r#"{"reason": "r"}"#)
+    };
+    compared.ask(HALT, lift(&path, "apk_one"), 403).await;
+    compared.ask(HALT, lift(&path, "apdv_one"), 200).await;
+    compared.ask(HALT, lift(&path, "apdv_one"), 409).await;
+    compared.ask(HALT, lift("/api/v1/halts/x", "apdv_one"), 404).await;
+    compared.ask(halts, get("/api/v1/halts?status=all", "apdv_one"), 200).await;
+    compared.ask(halts, get(halts, "apk_one"), 403).await;
+    compared.ask(halts, get("/api/v1/halts?limit=0", "apdv_one"), 422).await;
+
     let tools = "/api/v1/tools";
     compared.ask(tools, post(tools, "apdv_one", r#"{"tool_id": "t", "manifest": {}}"#), 200).await;
     let note =

@@ -11,7 +11,7 @@ use actpass_gateway::auth::{ApiKey, ApiKeyHash, Keyring, Role};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::Settings;
 use actpass_protocol::Json;
-use common::{Gateway, text};
+use common::{Gateway, refund, text};
 use futures_util::future::join_all;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
@@ -440,6 +440,35 @@ async fn approves_displayed_action_only() {
         assert!(page.contains("for a different action") && page.contains("49999"));
     }
     assert_eq!(status_of(&gateway, &large).await, "pending");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn page_stops_and_lifts_with_reason() {
+    let (gateway, _) = start().await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    let token = token(&page);
+    assert!(!page.contains("halts-heading"));
+    let fields = [("token", &*token), ("scope", "tool"), ("id", "refunds.*"), ("reason", "<b>twice</b>")];
+    for wrong in [("token", "x"), ("scope", "tools"), ("id", ""), ("reason", " ")] {
+        let fields = fields.map(|field| if field.0 == wrong.0 { wrong } else { field });
+        let (status, _) = alice.post("/halts", &fields).await;
+        assert!([403, 422].contains(&status.as_u16()), "{wrong:?}: {status}");
+    }
+    assert_eq!(alice.post("/halts", &fields).await.0, 303);
+    let denied = gateway.decide("apk_one", &refund("100", "")).await;
+    assert_eq!(text(&denied, "reason_code"), Some("halted"));
+    let (_, page) = alice.get("/live").await;
+    assert!(page.contains("id=\"halts-heading\"") && page.contains("refunds.*"), "{page}");
+    assert!(page.contains("alice") && page.contains("twice") && !page.contains("<b>"));
+    let id = page.split("/halts/").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let lift = format!("/halts/{id}/lift");
+    assert_eq!(alice.post(&lift, &[("token", &*token), ("reason", "")]).await.0, 422);
+    assert_eq!(alice.post(&lift, &[("token", &*token), ("reason", "fixed")]).await.0, 303);
+    let allowed = gateway.decide("apk_one", &refund("100", "")).await;
+    assert_eq!(text(&allowed, "decision"), Some("allow"));
+    assert!(!alice.get("/").await.1.contains("halts-heading"));
     gateway.stop().await;
 }
 

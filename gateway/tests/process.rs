@@ -1368,3 +1368,252 @@ async fn killed_connections_under_load_lose_no_response() {
     let lost: Vec<_> = known.iter().filter(|event| !recorded.contains(event.as_str())).collect();
     assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
 }
+
+/// Forwards connections to the database of a gateway, and can be cut.
+#[cfg(unix)]
+struct Link {
+    port: u16,
+    is_up: tokio::sync::watch::Sender<bool>,
+}
+
+#[cfg(unix)]
+impl Link {
+    /// Forwards to a port of 127.0.0.1.
+    async fn to(database: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (is_up, state) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    if !*state.borrow() {
+                        return;
+                    }
+                    let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", database)).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = state.wait_for(|is_up| !is_up) => {}
+                    }
+                });
+            }
+        });
+        Self { port, is_up }
+    }
+}
+
+/// A request of a client: its gateway, when it was sent and answered, and the answer; `None` for an
+/// error.
+#[cfg(unix)]
+struct Sent {
+    client: usize,
+    at: std::time::Instant,
+    until: std::time::Instant,
+    allowed: Option<bool>,
+}
+
+/// The requests of 64 clients over two gateways so far.
+#[cfg(unix)]
+#[derive(Clone, Default)]
+struct Traffic(Arc<std::sync::Mutex<Vec<Sent>>>);
+
+#[cfg(unix)]
+impl Traffic {
+    const CLIENTS: usize = 64;
+
+    fn start(gateways: &[Running; 2], stop: &Arc<AtomicBool>) -> (Self, Vec<tokio::task::JoinHandle<()>>) {
+        let traffic = Self::default();
+        let clients = (0..Self::CLIENTS)
+            .map(|client| {
+                let (traffic, stop, url) =
+                    (traffic.clone(), Arc::clone(stop), gateways[client % 2].url.clone());
+                tokio::spawn(async move {
+                    let http = common::client();
+                    while !stop.load(Ordering::SeqCst) {
+                        let at = std::time::Instant::now();
+                        let answer = decide(&http, &url, "apk_one", refund("100", "")).await;
+                        let allowed = answer.ok().map(|answer| text(&answer, "decision") == Some("allow"));
+                        let until = std::time::Instant::now();
+                        traffic.0.lock().unwrap().push(Sent { client, at, until, allowed });
+                    }
+                })
+            })
+            .collect();
+        (traffic, clients)
+    }
+
+    fn count(&self, counts: impl Fn(&Sent) -> bool) -> usize {
+        self.0.lock().unwrap().iter().filter(|sent| counts(sent)).count()
+    }
+
+    /// Waits until each of these clients has sent a request after `after` with such an answer.
+    async fn wait_for_each(
+        &self,
+        after: std::time::Instant,
+        clients: impl Fn(usize) -> bool,
+        answer: impl Fn(Option<bool>) -> bool,
+    ) {
+        loop {
+            let found: std::collections::HashSet<_> = {
+                let sent = self.0.lock().unwrap();
+                let matching = sent.iter().filter(|sent| sent.at > after && answer(sent.allowed));
+                matching.map(|sent| sent.client).collect()
+            };
+            if (0..Self::CLIENTS).filter(|client| clients(*client)).all(|client| found.contains(&client)) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Stops 64 clients of two gateways `rounds` times, and a last time while one gateway is cut off from
+/// the database. Returns the milliseconds from each call to its answer and to the last allow.
+#[cfg(unix)]
+async fn stop_under_load(rounds: usize) -> Option<Vec<(f64, f64)>> {
+    use std::time::Instant;
+
+    let folder = TempDir::new().unwrap();
+    let url = settings_with_database(folder.path())?;
+    let (_, place) = url.rsplit_once(':').unwrap();
+    let (port, _) = place.split_once('/').unwrap();
+    let link = Link::to(port.parse().unwrap()).await;
+    let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).unwrap();
+    let linked = settings.replace(&format!(":{port}/"), &format!(":{}/", link.port));
+    assert_ne!(linked, settings);
+    std::fs::write(folder.path().join("linked.toml"), linked).unwrap();
+    let gateways =
+        [Running::serve(folder.path()), Running::start(folder.path(), &["serve", "--config", "linked.toml"])];
+    let http = common::client();
+    let base = format!("{}/api/v1/halts", gateways[0].url);
+    let call = async |request: reqwest::RequestBuilder, body: &str| {
+        let request = request.bearer_auth("apdv_one").header("content-type", "application/json");
+        let answer = request.body(body.to_owned()).send().await.unwrap().error_for_status().unwrap();
+        Json::parse(&answer.bytes().await.unwrap()).unwrap()
+    };
+    let is_allowed = |answer: Option<bool>| answer == Some(true);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (traffic, clients) = Traffic::start(&gateways, &stop);
+    let mut timings = Vec::new();
+    for round in 0..=rounds {
+        let is_cut = round == rounds;
+        traffic.wait_for_each(Instant::now(), |_| true, is_allowed).await;
+        let called = Instant::now();
+        if is_cut {
+            link.is_up.send_replace(false);
+        }
+        let halt = call(http.post(&base), r#"{"scope": "tenant", "reason": "drill"}"#).await;
+        let answered = Instant::now();
+        // Each client sends two requests after the answer.
+        for _ in 0..2 {
+            traffic.wait_for_each(Instant::now(), |_| true, |answer| answer != Some(true)).await;
+        }
+        assert_eq!(traffic.count(|sent| sent.at > answered && is_allowed(sent.allowed)), 0, "round {round}");
+        let last = {
+            let sent = traffic.0.lock().unwrap();
+            let allows = sent.iter().filter(|sent| is_allowed(sent.allowed) && sent.until > called);
+            allows.map(|sent| sent.until.duration_since(called)).max().unwrap_or_default()
+        };
+        timings.push((answered.duration_since(called).as_secs_f64() * 1e3, last.as_secs_f64() * 1e3));
+        if is_cut {
+            let errors =
+                traffic.count(|sent| sent.client % 2 == 1 && sent.at > answered && sent.allowed.is_none());
+            assert!(errors >= Traffic::CLIENTS / 2, "{errors}");
+        }
+        let epoch = halt.member("halt_epoch").unwrap().to_string();
+        for client in 0..Traffic::CLIENTS {
+            let url = if is_cut { &gateways[0].url } else { &gateways[client % 2].url };
+            let body = format!(r#"{{"epoch": {epoch}, "in_flight": 0, "instance": "client {client}"}}"#);
+            call(http.post(format!("{url}/api/v1/halts/ack")), &body).await;
+        }
+        let lifted = Instant::now();
+        let id = text(&halt, "id").unwrap();
+        call(http.delete(format!("{base}/{id}")), r#"{"reason": "drill ended"}"#).await;
+        traffic.wait_for_each(lifted, |client| !is_cut || client % 2 == 0, is_allowed).await;
+        link.is_up.send_replace(true);
+        traffic.wait_for_each(lifted, |_| true, is_allowed).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let exported = run(
+        folder.path(),
+        &["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"],
+    );
+    std::fs::write(folder.path().join("export"), &exported.stdout).unwrap();
+    let verified = run(folder.path(), &["evidence", "verify", "export"]);
+    let (halts, acknowledged) = (rounds + 1, (rounds + 1) * Traffic::CLIENTS);
+    let expected = format!(
+        "{halts} halts, 0 active at the end, {acknowledged} acknowledgements, no allow during a halt"
+    );
+    assert!(out(&verified).contains(&expected), "{} {}", out(&verified), err(&verified));
+    Some(timings)
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn halt_stops_clients_of_two_gateways_one_of_them_cut_off() {
+    stop_under_load(1).await;
+}
+
+/// Measures halts: `cargo test -p actpass-gateway --test process measure_halts -- --ignored --nocapture`.
+#[cfg(unix)]
+#[ignore = "measures; run with --ignored --nocapture"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measure_halts() {
+    let Some(mut timings) = stop_under_load(20).await else { return };
+    let (_, last) = timings.pop().unwrap();
+    for (name, mut times) in [
+        ("to the answer", timings.iter().map(|(answer, _)| *answer).collect::<Vec<_>>()),
+        ("to the last allow", timings.iter().map(|(_, last)| *last).collect()),
+    ] {
+        times.sort_by(f64::total_cmp);
+        println!("{name}: median {:.1} ms, maximum {:.1} ms", times[times.len() / 2], times[times.len() - 1]);
+    }
+    println!("with one gateway cut off, to the last allow: {last:.1} ms");
+}
+
+#[test]
+fn halts_command_stops_and_lifts_on_the_data() {
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let data = ["--data", ".actpass/dev.db"];
+    let halts = |arguments: &[&str]| run(folder.path(), &[&["halts"], arguments, &data].concat());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ask = || {
+        let http = common::client();
+        let asked = runtime.block_on(decide(&http, &gateway.url, "apk_dev", refund("100", ""))).unwrap();
+        text(&asked, "reason_code").unwrap().to_owned()
+    };
+    assert_eq!(ask(), "refund.small_in_scope");
+    let added = halts(&["add", "agent", "sdk", "--tenant", "dev", "--reason", "it pays twice"]);
+    let line = out(&added);
+    assert!(
+        added.status.success() && line.contains("agent\tsdk") && line.contains("it pays twice"),
+        "{line}"
+    );
+    assert_eq!(ask(), "halted");
+    let id = line.split('\t').next().unwrap();
+    assert_eq!(out(&halts(&["list"])), line);
+    for (arguments, problem) in [
+        (&["add", "agent", "--tenant", "dev", "--reason", "r"][..], "missing ID"),
+        (&["add", "tenant", "x", "--tenant", "dev", "--reason", "r"], "unexpected ID"),
+        (&["add", "agent", "x", "--reason", "r"], "--tenant: missing"),
+        (&["add", "all", "--tenant", "dev", "--reason", "r"], "--tenant: unexpected"),
+        (&["add", "agent", "x", "--tenant", "dev", "--reason", ""], "--reason: expected 1 to 2000"),
+        (&["lift", "halt_0", "--reason", "r"], "there is no active halt"),
+    ] {
+        let refused = halts(arguments);
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+        assert!(err(&refused).contains(problem), "{arguments:?}: {}", err(&refused));
+    }
+    let lifted = out(&halts(&["lift", id, "--reason", "fixed"]));
+    assert!(lifted.contains("by (command line): fixed"), "{lifted}");
+    assert_eq!(ask(), "refund.small_in_scope");
+    assert_eq!(out(&halts(&["list"])), "");
+    assert_eq!(out(&halts(&["list", "--all"])), lifted);
+    gateway.end("TERM");
+}

@@ -12,6 +12,7 @@ use crate::checkpoints::{Checkpoint, CheckpointCollector};
 use crate::clock::Clock;
 use crate::config::{MASTER_KEY_VARIABLE, Settings};
 use crate::evidence::{self, Chain, Expected, ExportError, Verified};
+use crate::halts::HaltAudit;
 use crate::ledger::{self, Head};
 use crate::passport::SigningKeys;
 use crate::seal::MasterKey;
@@ -191,6 +192,14 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
             evidence::verify(io::BufReader::new(export), &expected)
         }
     };
-    let Verified { head, signature } = verified.map_err(|error| failed(file, &error))?;
-    print(format_args!("{} events, head {}, intact\n{signature}", head.length, head.hash))
+    let Verified { head, signature, halts } = verified.map_err(|error| failed(file, &error))?;
+    print(format_args!("{} events, head {}, intact", head.length, head.hash))?;
+    if halts.started > 0 {
+        let HaltAudit { started, active, acknowledged } = &halts;
+        print(format_args!(
+            "{started} halts, {} active at the end, {acknowledged} acknowledgements, no allow during a halt",
+            active.len()
+        ))?;
+    }
+    print(signature)
 }

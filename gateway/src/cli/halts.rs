@@ -18,7 +18,7 @@ const PAGE: u32 = 1000;
 #[derive(Debug, Subcommand)]
 pub(super) enum HaltsCommand {
     /// Stop an agent, a tool, a user, a tenant or every tenant. When the command ends, no gateway of
-    /// the data allows what it stops
+    /// the data allows its target
     Add {
         /// What to stop: agent, tool, user, tenant or all
         #[arg(value_parser = parse_scope)]

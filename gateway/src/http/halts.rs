@@ -35,8 +35,8 @@ type QueryPairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
     tag = "halts",
     request_body = requests::StartHalt,
     responses(
-        (status = 201, description = "The halt. After this response, no gateway of the database allows what it stops", body = responses::HaltAnswer),
-        (status = 200, description = "The active halt with which this key already stops the same", body = responses::HaltAnswer),
+        (status = 201, description = "The halt. After this response, no gateway of the database allows its target", body = responses::Halt),
+        (status = 200, description = "The active halt with which this key already stops the same", body = responses::Halt),
         (status = 403, description = "Agent keys may stop their bound agent only; `all` needs halt_all in the key's settings"),
         (status = 409, description = "The limit of active halts is reached"),
     ),
@@ -58,7 +58,7 @@ pub(super) async fn start(State(app): State<Arc<App>>, call: JsonCall) -> Result
     params(("id" = String, Path, description = "The halt's id")),
     request_body = requests::LiftHalt,
     responses(
-        (status = 200, description = "The lifted halt", body = responses::HaltAnswer),
+        (status = 200, description = "The lifted halt", body = responses::Halt),
         (status = 403, description = "This key may not lift this halt"),
         (status = 404, description = "The halt does not exist"),
         (status = 409, description = "The halt is already lifted"),

@@ -28,6 +28,7 @@ use crate::service::Authorized;
     responses(
         (status = 200, description = "A new passport", body = Issued),
         (status = 403, description = "The key is not permitted to issue this passport"),
+        (status = 409, description = "A halt stops the agent, the user or one of the tools"),
         (status = 501, description = "Passports and the vault are disabled: no master key is configured"),
     ),
     security(("key" = []))

@@ -70,7 +70,7 @@ impl Service {
     ) -> Result<(Arc<Halt>, bool), ServiceError> {
         let StartHalt { scope, target, reason } = request;
         match (scope, key.role) {
-            // An emergency stop of its own.
+            // An agent's emergency stop.
             (Scope::Agent, Role::Agent) if target.is_some() && target.as_deref() == key.bound_agent() => {}
             _ => {
                 Authorized::of(key, Capability::Halt)?;

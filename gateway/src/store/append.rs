@@ -114,9 +114,9 @@ pub enum HaltChange {
     Lift {
         /// The halt's id.
         id: String,
-        /// Who lifts it.
+        /// Author of the lifting.
         by: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -154,8 +154,8 @@ enum Measured<'a> {
 }
 
 impl<R: Rows> Batch<R> {
-    /// `now` is in milliseconds since 1970 and must not precede any recorded event. `halts` are
-    /// those of the transaction.
+    /// `now` is in milliseconds since 1970 and must not precede any recorded event. `halts` is
+    /// the state in the transaction.
     pub(super) fn new(rows: R, now: i64, halts: Arc<ActiveHalts>) -> Self {
         Self { rows, now, halts, chains: HashMap::new() }
     }

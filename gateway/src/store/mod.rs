@@ -139,8 +139,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// recorded; a retry with the same [`Idempotency`] records it only once.
     async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError>;
 
-    /// Starts or lifts a halt. No store of the database records an `allow` for what it stops after
-    /// this returns.
+    /// Starts or lifts a halt. After this returns, no store of the database records an `allow` for
+    /// its target.
     ///
     /// # Errors
     ///

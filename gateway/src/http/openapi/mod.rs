@@ -127,6 +127,9 @@ fn add_failures(operation: &mut Operation) {
 #[expect(dead_code, reason = "used for the OpenAPI description only")]
 struct Error {
     error: ErrorBody,
+    /// The halt epoch; with the code `halted`.
+    #[schema(nullable = false)]
+    halt_epoch: Option<u64>,
 }
 
 /// Details of an error.

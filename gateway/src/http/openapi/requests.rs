@@ -82,7 +82,7 @@ pub(in crate::http) struct Evidence {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct StartHalt {
-    /// What to stop.
+    /// The scope.
     scope: ScopeWord,
     /// The agent, the tool or the user, with these scopes only. `*` in a tool matches any characters.
     #[schema(min_length = 1, max_length = 256)]
@@ -118,7 +118,7 @@ pub(in crate::http) struct Acknowledge {
     instance: Option<String>,
 }
 
-/// What a halt stops.
+/// Scope of a halt.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum ScopeWord {

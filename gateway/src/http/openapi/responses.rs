@@ -116,15 +116,6 @@ pub(in crate::http) struct Decision {
     halt_epoch: u64,
 }
 
-/// A halt after its start or lifting.
-#[derive(ToSchema)]
-pub(in crate::http) struct HaltAnswer {
-    #[serde(flatten)]
-    halt: Halt,
-    /// The epoch that the change started.
-    halt_epoch: u64,
-}
-
 /// A halt.
 #[derive(ToSchema)]
 pub(in crate::http) struct Halt {
@@ -152,6 +143,9 @@ pub(in crate::http) struct Halt {
     /// The epoch that its lifting started.
     #[schema(nullable = false)]
     lifted_epoch: Option<u64>,
+    /// The epoch that the change started; only in the responses to the start and the lifting.
+    #[schema(nullable = false)]
+    halt_epoch: Option<u64>,
 }
 
 /// Halts and who has confirmed them.

@@ -12,8 +12,9 @@ use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::{DatabaseError, Rotation, SealedKey};
+use super::super::{DatabaseError, HaltChange, HaltOutcome, Rotation, SealedKey};
 use super::*;
+use crate::halts::{Halt, Scope};
 
 /// Returns the server and a new database, or ends the test if PostgreSQL is not available.
 macro_rules! database_or_return {
@@ -270,6 +271,47 @@ fn on_insert(server: &Server, url: &str, when: &str, body: &str) {
          {timing} FOR EACH ROW EXECUTE FUNCTION hook()"
     );
     submit(server, url, &sql);
+}
+
+/// The hook holds the transaction of the decision after it has read the epoch, until the halt waits
+/// for the lock.
+#[tokio::test]
+async fn halt_waits_for_decisions_in_progress() {
+    let (server, url) = database_or_return!();
+    let (one, other) = (Arc::new(open(&url).await), open(&url).await);
+    let body = r#"IF NEW.event LIKE '%"ev_1"%' THEN
+            PERFORM nextval('actpass.tried');
+            WHILE NOT EXISTS (
+                SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                AND classid = 1633907824 AND objid = 1751215220
+            ) LOOP PERFORM pg_sleep(0.01); END LOOP;
+        END IF;"#;
+    on_insert(server, &url, "insert", body);
+    let begun = tokio::spawn({
+        let one = Arc::clone(&one);
+        async move { one.decide(deciding("t", "decisions", 1)).await }
+    });
+    while submit(server, &url, "SELECT is_called FROM actpass.tried") != "t" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let halt = Halt::new(Some("t".into()), Scope::Tenant, None, "r".to_owned(), "k");
+    let outcome = other.change_halts(HaltChange::Start(Box::new(halt))).await.unwrap();
+    assert!(matches!(outcome, HaltOutcome::Changed(_)), "{outcome:?}");
+    assert_eq!(begun.await.unwrap(), Ok(DecisionOutcome::Recorded));
+    assert_eq!(one.decide(deciding("t", "decisions", 2)).await, Err(StoreError::HaltsChanged));
+    assert_eq!(one.known_halts().latest().epoch, 1);
+    let events = texts(&*one, "t", "decisions").await;
+    assert_eq!(events.len(), 2);
+    assert!(events[0].contains("ev_1") && events[1].contains("halt.started"), "{events:?}");
+    for change in [
+        "DELETE FROM actpass.halts",
+        "UPDATE actpass.halts SET target = 'x'",
+        "UPDATE actpass.halts SET tenant_id = 'x'",
+        "DELETE FROM actpass.halt_state",
+        "UPDATE actpass.halt_state SET epoch = 0",
+    ] {
+        assert!(server.run(name_of(&url), change).is_err(), "{change}");
+    }
 }
 
 #[tokio::test]

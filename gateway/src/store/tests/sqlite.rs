@@ -3,8 +3,9 @@
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::super::{OpenError, SqliteStore, Store};
+use super::super::{HaltChange, HaltOutcome, OpenError, SqliteStore, Store};
 use super::{event, first_broken};
+use crate::halts::{Halt, Scope};
 
 fn open(folder: &TempDir) -> SqliteStore {
     SqliteStore::open(&folder.path().join("data.db")).unwrap()
@@ -49,6 +50,7 @@ async fn older_schema_is_migrated() {
              DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow; DROP INDEX answers_by_end;
              ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
              ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
+             DROP TABLE halts; DROP TABLE halt_state; DROP TABLE halt_acknowledgements;
              DROP TABLE budget_claims; DROP TABLE budget_accounts; DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
@@ -62,6 +64,29 @@ async fn older_schema_is_migrated() {
     assert_eq!(store.credential("t", "tool").await, Ok(None));
     assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
     assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn halt_rows_cannot_be_removed_or_lifted_twice() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let halt = Halt::new(Some("t".into()), Scope::Tenant, None, "r".to_owned(), "k");
+    let started = store.change_halts(HaltChange::Start(Box::new(halt))).await.unwrap();
+    let HaltOutcome::Changed(halt) = started else { panic!("{started:?}") };
+    let lift = HaltChange::Lift { id: halt.id.clone(), by: "k".to_owned(), reason: "r".to_owned() };
+    assert!(matches!(store.change_halts(lift).await, Ok(HaltOutcome::Changed(_))));
+    let file = Connection::open(folder.path().join("data.db")).unwrap();
+    for change in [
+        "DELETE FROM halts",
+        "UPDATE halts SET target = 'x'",
+        "UPDATE halts SET lifted_epoch = NULL",
+        "INSERT OR REPLACE INTO halts SELECT * FROM halts",
+        "DELETE FROM halt_state",
+        "INSERT OR REPLACE INTO halt_state VALUES (1, 0)",
+        "UPDATE halt_state SET epoch = 0",
+    ] {
+        assert!(file.execute(change, []).is_err(), "{change}");
+    }
 }
 
 #[test]
