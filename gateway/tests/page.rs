@@ -11,7 +11,7 @@ use actpass_gateway::auth::{ApiKey, ApiKeyHash, Keyring, Role};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::Settings;
 use actpass_protocol::Json;
-use common::{Gateway, refund, text};
+use common::{Gateway, text};
 use futures_util::future::join_all;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
@@ -457,7 +457,7 @@ async fn page_stops_and_lifts_with_reason() {
         assert!([403, 422].contains(&status.as_u16()), "{wrong:?}: {status}");
     }
     assert_eq!(alice.post("/halts", &fields).await.0, 303);
-    let denied = gateway.decide("apk_one", &refund("100", "")).await;
+    let denied = gateway.decide("apk_one", &common::refund("100", "")).await;
     assert_eq!(text(&denied, "reason_code"), Some("halted"));
     let (_, page) = alice.get("/live").await;
     assert!(page.contains("id=\"halts-heading\"") && page.contains("refunds.*"), "{page}");
@@ -466,7 +466,7 @@ async fn page_stops_and_lifts_with_reason() {
     let lift = format!("/halts/{id}/lift");
     assert_eq!(alice.post(&lift, &[("token", &*token), ("reason", "")]).await.0, 422);
     assert_eq!(alice.post(&lift, &[("token", &*token), ("reason", "fixed")]).await.0, 303);
-    let allowed = gateway.decide("apk_one", &refund("100", "")).await;
+    let allowed = gateway.decide("apk_one", &common::refund("100", "")).await;
     assert_eq!(text(&allowed, "decision"), Some("allow"));
     assert!(!alice.get("/").await.1.contains("halts-heading"));
     gateway.stop().await;
