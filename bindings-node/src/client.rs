@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret};
-use actpass_session::{CallLog, GuardSession, test_hooks};
+use actpass_session::{CallLog, GuardSession, spawn_watch, test_hooks};
 use napi_derive::napi;
 use tracing::Level;
 
@@ -79,7 +79,7 @@ impl Client {
                 .ca_variables([CaVariable::adding("NODE_EXTRA_CA_CERTS")])
                 .danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
             let log_level = settings.optional("logLevel")?.as_deref().and_then(level_of);
-            Ok(Self { actpass: RefCell::new(Some(builder.build()?)), log_level })
+            Ok(Self { actpass: RefCell::new(Some(builder.spawn_watch(spawn_watch).build()?)), log_level })
         })
     }
 

@@ -4,8 +4,8 @@
 use actpass_core::engine::Begun;
 use actpass_core::json::{JsonWriter, Step, Style, parse_argument, path};
 use actpass_core::{
-    Action, Blocked, Decision, Error, ErrorKind, ExecutionContext, Json, Outcome, PendingApproval, Secret,
-    Settlement, canonical_outcome as canonical,
+    Action, Blocked, Decision, Error, ErrorKind, ExecutionContext, HaltSignal, Json, Outcome,
+    PendingApproval, Secret, Settlement, canonical_outcome as canonical,
 };
 use actpass_session::{GuardSession, test_hooks};
 use napi::Either;
@@ -67,12 +67,16 @@ fn present(text: String) -> Action {
 }
 
 /// Spends the permit of `session`. Returns the JSON text of `{running: {credential, decision?}}`,
-/// with the decision if it differs from the verdict's, or of `{blocked}`.
-pub(crate) fn begin(session: &GuardSession, now: Option<String>) -> Result<(bool, String), Error> {
+/// with the decision if it differs from the verdict's, or of `{blocked}`; and the signal of the
+/// running action.
+pub(crate) fn begin(
+    session: &GuardSession,
+    now: Option<String>,
+) -> Result<(Option<HaltSignal>, String), Error> {
     let judged = session.decision();
     Ok(match session.begin(now.map(present).as_ref())? {
-        Begun::Blocked(blocked) => (false, format!(r#"{{"blocked":{}}}"#, report(&blocked))),
-        Begun::Running(context) => (true, running(&context, judged.as_ref())),
+        Begun::Blocked(blocked) => (None, format!(r#"{{"blocked":{}}}"#, report(&blocked))),
+        Begun::Running(context) => (Some(context.halt().clone()), running(&context, judged.as_ref())),
     })
 }
 
@@ -100,7 +104,7 @@ pub(crate) fn report(blocked: &Blocked) -> String {
     text.string(&texts.developer);
     text.raw(r#","message":"#);
     text.string(&texts.model);
-    text.raw(r#","tool":"#);
+    text.raw(&format!(r#","retryable":{},"tool":"#, texts.is_retryable));
     text.string(blocked.tool());
     text.raw("}}");
     text.into_string()

@@ -28,6 +28,8 @@ pub(crate) enum CallOutput {
     Text(String),
     /// The verdict of a guard.
     Verdict(Result<GuardSession, Box<Blocked>>),
+    /// The action of the call was stopped while its function runs.
+    Halted,
 }
 
 type CallResult = Result<CallOutput, Error>;
@@ -46,6 +48,8 @@ enum CompletionKind {
     Failed = 1,
     /// With permission to run the action.
     Permitted = 2,
+    /// Not completed: its running action was stopped.
+    Halted = 3,
 }
 
 /// The calls of one JavaScript thread. The TypeScript layer identifies a call by its number.
@@ -129,9 +133,17 @@ impl Bridge {
     #[napi]
     pub fn begin(&self, call: i64, now: Option<String>) -> napi::Result<String> {
         catch_panic(|| {
-            let (runs, text) = self.session(call, |session| guard::begin(session, now))?;
-            if !runs {
-                self.calls.borrow_mut().remove(&call);
+            let (halt, text) = self.session(call, |session| guard::begin(session, now))?;
+            match halt {
+                Some(halt) => {
+                    let queue = Arc::downgrade(&self.queue);
+                    halt.on_halt(move || {
+                        if let Some(queue) = queue.upgrade() {
+                            queue.push(call, Ok(CallOutput::Halted), String::new());
+                        }
+                    });
+                }
+                None => drop(self.calls.borrow_mut().remove(&call)),
             }
             Ok(text)
         })
@@ -274,12 +286,20 @@ fn batch(queue: &Weak<CompletionQueue>, calls: &mut HashMap<i64, Stage>) -> Batc
     let ended = queue.upgrade().map(|queue| std::mem::take(&mut *lock(&queue.ended)));
     let mut batch = Batch::new();
     for (id, ended, lines) in ended.into_iter().flatten() {
+        if matches!(ended, Ok(CallOutput::Halted)) {
+            if calls.contains_key(&id) {
+                let how = CompletionKind::Halted as i64;
+                batch.extend([Either::A(id), Either::A(how), Either::B(String::new()), Either::B(lines)]);
+            }
+            continue;
+        }
         // A cancelled call has no state; its permit is dropped here.
         if calls.remove(&id).is_none() {
             continue;
         }
         let converted = catch_unwind(AssertUnwindSafe(|| match ended {
             Err(error) => (CompletionKind::Failed, describe(&error)),
+            Ok(CallOutput::Halted) => (CompletionKind::Halted, String::new()),
             Ok(CallOutput::Text(text)) => (CompletionKind::Answered, text),
             Ok(CallOutput::Verdict(Err(blocked))) => (CompletionKind::Answered, guard::report(&blocked)),
             Ok(CallOutput::Verdict(Ok(session))) => {

@@ -81,6 +81,22 @@ impl ScriptedGatewayState {
         catch_panic(|| self.0.expire(&approval))
     }
 
+    /// Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+    /// epoch.
+    #[napi]
+    pub fn halt(&self, scope: String, id: Option<String>, reason: String) -> napi::Result<i64> {
+        catch_panic(|| {
+            let epoch = self.0.halt(&scope, id.as_deref(), &reason)?;
+            Ok(i64::try_from(epoch).unwrap_or(i64::MAX))
+        })
+    }
+
+    /// Lifts all stops. Returns the new epoch.
+    #[napi]
+    pub fn lift(&self) -> i64 {
+        i64::try_from(self.0.lift()).unwrap_or(i64::MAX)
+    }
+
     /// The JSON text of each approval so far.
     #[napi]
     pub fn approvals(&self) -> napi::Result<Vec<String>> {

@@ -33,6 +33,8 @@ export interface ActionBlockedDetails {
   message?: string | undefined;
   /** The message for a developer. Default: the one for a model. */
   developerText?: string | undefined;
+  /** Whether the same call may succeed later. Default: that of `cause`. */
+  retryable?: boolean | undefined;
   /** The failure of the gate. */
   cause?: ActPassError | undefined;
   /** The tool of the action. */
@@ -213,8 +215,9 @@ export class ActPassInternalError extends ActPassError {
  *
  * `message` is written for a model: the blocked tool, the reason, whether to retry and what to do instead. It contains no
  * infrastructure details and is the same in every language. `developerText` describes the failure and what to check. `code` is
- * the decision's reason code. If the gate failed, `cause` is its error; `status`, `requestId`, `retryAfterMs` and `retryable`
- * are copied from it.
+ * the decision's reason code. If the gate failed, `cause` is its error; `status`, `requestId` and `retryAfterMs` are copied from
+ * it. `retryable` states whether the same call may succeed later unchanged: the gate failed temporarily, or a stop was issued
+ * between the decision and the run (`actpass.halted`).
  *
  * @example
  * ```ts
@@ -242,13 +245,13 @@ export class ActionBlockedError extends ActPassError {
   declare readonly approval: PendingApproval | undefined;
 
   constructor(decision: BlockingDecision, given: ActionBlockedDetails = {}) {
-    const { message, developerText, cause, tool, approval, operation, requestId } = Object(
+    const { message, developerText, retryable, cause, tool, approval, operation, requestId } = Object(
       given,
     ) as ActionBlockedDetails;
     const { decision: word, reason_code } = Object(decision) as Partial<BlockingDecision>;
     const code = typeof reason_code === 'string' ? reason_code : 'actpass.blocked';
     const text = textOf(message ?? `${textOf(tool ?? 'the action')} was not run: ${textOf(word)} (${code}).`);
-    const known = without({ operation, requestId });
+    const known = without({ operation, requestId, retryable });
     super(text, {
       ...(cause && { ...(cause as object), cause }),
       ...known,

@@ -4,6 +4,7 @@ import { checkFunction, unrun } from './body.js';
 import { type Call, inputOf } from './call.js';
 import { noteExecution, unlessAborted, unlessEnded } from './journal.js';
 import { type ActPassError, leaving, placing, Site, stamped, withFrames } from './errors.js';
+import { contextOf, ended } from './halt.js';
 import { joined, type Members, toInput, toMember, toMembers, wrongArgument } from './json.js';
 import type { ActionEnd } from './native.js';
 import { COMPARED } from './options.js';
@@ -160,7 +161,7 @@ class Granted {
     }
     const { decision } = this;
     noteExecution(true, this.#call.members, decision);
-    return { context: { credential: running.credential, decision } };
+    return { context: contextOf(this.#number, running.credential, decision) };
   }
 
   /** Reports how the action ended, and records it with `recordOutcome`. */
@@ -180,6 +181,7 @@ class Granted {
     const records = this.#call.members['recordOutcome'] === true;
     const response = records && end === 'returned' ? jsonOf(result) : undefined;
     const settled = converting(() => door.finish(this.#number, end, response));
+    ended(this.#number);
     return { settled, recording: records ? record(this.#call, this.#number) : undefined };
   }
 }
@@ -205,7 +207,10 @@ async function record(call: Call, number: number): Promise<Recorded> {
 }
 
 /** Releases the native permit when the JavaScript object is garbage collected. */
-const unreachable = new FinalizationRegistry((call: number) => door.cancel(call));
+const unreachable = new FinalizationRegistry((call: number) => {
+  ended(call);
+  door.cancel(call);
+});
 
 function permitOf(call: Call, granted: Granted): Permit {
   const { operation } = call;

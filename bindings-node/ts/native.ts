@@ -6,7 +6,7 @@ import { loadNative } from './load.js';
 export type Batch = (number | string)[];
 
 /** @internal Status of a completed call, as defined in `runtime.rs`. */
-export const How = { Answered: 0, Failed: 1, Permitted: 2 } as const;
+export const How = { Answered: 0, Failed: 1, Permitted: 2, Halted: 3 } as const;
 
 /** @internal */
 export interface Bridge {
@@ -49,6 +49,8 @@ export interface ScriptedGatewayState {
   scriptNext(answer: string | undefined, status: number): void;
   decide(approval: string, approved: boolean): string;
   expire(approval: string): string;
+  halt(scope: string, id: string | undefined, reason: string): number;
+  lift(): number;
   approvals(): string[];
   requests(): { method: string; path: string; body: string }[];
   hold(method: string, path: string): number;

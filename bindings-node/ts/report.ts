@@ -30,6 +30,8 @@ interface Texts {
   developerText: string;
   /** The message for a model. */
   message: string;
+  /** Whether the same call may succeed later. */
+  retryable: boolean;
   /** The blocked tool. */
   tool: string;
 }

@@ -1,6 +1,7 @@
 /** Calls in flight on this thread: start, completion, cancellation. */
 
 import { type DescribedError, ofNative, Passed, toError } from './errors.js';
+import { halted } from './halt.js';
 import { describe, wrongArgument } from './json.js';
 import type { Log } from './log.js';
 import { type Batch, type CallName, type Client, How, native } from './native.js';
@@ -40,6 +41,10 @@ export const door = new native.Bridge((batch: Batch) => {
     const how = batch[at + 1];
     const text = batch[at + 2] as string;
     const lines = batch[at + 3] as string;
+    if (how === How.Halted) {
+      halted(call);
+      continue;
+    }
     const ended = inFlight.get(call);
     complete(call);
     if (lines !== '') {

@@ -35,6 +35,18 @@ const SETTLED_WITHIN = 2000;
 /** The interval of checks, in milliseconds. */
 const INTERVAL = 5;
 const PREFLIGHT = '/api/v1/actions/preflight';
+const ACKNOWLEDGE = '/api/v1/halts/ack';
+
+/** The scope of a stop. */
+export type HaltScope = 'agent' | 'tool' | 'user' | 'tenant' | 'all';
+
+/** A stop. */
+export interface HaltOptions {
+  /** The agent, the tool or the user. */
+  id?: string | undefined;
+  /** Why; the summary of the denials contains it. Default: `test`. */
+  reason?: string | undefined;
+}
 
 /** The gateway does not know whether an allowed action ran. */
 export class UnknownExecution extends AssertionError {
@@ -466,6 +478,31 @@ export class ScriptedGateway extends TestGateway {
       const name = text('approval', approval);
       return converting(() => this.#state.expire(name));
     });
+  }
+
+  /**
+   * Stops actions, and signals their running functions ({@link ExecutionContext.halt}).
+   *
+   * @param scope - `agent`, `tool` or `user`, named by `id`; or `tenant` or `all`.
+   * @returns The new `halt_epoch`.
+   * @throws {@link ActPassArgumentError} The scope is unknown, or the id is missing or superfluous.
+   */
+  halt(scope: HaltScope, options: HaltOptions = {}): number {
+    return placing(this.halt, () => {
+      const { id, reason = 'test' } = options;
+      return converting(() => this.#state.halt(scope, id, reason));
+    });
+  }
+
+  /** Lifts all stops. Returns the new `halt_epoch`. */
+  lift(): number {
+    return this.#state.lift();
+  }
+
+  /** The acknowledgements of stops so far: `epoch`, `in_flight`, `agent_id` and `instance`. */
+  get acknowledgements(): { [member: string]: JsonValue }[] {
+    const sent = this.#state.requests().filter(({ path }) => path === ACKNOWLEDGE);
+    return sent.map(({ body }) => JSON.parse(body) as { [member: string]: JsonValue });
   }
 
   /** The approvals so far, in the order in which they were opened. */

@@ -275,6 +275,14 @@ export interface ExecutionContext {
   credential: Credential | null;
   /** The decision about the action. */
   decision: Decision;
+  /**
+   * Aborted when a person stops the action while the function runs. The function decides what to do: it can finish, end early,
+   * or pass the signal on, such as to `fetch`, which then rejects with an `AbortError`. The function is signalled if it has run for
+   * longer than a second, or if another response shows the stop; the gateway must support stops.
+   *
+   * Not enumerable: a copy such as `{ ...context }` does not have it.
+   */
+  readonly halt: AbortSignal;
 }
 
 /** A credential from the gateway's vault. */

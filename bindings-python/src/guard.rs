@@ -17,6 +17,7 @@ use crate::convert::{
     to_json_by, whole_number, wrong_type,
 };
 use crate::error::{exception, in_call, is_of_an_argument, raise};
+use crate::halts::NativeHaltSignal;
 use crate::panic::{catch_panic, catch_panic_in_call};
 use crate::runtime::Bridge;
 
@@ -249,6 +250,9 @@ fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResu
         context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
     given.set_item("credential", credential)?;
     given.set_item("decision", from_json(py, context.decision().as_json())?)?;
+    // Not cached, as in `outcome`.
+    let signal = py.import("actpass._halt")?.getattr("HaltSignal")?;
+    given.set_item("halt", signal.call1((NativeHaltSignal::new(context.halt()),))?)?;
     Ok(given)
 }
 
@@ -289,7 +293,7 @@ fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResul
 fn blocked_outcome<'py>(py: Python<'py>, blocked: Blocked, called: &str) -> PyResult<Bound<'py, PyAny>> {
     let texts = blocked.texts();
     let outcome = outcome(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?;
-    outcome.setattr("_texts", (texts.model, texts.developer))?;
+    outcome.setattr("_texts", (texts.model, texts.developer, texts.is_retryable))?;
     Ok(outcome)
 }
 
@@ -347,7 +351,7 @@ pub(crate) fn invalid_argument<'py>(tool: &Bound<'py, PyAny>, problem: &str) -> 
     })
 }
 
-/// The texts of a block created by a test or another process: `(model, developer)`.
+/// The texts of a block created by a test or another process: `(model, developer, retryable)`.
 #[pyfunction]
 pub(crate) fn block_texts(
     py: Python<'_>,
@@ -355,7 +359,7 @@ pub(crate) fn block_texts(
     decision: &Bound<'_, PyAny>,
     failure: Option<(String, bool, bool)>,
     approval: Option<&str>,
-) -> PyResult<(String, String)> {
+) -> PyResult<(String, String, bool)> {
     catch_panic(py, || {
         let decision = parsed_decision(decision)?;
         let failure = failure.map(|(message, is_retryable, is_of_an_argument)| BlockFailure {
@@ -364,7 +368,7 @@ pub(crate) fn block_texts(
             is_of_an_argument,
         });
         let texts = BlockTexts::of(tool, &decision, failure.as_ref(), approval);
-        Ok((texts.model, texts.developer))
+        Ok((texts.model, texts.developer, texts.is_retryable))
     })
 }
 

@@ -7,6 +7,7 @@ mod convert;
 mod error;
 mod evidence;
 mod guard;
+mod halts;
 mod interpreter;
 mod panic;
 mod passport;
@@ -25,6 +26,9 @@ mod _native {
     use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]
     use crate::guard::{GuardSession, block_texts, canonical_outcome, invalid_argument, unmapped_tool};
+
+    #[pymodule_export]
+    use crate::halts::NativeHaltSignal;
 
     #[pymodule_export]
     use crate::scripted::ScriptedGatewayState;

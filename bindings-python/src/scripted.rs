@@ -57,6 +57,17 @@ impl ScriptedGatewayState {
         catch_panic(py, || self.0.expire(approval).map_err(|error| raise(py, &error)))
     }
 
+    /// Stops the actions of a scope. Returns the new epoch.
+    #[pyo3(signature = (scope, id, reason))]
+    fn halt(&self, py: Python<'_>, scope: &str, id: Option<&str>, reason: &str) -> PyResult<u64> {
+        catch_panic(py, || self.0.halt(scope, id, reason).map_err(|error| raise(py, &error)))
+    }
+
+    /// Lifts all stops. Returns the new epoch.
+    fn lift(&self) -> u64 {
+        self.0.lift()
+    }
+
     /// The approvals so far.
     fn approvals<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         catch_panic(py, || {

@@ -6,7 +6,7 @@ use actpass_core::json::parse_argument;
 use actpass_core::{
     ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Secret, wait_seconds, whole_number,
 };
-use actpass_session::{GuardSession, test_hooks};
+use actpass_session::{GuardSession, spawn_watch, test_hooks};
 use tracing::dispatcher::{Dispatch, with_default};
 
 use crate::approval::{NativeApproval, pending_action};
@@ -133,7 +133,7 @@ impl NativeClient {
         script: Option<Arc<NativeScript>>,
     ) -> Result<Arc<Self>, NativeError> {
         catch_panic(|| {
-            let builder = settings.builder()?;
+            let builder = settings.builder()?.spawn_watch(spawn_watch);
             let actpass = match script {
                 Some(script) => builder.scripted_gateway(&script.0),
                 None => builder,

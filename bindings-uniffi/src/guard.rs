@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use actpass_core::engine::Begun;
 use actpass_core::{
-    Action, ActionEnd, BlockFailure, BlockTexts, Blocked, Credential, Decision, Error, ErrorKind, Json, Mode,
-    Outcome, Recording, Secret, wait_seconds,
+    Action, ActionEnd, BlockFailure, BlockTexts, Blocked, Credential, Decision, Error, ErrorKind, HaltSignal,
+    Json, Mode, Outcome, Recording, Secret, wait_seconds,
 };
 use actpass_session::GuardSession;
 
@@ -212,12 +212,14 @@ pub(crate) struct NativeBlockTexts {
     pub(crate) developer: String,
     /// For a model.
     pub(crate) model: String,
+    /// Whether the same call may succeed later.
+    pub(crate) retryable: bool,
 }
 
 impl From<BlockTexts> for NativeBlockTexts {
     fn from(texts: BlockTexts) -> Self {
-        let BlockTexts { developer, model } = texts;
-        Self { developer, model }
+        let BlockTexts { developer, model, is_retryable } = texts;
+        Self { developer, model, retryable: is_retryable }
     }
 }
 
@@ -237,6 +239,32 @@ pub(crate) struct NativeContext {
     pub(crate) decision: NativeDecision,
     /// The secret for the tool.
     pub(crate) credential: Option<NativeCredential>,
+    /// Signals that the action was stopped.
+    pub(crate) halt: Arc<NativeHaltSignal>,
+}
+
+/// Signals that an action was stopped while its function runs.
+#[derive(uniffi::Object)]
+pub(crate) struct NativeHaltSignal(HaltSignal);
+
+#[uniffi::export]
+impl NativeHaltSignal {
+    /// Whether the action was stopped.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.0.is_halted()
+    }
+
+    /// Calls `listener` once when the action is stopped, immediately if it is already.
+    pub(crate) fn on_halt(&self, listener: Arc<dyn NativeHaltListener>) {
+        self.0.on_halt(move || listener.halted());
+    }
+}
+
+/// The listener of a public API layer. It runs on the background thread and must not block.
+#[uniffi::export(with_foreign)]
+pub(crate) trait NativeHaltListener: Send + Sync {
+    /// The action was stopped.
+    fn halted(&self);
 }
 
 /// The result of spending a permit.
@@ -305,6 +333,7 @@ impl NativeSession {
                     context: NativeContext {
                         decision: context.decision().into(),
                         credential: context.credential().map(Into::into),
+                        halt: Arc::new(NativeHaltSignal(context.halt().clone())),
                     },
                 },
             })
@@ -420,7 +449,8 @@ pub(crate) fn native_block_texts(
         // The public API layer passes the text of a parsed decision.
         Err(problem) => {
             let model = format!("{tool} was not run");
-            return NativeBlockTexts { developer: format!("{model}: decision: {problem}"), model };
+            let developer = format!("{model}: decision: {problem}");
+            return NativeBlockTexts { developer, model, retryable: false };
         }
     };
     let failure = failure.map(|failure| BlockFailure {

@@ -102,6 +102,22 @@ impl NativeScript {
         catch_panic(|| Ok(self.0.expire(&approval)?))
     }
 
+    /// Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+    /// epoch.
+    pub(crate) fn halt(&self, scope: String, id: Option<String>, reason: String) -> Result<u64, NativeError> {
+        catch_panic(|| Ok(self.0.halt(&scope, id.as_deref(), &reason)?))
+    }
+
+    /// Lifts all stops. Returns the new epoch.
+    pub(crate) fn lift(&self) -> u64 {
+        self.0.lift()
+    }
+
+    /// The JSON texts of the acknowledgements of stops so far.
+    pub(crate) fn acknowledgements(&self) -> Vec<String> {
+        self.0.acknowledgements().iter().map(ToString::to_string).collect()
+    }
+
     /// The approvals so far.
     pub(crate) fn approvals(&self) -> Vec<NativeScriptedApproval> {
         let approvals = self.0.approvals().into_iter();

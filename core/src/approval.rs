@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use crate::action::{self, Action};
 use crate::error::Error;
+use crate::halts;
 use crate::request;
 use actpass_protocol::json::{self, JsonWriter, RawObject, Step, Style};
 use actpass_protocol::{Json, Mode};
@@ -38,6 +37,8 @@ pub(crate) const MIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Approval {
     document: RawObject,
     status: ApprovalStatus,
+    is_halted: bool,
+    halt_epoch: Option<u64>,
 }
 
 impl Approval {
@@ -54,12 +55,33 @@ impl Approval {
             Some(_) => return Err("unknown `status`".to_owned()),
             None => return Err("missing `status`".to_owned()),
         };
-        Ok(Self { document, status })
+        let is_halted = match document.member("halted") {
+            None | Some(Json::Null | Json::Bool(false)) => false,
+            Some(Json::Bool(true)) => true,
+            Some(_) => return Err("`halted` is not a boolean".to_owned()),
+        };
+        let halt_epoch = halts::epoch_of(&document)?;
+        Ok(Self { document, status, is_halted, halt_epoch })
     }
 
     /// Its status.
     pub fn status(&self) -> ApprovalStatus {
         self.status
+    }
+
+    /// Whether its action is stopped. It cannot be approved before the stop is lifted.
+    pub fn is_halted(&self) -> bool {
+        self.is_halted
+    }
+
+    /// The gateway's `halt_epoch`.
+    pub(crate) fn halt_epoch(&self) -> Option<u64> {
+        self.halt_epoch
+    }
+
+    /// The explanation, if the gateway sent one.
+    pub(crate) fn explain(&self) -> Option<Json> {
+        self.document.member("explain")
     }
 
     /// The decider; `None` while it is undecided.
@@ -227,13 +249,12 @@ impl PendingApproval {
 
 /// The path and query, after the approvals path, that polls `id` for at most `wait`.
 pub(crate) fn path_suffix(id: &str, wait: Duration) -> Result<String, Error> {
-    const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     request::require_non_empty("approval_request_id", id)?;
     // As path segments, `.` and `..` would change the path.
     if id == "." || id == ".." {
         return Err(Error::argument("approval_request_id", format_args!("expected an id, found {id:?}")));
     }
-    Ok(format!("/{}?wait={}", utf8_percent_encode(id, &KEPT), wait.as_secs()))
+    Ok(format!("/{}?wait={}", request::encode(id), wait.as_secs()))
 }
 
 #[cfg(test)]

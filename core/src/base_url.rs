@@ -75,8 +75,10 @@ impl BaseUrl {
                 Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
             })
         };
-        let [preflight, issue, verify, revoke, evidence, jwks, approval] = Operation::ALL.map(endpoint);
-        let endpoints = [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?];
+        let [preflight, issue, verify, revoke, evidence, jwks, approval, watch, acknowledge] =
+            Operation::ALL.map(endpoint);
+        let endpoints =
+            [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?, watch?, acknowledge?];
         Ok(Self { endpoints, text, is_https, host, port })
     }
 
@@ -98,7 +100,8 @@ impl BaseUrl {
 
     /// The URL of an operation, followed by `path_suffix`.
     pub(crate) fn endpoint(&self, operation: Operation, path_suffix: &str) -> Result<Uri, Error> {
-        let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
+        let [preflight, issue, verify, revoke, evidence, jwks, approval, watch, acknowledge] =
+            &self.endpoints;
         let endpoint = match operation {
             Operation::Approval => approval,
             Operation::Preflight => preflight,
@@ -107,6 +110,8 @@ impl BaseUrl {
             Operation::RevokePassport => revoke,
             Operation::RecordEvidence => evidence,
             Operation::Jwks => jwks,
+            Operation::WatchHalts => watch,
+            Operation::AcknowledgeHalt => acknowledge,
         };
         match path_suffix {
             "" => Ok(endpoint.clone()),

@@ -34,6 +34,9 @@ pub struct BlockTexts {
     /// For a model: the blocked tool, the policy reason, whether to retry, and what to do instead.
     /// It does not describe the gateway's infrastructure.
     pub model: String,
+    /// Whether the same call may succeed later unchanged: see
+    /// [`Blocked::is_retryable`](crate::Blocked::is_retryable).
+    pub is_retryable: bool,
 }
 
 /// The gate failure, as far as the block texts need it.
@@ -82,6 +85,9 @@ impl BlockTexts {
             (None, None) => truncate(join_sentences(explained())),
         };
         let advice = match (approval, failure) {
+            _ if decision.is_halted() => {
+                "A person stopped it: do not call it again before the stop is lifted.".to_owned()
+            }
             (Some(id), _) => {
                 let id = one_line(id);
                 format!("A person must approve this first (approval {id}): do not call it again before that.")
@@ -96,13 +102,16 @@ impl BlockTexts {
                 None => retry_advice(decision.word(), &reason).to_owned(),
             },
         };
-        Self { developer, model: join_sentences([head, reason_text, advice]) }
+        let is_superseded = matches!(sdk_reason, Some(SdkReason::Halted));
+        let is_retryable = failure.map_or(is_superseded, |failure| failure.is_retryable);
+        Self { developer, model: join_sentences([head, reason_text, advice]), is_retryable }
     }
 
     /// Redacts these secrets from both texts.
     #[must_use]
     pub(crate) fn redacted(self, secrets: &[&Secret]) -> Self {
-        Self { developer: redact::text(&self.developer, secrets), model: redact::text(&self.model, secrets) }
+        let [developer, model] = [&self.developer, &self.model].map(|text| redact::text(text, secrets));
+        Self { developer, model, ..self }
     }
 }
 
@@ -112,6 +121,7 @@ impl BlockTexts {
 enum SdkReason {
     ApprovalTimeout,
     ArgumentsChanged,
+    Halted,
     PermitExpired,
     Replayed,
     UnmappedTool,
@@ -123,6 +133,7 @@ impl SdkReason {
         Some(match reason_code {
             "actpass.approval_timeout" => Self::ApprovalTimeout,
             "actpass.arguments_changed" => Self::ArgumentsChanged,
+            "actpass.halted" => Self::Halted,
             "actpass.permit_expired" => Self::PermitExpired,
             "actpass.replayed" => Self::Replayed,
             "actpass.unmapped_tool" => Self::UnmappedTool,
@@ -135,6 +146,7 @@ impl SdkReason {
         match self {
             Self::ApprovalTimeout => "No decision was made in time.",
             Self::ArgumentsChanged => "The arguments changed after the decision.",
+            Self::Halted => "It was allowed, but a stop was issued or lifted before it ran.",
             Self::PermitExpired => "It was allowed, but was not run in time.",
             Self::Replayed => {
                 "It was allowed once before under the same idempotency key, so it may have run already."
@@ -148,7 +160,7 @@ impl SdkReason {
         match self {
             Self::ApprovalTimeout => "Do not call it again until a person has decided.",
             Self::ArgumentsChanged => "Retry the same call with arguments that do not change.",
-            Self::PermitExpired => "Retry the same call.",
+            Self::Halted | Self::PermitExpired => "Retry the same call.",
             Self::Replayed => "Do not call it again until it is known whether it ran.",
             Self::UnmappedTool => "Do not call it again.",
             Self::Unrecorded => "Do not call it again: an operator must fix this first.",
@@ -218,7 +230,7 @@ mod tests {
     #[test]
     fn explains_gateway_decision_to_developer_and_model() {
         let decision = r#"{"decision":"deny","reason_code":"r","explain":{"summary":" The limit\n is 50 ","next_steps":["Ask for less"]}}"#;
-        let BlockTexts { developer, model } = texts(decision, None, None);
+        let BlockTexts { developer, model, .. } = texts(decision, None, None);
         assert_eq!(developer, "demo.tool was not run: deny (r). The limit is 50. Ask for less.");
         let again = "Do not call it again with the same arguments: it would be blocked again.";
         assert_eq!(model, format!("{developer} {again}"));
@@ -228,7 +240,7 @@ mod tests {
     fn model_text_hides_infrastructure() {
         let error = Error::new(ErrorKind::Connection, "cannot reach 127.0.0.1:8787: connection refused");
         let decision = Decision::for_failure(&error, None);
-        let BlockTexts { developer, model } =
+        let BlockTexts { developer, model, .. } =
             BlockTexts::of("demo.tool", &decision, Some(&BlockFailure::from(&error)), None);
         assert_eq!(
             model,
@@ -245,7 +257,10 @@ mod tests {
         for (word, reason, approval, end) in [
             ("deny", "actpass.replayed", None, "until it is known whether it ran."),
             ("deny", "actpass.arguments_changed", None, "with arguments that do not change."),
+            ("deny", "actpass.halted", None, "before it ran. Retry the same call."),
             ("deny", "actpass.permit_expired", None, "Retry the same call."),
+            ("deny", "halted", None, "do not call it again before the stop is lifted."),
+            ("deny", "halted", Some("apr_1"), "do not call it again before the stop is lifted."),
             ("deny", "actpass.unmapped_tool", None, "to this agent. Do not call it again."),
             ("deny", "actpass.unrecorded", None, "an operator must fix this first."),
             ("deny", "approval.expired", None, "asks for approval again."),

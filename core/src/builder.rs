@@ -9,6 +9,7 @@ use crate::client::{ActPass, TimeSource};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::error::Error;
+use crate::halts::SpawnWatch;
 #[cfg(feature = "reqwest")]
 use crate::http::ReqwestTransport;
 #[cfg(feature = "http")]
@@ -59,6 +60,7 @@ pub struct ActPassBuilder {
     user_agent: Option<String>,
     transport: Option<Box<dyn Transport>>,
     clock: Option<Box<dyn Clock>>,
+    spawn_watch: Option<SpawnWatch>,
     #[cfg(feature = "reqwest")]
     reqwest: Option<reqwest::ClientBuilder>,
     #[cfg(feature = "testing")]
@@ -193,6 +195,23 @@ impl ActPassBuilder {
         self
     }
 
+    /// Sets how the watch for stops of running functions is started, for a program without a tokio
+    /// runtime or with one that does not run all the time. `spawn` must not block. Default: a task
+    /// of the tokio runtime in which the function begins; with [`clock`](ActPassBuilder::clock),
+    /// no watch.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// let builder = ActPass::builder().api_key("apk_dev").spawn_watch(|watch| drop(tokio::spawn(watch)));
+    /// assert!(builder.build().is_ok());
+    /// ```
+    #[must_use]
+    pub fn spawn_watch(mut self, spawn: SpawnWatch) -> Self {
+        self.spawn_watch = Some(spawn);
+        self
+    }
+
     /// Sends requests through a `reqwest` client built from `client`, with its proxies, name
     /// resolution and TLS settings. [`ca`](ActPassBuilder::ca) has no effect on it.
     ///
@@ -222,6 +241,11 @@ impl ActPassBuilder {
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and the expected value.
     pub fn build(mut self) -> Result<ActPass, Error> {
+        let spawn = self.spawn_watch.take();
+        Ok(self.unwatched()?.watched_by(spawn))
+    }
+
+    fn unwatched(mut self) -> Result<ActPass, Error> {
         #[cfg(feature = "reqwest")]
         if let Some(client) = self.reqwest.take() {
             return self.over_reqwest(client);
@@ -248,7 +272,7 @@ impl ActPassBuilder {
 
     #[cfg(feature = "http")]
     fn over_http(self) -> Result<ActPass, Error> {
-        Ok(self.settings()?.connect())
+        Ok(self.settings()?.unwatched())
     }
 
     #[cfg(not(feature = "http"))]
@@ -327,6 +351,7 @@ impl ActPassBuilder {
             circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
+            seen_epoch: Arc::default(),
             via_proxy: String::new(),
             #[cfg(feature = "testing")]
             executions: self.executions,

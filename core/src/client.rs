@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -29,8 +29,11 @@ use crate::engine::{Begun, Engine, Event, GuardSession, Machine, Scope, Stage, S
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{ExecutionContext, Outcome, Recording, Verdict};
+#[cfg(feature = "http")]
+use crate::halts::WatchFuture;
+use crate::halts::{HaltWatch, HaltWatcher, SpawnWatch};
 use crate::observe::ignore_panic;
-use crate::offline::{self, KeyCache, KeySet};
+use crate::offline::{self, IssuedEpochs, KeyCache, KeySet};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
@@ -72,6 +75,7 @@ struct Inner {
     transport: Box<dyn Transport>,
     time: TimeSource,
     keys: KeyCache,
+    issued: IssuedEpochs,
 }
 
 /// The source of time.
@@ -119,8 +123,30 @@ impl ActPass {
         transport: Box<dyn Transport>,
         time: TimeSource,
     ) -> Self {
-        let inner = Inner { engine: Engine::new(config), transport, time, keys: KeyCache::default() };
+        let (engine, keys, issued) = (Engine::new(config), KeyCache::default(), IssuedEpochs::default());
+        let inner = Inner { engine, transport, time, keys, issued };
         Self(Arc::new(inner), Scope::default())
+    }
+
+    /// Runs the watch for stops with `watcher`, if it is not set.
+    pub(crate) fn with_watcher(self, watcher: impl HaltWatcher) -> Self {
+        self.0.engine.halts().set_watcher(watcher);
+        self
+    }
+
+    /// Runs the watch for stops with `spawn`, else on the tokio runtime of the function that it
+    /// watches.
+    pub(crate) fn watched_by(self, spawn: Option<SpawnWatch>) -> Self {
+        let spawn = spawn.or(match &self.0.time {
+            TimeSource::Given(_) => None,
+            #[cfg(feature = "http")]
+            TimeSource::Tokio => Some(spawn_on_tokio),
+        });
+        let client = Arc::downgrade(&self.0);
+        match spawn {
+            Some(spawn) => self.with_watcher(OwnWatcher { client, spawn }),
+            None => self,
+        }
     }
 
     /// Returns this client with calls that carry `traceparent` to the gateway.
@@ -159,8 +185,16 @@ impl ActPass {
         self.1.clone()
     }
 
-    fn clock(&self) -> &dyn Clock {
+    pub(crate) fn clock(&self) -> &dyn Clock {
         self.0.time.clock()
+    }
+
+    pub(crate) async fn sleep_until(&self, until: Moment) {
+        self.0.time.sleep_until(until).await;
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.config().timeout
     }
 
     /// Creates a guard in steps, for a host that runs the action itself: see [`GuardSession`]. Use
@@ -208,6 +242,16 @@ impl ActPass {
             Some(Err(_panic)) => Event::Panicked,
             Some(Ok(Err(failure))) => Event::Failed(failure),
             Some(Ok(Ok(answer))) => Event::Response(answer),
+        }
+    }
+
+    /// Sends one attempt outside of the circuit breaker and the retries. Returns the body of a 2xx
+    /// response.
+    pub(crate) async fn attempt(&self, request: Request, timeout: Duration) -> Option<Vec<u8>> {
+        let until = self.clock().now() + timeout;
+        match self.send(request, until).await {
+            Event::Response(response) if (200..300).contains(&response.status) => response.body.ok(),
+            Event::Response(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked | Event::Started => None,
         }
     }
 
@@ -421,10 +465,10 @@ impl ActPass {
     /// ```
     pub async fn issue_passport(&self, request: &PassportRequest) -> Result<IssuedPassport, Error> {
         let body = request::issue(request, &self.config().agent_id)?;
-        self.call(Request::new(Operation::IssuePassport, body), None, |document| {
-            IssuedPassport::parse(&document)
-        })
-        .await
+        let request = Request::new(Operation::IssuePassport, body);
+        let issued = self.call(request, None, |document| IssuedPassport::parse(&document)).await?;
+        self.0.issued.remember(issued.token(), issued.halt_epoch());
+        Ok(issued)
     }
 
     /// Verifies a passport at the gateway.
@@ -457,7 +501,9 @@ impl ActPass {
     }
 
     /// Verifies a passport offline with the gateway's public keys: see [`OfflineVerifyRequest`].
-    /// Offline verification does not detect revocation or replay; the gateway does.
+    /// Offline verification does not detect revocation or replay; the gateway does. It detects a
+    /// stop only if the client has seen a newer `halt_epoch` than the passport's, which it knows from
+    /// a claim, or if it has issued the passport itself (the last 1,024).
     ///
     /// The keys are cached. They are fetched again after 10 minutes, and immediately for an unknown
     /// key id, but at most once per second. If a fetch fails, cached keys are used until they are
@@ -487,7 +533,7 @@ impl ActPass {
         request::require_non_empty("audience", &request.audience)?;
         let passport = match Unverified::passport(request.token.expose()) {
             Ok(passport) => passport,
-            Err(error) => return Ok(Verification::from_result(Err(vec![error]))),
+            Err(error) => return Ok(Verification::from_result(Err(vec![error.code()]))),
         };
         let fetch = async || {
             let fetch_keys = Request::new(Operation::Jwks, "");
@@ -503,7 +549,9 @@ impl ActPass {
             now: self.clock().wall_clock(),
         };
         let key = keys.find(passport.kid());
-        Ok(Verification::from_result(offline::verify(passport, key, &expected)))
+        let verified = offline::verify(passport, key, &expected);
+        let issued = self.0.issued.of(request.token.expose());
+        Ok(Verification::from_result(offline::reject_older(verified, issued, config.seen_epoch.get())))
     }
 
     /// Revokes the passport `jti`, with an optional `reason`.
@@ -591,6 +639,27 @@ impl ActPass {
         parse: fn(RawObject) -> Result<T, String>,
     ) -> Result<T, Error> {
         self.drive(&mut self.0.engine.call(request, self.scope(), token, parse)).await
+    }
+}
+
+/// Runs the watch with the client itself, as long as the client exists.
+struct OwnWatcher {
+    client: Weak<Inner>,
+    spawn: SpawnWatch,
+}
+
+impl HaltWatcher for OwnWatcher {
+    fn spawn(&self, watch: HaltWatch) {
+        if let Some(inner) = self.client.upgrade() {
+            (self.spawn)(Box::pin(async move { watch.run(&ActPass(inner, Scope::default())).await }));
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+fn spawn_on_tokio(watch: WatchFuture) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn(watch));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Settings, parsed once. Later code relies on their validity.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
@@ -8,6 +9,7 @@ use actpass_protocol::{Mode, Secret};
 
 use crate::base_url::BaseUrl;
 use crate::error::Error;
+use crate::halts::SeenEpoch;
 
 /// The default total timeout of a call: 30 s.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,11 +38,13 @@ pub(crate) struct Config {
     pub(crate) max_retries: u32,
     pub(crate) mode: Mode,
     pub(crate) user_agent: HeaderValue,
+    /// The highest `halt_epoch` that a client with these settings has seen.
+    pub(crate) seen_epoch: Arc<SeenEpoch>,
     /// The proxy, for error messages: ` (through the proxy …)`, or empty.
     pub(crate) via_proxy: String,
     /// Records the actions that ran.
     #[cfg(feature = "testing")]
-    pub(crate) executions: Option<std::sync::Arc<dyn ExecutionLog>>,
+    pub(crate) executions: Option<Arc<dyn ExecutionLog>>,
 }
 
 /// Records the actions that run, for tests.

@@ -12,10 +12,13 @@ use crate::approval::ApprovalStatus;
 use crate::cause::Cause;
 use crate::error::Error;
 use crate::explanation::Explanation;
+use crate::halts;
 use crate::prepared::PreparedAction;
 use actpass_protocol::json::{JsonWriter, RawObject, Style, all_members, is_array_of_strings};
 use actpass_protocol::{DecisionWord, Json, Secret};
 
+/// The gateway's reason code of a stopped action.
+pub(crate) const HALTED: &str = "halted";
 const APPROVAL_ID: &str = "approval_request_id";
 /// The reason code of a decision without one.
 const UNSPECIFIED: &str = "unspecified";
@@ -150,6 +153,29 @@ impl Decision {
         answer.derived(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
     }
 
+    /// The decision of the SDK if a stop was issued or lifted since the gateway's `answer`. It keeps
+    /// the ledger references of `answer`.
+    pub(crate) fn halted_since(answer: &Self) -> Self {
+        let explanation = Explanation::new(
+            "A stop was issued or lifted after the gateway allowed the action, so the action did not run.",
+            [
+                "Request a new decision, with a new idempotency key; it is denied if the stop covers the action.",
+                "A spent approval, passport or budget stays spent.",
+            ],
+        );
+        answer.derived(DecisionWord::Deny, "actpass.halted", &explanation, None)
+    }
+
+    /// The decision on an action that waited for the approval `id` when it was stopped. `answer` is
+    /// the decision that required the approval; `explain` is the gateway's explanation of the stop.
+    pub(crate) fn halted(answer: &Self, id: &str, explain: Option<Json>) -> Self {
+        let said = explain.as_ref().map(Explain::of).unwrap_or_default();
+        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        let summary = or(said.summary, "The action is stopped, so its approval cannot be decided.");
+        let next_step = or(said.next_steps.join(" "), "Resume the action after the stop is lifted.");
+        answer.derived(DecisionWord::Deny, HALTED, &Explanation::new(summary, [next_step]), Some(id))
+    }
+
     /// The decision of the SDK about a tool to which no action is mapped.
     pub(crate) fn unmapped_tool() -> Self {
         let explanation = Explanation::new(
@@ -280,17 +306,7 @@ impl Decision {
 
     /// The explanation for people.
     pub fn explain(&self) -> Explain {
-        let explain = self.member("explain");
-        let member = |name: &str| explain.as_ref().and_then(|explain| explain.member(name));
-        let strings = |name: &str| match member(name) {
-            Some(Json::Array(items)) => items.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
-            _ => Vec::new(),
-        };
-        Explain {
-            summary: member("summary").and_then(Json::as_str).unwrap_or_default().to_owned(),
-            matched_rules: strings("matched_rules"),
-            next_steps: strings("next_steps"),
-        }
+        self.member("explain").as_ref().map(Explain::of).unwrap_or_default()
     }
 
     /// The id of the ledger entry; `None` if the gateway sent none.
@@ -360,6 +376,20 @@ impl Decision {
             Some(Json::Bool(true)) => Ok(Some(Replay { age_ms })),
             Some(_) => Err("`replayed` is not a boolean".to_owned()),
         }
+    }
+
+    /// The gateway's `halt_epoch`; `None` if it sent none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not an integer of 0 to 2^53 - 1.
+    pub(crate) fn halt_epoch(&self) -> Result<Option<u64>, String> {
+        halts::epoch_of(&self.0.document)
+    }
+
+    /// Whether the gateway denied it because of a stop.
+    pub(crate) fn is_halted(&self) -> bool {
+        *self.word() == DecisionWord::Deny && self.reason_code() == HALTED
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
@@ -454,6 +484,20 @@ pub struct Explain {
     pub matched_rules: Vec<String>,
     /// What to do next, one sentence each.
     pub next_steps: Vec<String>,
+}
+
+impl Explain {
+    fn of(explain: &Json) -> Self {
+        let strings = |name: &str| match explain.member(name) {
+            Some(Json::Array(items)) => items.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            summary: explain.member("summary").and_then(Json::as_str).unwrap_or_default().to_owned(),
+            matched_rules: strings("matched_rules"),
+            next_steps: strings("next_steps"),
+        }
+    }
 }
 
 /// A secret from the gateway's vault for the tool. Only the running action receives it.

@@ -44,13 +44,14 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::action::Action;
-use crate::approval::{ApprovalStatus, PendingApproval};
+use crate::approval::{Approval, ApprovalStatus, PendingApproval};
 use crate::block_texts::{BlockFailure, BlockTexts};
 use crate::cause::Cause;
 use crate::clock::{Clock, Moment};
 use crate::decision::{Credential, Decision};
 use crate::error::Error;
 use crate::evidence::EvidenceEvent;
+use crate::halts::{HaltSignal, Halts, Running, Subject as HaltSubject};
 use crate::prepared::PreparedAction;
 use actpass_protocol::json::Number;
 use actpass_protocol::{
@@ -68,6 +69,8 @@ pub(crate) struct PreflightResponse {
     pub(crate) bound: bool,
     /// Whether it replays a response to another call.
     pub(crate) replays_another_call: bool,
+    /// The gateway's `halt_epoch`.
+    pub(crate) halt_epoch: Option<u64>,
 }
 
 /// The answer to "may the action run?".
@@ -146,7 +149,13 @@ impl Verdict {
         // A denial by the SDK keeps the approval that the action names.
         let named = action.fields().approval_request_id.as_deref().filter(|id| !id.is_empty());
         let is_sdk_decision = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
-        let approval_id = approval_id.or_else(|| named.filter(|_| is_sdk_decision).map(str::to_owned));
+        // A stop does not settle the approval.
+        let is_halted = matches!(&gate, Ok(response) if response.decision.is_halted());
+        let keeps_approval = is_sdk_decision || is_halted;
+        let approval_id = approval_id.or_else(|| named.filter(|_| keeps_approval).map(str::to_owned));
+        // Without an epoch in the decision, the permit belongs to the newest one that is known.
+        let epoch = gate.as_ref().ok().and_then(|response| response.halt_epoch);
+        let epoch = epoch.or_else(|| request.seen_epoch());
         let (decision, credential, error) = match gate {
             Ok(response) => {
                 // Only an allowed action receives the credential, even if monitor runs another one.
@@ -164,6 +173,8 @@ impl Verdict {
                     error,
                     request: request.clone(),
                     void_after,
+                    epoch,
+                    halts: None,
                 });
             }
             Ruling::Block => (decision, error),
@@ -218,6 +229,27 @@ impl Verdict {
         let decision = Decision::unapproved(original, pending.id(), status);
         let approval = (status == ApprovalStatus::Pending).then_some(pending);
         Self::Blocked(Blocked::new(request, decision, None, approval))
+    }
+
+    /// The verdict on an action whose wait for `pending` was ended by a stop. `approval` is the
+    /// gateway's response.
+    pub(crate) fn halted(
+        request: &PreparedAction,
+        original: &Decision,
+        pending: PendingApproval,
+        approval: &Approval,
+    ) -> Self {
+        let decision = Decision::halted(original, pending.id(), approval.explain());
+        Self::Blocked(Blocked::new(request, decision, None, Some(pending)))
+    }
+
+    /// Registers the run of a permitted action with its client.
+    #[must_use = "the verdict"]
+    pub(crate) fn in_client(self, halts: &Halts) -> Self {
+        match self {
+            Self::Blocked(_) => self,
+            Self::Proceed(permit) => Self::Proceed(Permit { halts: Some(halts.clone()), ..permit }),
+        }
     }
 
     /// The verdict on an action that waited for `pending`, which `original` had required. A gate
@@ -374,10 +406,10 @@ impl Blocked {
         }
     }
 
-    /// Whether the same call may succeed later unchanged: the gate failed with a retryable error. A
-    /// decision is not retryable.
+    /// Whether the same call may succeed later unchanged: the gate failed with a retryable error,
+    /// or a stop was issued between the decision and the run. Another decision is not retryable.
     pub fn is_retryable(&self) -> bool {
-        self.error.as_ref().is_some_and(Error::is_retryable)
+        self.texts().is_retryable
     }
 
     /// The texts for a developer and for a model.
@@ -414,7 +446,9 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None, request: todo!(), void_after: None }
+///     actpass_core::Permit {
+///         decision, credential: None, error: None, request: todo!(), void_after: None, epoch: None, halts: None,
+///     }
 /// }
 /// ```
 ///
@@ -434,6 +468,10 @@ pub struct Permit {
     request: PreparedAction,
     /// `None` if it does not expire.
     void_after: Option<Moment>,
+    /// The `halt_epoch` at which it was given; `None` if the gateway does not support stops.
+    epoch: Option<u64>,
+    /// The running functions of the client; `None` if nothing was sent.
+    halts: Option<Halts>,
 }
 
 /// Validity of a [`Permit`]: five minutes.
@@ -496,28 +534,41 @@ impl Permit {
     /// into an [`Outcome`].
     ///
     /// A permit expires after [`PERMIT_VALIDITY`], and when its credential expires. Then the action
-    /// is blocked with the reason `actpass.permit_expired`. In `monitor` it still runs, without a
-    /// credential.
+    /// is blocked with the reason `actpass.permit_expired`. If a stop was issued or lifted since the
+    /// decision, as far as the client has seen, the reason is `actpass.halted`. In `monitor` it
+    /// still runs, without a credential.
     ///
     /// # Errors
     ///
-    /// The block, if the permit has expired.
+    /// The block, if the permit has expired or is older than a stop.
     pub fn spend(self, clock: &dyn Clock) -> Result<(ExecutionContext, Settlement), Box<Blocked>> {
-        let permit = match self.is_void(clock) {
-            false => self,
-            true => {
-                let decision = Decision::permit_expired(&self.decision);
-                match self.reevaluated_with(decision) {
-                    Verdict::Blocked(blocked) => return Err(Box::new(blocked)),
-                    Verdict::Proceed(permit) => permit,
-                }
-            }
+        let seen = self.request.seen_epoch();
+        let denial = match (seen > self.epoch, self.is_void(clock)) {
+            (true, _) => Some(Decision::halted_since(&self.decision)),
+            (false, true) => Some(Decision::permit_expired(&self.decision)),
+            (false, false) => None,
         };
-        let Self { decision, credential, error, request, void_after: _ } = permit;
+        let permit = match denial {
+            None => self,
+            Some(denial) => match self.reevaluated_with(denial) {
+                Verdict::Blocked(blocked) => return Err(Box::new(blocked)),
+                Verdict::Proceed(permit) => permit,
+            },
+        };
+        let Self { decision, credential, error, request, void_after: _, epoch, halts } = permit;
         #[cfg(feature = "testing")]
         request.note_execution();
-        let context = ExecutionContext { decision: decision.clone(), credential };
-        Ok((context, Settlement { decision, error, request }))
+        let (running, halt) = match halts.zip(epoch.max(seen)) {
+            Some((halts, epoch)) => {
+                let fields = request.action().fields();
+                let subject = HaltSubject { tool: fields.tool.clone(), user_id: fields.user_id.clone() };
+                let (running, halt) = halts.begin(epoch, subject, clock.now());
+                (Some(running), halt)
+            }
+            None => (None, HaltSignal::default()),
+        };
+        let context = ExecutionContext { decision: decision.clone(), credential, halt };
+        Ok((context, Settlement { decision, error, request, running }))
     }
 
     fn is_void(&self, clock: &dyn Clock) -> bool {
@@ -549,12 +600,18 @@ impl Permit {
 pub struct ExecutionContext {
     decision: Decision,
     credential: Option<Credential>,
+    halt: HaltSignal,
 }
 
 impl ExecutionContext {
     /// The decision under which the action runs.
     pub fn decision(&self) -> &Decision {
         &self.decision
+    }
+
+    /// Signals that the action was stopped while its function runs.
+    pub fn halt(&self) -> &HaltSignal {
+        &self.halt
     }
 
     /// The secret from the gateway's vault for the tool, if any.
@@ -572,9 +629,15 @@ pub struct Settlement {
     decision: Decision,
     error: Option<Error>,
     request: PreparedAction,
+    running: Option<Running>,
 }
 
 impl Settlement {
+    /// Reports the end of the function to its client.
+    pub(crate) fn end(&mut self) {
+        self.running = None;
+    }
+
     /// The event that records how the action ended, for
     /// [`ActPass::record`](crate::ActPass::record): type [`ACTION_OUTCOME`], on the decision's
     /// chain, with the request's hash.

@@ -62,6 +62,9 @@ mod evidence;
 mod explanation;
 pub mod guard;
 #[cfg(feature = "http")]
+mod halt_watch;
+mod halts;
+#[cfg(feature = "http")]
 mod http;
 mod observe;
 mod offline;
@@ -102,6 +105,7 @@ pub use guard::{
     Blocked, ExecutionContext, Outcome, PERMIT_VALIDITY, Permit, Recording, Settlement, Verdict,
     canonical_outcome,
 };
+pub use halts::{HALT_WATCH_DELAY, HaltSignal, HaltWatch, HaltWatcher, Halted, WatchFuture};
 #[cfg(feature = "http")]
 pub use http::CaVariable;
 pub use passport::{

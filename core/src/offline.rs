@@ -1,17 +1,20 @@
 //! Offline passport verification with the gateway's cached public keys.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use futures_util::lock::Mutex;
 
 use crate::clock::{Clock, Moment};
+use crate::decision::HALTED;
 use crate::error::Error;
 use crate::passport::OfflineVerifyRequest;
 use actpass_protocol::json::RawObject;
 use actpass_protocol::token::{Claims, PassportError, Presentation, PublicKey, Unverified, ValidationTime};
+use actpass_protocol::{Json, sha256_hex};
 
 /// The age after which keys are fetched again.
 const REFRESH_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -53,6 +56,51 @@ pub(crate) fn verify(
     let errors = claims
         .validate(&presentation, &ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: LEEWAY });
     if errors.is_empty() { Ok(claims) } else { Err(errors) }
+}
+
+/// Rejects a passport that is older than the newest epoch that the client has `seen`: by its claim
+/// `halt_epoch`, or by the epoch of the response that `issued` it. Returns the codes of the reasons.
+/// A passport without either is accepted.
+pub(crate) fn reject_older(
+    verified: Result<Claims, Vec<PassportError>>,
+    issued: Option<u64>,
+    seen: Option<u64>,
+) -> Result<Claims, Vec<&'static str>> {
+    let codes = |errors: Vec<PassportError>| errors.into_iter().map(PassportError::code).collect::<Vec<_>>();
+    let claims = verified.map_err(codes)?;
+    let epoch = match claims.as_json().member("halt_epoch") {
+        None | Some(Json::Null) => issued,
+        // An invalid epoch counts as older.
+        Some(claim) => Some(claim.to_string().parse().unwrap_or_default()),
+    };
+    match epoch.is_some() && epoch < seen {
+        false => Ok(claims),
+        true => Err(vec![HALTED]),
+    }
+}
+
+/// The epochs of the last passports that a client has issued.
+#[derive(Debug, Default)]
+pub(crate) struct IssuedEpochs(std::sync::Mutex<VecDeque<(String, u64)>>);
+
+impl IssuedEpochs {
+    /// The number of passports that are remembered.
+    const CAPACITY: usize = 1024;
+
+    pub(crate) fn remember(&self, token: &str, epoch: Option<u64>) {
+        let Some(epoch) = epoch else { return };
+        let mut issued = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if issued.len() == Self::CAPACITY {
+            issued.pop_front();
+        }
+        issued.push_back((sha256_hex(token.as_bytes()), epoch));
+    }
+
+    pub(crate) fn of(&self, token: &str) -> Option<u64> {
+        let hash = sha256_hex(token.as_bytes());
+        let issued = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.iter().find(|(known, _)| *known == hash).map(|(_, epoch)| *epoch)
+    }
 }
 
 /// The gateway's public keys, with the issuer and tenant if the gateway names them.
@@ -154,6 +202,48 @@ mod tests {
     use crate::clock::TokioClock;
     use actpass_protocol::ErrorKind;
     use tokio::time::Instant;
+
+    #[test]
+    fn rejects_passport_of_older_epoch() {
+        let claims = |member: &str| {
+            let claims = format!(
+                r#"{{"iss":"i","aud":"a","tenant_id":"t","goal":"g","risk_tier":"low","jti":"j","agent_id":null,
+                    "user_id":null,"allowed_tools":[],"allowed_resources":[],"resource_constraints":{{}},
+                    "iat":1,"exp":2{member}}}"#
+            );
+            Ok(Claims::parse(claims.as_bytes()).unwrap())
+        };
+        for (claim, issued, seen, is_valid) in [
+            ("", None, None, true),
+            ("", None, Some(7), true),
+            ("", Some(6), Some(7), false),
+            ("", Some(7), Some(7), true),
+            (r#","halt_epoch":6"#, Some(7), Some(7), false),
+            (r#","halt_epoch":7"#, Some(6), Some(7), true),
+            (r#","halt_epoch":8"#, None, Some(7), true),
+            (r#","halt_epoch":null"#, Some(6), Some(7), false),
+            (r#","halt_epoch":"8""#, None, Some(7), false),
+            (r#","halt_epoch":-1"#, None, Some(7), false),
+            (r#","halt_epoch":0"#, None, None, true),
+        ] {
+            let rejected = reject_older(claims(claim), issued, seen);
+            assert_eq!(rejected.is_ok(), is_valid, "{claim} {issued:?} {seen:?}");
+            assert!(is_valid || rejected.unwrap_err() == ["halted"]);
+        }
+        let invalid = reject_older(Err(vec![PassportError::Expired]), Some(1), Some(2));
+        assert_eq!(invalid.unwrap_err(), ["passport.expired"]);
+    }
+
+    #[test]
+    fn keeps_epochs_of_the_last_issued_passports() {
+        let issued = IssuedEpochs::default();
+        issued.remember("without", None);
+        for at in 0..=1024 {
+            issued.remember(&at.to_string(), Some(at));
+        }
+        assert_eq!([issued.of("without"), issued.of("0")], [None, None]);
+        assert_eq!([issued.of("1"), issued.of("1024")], [Some(1), Some(1024)]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn caches_refetches_and_expires_keys() {

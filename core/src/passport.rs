@@ -3,8 +3,10 @@
 use std::fmt;
 
 use actpass_protocol::json::RawObject;
-use actpass_protocol::token::{Claims, PassportError};
+use actpass_protocol::token::Claims;
 use actpass_protocol::{Json, Secret};
+
+use crate::halts;
 
 /// A request for a passport.
 ///
@@ -132,6 +134,11 @@ impl IssuedPassport {
         RawObject::parse(self.text.expose().as_bytes()).ok()?.member(name)
     }
 
+    /// The `halt_epoch` at which it was issued.
+    pub(crate) fn halt_epoch(&self) -> Option<u64> {
+        halts::epoch_of(&RawObject::parse(self.text.expose().as_bytes()).ok()?).ok()?
+    }
+
     /// The JSON text of the whole response. It contains the token.
     pub fn as_json(&self) -> &str {
         self.text.expose()
@@ -187,7 +194,8 @@ impl VerifyRequest {
 ///
 /// The signature must verify with one of the gateway's Ed25519 keys. Issuer, audience and validity
 /// period must match, with 10 s of clock leeway. The tenant, if known, and the agent and user, if
-/// given, must match the passport.
+/// given, must match the passport. A passport with a `halt_epoch` older than the newest one that the
+/// client has seen is rejected (`halted`).
 ///
 /// ```
 /// use actpass_core::OfflineVerifyRequest;
@@ -242,12 +250,13 @@ impl Verification {
         }
     }
 
-    pub(crate) fn from_result(verified: Result<Claims, Vec<PassportError>>) -> Self {
+    /// `verified` has the claims, or the codes of every reason why the passport is invalid.
+    pub(crate) fn from_result(verified: Result<Claims, Vec<&'static str>>) -> Self {
         let (errors, claims) = match verified {
             Ok(claims) => (Vec::new(), Some(claims)),
             Err(errors) => (errors, None),
         };
-        let errors = errors.into_iter().map(|refusal| Json::from(refusal.code())).collect();
+        let errors = errors.into_iter().map(Json::from).collect();
         let mut members = vec![("valid", Json::Bool(claims.is_some())), ("errors", Json::Array(errors))];
         members.extend(claims.map(|claims| ("claims", claims.as_json().clone())));
         let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

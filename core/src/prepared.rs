@@ -63,6 +63,11 @@ impl PreparedAction {
         &self.0.action
     }
 
+    /// The highest `halt_epoch` that the client has seen.
+    pub(crate) fn seen_epoch(&self) -> Option<u64> {
+        self.0.config.seen_epoch.get()
+    }
+
     pub(crate) fn body(&self) -> &Bytes {
         &self.0.body
     }

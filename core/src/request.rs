@@ -2,6 +2,7 @@
 //! it does not know are omitted unless set.
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::action::{self, ActionFields};
 use crate::error::Error;
@@ -98,6 +99,21 @@ pub(crate) fn evidence(event: &EvidenceEvent) -> Result<Bytes, Error> {
     body.nullable("request_hash", event.request_hash.as_deref());
     body.nullable("response_hash", event.response_hash.as_deref());
     Ok(body.finish())
+}
+
+pub(crate) fn acknowledge_halt(epoch: u64, in_flight: usize, agent_id: &str, instance: &str) -> Bytes {
+    let mut body = Body::new();
+    body.raw("epoch", &epoch.to_string());
+    body.raw("in_flight", &in_flight.to_string());
+    body.string("agent_id", agent_id);
+    body.string("instance", instance);
+    body.finish()
+}
+
+/// Encodes a segment of a path or a value of a query.
+pub(crate) fn encode(text: &str) -> PercentEncode<'_> {
+    const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, &KEPT)
 }
 
 pub(crate) fn require_non_empty(member: &str, value: &str) -> Result<(), Error> {

@@ -84,11 +84,13 @@ mod tests {
         for operation in Operation::ALL {
             let safe = matches!(
                 operation,
-                Operation::Approval
+                Operation::AcknowledgeHalt
+                    | Operation::Approval
                     | Operation::Jwks
                     | Operation::Preflight
                     | Operation::VerifyPassport
                     | Operation::RevokePassport
+                    | Operation::WatchHalts
             );
             assert!(should_retry(operation, &answered(429, None)));
             assert!(should_retry(operation, &answered(503, Some("1"))));

@@ -15,6 +15,8 @@ use crate::engine::Engine;
 #[cfg(feature = "http")]
 use crate::error::Error;
 #[cfg(feature = "http")]
+use crate::halts::HaltWatcher;
+#[cfg(feature = "http")]
 use crate::http::{ConnectOptions, HttpTransport};
 #[cfg(feature = "http")]
 use crate::prepared::PreparedAction;
@@ -53,6 +55,19 @@ impl Settings {
     /// Creates a client. Nothing is sent.
     #[cfg(feature = "http")]
     pub fn connect(&self) -> ActPass {
+        self.unwatched().watched_by(None)
+    }
+
+    /// Creates a client whose [watch for stops](crate::HaltWatch) is run by `watcher` instead of
+    /// the current tokio runtime.
+    #[cfg(feature = "http")]
+    pub fn connect_with_watcher(&self, watcher: impl HaltWatcher) -> ActPass {
+        self.unwatched().with_watcher(watcher)
+    }
+
+    /// A client whose running functions are not watched yet.
+    #[cfg(feature = "http")]
+    pub(crate) fn unwatched(&self) -> ActPass {
         let transport = HttpTransport::new(&self.config, &self.connect_options);
         ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), TimeSource::Tokio)
     }

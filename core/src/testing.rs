@@ -38,7 +38,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actpass_protocol::json::parse_argument;
+use actpass_protocol::json::{Number, parse_argument};
 use actpass_protocol::{
     DecisionWord, ErrorKind, Json, Mode, Operation, canonical_json, hash_payload, sha256_hex,
 };
@@ -193,6 +193,7 @@ pub struct ScriptedApproval {
     pub spent: bool,
     /// The answer that opened it.
     answer: Answer,
+    subject: HaltSubject,
 }
 
 impl ScriptedApproval {
@@ -223,6 +224,64 @@ impl ScriptedApproval {
     }
 }
 
+/// A stop of a [`ScriptedGateway`]: see [`ScriptedGateway::halt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Halt {
+    scope: HaltScope,
+    /// The agent, the tool or the user.
+    id: String,
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HaltScope {
+    Agent,
+    All,
+    Tenant,
+    Tool,
+    User,
+}
+
+/// The members of an action that a stop can name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HaltSubject {
+    agent_id: String,
+    tools: Vec<String>,
+    user_id: String,
+}
+
+impl HaltSubject {
+    /// The subject of a request, a passport or a query.
+    fn of(member: impl Fn(&str) -> Option<String>, tools: Vec<String>) -> Self {
+        let text = |name| member(name).unwrap_or_default();
+        Self { agent_id: text("agent_id"), tools, user_id: text("user_id") }
+    }
+
+    fn of_body(body: &Json) -> Self {
+        let owned = |name: &str| text(body, name).map(str::to_owned);
+        let allowed = match body.member("allowed_tools") {
+            Some(Json::Array(tools)) => tools.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        Self::of(owned, owned("tool").into_iter().chain(allowed).collect())
+    }
+}
+
+impl Halt {
+    fn covers(&self, subject: &HaltSubject) -> bool {
+        match self.scope {
+            HaltScope::All | HaltScope::Tenant => true,
+            HaltScope::Agent => subject.agent_id == self.id,
+            HaltScope::Tool => subject.tools.contains(&self.id),
+            HaltScope::User => subject.user_id == self.id,
+        }
+    }
+
+    fn summary(&self) -> String {
+        format!("Stopped by test: {}", self.reason)
+    }
+}
+
 /// An action that ran: a permit that was spent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Execution {
@@ -242,6 +301,8 @@ pub struct Execution {
 /// - It records evidence. It issues passports, which verify as valid until they are revoked; a
 ///   preflight does not check them.
 /// - A decision has `evidence_event_id` and `request_hash`, unless the script sets them.
+/// - A stop ([`halt`](ScriptedGateway::halt)) denies the actions that it covers, also if the
+///   script allows them. `halt_epoch` is in every decision, approval and passport, and starts at 0.
 ///
 /// [`ScriptedGateway::client`] connects a client without a server. A server passes its requests to
 /// [`ScriptedGateway::reply`].
@@ -261,6 +322,8 @@ struct State {
     passports: Vec<Passport>,
     requests: Vec<ReceivedRequest>,
     executions: Vec<Execution>,
+    halts: Vec<Halt>,
+    halt_epoch: u64,
 }
 
 /// The first response under an idempotency key.
@@ -349,6 +412,76 @@ impl ScriptedGateway {
         self.state().settle(approval, ApprovalStatus::Expired)
     }
 
+    /// Stops every action of an agent, a tool or a user, or all actions: `scope` is `agent`, `tool`,
+    /// `user`, `tenant` or `all`. The first three need an `id`. Returns the new `halt_epoch`.
+    ///
+    /// The actions are denied with the reason code `halted` and a summary that names `reason`. A
+    /// wait for an approval of such an action ends, and the approval cannot be approved. A client signals the
+    /// running functions of the actions, and acknowledges.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`] for an unknown scope, or a missing or superfluous id.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::Action;
+    /// use actpass_core::testing::{Answer, ScriptedGateway};
+    ///
+    /// let gateway = ScriptedGateway::new();
+    /// gateway.script_all(Answer::allow());
+    /// let actpass = gateway.client()?;
+    /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+    ///
+    /// gateway.halt("tool", Some("stripe.refund.create"), "wrong amounts")?;
+    /// let stopped = actpass.preflight(&action).await?;
+    /// assert_eq!((&*stopped.reason_code(), &*stopped.explain().summary), ("halted", "Stopped by test: wrong amounts"));
+    ///
+    /// gateway.lift();
+    /// assert_eq!(actpass.preflight(&action).await?.reason_code(), "test.allow");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn halt(&self, scope: &str, id: Option<&str>, reason: &str) -> Result<u64, Error> {
+        let (scope, is_named) = match scope {
+            "agent" => (HaltScope::Agent, true),
+            "all" => (HaltScope::All, false),
+            "tenant" => (HaltScope::Tenant, false),
+            "tool" => (HaltScope::Tool, true),
+            "user" => (HaltScope::User, true),
+            other => {
+                let problem = format_args!("expected agent, tool, user, tenant or all, found {other:?}");
+                return Err(Error::argument("scope", problem));
+            }
+        };
+        let id = match (id.filter(|id| !id.is_empty()), is_named) {
+            (Some(id), true) => id.to_owned(),
+            (None, false) => String::new(),
+            (None, true) => return Err(Error::argument("id", "expected a name, found nothing")),
+            (Some(id), false) => {
+                return Err(Error::argument("id", format_args!("expected none, found {id:?}")));
+            }
+        };
+        let mut state = self.state();
+        state.halts.push(Halt { scope, id, reason: reason.to_owned() });
+        state.halt_epoch += 1;
+        Ok(state.halt_epoch)
+    }
+
+    /// Lifts all stops. Returns the new `halt_epoch`.
+    pub fn lift(&self) -> u64 {
+        let mut state = self.state();
+        state.halts.clear();
+        state.halt_epoch += 1;
+        state.halt_epoch
+    }
+
+    /// The bodies of the acknowledgements of stops so far, in order: `epoch`, `in_flight`,
+    /// `agent_id` and `instance`.
+    pub fn acknowledgements(&self) -> Vec<Json> {
+        self.bodies(Operation::AcknowledgeHalt)
+    }
+
     /// The approvals so far, in the order in which they were opened.
     pub fn approvals(&self) -> Vec<ScriptedApproval> {
         self.state().approvals.clone()
@@ -428,16 +561,21 @@ impl ScriptedGateway {
 
     /// The time for which a server holds this request before it calls
     /// [`reply`](ScriptedGateway::reply): the `wait` of a poll of a pending approval, at most 25 s;
-    /// zero for every other request, and as soon as the approval is decided. A server without a
-    /// notification calls it again every few milliseconds.
+    /// zero as soon as the approval is decided or its action is stopped. For a watch for stops it is
+    /// its `wait`; zero as soon as the epoch rises. For every other request it is zero. A server
+    /// without a notification calls it again every few milliseconds.
     pub fn hold(&self, method: &str, path: &str) -> Duration {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let wait = query.split('&').find_map(|pair| pair.strip_prefix("wait=")?.parse().ok()).unwrap_or(0);
+        let number = |name| parameter(query, name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        let wait = number("wait");
+        let state = self.state();
         let is_pending = method == "GET"
-            && approval_id(path).is_some_and(|id| {
-                let state = self.state();
-                state.approval(&id).is_some_and(|approval| approval.status == ApprovalStatus::Pending)
-            });
+            && match approval_id(path) {
+                Some(id) => state.approval(&id).is_some_and(|approval| {
+                    approval.status == ApprovalStatus::Pending && state.halt_of(&approval.subject).is_none()
+                }),
+                None => path == Operation::WatchHalts.path() && state.halt_epoch <= number("after"),
+            };
         if is_pending { Duration::from_secs(wait).min(MAX_POLL) } else { Duration::ZERO }
     }
 
@@ -488,7 +626,7 @@ impl Transport for ScriptedGateway {
 
 impl State {
     fn reply(&mut self, method: &str, path: &str, body: &[u8]) -> Option<Reply> {
-        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let approval = approval_id(path);
         let operation = match &approval {
             Some(_) => Some(Operation::Approval),
@@ -509,8 +647,17 @@ impl State {
                 None if operation == Operation::Jwks => {
                     Some((200, object([("keys", Json::Array(Vec::new()))])))
                 }
+                None if operation == Operation::WatchHalts => {
+                    let tools = parameter(query, "tool").into_iter().collect();
+                    let subject = HaltSubject::of(|name| parameter(query, name), tools);
+                    let halted = ("halted", Json::Bool(self.halt_of(&subject).is_some()));
+                    Some((200, self.with_epoch(object([halted]))))
+                }
                 None | Some(None) => not_found(),
-                Some(Some(approval)) => Some((200, describe(approval))),
+                Some(Some(approval)) => {
+                    let halt = self.halt_of(&approval.subject);
+                    Some((200, self.with_epoch(describe(approval, halt))))
+                }
             };
         }
         let body = match Json::parse(body) {
@@ -526,9 +673,13 @@ impl State {
         };
         let count = self.requests.len();
         match operation {
-            Operation::Preflight => self.preflight(&body),
+            Operation::Preflight => {
+                let (status, body) = self.preflight(&body)?;
+                Some((status, if text(&body, "decision").is_some() { self.with_epoch(body) } else { body }))
+            }
             Operation::IssuePassport => Some(self.issue(&body)),
-            Operation::VerifyPassport => Some((200, self.verify(&body))),
+            Operation::VerifyPassport => Some((200, self.with_epoch(self.verify(&body)))),
+            Operation::AcknowledgeHalt => Some((200, object([]))),
             Operation::RevokePassport => Some((200, self.revoke(&body))),
             Operation::RecordEvidence => Some((
                 200,
@@ -537,7 +688,7 @@ impl State {
                     ("current_event_hash", Json::String(sha256_hex(format!("{count} {body}").as_bytes()))),
                 ]),
             )),
-            Operation::Approval | Operation::Jwks => not_found(),
+            Operation::Approval | Operation::Jwks | Operation::WatchHalts => not_found(),
         }
     }
 
@@ -545,6 +696,9 @@ impl State {
         let Some(tool) = text(request, "tool") else {
             return Some(error(422, "invalid_member", "tool: expected a string".to_owned()));
         };
+        if let Some(halt) = self.halt_of(&HaltSubject::of_body(request)) {
+            return Some((200, recorded(stopped(halt).body?, request, self.requests.len())));
+        }
         let key = text(request, "idempotency_key");
         let fingerprint = fingerprint(request);
         let earlier = key.and_then(|key| self.responses.get(key));
@@ -569,7 +723,7 @@ impl State {
         });
         let answer = answer.unwrap_or_else(unscripted);
         let (answer, approval) = match answer.is(&DecisionWord::RequireApproval) {
-            true => self.require_approval(&answer, tool, named, action_hash, consumes(request)),
+            true => self.require_approval(&answer, request, named, action_hash, consumes(request)),
             false => (answer, None),
         };
         let (is_allow, status) = (answer.is(&DecisionWord::Allow), answer.status);
@@ -587,7 +741,7 @@ impl State {
     fn require_approval(
         &mut self,
         scripted: &Answer,
-        tool: &str,
+        request: &Json,
         named: Option<&str>,
         action_hash: Option<String>,
         consumes: bool,
@@ -605,7 +759,7 @@ impl State {
             },
         };
         let approval = match found {
-            None if consumes => return (self.open(scripted, tool, action_hash), None),
+            None if consumes => return (self.open(scripted, request, action_hash), None),
             None => return (without_approval(scripted), None),
             Some(approval) => approval,
         };
@@ -625,7 +779,7 @@ impl State {
         }
     }
 
-    fn open(&mut self, scripted: &Answer, tool: &str, action_hash: String) -> Answer {
+    fn open(&mut self, scripted: &Answer, request: &Json, action_hash: String) -> Answer {
         let wanted = scripted.approval_id();
         let numbered = |at: usize| match wanted {
             Some(id) if at == 1 => id.to_owned(),
@@ -637,7 +791,8 @@ impl State {
         self.approvals.push(ScriptedApproval {
             status: self.early.remove(&id).unwrap_or(ApprovalStatus::Pending),
             id,
-            tool: tool.to_owned(),
+            tool: text(request, "tool").unwrap_or_default().to_owned(),
+            subject: HaltSubject::of_body(request),
             action_hash,
             spent: false,
             answer: scripted.clone(),
@@ -647,6 +802,15 @@ impl State {
 
     /// Decides the approval that `name` names.
     fn settle(&mut self, name: &str, status: ApprovalStatus) -> Result<String, Error> {
+        let halted = self.approvals.iter().filter(|it| it.id == name || it.tool == name);
+        let halted = halted.rev().find_map(|approval| self.halt_of(&approval.subject));
+        if let Some(halt) = halted.filter(|_| status == ApprovalStatus::Approved) {
+            let summary = halt.summary();
+            return Err(Error::argument(
+                "approval",
+                format_args!("the action of {name:?} is stopped: {summary}"),
+            ));
+        }
         let may = |approval: &&mut ScriptedApproval| match status {
             ApprovalStatus::Expired => approval.is_live(),
             ApprovalStatus::Approved | ApprovalStatus::Pending | ApprovalStatus::Rejected => {
@@ -702,12 +866,29 @@ impl State {
         is_usable && self.standing(tool).is_none_or(|answer| answer.is(&word))
     }
 
+    fn halt_of(&self, subject: &HaltSubject) -> Option<&Halt> {
+        self.halts.iter().find(|halt| halt.covers(subject))
+    }
+
+    /// Adds `halt_epoch`, unless the script sets it.
+    fn with_epoch(&self, body: Json) -> Json {
+        let Json::Object(mut members) = body else { return body };
+        if members.iter().all(|(name, _)| name != "halt_epoch") {
+            let epoch = Number::from(i64::try_from(self.halt_epoch).unwrap_or(i64::MAX));
+            members.push(("halt_epoch".to_owned(), Json::Number(epoch)));
+        }
+        Json::Object(members)
+    }
+
     fn issue(&mut self, request: &Json) -> Reply {
+        if let Some(halt) = self.halt_of(&HaltSubject::of_body(request)) {
+            return error(403, "halted", halt.summary());
+        }
         let count = self.passports.len() + 1;
         let (jti, token) = (format!("ap_{count}"), format!("test.passport.{count}"));
         let issued = object([("token", Json::from(&*token)), ("jti", Json::from(&*jti))]);
         self.passports.push(Passport { jti, token, claims: request.clone(), is_revoked: false });
-        (200, issued)
+        (200, self.with_epoch(issued))
     }
 
     fn verify(&self, request: &Json) -> Json {
@@ -715,6 +896,9 @@ impl State {
         let error = match self.passports.iter().find(|passport| passport.token == token) {
             None => "passport.malformed",
             Some(passport) if passport.is_revoked => "passport.revoked",
+            Some(Passport { claims, .. }) if self.halt_of(&HaltSubject::of_body(claims)).is_some() => {
+                "halted"
+            }
             Some(Passport { claims, .. }) => {
                 let errors = ("errors", Json::Array(Vec::new()));
                 return object([("valid", Json::Bool(true)), errors, ("claims", claims.clone())]);
@@ -740,14 +924,30 @@ fn approval_id(path: &str) -> Option<String> {
     Some(percent_decode_str(id).decode_utf8().ok()?.into_owned()).filter(|id| !id.is_empty())
 }
 
-fn describe(approval: &ScriptedApproval) -> Json {
+/// The value of a parameter of a query.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(percent_decode_str(value).decode_utf8().ok()?.into_owned())
+}
+
+fn describe(approval: &ScriptedApproval, halt: Option<&Halt>) -> Json {
     let is_decided = matches!(approval.status, ApprovalStatus::Approved | ApprovalStatus::Rejected);
-    object([
+    let described = object([
         ("id", Json::from(&*approval.id)),
         ("status", Json::from(approval.status_name())),
         ("action_hash", Json::from(&*approval.action_hash)),
         ("decided_by", if is_decided { Json::from("test") } else { Json::Null }),
-    ])
+    ]);
+    let (Json::Object(mut members), Some(halt)) = (described.clone(), halt) else { return described };
+    let explain = stopped(halt).body.and_then(|body| body.member("explain").cloned());
+    members.push(("halted".to_owned(), Json::Bool(true)));
+    members.extend(explain.map(|explain| ("explain".to_owned(), explain)));
+    Json::Object(members)
+}
+
+/// The decision about a stopped action.
+fn stopped(halt: &Halt) -> Answer {
+    explained(Answer::deny().reason_code("halted"), &halt.summary(), "Wait until the stop is lifted.")
 }
 
 /// Whether the mode of the request opens and spends approvals.

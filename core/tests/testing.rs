@@ -353,12 +353,13 @@ fn server_holds_a_poll_while_the_approval_is_pending() {
         "tool": REFUND, "user_id": null,
     })))
     .unwrap();
-    let pending = json!({"id": "apr_1", "status": "pending", "action_hash": action_hash, "decided_by": null});
+    let pending = json!({
+        "id": "apr_1", "status": "pending", "action_hash": action_hash, "decided_by": null, "halt_epoch": 0,
+    });
     assert_eq!(body(path), Some((200, pending)));
     gateway.approve("apr_1").unwrap();
     assert_eq!(gateway.hold("GET", path), Duration::ZERO);
-    let approved =
-        json!({"id": "apr_1", "status": "approved", "action_hash": action_hash, "decided_by": "test"});
+    let approved = json!({"id": "apr_1", "status": "approved", "action_hash": action_hash, "decided_by": "test", "halt_epoch": 0});
     assert_eq!(body(path), Some((200, approved)));
     assert_eq!(body("/api/v1/approvals/apr_2").unwrap().0, 404);
 }

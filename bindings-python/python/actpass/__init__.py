@@ -47,6 +47,7 @@ from ._errors import (
     ActPassTimeoutError,
 )
 from ._functions import canonical_outcome, create_actpass
+from ._halt import HaltedError, HaltSignal
 from ._outcome import GuardOutcome
 from ._settings import DEFAULT_BASE_URL
 from ._tools import UNGUARDED, ToolAction
@@ -98,6 +99,8 @@ __all__ = [
     "ExecutionContext",
     "Explain",
     "GuardOutcome",
+    "HaltSignal",
+    "HaltedError",
     "IssuedPassport",
     "Mode",
     "PassportClaims",

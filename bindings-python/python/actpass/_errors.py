@@ -271,8 +271,9 @@ class ActionBlockedError(ActPassError):
         decision: The gateway's decision, or the denial that the SDK made because the gate failed. Its ``reason_code``
             equals ``code``.
         approval: Data to pass to ``resume`` after a human approval; ``None`` if no approval is pending.
-        retryable: Whether the same call may succeed later unchanged, because the gate failed temporarily. ``False`` for
-            a decision of the gateway.
+        retryable: Whether the same call may succeed later unchanged, because the gate failed temporarily, or because a
+            stop was issued between the decision and the run (``actpass.halted``). ``False`` for a decision of the
+            gateway.
 
     ``__cause__`` is the :class:`ActPassError` of a failed gate; ``None`` if the gateway decided.
 
@@ -310,13 +311,13 @@ class ActionBlockedError(ActPassError):
             failure = error_of(failure)
         decision = outcome["decision"]
         code = decision.get("reason_code")
-        self.retryable = bool(getattr(failure, "retryable", False))
         self.approval = outcome.get("approval")
         if isinstance(outcome.get("tool"), str):  # The second of `args`: see `ActPassError`.
             message, tool, self.developer_text = tool, outcome["tool"], outcome["developer_text"]
+            self.retryable = _texts(tool, decision, failure, self.approval)[2]
         else:
-            texts = getattr(outcome, "_texts", None)
-            message, self.developer_text = texts or _texts(tool, decision, failure, self.approval)
+            texts = getattr(outcome, "_texts", None) or _texts(tool, decision, failure, self.approval)
+            message, self.developer_text, self.retryable = texts
         self.tool = tool
         self.decision = decision
         super().__init__(
@@ -338,8 +339,8 @@ class ActionBlockedError(ActPassError):
         return {**members, "developer_text": self.developer_text, "error": error, "request_id": self.request_id}
 
 
-def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str]:
-    """Return the messages of a block for an outcome that a test or another process created."""
+def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str, bool]:
+    """Return the messages of a block, and whether it is retryable, for an outcome that a test or another process created."""
     from . import _native  # noqa: PLC0415
 
     failed = None

@@ -32,7 +32,7 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
     request_id: Optional[str]
     _tool: str
     #: The core's messages of a block, for a model and for a developer.
-    _texts: Optional[tuple[str, str]] = None
+    _texts: Optional[tuple[str, str, bool]] = None
 
     def __init__(self, members: Mapping[str, Any] = {}, /, *, tool: str = "", request_id: Optional[str] = None) -> None:
         """Create an outcome from ``members``; the error of :meth:`unwrap` names ``tool``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Protocol, TypedDict, TypeVar, Union, overload
 
+from ._halt import HaltSignal
+
 T = TypeVar("T")
 R = TypeVar("R")
 if TYPE_CHECKING or sys.version_info >= (3, 10):
@@ -134,10 +136,11 @@ class Credential(_Credential, total=False):
 
 
 class ExecutionContext(TypedDict):
-    """The argument of ``execute_fn``: the decision and the vaulted credential, if any."""
+    """The argument of ``execute_fn``: the decision, the vaulted credential, if any, and the signal of a stop."""
 
     credential: Optional[Credential]
     decision: Decision
+    halt: HaltSignal
 
 
 class _RecordedEvidence(TypedDict):

@@ -481,6 +481,38 @@ class ScriptedGateway(_Gateway):
         """Let an approval expire, also after it was approved; see :meth:`approve`."""
         return self._state.expire(id)
 
+    def halt(self, scope: str, id: Optional[str] = None, *, reason: str = "test") -> int:  # noqa: A002
+        """Stop actions, and signal their running functions (``ctx["halt"]``). Return the new ``halt_epoch``.
+
+        Args:
+            scope: ``agent``, ``tool`` or ``user``, named by ``id``; or ``tenant`` or ``all``.
+            id: The agent, the tool or the user.
+            reason: Why; the summary of the denials contains it.
+
+        Raises:
+            ActPassArgumentError: The scope is unknown, or the id is missing or superfluous.
+
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     gateway.allow()
+        ...     epoch = gateway.halt("tool", "crm.note.add", reason="wrong notes")
+        ...     out = client.guard("demo", "crm.note.add", {}, lambda ctx: "ran")
+        ...     out["decision"]["reason_code"], out["decision"]["explain"]["summary"]
+        ...     epoch = gateway.lift()
+        ...     client.guard("demo", "crm.note.add", {}, lambda ctx: "ran")["result"]
+        ('halted', 'Stopped by test: wrong notes')
+        'ran'
+        """
+        return self._state.halt(scope, id, reason)
+
+    def lift(self) -> int:
+        """Lift all stops. Return the new ``halt_epoch``."""
+        return self._state.lift()
+
+    @property
+    def acknowledgements(self) -> list[dict[str, Any]]:
+        """The acknowledgements of stops so far: ``epoch``, ``in_flight``, ``agent_id`` and ``instance``."""
+        return [json.loads(body) for _, path, body in self._state.requests() if path == "/api/v1/halts/ack"]
+
     def unreachable(self, tool: Optional[str] = None) -> None:
         """Close the connection of all following preflights."""
         self.answer(unreachable(), tool)

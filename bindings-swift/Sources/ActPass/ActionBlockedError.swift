@@ -36,9 +36,9 @@ public struct ActionBlockedError: Error, Sendable, Hashable {
     /// The decision's ``Decision/reasonCode``.
     public var code: String { decision.reasonCode }
 
-    /// Whether the same call may succeed later unchanged, because the gate failed temporarily. `false` for a decision
-    /// of the gateway.
-    public var isRetryable: Bool { error?.isRetryable ?? false }
+    /// Whether the same call may succeed later unchanged, because the gate failed temporarily, or because a stop was
+    /// issued between the decision and the run (`actpass.halted`). `false` for a decision of the gateway.
+    public let isRetryable: Bool
 
     /// Creates an instance, for tests.
     public init(tool: String, decision: Decision, error: ActPassError? = nil, approval: PendingApproval? = nil) {
@@ -64,6 +64,7 @@ public struct ActionBlockedError: Error, Sendable, Hashable {
         self.approval = approval
         message = texts.model
         developerText = texts.developer
+        isRetryable = texts.retryable
     }
 }
 

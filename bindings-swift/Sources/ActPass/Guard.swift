@@ -189,16 +189,20 @@ extension ActPass {
         public let credential: Credential?
         /// The decision about the action.
         public let decision: Decision
+        /// Signals that the action was stopped while the closure runs.
+        public let halt: HaltSignal
 
         /// Creates a context, for tests of guarded functions.
-        public init(decision: Decision, credential: Credential? = nil) {
+        public init(decision: Decision, credential: Credential? = nil, halt: HaltSignal = HaltSignal()) {
             self.decision = decision
             self.credential = credential
+            self.halt = halt
         }
 
         init(_ native: NativeContext) {
             credential = native.credential.map(Credential.init)
             decision = Decision(native.decision)
+            halt = HaltSignal(native.halt)
         }
     }
 

@@ -68,7 +68,30 @@ public final class ScriptedGateway: Sendable {
     @discardableResult
     public func expire(_ approval: String) throws -> String { try settled { try script.expire(approval: approval) } }
 
-    private func settled(_ decide: () throws -> String) throws -> String {
+    /// Stops actions, and signals their running closures (``ActPass/ExecutionContext/halt``).
+    ///
+    /// - Parameters:
+    ///   - scope: `agent`, `tool` or `user`, named by `id`; or `tenant` or `all`.
+    ///   - id: The agent, the tool or the user.
+    ///   - reason: Why; the summary of the denials contains it.
+    /// - Returns: The new `halt_epoch`.
+    /// - Throws: ``ActPass/ActPassError`` of the kind `argument` if the scope is unknown, or the id is missing or
+    ///   superfluous.
+    @discardableResult
+    public func halt(_ scope: String, id: String? = nil, reason: String = "test") throws -> UInt64 {
+        try settled { try script.halt(scope: scope, id: id, reason: reason) }
+    }
+
+    /// Lifts all stops. Returns the new `halt_epoch`.
+    @discardableResult
+    public func lift() -> UInt64 { script.lift() }
+
+    /// The acknowledgements of stops so far, by wire name: `epoch`, `in_flight`, `agent_id`, `instance`.
+    public var acknowledgements: [JSONValue] {
+        script.acknowledgements().compactMap { try? JSONValue(parsing: $0) }
+    }
+
+    private func settled<Value>(_ decide: () throws -> Value) throws -> Value {
         do {
             return try decide()
         } catch NativeError.Failed(let failure) {

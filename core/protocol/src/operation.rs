@@ -24,11 +24,15 @@ pub enum Operation {
     Jwks,
     /// Polls an approval.
     Approval,
+    /// Waits for a newer `halt_epoch`.
+    WatchHalts,
+    /// Acknowledges a `halt_epoch`.
+    AcknowledgeHalt,
 }
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Preflight,
         Self::IssuePassport,
         Self::VerifyPassport,
@@ -36,6 +40,8 @@ impl Operation {
         Self::RecordEvidence,
         Self::Jwks,
         Self::Approval,
+        Self::WatchHalts,
+        Self::AcknowledgeHalt,
     ];
 
     /// The method name.
@@ -48,6 +54,8 @@ impl Operation {
             Self::RecordEvidence => "record_evidence",
             Self::Jwks => "jwks",
             Self::Approval => "approval",
+            Self::WatchHalts => "watch_halts",
+            Self::AcknowledgeHalt => "acknowledge_halt",
         }
     }
 
@@ -61,27 +69,34 @@ impl Operation {
             Self::RecordEvidence => "/api/v1/evidence/events",
             Self::Jwks => "/.well-known/jwks.json",
             Self::Approval => "/api/v1/approvals",
+            Self::WatchHalts => "/api/v1/halts/watch",
+            Self::AcknowledgeHalt => "/api/v1/halts/ack",
         }
     }
 
     /// Whether it is a `GET` without a body; the others are `POST`s.
     pub const fn is_read(self) -> bool {
         match self {
-            Self::Approval | Self::Jwks => true,
+            Self::Approval | Self::Jwks | Self::WatchHalts => true,
             Self::Preflight
             | Self::IssuePassport
             | Self::VerifyPassport
             | Self::RevokePassport
-            | Self::RecordEvidence => false,
+            | Self::RecordEvidence
+            | Self::AcknowledgeHalt => false,
         }
     }
 
     /// Whether it is idempotent.
     pub const fn is_idempotent(self) -> bool {
         match self {
-            Self::Approval | Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => {
-                true
-            }
+            Self::AcknowledgeHalt
+            | Self::Approval
+            | Self::Jwks
+            | Self::Preflight
+            | Self::RevokePassport
+            | Self::VerifyPassport
+            | Self::WatchHalts => true,
             Self::IssuePassport | Self::RecordEvidence => false,
         }
     }

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
 use crate::blocking::BlockingClient;
+use crate::halts::BackgroundWatcher;
 use crate::process::{Owned, PerProcess};
 use crate::runtime::BackgroundRuntime;
 
@@ -89,7 +90,10 @@ impl BackgroundClient {
                 return CallHandle(None);
             }
         };
-        let Ok(client) = self.client.get(|| Ok::<_, Infallible>(self.settings.connect()));
+        let Ok(client) = self.client.get(|| {
+            let watcher = BackgroundWatcher::new(&self.settings);
+            Ok::<_, Infallible>(self.settings.connect_with_watcher(watcher))
+        });
         let call = AssertUnwindSafe(call(ActPass::clone(&client))).catch_unwind();
         let task = background.spawn(async move {
             done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
@@ -115,7 +119,9 @@ impl fmt::Debug for BackgroundClient {
     }
 }
 
-/// A call started by [`BackgroundClient::start`]. Dropping the handle does not cancel the call.
+/// A call started by [`BackgroundClient::start`]. Dropping the handle does not cancel the call. The
+/// default is a call that cannot be cancelled.
+#[derive(Default)]
 pub struct CallHandle(Option<Owned<AbortHandle>>);
 
 impl CallHandle {

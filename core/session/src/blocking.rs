@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
+use crate::halts::BackgroundWatcher;
 use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 use crate::runtime::OwnedRuntime;
@@ -133,6 +134,6 @@ struct ProcessClient {
 impl ProcessClient {
     fn new(settings: &Settings) -> Result<Self, Error> {
         let runtime = OwnedRuntime::build(&mut Builder::new_current_thread())?;
-        Ok(Self { actpass: settings.connect(), runtime })
+        Ok(Self { actpass: settings.connect_with_watcher(BackgroundWatcher::new(settings)), runtime })
     }
 }

@@ -18,6 +18,8 @@ pub struct ApprovalWait {
     scope: Scope,
     id: String,
     wait: Duration,
+    /// The epoch whose rise ends the wait.
+    epoch: Option<u64>,
     state: State,
 }
 
@@ -33,7 +35,19 @@ impl ApprovalWait {
         // Validate the id before anything is sent.
         approval::path_suffix(id, Duration::ZERO)?;
         let wait = wait.min(approval::MAX_WAIT);
-        Ok(Self { engine, scope, id: id.to_owned(), wait, state: State::Created })
+        Ok(Self { engine, scope, id: id.to_owned(), wait, epoch: None, state: State::Created })
+    }
+
+    /// Ends the wait also when the gateway reports a newer epoch than this one.
+    pub(super) fn until_newer_than(self, epoch: Option<u64>) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// Whether the gateway's epoch has risen while the approval is pending.
+    pub(super) fn has_risen(&self, approval: &Approval) -> bool {
+        approval.status() == ApprovalStatus::Pending
+            && self.epoch.is_some()
+            && approval.halt_epoch() > self.epoch
     }
 
     fn poll(&mut self, until: Moment, clock: &dyn Clock) -> Step<Result<Approval, Error>> {
@@ -66,7 +80,10 @@ impl ApprovalWait {
         match call.step(event, clock).into_end() {
             Ok(polled) => {
                 let goes_on = match &polled {
-                    Ok(approval) => approval.status() == ApprovalStatus::Pending,
+                    Ok(approval) => {
+                        let is_pending = approval.status() == ApprovalStatus::Pending;
+                        is_pending && !approval.is_halted() && !self.has_risen(approval)
+                    }
                     Err(error) => error.is_retryable(),
                 };
                 if !goes_on || until.saturating_since(began).is_zero() {

@@ -4,8 +4,8 @@ use super::approval::ApprovalWait;
 use super::call::{Call, unexpected_event};
 use super::response::DecisionParser;
 use super::{Engine, Event, Machine, Scope, Step};
-use crate::approval::{ApprovalStatus, PendingApproval};
-use crate::clock::Clock;
+use crate::approval::{ApprovalStatus, MAX_WAIT, PendingApproval};
+use crate::clock::{Clock, Moment};
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::guard::{PreflightResponse, Verdict};
@@ -29,20 +29,28 @@ pub struct Authorization {
 enum State {
     Created,
     Asking(Call<DecisionParser>),
-    /// Waits for the approval that `original` requires.
+    /// Waits for the approval.
     Held {
         wait: ApprovalWait,
-        original: Decision,
-        pending: PendingApproval,
+        held: Held,
     },
-    /// The second request, with the approval.
+    /// A request with the approval. While it `is_pending`, a stop was issued or lifted, and the
+    /// wait continues if the action is not stopped.
     AskingApproved {
         call: Call<DecisionParser>,
         approved: PreparedAction,
-        original: Decision,
-        pending: PendingApproval,
+        held: Held,
+        is_pending: bool,
     },
     Ended,
+}
+
+/// An action that waits for approval.
+struct Held {
+    /// The decision that requires it.
+    original: Decision,
+    pending: PendingApproval,
+    until: Moment,
 }
 
 impl Authorization {
@@ -52,12 +60,13 @@ impl Authorization {
 
     fn finish(&self, verdict: Verdict) -> Step<Verdict> {
         ignore_panic(|| verdict.log(self.prepared.tool()));
-        Step::Ended(verdict)
+        Step::Ended(verdict.in_client(self.engine.halts()))
     }
 
     /// The verdict if the gate failed after `original` had required an approval.
-    fn finish_failed(&self, error: Error, original: &Decision, pending: &PendingApproval) -> Step<Verdict> {
-        self.finish(Verdict::for_failure(&self.prepared, error).after_approval_wait(original, pending))
+    fn finish_failed(&self, error: Error, held: &Held) -> Step<Verdict> {
+        let verdict = Verdict::for_failure(&self.prepared, error);
+        self.finish(verdict.after_approval_wait(&held.original, &held.pending))
     }
 
     /// Handles the response to the first request.
@@ -71,12 +80,18 @@ impl Authorization {
         let (Some(wait), Some((original, pending))) = (wait, verdict.pending()) else {
             return self.finish(verdict);
         };
-        match ApprovalWait::new(self.engine.clone(), pending.id(), wait, self.scope.clone()) {
-            Ok(wait) => {
-                let (original, pending) = (original.clone(), pending.clone());
-                self.step_approval_wait(wait, Event::Started, original, pending, clock)
-            }
-            Err(error) => self.finish_failed(error, original, pending),
+        let until = clock.now() + wait.min(MAX_WAIT);
+        let held = Held { original: original.clone(), pending: pending.clone(), until };
+        let epoch = original.halt_epoch().ok().flatten();
+        self.wait(held, epoch, clock)
+    }
+
+    /// Waits for the approval, or for a stop that the gateway issues or lifts after `epoch`.
+    fn wait(&mut self, held: Held, epoch: Option<u64>, clock: &dyn Clock) -> Step<Verdict> {
+        let wait = held.until.saturating_since(clock.now());
+        match ApprovalWait::new(self.engine.clone(), held.pending.id(), wait, self.scope.clone()) {
+            Ok(wait) => self.step_approval_wait(wait.until_newer_than(epoch), Event::Started, held, clock),
+            Err(error) => self.finish_failed(error, &held),
         }
     }
 
@@ -84,28 +99,35 @@ impl Authorization {
         &mut self,
         mut wait: ApprovalWait,
         event: Event,
-        original: Decision,
-        pending: PendingApproval,
+        held: Held,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match wait.step(event, clock).into_end() {
             Err(step) => {
-                self.state = State::Held { wait, original, pending };
+                self.state = State::Held { wait, held };
                 step
             }
             Ok(Ok(approval)) => match approval.status() {
-                ApprovalStatus::Approved => match self.approved_action(&pending, clock) {
-                    Ok(approved) => {
-                        let call = preflight(self.engine.clone(), approved.clone(), self.scope.clone());
-                        self.step_approved(call, Event::Started, approved, original, pending, clock)
-                    }
-                    Err(error) => self.finish_failed(error, &original, &pending),
-                },
+                ApprovalStatus::Pending if approval.is_halted() => {
+                    self.finish(Verdict::halted(&self.prepared, &held.original, held.pending, &approval))
+                }
+                ApprovalStatus::Pending if wait.has_risen(&approval) => self.ask_approved(held, true, clock),
+                ApprovalStatus::Approved => self.ask_approved(held, false, clock),
                 status @ (ApprovalStatus::Expired | ApprovalStatus::Pending | ApprovalStatus::Rejected) => {
-                    self.finish(Verdict::unapproved(&self.prepared, &original, pending, status))
+                    self.finish(Verdict::unapproved(&self.prepared, &held.original, held.pending, status))
                 }
             },
-            Ok(Err(error)) => self.finish_failed(error, &original, &pending),
+            Ok(Err(error)) => self.finish_failed(error, &held),
+        }
+    }
+
+    fn ask_approved(&mut self, held: Held, is_pending: bool, clock: &dyn Clock) -> Step<Verdict> {
+        match self.approved_action(&held.pending, clock) {
+            Ok(approved) => {
+                let call = preflight(self.engine.clone(), approved.clone(), self.scope.clone());
+                self.step_approved(call, Event::Started, approved, held, is_pending, clock)
+            }
+            Err(error) => self.finish_failed(error, &held),
         }
     }
 
@@ -124,16 +146,22 @@ impl Authorization {
         mut call: Call<DecisionParser>,
         event: Event,
         approved: PreparedAction,
-        original: Decision,
-        pending: PendingApproval,
+        held: Held,
+        is_pending: bool,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match call.step(event, clock).into_end() {
-            Ok(gate) => self.finish(
-                Verdict::of(&approved, gate, Some(clock.now())).after_approval_wait(&original, &pending),
-            ),
+            Ok(gate) => {
+                let epoch = gate.as_ref().ok().and_then(|response| response.halt_epoch);
+                let verdict = Verdict::of(&approved, gate, Some(clock.now()));
+                let still_waits = verdict.pending().is_some_and(|(_, again)| again.id() == held.pending.id());
+                match is_pending && still_waits {
+                    true => self.wait(held, epoch, clock),
+                    false => self.finish(verdict.after_approval_wait(&held.original, &held.pending)),
+                }
+            }
             Err(step) => {
-                self.state = State::AskingApproved { call, approved, original, pending };
+                self.state = State::AskingApproved { call, approved, held, is_pending };
                 step
             }
         }
@@ -165,11 +193,9 @@ impl Machine for Authorization {
             };
         }
         match (std::mem::replace(&mut self.state, State::Ended), event) {
-            (State::Held { wait, original, pending }, event) => {
-                self.step_approval_wait(wait, event, original, pending, clock)
-            }
-            (State::AskingApproved { call, approved, original, pending }, event) => {
-                self.step_approved(call, event, approved, original, pending, clock)
+            (State::Held { wait, held }, event) => self.step_approval_wait(wait, event, held, clock),
+            (State::AskingApproved { call, approved, held, is_pending }, event) => {
+                self.step_approved(call, event, approved, held, is_pending, clock)
             }
             // Misuse: nothing was requested, or there is a verdict already. Runs nothing in any
             // mode.

@@ -52,6 +52,7 @@ use crate::decision::Decision;
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{PreflightResponse, Recording};
+use crate::halts::Halts;
 use crate::prepared::PreparedAction;
 use crate::request;
 use crate::trace::Traceparent;
@@ -145,12 +146,14 @@ pub struct Engine(Arc<Shared>);
 struct Shared {
     config: Arc<Config>,
     breaker: Breaker,
+    halts: Halts,
 }
 
 impl Engine {
     pub(crate) fn new(config: Arc<Config>) -> Self {
         let breaker = Breaker::new(config.circuit_failures);
-        Self(Arc::new(Shared { config, breaker }))
+        let halts = Halts::new(Arc::clone(&config.seen_epoch), &config.agent_id);
+        Self(Arc::new(Shared { config, breaker, halts }))
     }
 
     pub(crate) fn config(&self) -> &Arc<Config> {
@@ -159,6 +162,10 @@ impl Engine {
 
     fn breaker(&self) -> &Breaker {
         &self.0.breaker
+    }
+
+    pub(crate) fn halts(&self) -> &Halts {
+        &self.0.halts
     }
 
     /// The state of the circuit breaker: see [`ActPass::circuit`](crate::ActPass::circuit).

@@ -10,6 +10,7 @@ use crate::clock::{Clock, Moment};
 use crate::decision::{Decision, Replay};
 use crate::error::Error;
 use crate::guard::PreflightResponse;
+use crate::halts;
 use crate::prepared::PreparedAction;
 use crate::redact;
 use crate::transport::Response;
@@ -97,6 +98,7 @@ impl ResponseParser for DecisionParser {
             let decision = decision.with_request_id(request_id.clone());
             let bound = decision.is_bound(&request)?;
             let replay = decision.replay().map_err(malformed)?;
+            let halt_epoch = decision.halt_epoch().map_err(malformed)?;
             let replays_another_call =
                 replay.is_some_and(|replay| !lost.includes(replay, request.has_generated_key(), clock.now()));
             Ok(PreflightResponse {
@@ -105,13 +107,16 @@ impl ResponseParser for DecisionParser {
                 refused: !is_success(response.status),
                 bound,
                 replays_another_call,
+                halt_epoch,
             })
         });
         match decided {
-            Ok(parsed) if !parsed.refused => Ok(parsed),
             Ok(parsed)
-                if matches!(response.status, 401 | 403) && *parsed.decision.word() != DecisionWord::Allow =>
+                if !parsed.refused
+                    || (matches!(response.status, 401 | 403)
+                        && *parsed.decision.word() != DecisionWord::Allow) =>
             {
+                engine.halts().observe(parsed.halt_epoch);
                 Ok(parsed)
             }
             Err((cause, problem)) if is_success(response.status) => {
@@ -136,8 +141,15 @@ fn parse_object<T>(
     }
     let request_id = request_id(engine, &response, token);
     let body = response.body.map_err(|problem| problem.to_string());
-    body.and_then(|body| RawObject::parse(&body))
-        .and_then(parse)
+    let parsed = body.and_then(|body| RawObject::parse(&body)).and_then(|document| {
+        let epoch = halts::epoch_of(&document)?;
+        Ok((epoch, parse(document)?))
+    });
+    parsed
+        .map(|(epoch, parsed)| {
+            engine.halts().observe(epoch);
+            parsed
+        })
         .map_err(|problem| invalid_response(operation, &problem).with_request_id(request_id))
 }
 
@@ -178,7 +190,9 @@ fn invalid_response(operation: Operation, problem: &str) -> Error {
         | Operation::VerifyPassport
         | Operation::RevokePassport
         | Operation::RecordEvidence
-        | Operation::Jwks => error,
+        | Operation::Jwks
+        | Operation::WatchHalts
+        | Operation::AcknowledgeHalt => error,
     }
 }
 

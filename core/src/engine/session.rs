@@ -149,13 +149,14 @@ impl GuardSession {
         ended: ActionEnd,
         response: Option<&Json>,
     ) -> Result<(Settlement, Option<Recording>), Error> {
-        let settlement = match std::mem::replace(&mut self.state, State::Ended) {
+        let mut settlement = match std::mem::replace(&mut self.state, State::Ended) {
             State::Running(settlement) => settlement,
             state @ (State::Authorizing(_) | State::Permitted(_) | State::Ended) => {
                 self.state = state;
                 return Err(Error::argument("permit", "not running: spend it first, and finish it once"));
             }
         };
+        settlement.end();
         let recording = self.record_outcome.then(|| settlement.recording(ended, response));
         Ok((settlement, recording))
     }

@@ -85,14 +85,20 @@ private inline fun <T> quietly(body: () -> T): T? =
  *
  * @property decision the decision about the action.
  * @property credential the vaulted credential of the tool; null without one.
+ * @property halt signals that the action was stopped while the block runs.
  */
 public class ExecutionContext
 @JvmOverloads
-constructor(public val decision: Decision, public val credential: Credential? = null) {
-    internal constructor(native: NativeContext) : this(Decision(native.decision), native.credential?.let(::Credential))
+constructor(
+    public val decision: Decision,
+    public val credential: Credential? = null,
+    public val halt: HaltSignal = HaltSignal(),
+) {
+    internal constructor(native: NativeContext) :
+        this(Decision(native.decision), native.credential?.let(::Credential), HaltSignal(native.halt))
 
     /** Without the credential. */
-    override fun toString(): String = "ExecutionContext(credential=$credential, decision=$decision)"
+    override fun toString(): String = "ExecutionContext(credential=$credential, decision=$decision, halt=$halt)"
 }
 
 /** The outcome of a guard. */
@@ -161,9 +167,10 @@ public sealed class Outcome<out T> {
         public val code: String get() = decision.reasonCode
 
         /**
-         * Whether the same call may succeed later unchanged, because the gate failed temporarily. `false` for a decision of the gateway.
+         * Whether the same call may succeed later unchanged, because the gate failed temporarily, or because a stop was issued between the
+         * decision and the run (`actpass.halted`). `false` for a decision of the gateway.
          */
-        public val isRetryable: Boolean get() = error?.isRetryable ?: false
+        public val isRetryable: Boolean = texts.retryable
 
         /** Why it did not run: `blocked: deny (refund.too_large): the amount is over the limit`. */
         override fun toString(): String =

@@ -70,6 +70,26 @@ public class ScriptedGateway {
     @Throws(ActPassException::class)
     public fun expire(approval: String): String = enter { script.expire(approval.wellFormed("approval")) }
 
+    /**
+     * Stops actions, and signals their running blocks ([org.actpass.ExecutionContext.halt]).
+     *
+     * @param scope `agent`, `tool` or `user`, named by [id]; or `tenant` or `all`.
+     * @param id the agent, the tool or the user.
+     * @param reason why; the summary of the denials contains it.
+     * @return the new `halt_epoch`.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the scope is unknown, or the id is missing or superfluous.
+     */
+    @JvmOverloads
+    @Throws(ActPassException::class)
+    public fun halt(scope: String, id: String? = null, reason: String = "test"): Long =
+        enter { script.halt(scope.wellFormed("scope"), id?.wellFormed("id"), reason.wellFormed("reason")).toLong() }
+
+    /** Lifts all stops. Returns the new `halt_epoch`. */
+    public fun lift(): Long = script.lift().toLong()
+
+    /** The acknowledgements of stops so far, by wire name: `epoch`, `in_flight`, `agent_id`, `instance`. */
+    public val acknowledgements: List<Map<String, Any?>> get() = script.acknowledgements().map(::members)
+
     /** The approvals so far, in the order in which they were opened. */
     public val approvals: List<ScriptedApproval>
         get() = script.approvals().map { ScriptedApproval(it.id, it.tool, Approval.Status.of(it.status), it.spent) }
