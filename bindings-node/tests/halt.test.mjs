@@ -70,7 +70,10 @@ test('signal aborts a call that the function passes it to', async (t) => {
       await sleep(60_000, undefined, { signal: halt });
     },
   });
-  assert.deepEqual([outcome.kind, outcome.error.name, outcome.evidence?.event_id !== undefined], ['failed', 'AbortError', true]);
+  assert.deepEqual(
+    [outcome.kind, outcome.error.name, outcome.evidence?.event_id !== undefined],
+    ['failed', 'AbortError', true],
+  );
 });
 
 test('signal first read after the stop is aborted', async (t) => {
@@ -123,6 +126,9 @@ test('stop ends a wait for approval and keeps its handle', async (t) => {
 
 test('kit rejects an invalid stop', async (t) => {
   const gateway = await started(t);
-  assert.throws(() => gateway.halt('tool'), { code: 'actpass.invalid_argument', message: /id: expected a name, found nothing/ });
+  assert.throws(() => gateway.halt('tool'), {
+    code: 'actpass.invalid_argument',
+    message: /id: expected a name, found nothing/,
+  });
   assert.throws(() => gateway.halt('all', { id: 'a' }), { code: 'actpass.invalid_argument' });
 });

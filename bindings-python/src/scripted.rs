@@ -58,9 +58,9 @@ impl ScriptedGatewayState {
     }
 
     /// Stops the actions of a scope. Returns the new epoch.
-    #[pyo3(signature = (scope, id, reason))]
-    fn halt(&self, py: Python<'_>, scope: &str, id: Option<&str>, reason: &str) -> PyResult<u64> {
-        catch_panic(py, || self.0.halt(scope, id, reason).map_err(|error| raise(py, &error)))
+    #[pyo3(signature = (scope, name, reason))]
+    fn halt(&self, py: Python<'_>, scope: &str, name: Option<&str>, reason: &str) -> PyResult<u64> {
+        catch_panic(py, || self.0.halt(scope, name, reason).map_err(|error| raise(py, &error)))
     }
 
     /// Lifts all stops. Returns the new epoch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -99,3 +100,14 @@ def test_approval_example_prints_working_command() -> None:
         limit.cancel()
     WATCH.note(said)
     assert [line.split() for line in said.splitlines()] == APPROVED
+
+
+def test_stopped_refunds_example_finishes_one_refund_and_goes_on_when_lifted() -> None:
+    stopped, again, confirmed, lifted, rest = [" ".join(row) for row in rows("stopped_refunds.py")]
+    count = re.fullmatch(r"allow refund.small_in_scope stopped after (\d+) of 10 refunds", stopped)
+    assert count is not None and 4 <= int(count[1]) < 10, stopped
+    assert again.startswith("deny halted ")
+    assert "amounts are wrong" in again
+    assert confirmed == "confirmed by the client: [(1, 1), (1, 0)]"
+    assert lifted.startswith("lifted by ")
+    assert rest == "allow refund.small_in_scope 10 of 10 refunds"

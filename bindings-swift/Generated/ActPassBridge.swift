@@ -1177,6 +1177,359 @@ public func FfiConverterTypeNativeClient_lower(_ value: NativeClient) -> UInt64 
 
 
 /**
+ * The listener of a public API layer. It runs on the background thread and must not block.
+ */
+public protocol NativeHaltListener: AnyObject, Sendable {
+    
+    /**
+     * The action was stopped.
+     */
+    func halted() 
+    
+}
+/**
+ * The listener of a public API layer. It runs on the background thread and must not block.
+ */
+open class NativeHaltListenerImpl: NativeHaltListener, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativehaltlistener(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativehaltlistener(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * The action was stopped.
+     */
+open func halted()  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativehaltlistener_halted(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+}
+}
+    
+
+    
+}
+
+
+
+// Put the implementation in a struct so we don't pollute the top-level namespace
+fileprivate struct UniffiCallbackInterfaceNativeHaltListener {
+
+    // Create the VTable using a series of closures.
+    // Swift automatically converts these into C callback functions.
+    //
+    // Store the vtable directly.
+    static let vtable: UniffiVTableCallbackInterfaceNativeHaltListener = UniffiVTableCallbackInterfaceNativeHaltListener(
+        uniffiFree: { (uniffiHandle: UInt64) -> () in
+            do {
+                try FfiConverterTypeNativeHaltListener.handleMap.remove(handle: uniffiHandle)
+            } catch {
+                print("Uniffi callback interface NativeHaltListener: handle missing in uniffiFree")
+            }
+        },
+        uniffiClone: { (uniffiHandle: UInt64) -> UInt64 in
+            do {
+                return try FfiConverterTypeNativeHaltListener.handleMap.clone(handle: uniffiHandle)
+            } catch {
+                fatalError("Uniffi callback interface NativeHaltListener: handle missing in uniffiClone")
+            }
+        },
+        halted: { (
+            uniffiHandle: UInt64,
+            uniffiOutReturn: UnsafeMutableRawPointer,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> () in
+                guard let uniffiObj = try? FfiConverterTypeNativeHaltListener.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return uniffiObj.halted(
+                )
+            }
+
+            
+            let writeReturn = { () }
+            uniffiTraitInterfaceCall(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn
+            )
+        }
+    )
+
+    // Rust stores this pointer for future callback invocations, so it must live
+    // for the process lifetime (not just for the init function call).
+    //
+    // `nonisolated(unsafe)` is needed under Swift 6 strict concurrency.
+    // This is safe because the pointee is initialized once during static init
+    // and never mutated by either side of the FFI.  Its fields are C function pointers.
+    nonisolated(unsafe) static let vtablePtr: UnsafePointer<UniffiVTableCallbackInterfaceNativeHaltListener> = {
+        let ptr = UnsafeMutablePointer<UniffiVTableCallbackInterfaceNativeHaltListener>.allocate(capacity: 1)
+        ptr.initialize(to: vtable)
+        return UnsafePointer(ptr)
+    }()
+}
+
+private func uniffiCallbackInitNativeHaltListener() {
+    uniffi_actpass_uniffi_fn_init_callback_vtable_nativehaltlistener(UniffiCallbackInterfaceNativeHaltListener.vtablePtr)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeHaltListener: FfiConverter {
+    fileprivate static let handleMap = UniffiHandleMap<NativeHaltListener>()
+
+    typealias FfiType = UInt64
+    typealias SwiftType = NativeHaltListener
+
+    public static func lift(_ handle: UInt64) throws -> NativeHaltListener {
+        if ((handle & 1) == 0) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return NativeHaltListenerImpl(unsafeFromHandle: handle)
+        } else {
+            // Swift-generated handle, get the object from the handle map
+            return try handleMap.remove(handle: handle)
+        }
+    }
+
+    public static func lower(_ value: NativeHaltListener) -> UInt64 {
+         if let rustImpl = value as? NativeHaltListenerImpl {
+             // Rust-implemented object.  Clone the handle and return it
+            return rustImpl.uniffiCloneHandle()
+         } else {
+            // Swift object, generate a new vtable handle and return that.
+            return handleMap.insert(obj: value)
+         }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeHaltListener {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: NativeHaltListener, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeHaltListener_lift(_ handle: UInt64) throws -> NativeHaltListener {
+    return try FfiConverterTypeNativeHaltListener.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeHaltListener_lower(_ value: NativeHaltListener) -> UInt64 {
+    return FfiConverterTypeNativeHaltListener.lower(value)
+}
+
+
+
+
+
+
+/**
+ * Signals that an action was stopped while its function runs.
+ */
+public protocol NativeHaltSignalProtocol: AnyObject, Sendable {
+    
+    /**
+     * Whether the action was stopped.
+     */
+    func isHalted()  -> Bool
+    
+    /**
+     * Calls `listener` once when the action is stopped, immediately if it is already.
+     */
+    func onHalt(listener: NativeHaltListener) 
+    
+}
+/**
+ * Signals that an action was stopped while its function runs.
+ */
+open class NativeHaltSignal: NativeHaltSignalProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativehaltsignal(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativehaltsignal(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * Whether the action was stopped.
+     */
+open func isHalted() -> Bool  {
+    return try!  FfiConverterBool.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativehaltsignal_is_halted(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Calls `listener` once when the action is stopped, immediately if it is already.
+     */
+open func onHalt(listener: NativeHaltListener)  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativehaltsignal_on_halt(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativeHaltListener_lower(listener),uniffiCallStatus
+    )
+}
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeHaltSignal: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = NativeHaltSignal
+
+    public static func lift(_ handle: UInt64) throws -> NativeHaltSignal {
+        return NativeHaltSignal(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: NativeHaltSignal) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeHaltSignal {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: NativeHaltSignal, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeHaltSignal_lift(_ handle: UInt64) throws -> NativeHaltSignal {
+    return try FfiConverterTypeNativeHaltSignal.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeHaltSignal_lower(_ value: NativeHaltSignal) -> UInt64 {
+    return FfiConverterTypeNativeHaltSignal.lower(value)
+}
+
+
+
+
+
+
+/**
  * The logger of a public API layer.
  */
 public protocol NativeLogger: AnyObject, Sendable {
@@ -1528,6 +1881,11 @@ public func FfiConverterTypeNativeRecording_lower(_ value: NativeRecording) -> U
 public protocol NativeScriptProtocol: AnyObject, Sendable {
     
     /**
+     * The JSON texts of the acknowledgements of stops so far.
+     */
+    func acknowledgements()  -> [String]
+    
+    /**
      * Sets the response to preflights of a tool; of every tool if none is named.
      */
     func answer(answer: NativeAnswer, tool: String?) throws 
@@ -1556,6 +1914,17 @@ public protocol NativeScriptProtocol: AnyObject, Sendable {
      * Lets an approval expire, given by its id or by its tool. Returns its id.
      */
     func expire(approval: String) throws  -> String
+    
+    /**
+     * Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+     * epoch.
+     */
+    func halt(scope: String, id: String?, reason: String) throws  -> UInt64
+    
+    /**
+     * Lifts all stops. Returns the new epoch.
+     */
+    func lift()  -> UInt64
     
     /**
      * Rejects an approval, given by its id or by its tool. Returns its id.
@@ -1636,6 +2005,18 @@ public convenience init() {
 
     
     /**
+     * The JSON texts of the acknowledgements of stops so far.
+     */
+open func acknowledgements() -> [String]  {
+    return try!  FfiConverterSequenceString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_acknowledgements(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
      * Sets the response to preflights of a tool; of every tool if none is named.
      */
 open func answer(answer: NativeAnswer, tool: String?)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -1706,6 +2087,34 @@ open func expire(approval: String)throws  -> String  {
     uniffi_actpass_uniffi_fn_method_nativescript_expire(
             self.uniffiCloneHandle(),
         FfiConverterString.lower(approval),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+     * epoch.
+     */
+open func halt(scope: String, id: String?, reason: String)throws  -> UInt64  {
+    return try  FfiConverterUInt64.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_halt(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(scope),
+        FfiConverterOptionString.lower(id),
+        FfiConverterString.lower(reason),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Lifts all stops. Returns the new epoch.
+     */
+open func lift() -> UInt64  {
+    return try!  FfiConverterUInt64.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_lift(
+            self.uniffiCloneHandle(),uniffiCallStatus
     )
 })
 }
@@ -2361,6 +2770,10 @@ public struct NativeBlockTexts: Equatable, Hashable {
      * For a model.
      */
     public let model: String
+    /**
+     * Whether the same call may succeed later.
+     */
+    public let retryable: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2370,9 +2783,13 @@ public struct NativeBlockTexts: Equatable, Hashable {
          */developer: String, 
         /**
          * For a model.
-         */model: String) {
+         */model: String, 
+        /**
+         * Whether the same call may succeed later.
+         */retryable: Bool) {
         self.developer = developer
         self.model = model
+        self.retryable = retryable
     }
 
     
@@ -2392,13 +2809,15 @@ public struct FfiConverterTypeNativeBlockTexts: FfiConverterRustBuffer {
         return
             try NativeBlockTexts(
                 developer: FfiConverterString.read(from: &buf), 
-                model: FfiConverterString.read(from: &buf)
+                model: FfiConverterString.read(from: &buf), 
+                retryable: FfiConverterBool.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeBlockTexts, into buf: inout [UInt8]) {
         FfiConverterString.write(value.developer, into: &buf)
         FfiConverterString.write(value.model, into: &buf)
+        FfiConverterBool.write(value.retryable, into: &buf)
     }
 }
 
@@ -2520,7 +2939,7 @@ public func FfiConverterTypeNativeBlocked_lower(_ value: NativeBlocked) -> RustB
 /**
  * The context of a permitted action.
  */
-public struct NativeContext: Equatable, Hashable {
+public struct NativeContext {
     /**
      * The decision that permits it.
      */
@@ -2529,6 +2948,10 @@ public struct NativeContext: Equatable, Hashable {
      * The secret for the tool.
      */
     public let credential: NativeCredential?
+    /**
+     * Signals that the action was stopped.
+     */
+    public let halt: NativeHaltSignal
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2538,9 +2961,13 @@ public struct NativeContext: Equatable, Hashable {
          */decision: NativeDecision, 
         /**
          * The secret for the tool.
-         */credential: NativeCredential?) {
+         */credential: NativeCredential?, 
+        /**
+         * Signals that the action was stopped.
+         */halt: NativeHaltSignal) {
         self.decision = decision
         self.credential = credential
+        self.halt = halt
     }
 
     
@@ -2560,13 +2987,15 @@ public struct FfiConverterTypeNativeContext: FfiConverterRustBuffer {
         return
             try NativeContext(
                 decision: FfiConverterTypeNativeDecision.read(from: &buf), 
-                credential: FfiConverterOptionTypeNativeCredential.read(from: &buf)
+                credential: FfiConverterOptionTypeNativeCredential.read(from: &buf), 
+                halt: FfiConverterTypeNativeHaltSignal.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeContext, into buf: inout [UInt8]) {
         FfiConverterTypeNativeDecision.write(value.decision, into: &buf)
         FfiConverterOptionTypeNativeCredential.write(value.credential, into: &buf)
+        FfiConverterTypeNativeHaltSignal.write(value.halt, into: &buf)
     }
 }
 
@@ -4536,7 +4965,7 @@ public func FfiConverterTypeNativeApprovalStatus_lower(_ value: NativeApprovalSt
  * The result of spending a permit.
  */
 
-public enum NativeBegun: Equatable, Hashable {
+public enum NativeBegun {
     
     /**
      * The action may not run.
@@ -6552,6 +6981,15 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() != 47841) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_method_nativehaltlistener_halted() != 40989) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativehaltsignal_is_halted() != 56747) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativehaltsignal_on_halt() != 18224) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_method_nativerecording_send() != 4929) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -6568,6 +7006,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() != 26493) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_acknowledgements() != 39275) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 18056) {
@@ -6588,6 +7029,12 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativescript_expire() != 44100) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_halt() != 18213) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_lift() != 44677) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_method_nativescript_reject() != 3209) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -6604,6 +7051,7 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
 
+    uniffiCallbackInitNativeHaltListener()
     uniffiCallbackInitNativeLogger()
     return InitializationResult.ok
 }()

@@ -243,11 +243,27 @@ typedef void (*UniffiForeignFutureCompleteVoid)(uint64_t, UniffiForeignFutureRes
     );
 
 #endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_HALT_LISTENER_METHOD0
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_HALT_LISTENER_METHOD0
+typedef void (*UniffiCallbackInterfaceNativeHaltListenerMethod0)(uint64_t, void* _Nonnull, 
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
 #ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_LOGGER_METHOD0
 #define UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_LOGGER_METHOD0
 typedef void (*UniffiCallbackInterfaceNativeLoggerMethod0)(uint64_t, RustBuffer, void* _Nonnull, 
         RustCallStatus *_Nonnull uniffiCallStatus
     );
+
+#endif
+#ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_NATIVE_HALT_LISTENER
+#define UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_NATIVE_HALT_LISTENER
+typedef struct UniffiVTableCallbackInterfaceNativeHaltListener {
+    UniffiCallbackInterfaceFree _Nonnull uniffiFree;
+    UniffiCallbackInterfaceClone _Nonnull uniffiClone;
+    UniffiCallbackInterfaceNativeHaltListenerMethod0 _Nonnull halted;
+} UniffiVTableCallbackInterfaceNativeHaltListener;
 
 #endif
 #ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_NATIVE_LOGGER
@@ -342,6 +358,46 @@ uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_wait_for_approval(uint64_t
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_WITH_OPTIONS
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_WITH_OPTIONS
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_with_options(uint64_t ptr, RustBuffer timeout, RustBuffer max_retries, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEHALTLISTENER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEHALTLISTENER
+uint64_t uniffi_actpass_uniffi_fn_clone_nativehaltlistener(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVEHALTLISTENER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVEHALTLISTENER
+void uniffi_actpass_uniffi_fn_free_nativehaltlistener(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_INIT_CALLBACK_VTABLE_NATIVEHALTLISTENER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_INIT_CALLBACK_VTABLE_NATIVEHALTLISTENER
+void uniffi_actpass_uniffi_fn_init_callback_vtable_nativehaltlistener(const UniffiVTableCallbackInterfaceNativeHaltListener* _Nonnull vtable
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTLISTENER_HALTED
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTLISTENER_HALTED
+void uniffi_actpass_uniffi_fn_method_nativehaltlistener_halted(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEHALTSIGNAL
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEHALTSIGNAL
+uint64_t uniffi_actpass_uniffi_fn_clone_nativehaltsignal(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVEHALTSIGNAL
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVEHALTSIGNAL
+void uniffi_actpass_uniffi_fn_free_nativehaltsignal(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTSIGNAL_IS_HALTED
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTSIGNAL_IS_HALTED
+int8_t uniffi_actpass_uniffi_fn_method_nativehaltsignal_is_halted(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTSIGNAL_ON_HALT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEHALTSIGNAL_ON_HALT
+void uniffi_actpass_uniffi_fn_method_nativehaltsignal_on_halt(uint64_t ptr, uint64_t listener, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVERECORDING
@@ -441,6 +497,11 @@ uint64_t uniffi_actpass_uniffi_fn_constructor_nativescript_new(RustCallStatus *_
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ACKNOWLEDGEMENTS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ACKNOWLEDGEMENTS
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_acknowledgements(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER
 void uniffi_actpass_uniffi_fn_method_nativescript_answer(uint64_t ptr, RustBuffer answer, RustBuffer tool, RustCallStatus *_Nonnull out_status
@@ -469,6 +530,16 @@ RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_executions(uint64_t ptr,
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXPIRE
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_EXPIRE
 RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_expire(uint64_t ptr, RustBuffer approval, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_HALT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_HALT
+uint64_t uniffi_actpass_uniffi_fn_method_nativescript_halt(uint64_t ptr, RustBuffer scope, RustBuffer id, RustBuffer reason, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_LIFT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_LIFT
+uint64_t uniffi_actpass_uniffi_fn_method_nativescript_lift(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REJECT
@@ -1002,6 +1073,24 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_with_options(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTLISTENER_HALTED
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTLISTENER_HALTED
+uint16_t uniffi_actpass_uniffi_checksum_method_nativehaltlistener_halted(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTSIGNAL_IS_HALTED
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTSIGNAL_IS_HALTED
+uint16_t uniffi_actpass_uniffi_checksum_method_nativehaltsignal_is_halted(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTSIGNAL_ON_HALT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEHALTSIGNAL_ON_HALT
+uint16_t uniffi_actpass_uniffi_checksum_method_nativehaltsignal_on_halt(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVERECORDING_SEND
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVERECORDING_SEND
 uint16_t uniffi_actpass_uniffi_checksum_method_nativerecording_send(void
@@ -1038,6 +1127,12 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativecancel_cancel(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ACKNOWLEDGEMENTS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ACKNOWLEDGEMENTS
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_acknowledgements(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER
 uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_answer(void
@@ -1071,6 +1166,18 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_executions(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXPIRE
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_EXPIRE
 uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_expire(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_HALT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_HALT
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_halt(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_LIFT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_LIFT
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_lift(void
     
 );
 #endif

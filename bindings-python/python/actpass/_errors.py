@@ -340,7 +340,7 @@ class ActionBlockedError(ActPassError):
 
 
 def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str, bool]:
-    """Return the messages of a block, and whether it is retryable, for an outcome that a test or another process created."""
+    """Return the texts of a block and whether it is retryable, for an outcome of a test or another process."""
     from . import _native  # noqa: PLC0415
 
     failed = None

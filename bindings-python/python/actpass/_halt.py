@@ -20,9 +20,9 @@ class HaltedError(Exception):
 class HaltSignal:
     """Signals a running function that its action was stopped: ``ctx["halt"]``.
 
-    The function decides what to do: it can finish, or end early. It is signalled if it has run for longer than a second,
-    or if another response shows the stop; the gateway must support stops. Nothing is cancelled unless the function
-    uses :meth:`cancelling`. Safe to use from any thread.
+    The function decides what to do: it can finish, or end early. It is signalled if it has run for longer than a
+    second, or if another response shows the stop; the gateway must support stops. Nothing is cancelled unless the
+    function uses :meth:`cancelling`. Safe to use from any thread.
 
     >>> from actpass.testing import ScriptedGateway, allow
     >>> with ScriptedGateway() as gateway:

@@ -657,8 +657,30 @@ internal open class UniffiForeignFutureResultVoid(
 internal interface UniffiForeignFutureCompleteVoid : com.sun.jna.Callback {
     fun callback(`callbackData`: Long,`result`: UniffiForeignFutureResultVoid.UniffiByValue,)
 }
+internal interface UniffiCallbackInterfaceNativeHaltListenerMethod0 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
+}
 internal interface UniffiCallbackInterfaceNativeLoggerMethod0 : com.sun.jna.Callback {
     fun callback(`uniffiHandle`: Long,`event`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
+}
+@Structure.FieldOrder("uniffiFree", "uniffiClone", "halted")
+internal open class UniffiVTableCallbackInterfaceNativeHaltListener(
+    @JvmField internal var `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+    @JvmField internal var `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+    @JvmField internal var `halted`: UniffiCallbackInterfaceNativeHaltListenerMethod0? = null,
+) : Structure() {
+    class UniffiByValue(
+        `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+        `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+        `halted`: UniffiCallbackInterfaceNativeHaltListenerMethod0? = null,
+    ): UniffiVTableCallbackInterfaceNativeHaltListener(`uniffiFree`,`uniffiClone`,`halted`,), Structure.ByValue
+
+   internal fun uniffiSetValue(other: UniffiVTableCallbackInterfaceNativeHaltListener) {
+        `uniffiFree` = other.`uniffiFree`
+        `uniffiClone` = other.`uniffiClone`
+        `halted` = other.`halted`
+    }
+
 }
 @Structure.FieldOrder("uniffiFree", "uniffiClone", "log")
 internal open class UniffiVTableCallbackInterfaceNativeLogger(
@@ -764,6 +786,12 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_with_options(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativehaltlistener_halted(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativehaltsignal_is_halted(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativehaltsignal_on_halt(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativerecording_send(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativesession_decision(
@@ -776,6 +804,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativecancel_cancel(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_acknowledgements(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_answer(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_answer_next(
@@ -787,6 +817,10 @@ internal object IntegrityCheckingUniffiLib {
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_executions(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_expire(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_halt(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_lift(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativescript_reject(
     ): Int
@@ -814,6 +848,7 @@ internal object UniffiLib {
 
     init {
         Native.register(UniffiLib::class.java, findLibraryName(componentName = "actpass_native"))
+        uniffiCallbackInterfaceNativeHaltListener.register(this)
         uniffiCallbackInterfaceNativeLogger.register(this)
         
     }
@@ -853,6 +888,22 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_with_options(`ptr`: Long,`timeout`: RustBuffer.ByValue,`maxRetries`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
+    external fun uniffi_actpass_uniffi_fn_clone_nativehaltlistener(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_free_nativehaltlistener(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_init_callback_vtable_nativehaltlistener(`vtable`: UniffiVTableCallbackInterfaceNativeHaltListener,
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativehaltlistener_halted(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_clone_nativehaltsignal(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_free_nativehaltsignal(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativehaltsignal_is_halted(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Byte
+    external fun uniffi_actpass_uniffi_fn_method_nativehaltsignal_on_halt(`ptr`: Long,`listener`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
     external fun uniffi_actpass_uniffi_fn_clone_nativerecording(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_free_nativerecording(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -891,6 +942,8 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_actpass_uniffi_fn_constructor_nativescript_new(uniffi_out_err: UniffiRustCallStatus, 
     ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_acknowledgements(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativescript_answer(`ptr`: Long,`answer`: RustBuffer.ByValue,`tool`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
     external fun uniffi_actpass_uniffi_fn_method_nativescript_answer_next(`ptr`: Long,`answer`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -903,6 +956,10 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativescript_expire(`ptr`: Long,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_halt(`ptr`: Long,`scope`: RustBuffer.ByValue,`id`: RustBuffer.ByValue,`reason`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_lift(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativescript_reject(`ptr`: Long,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativescript_requests(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -1148,6 +1205,15 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() and 0xFFFF) != 47841) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativehaltlistener_halted() and 0xFFFF) != 40989) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativehaltsignal_is_halted() and 0xFFFF) != 56747) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativehaltsignal_on_halt() and 0xFFFF) != 18224) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativerecording_send() and 0xFFFF) != 4929) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1166,6 +1232,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() and 0xFFFF) != 26493) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_acknowledgements() and 0xFFFF) != 39275) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 18056) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1182,6 +1251,12 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_expire() and 0xFFFF) != 44100) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_halt() and 0xFFFF) != 18213) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_lift() and 0xFFFF) != 44677) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_reject() and 0xFFFF) != 3209) {
@@ -2636,6 +2711,615 @@ public object FfiConverterTypeNativeClient: FfiConverter<NativeClient, Long> {
 
 
 /**
+ * The listener of a public API layer. It runs on the background thread and must not block.
+ */
+public interface NativeHaltListener {
+    
+    /**
+     * The action was stopped.
+     */
+    fun `halted`()
+    
+    companion object
+}
+
+/**
+ * The listener of a public API layer. It runs on the background thread and must not block.
+ */
+open class NativeHaltListenerImpl: Disposable, AutoCloseable, NativeHaltListener
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativehaltlistener(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativehaltlistener(handle, status)
+        }
+    }
+
+    
+    /**
+     * The action was stopped.
+     */override fun `halted`()
+        = 
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativehaltlistener_halted(
+        it,
+        _status)
+}
+    }
+    
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+
+// Put the implementation in an object so we don't pollute the top-level namespace
+internal object uniffiCallbackInterfaceNativeHaltListener {
+    internal object `halted`: UniffiCallbackInterfaceNativeHaltListenerMethod0 {
+        override fun callback(`uniffiHandle`: Long,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeNativeHaltListener.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`halted`(
+                )
+            }
+            val writeReturn = { _: Unit -> Unit }
+            uniffiTraitInterfaceCall(uniffiCallStatus, makeCall, writeReturn)
+        }
+    }
+
+    internal object uniffiFree: UniffiCallbackInterfaceFree {
+        override fun callback(handle: Long) {
+            FfiConverterTypeNativeHaltListener.handleMap.remove(handle)
+        }
+    }
+
+    internal object uniffiClone: UniffiCallbackInterfaceClone {
+        override fun callback(handle: Long): Long {
+            return FfiConverterTypeNativeHaltListener.handleMap.clone(handle)
+        }
+    }
+
+    internal var vtable = UniffiVTableCallbackInterfaceNativeHaltListener.UniffiByValue(
+        uniffiFree,
+        uniffiClone,
+        `halted`,
+    )
+
+    // Registers the foreign callback with the Rust side.
+    // This method is generated for each callback interface.
+    internal fun register(lib: UniffiLib) {
+        lib.uniffi_actpass_uniffi_fn_init_callback_vtable_nativehaltlistener(vtable)
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeHaltListener: FfiConverter<NativeHaltListener, Long> {
+    internal val handleMap = UniffiHandleMap<NativeHaltListener>()
+
+    override fun lower(value: NativeHaltListener): Long {
+        if (value is NativeHaltListenerImpl) {
+             // Rust-implemented object.  Clone the handle and return it
+            return value.uniffiCloneHandle()
+         } else {
+            // Kotlin object, generate a new vtable handle and return that.
+            return handleMap.insert(value)
+         }
+    }
+
+    override fun lift(value: Long): NativeHaltListener {
+        if ((value and 1.toLong()) == 0.toLong()) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return NativeHaltListenerImpl(UniffiWithHandle, value)
+        } else {
+            // Kotlin-generated handle, get the object from the handle map
+            return handleMap.remove(value)
+        }
+    }
+
+    override fun read(buf: ByteBuffer): NativeHaltListener {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: NativeHaltListener) = 8UL
+
+    override fun write(value: NativeHaltListener, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * Signals that an action was stopped while its function runs.
+ */
+public interface NativeHaltSignalInterface {
+    
+    /**
+     * Whether the action was stopped.
+     */
+    fun `isHalted`(): kotlin.Boolean
+    
+    /**
+     * Calls `listener` once when the action is stopped, immediately if it is already.
+     */
+    fun `onHalt`(`listener`: NativeHaltListener)
+    
+    companion object
+}
+
+/**
+ * Signals that an action was stopped while its function runs.
+ */
+open class NativeHaltSignal: Disposable, AutoCloseable, NativeHaltSignalInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativehaltsignal(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativehaltsignal(handle, status)
+        }
+    }
+
+    
+    /**
+     * Whether the action was stopped.
+     */override fun `isHalted`(): kotlin.Boolean {
+            return FfiConverterBoolean.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativehaltsignal_is_halted(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Calls `listener` once when the action is stopped, immediately if it is already.
+     */override fun `onHalt`(`listener`: NativeHaltListener)
+        = 
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativehaltsignal_on_halt(
+        it,
+        
+        FfiConverterTypeNativeHaltListener.lower(`listener`),_status)
+}
+    }
+    
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeHaltSignal: FfiConverter<NativeHaltSignal, Long> {
+    override fun lower(value: NativeHaltSignal): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): NativeHaltSignal {
+        return NativeHaltSignal(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): NativeHaltSignal {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: NativeHaltSignal) = 8UL
+
+    override fun write(value: NativeHaltSignal, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
  * The logger of a public API layer.
  */
 public interface NativeLogger {
@@ -3239,6 +3923,11 @@ public object FfiConverterTypeNativeRecording: FfiConverter<NativeRecording, Lon
 public interface NativeScriptInterface {
     
     /**
+     * The JSON texts of the acknowledgements of stops so far.
+     */
+    fun `acknowledgements`(): List<kotlin.String>
+    
+    /**
      * Sets the response to preflights of a tool; of every tool if none is named.
      */
     fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
@@ -3267,6 +3956,17 @@ public interface NativeScriptInterface {
      * Lets an approval expire, given by its id or by its tool. Returns its id.
      */
     fun `expire`(`approval`: kotlin.String): kotlin.String
+    
+    /**
+     * Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+     * epoch.
+     */
+    fun `halt`(`scope`: kotlin.String, `id`: kotlin.String?, `reason`: kotlin.String): kotlin.ULong
+    
+    /**
+     * Lifts all stops. Returns the new epoch.
+     */
+    fun `lift`(): kotlin.ULong
     
     /**
      * Rejects an approval, given by its id or by its tool. Returns its id.
@@ -3398,6 +4098,22 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
+     * The JSON texts of the acknowledgements of stops so far.
+     */override fun `acknowledgements`(): List<kotlin.String> {
+            return FfiConverterSequenceString.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_acknowledgements(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
      * Sets the response to preflights of a tool; of every tool if none is named.
      */
     @Throws(NativeException::class)override fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
@@ -3493,6 +4209,43 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
         it,
         
         FfiConverterString.lower(`approval`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Stops the actions of a scope: `agent`, `tool`, `user`, `tenant` or `all`. Returns the new
+     * epoch.
+     */
+    @Throws(NativeException::class)override fun `halt`(`scope`: kotlin.String, `id`: kotlin.String?, `reason`: kotlin.String): kotlin.ULong {
+            return FfiConverterULong.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_halt(
+        it,
+        
+        FfiConverterString.lower(`scope`),
+        FfiConverterOptionalString.lower(`id`),
+        FfiConverterString.lower(`reason`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Lifts all stops. Returns the new epoch.
+     */override fun `lift`(): kotlin.ULong {
+            return FfiConverterULong.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_lift(
+        it,
+        _status)
 }
     }
     )
@@ -4188,6 +4941,11 @@ data class NativeBlockTexts (
      * For a model.
      */
     val `model`: kotlin.String
+    , 
+    /**
+     * Whether the same call may succeed later.
+     */
+    val `retryable`: kotlin.Boolean
     
 ){
     
@@ -4206,17 +4964,20 @@ public object FfiConverterTypeNativeBlockTexts: FfiConverterRustBuffer<NativeBlo
         return NativeBlockTexts(
             FfiConverterString.read(buf),
             FfiConverterString.read(buf),
+            FfiConverterBoolean.read(buf),
         )
     }
 
     override fun allocationSize(value: NativeBlockTexts) = (
             FfiConverterString.allocationSize(value.`developer`) +
-            FfiConverterString.allocationSize(value.`model`)
+            FfiConverterString.allocationSize(value.`model`) +
+            FfiConverterBoolean.allocationSize(value.`retryable`)
     )
 
     override fun write(value: NativeBlockTexts, buf: ByteBuffer) {
             FfiConverterString.write(value.`developer`, buf)
             FfiConverterString.write(value.`model`, buf)
+            FfiConverterBoolean.write(value.`retryable`, buf)
     }
 }
 
@@ -4306,12 +5067,27 @@ data class NativeContext (
      * The secret for the tool.
      */
     val `credential`: NativeCredential?
+    , 
+    /**
+     * Signals that the action was stopped.
+     */
+    val `halt`: NativeHaltSignal
     
-){
+): Disposable{
     
 
     
 
+    
+    @Suppress("UNNECESSARY_SAFE_CALL") // codegen is much simpler if we unconditionally emit safe calls here
+    override fun destroy() {
+        
+    Disposable.destroy(
+        this.`decision`,
+        this.`credential`,
+        this.`halt`
+    )
+    }
     
     companion object
 }
@@ -4324,17 +5100,20 @@ public object FfiConverterTypeNativeContext: FfiConverterRustBuffer<NativeContex
         return NativeContext(
             FfiConverterTypeNativeDecision.read(buf),
             FfiConverterOptionalTypeNativeCredential.read(buf),
+            FfiConverterTypeNativeHaltSignal.read(buf),
         )
     }
 
     override fun allocationSize(value: NativeContext) = (
             FfiConverterTypeNativeDecision.allocationSize(value.`decision`) +
-            FfiConverterOptionalTypeNativeCredential.allocationSize(value.`credential`)
+            FfiConverterOptionalTypeNativeCredential.allocationSize(value.`credential`) +
+            FfiConverterTypeNativeHaltSignal.allocationSize(value.`halt`)
     )
 
     override fun write(value: NativeContext, buf: ByteBuffer) {
             FfiConverterTypeNativeDecision.write(value.`decision`, buf)
             FfiConverterOptionalTypeNativeCredential.write(value.`credential`, buf)
+            FfiConverterTypeNativeHaltSignal.write(value.`halt`, buf)
     }
 }
 
@@ -5731,7 +6510,7 @@ public object FfiConverterTypeNativeApprovalStatus: FfiConverterRustBuffer<Nativ
 /**
  * The result of spending a permit.
  */
-sealed class NativeBegun {
+sealed class NativeBegun: Disposable  {
     
     /**
      * The action may not run.
@@ -5764,6 +6543,26 @@ sealed class NativeBegun {
     }
     
 
+    
+    @Suppress("UNNECESSARY_SAFE_CALL") // codegen is much simpler if we unconditionally emit safe calls here
+    override fun destroy() {
+        when(this) {
+            is NativeBegun.Blocked -> {
+                
+    Disposable.destroy(
+        this.`blocked`
+    )
+                
+            }
+            is NativeBegun.Running -> {
+                
+    Disposable.destroy(
+        this.`context`
+    )
+                
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
     
 
     
