@@ -23,10 +23,11 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum number of attempts to send an acknowledgement.
 const MAX_ACKNOWLEDGEMENTS: u32 = 5;
+
 impl HaltWatch {
     /// Runs until the client has no running function. Sends with `actpass`.
     pub async fn run(mut self, actpass: &ActPass) {
-        let mut failures = 0;
+        let (mut failures, mut unsent) = (0, 0);
         let mut paused_until = Moment::default();
         loop {
             let now = actpass.clock().now();
@@ -43,8 +44,10 @@ impl HaltWatch {
                 Next::Ask(subject, epoch) => self.ask(actpass, &subject, epoch).await,
                 Next::Acknowledge(acknowledgement) => {
                     let is_sent = self.acknowledge(actpass, acknowledgement).await;
-                    if is_sent || failures + 1 >= MAX_ACKNOWLEDGEMENTS {
+                    unsent += 1;
+                    if is_sent || unsent >= MAX_ACKNOWLEDGEMENTS {
                         self.halts.settle(acknowledgement);
+                        unsent = 0;
                     }
                     is_sent
                 }
