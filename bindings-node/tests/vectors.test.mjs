@@ -270,7 +270,7 @@ describe('vectors', { concurrency: 8 }, () => {
     assert.deepEqual(
       [...new Set(names.map((name) => name.split('/')[0]))],
       [
-        ...['changes', 'circuit', 'failures', ...(native.hasTestHooks ? ['lost'] : [])],
+        ...['changes', 'circuit', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
         ...['outcomes', 'replays', 'retries', 'table', 'texts', 'unmapped'],
       ],
     );

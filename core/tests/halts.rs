@@ -491,7 +491,9 @@ async fn signal_calls_listeners_once() {
     let running = actpass.guard(&action, async |context| {
         let count = |calls: &Arc<AtomicUsize>| {
             let calls = Arc::clone(calls);
-            move || drop(calls.fetch_add(1, Ordering::SeqCst))
+            move || {
+                calls.fetch_add(1, Ordering::SeqCst);
+            }
         };
         context.halt().on_halt(|| panic!("a listener that panics"));
         context.halt().on_halt(count(&calls));

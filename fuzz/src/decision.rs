@@ -56,7 +56,11 @@ pub(crate) fn run(data: &[u8]) {
         // A fixed response loses no attempt, so a replay never belongs to this call.
         let first = matches!(answer.get("replayed"), None | Some(Value::Null | Value::Bool(false)));
         let aged = answer.get("replay_age_ms").is_none_or(|age| age.is_null() || age.is_u64());
-        (bound && first && aged).then(|| answer.get("decision").and_then(Value::as_str).map(str::to_owned))?
+        let epoch = answer
+            .get("halt_epoch")
+            .is_none_or(|epoch| epoch.is_null() || epoch.as_u64().is_some_and(|epoch| epoch < 1 << 53));
+        (bound && first && aged && epoch)
+            .then(|| answer.get("decision").and_then(Value::as_str).map(str::to_owned))?
     });
     let may = match (mode, word.as_deref()) {
         (Mode::Monitor, _) => true,
@@ -83,7 +87,7 @@ pub(crate) fn run(data: &[u8]) {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     static BODIES: LazyLock<Vec<String>> = LazyLock::new(|| {
         let mut bodies = Vec::new();
-        for area in ["failures", "replays", "table", "retries"] {
+        for area in ["failures", "halts", "replays", "table", "retries"] {
             for path in crate::files(&format!("tests/vectors/{area}"), "json") {
                 let vector: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
                 for step in vector["gateway"]["steps"].as_array().into_iter().flatten() {
