@@ -882,7 +882,7 @@ impl State {
 
     fn issue(&mut self, request: &Json) -> Reply {
         if let Some(halt) = self.halt_of(&HaltSubject::of_body(request)) {
-            return error(403, "halted", halt.summary());
+            return error(409, "halted", halt.summary());
         }
         let count = self.passports.len() + 1;
         let (jti, token) = (format!("ap_{count}"), format!("test.passport.{count}"));

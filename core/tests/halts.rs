@@ -520,7 +520,7 @@ async fn stopped_passport_is_invalid() {
     let verify = VerifyRequest::new(passport.token(), "audience");
     assert_eq!(actpass.verify_passport(&verify).await.unwrap().errors(), ["halted"]);
     let error = actpass.issue_passport(&request).await.unwrap_err();
-    assert_eq!((error.status(), error.code()), (Some(403), "actpass.forbidden"));
+    assert_eq!((error.status(), error.code()), (Some(409), "actpass.gateway_error"));
     gateway.lift();
     assert!(actpass.verify_passport(&verify).await.unwrap().is_valid());
 }
