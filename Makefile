@@ -291,7 +291,7 @@ test-adapters: $(TEST_VENV)/installed debug
 		$(TIMED) 'tests: adapters' $(PYTHON) tests/adapters/run.py --language python $(if $(OLDEST),--oldest) $(FRAMEWORKS); \
 	else exit 1; fi
 	$(if $(OLDEST)$(FRAMEWORKS),,$(TIMED) 'tests: MCP proxy' scripts/lib.sh keep_output target/test-output/adapters-mcp-proxy.log \
-		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) --test proxy -- --ignored --nocapture)
+		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) --test clients -- --ignored --nocapture --test-threads 1)
 
 secret-scan: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak test-adapters
 	scripts/secret-scan tests/secrets.txt target/test-output

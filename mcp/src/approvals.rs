@@ -11,10 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::ValueEnum;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use crate::message::{Id, RpcError, response_head};
+use crate::message::{INPUT, Id, RpcError, response_head};
 
-/// The key of the proxy's request among the `inputRequests` of a result.
-pub(crate) const INPUT: &str = "actpass_approval";
 /// The validity of request state.
 const STATE_VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// The most states that are remembered as used. Beyond it, no state is issued.
@@ -25,7 +23,7 @@ const MAX_STATE: usize = 64 * 1024;
 /// The handling of a call that needs approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Approvals {
-    /// Elicitation by URL if the client declares it; else hold if the call has a progress token; else tell.
+    /// Elicitation by URL if the client declares it; else `hold` for a call with a progress token; else `tell`.
     Auto,
     /// The result states that approval is needed. After it, the same call runs.
     Tell,
@@ -207,7 +205,7 @@ pub(crate) fn elicitation(id: &Id, elicitation: &str, url: &str, tool: &str, app
     out.into_string().into_bytes()
 }
 
-/// The notification that an elicitation of the proxy is over: up to 2025-11-25.
+/// The notification that an elicitation of the proxy has ended: up to 2025-11-25.
 pub(crate) fn elicitation_complete(elicitation: &str) -> Vec<u8> {
     let mut out = response_head(None);
     out.raw(r#""method":"notifications/elicitation/complete","params":{"elicitationId":"#);
@@ -216,7 +214,7 @@ pub(crate) fn elicitation_complete(elicitation: &str) -> Vec<u8> {
     out.into_string().into_bytes()
 }
 
-/// The result that leads a person to `url` and asks for the call again: 2026-07-28 and later.
+/// The result that leads a person to `url` and requests the call again: 2026-07-28 and later.
 pub(crate) fn input_required(id: &Id, url: &str, tool: &str, approval: &str, state: &str) -> Vec<u8> {
     let mut out = response_head(Some(id));
     out.raw(r#""result":{"resultType":"input_required","inputRequests":{"#);

@@ -10,10 +10,10 @@ use reqwest::redirect;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use crate::exchange::{End, FromServer, Outgoing};
 use crate::message::{Id, read_server_line};
-use crate::session::End;
 use crate::tools::tools;
-use crate::upstream::{FromServer, Outgoing, ServerIn, ServerOut, Target, connect};
+use crate::upstream::{ServerIn, ServerOut, Target, connect};
 
 /// The protocol version without a handshake.
 const STATELESS: &str = "2026-07-28";

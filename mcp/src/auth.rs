@@ -131,7 +131,7 @@ impl ResourceServer {
         Ok(Self { resource, issuers, scopes, source, keys: Mutex::default(), http })
     }
 
-    /// The identifier as it was given, without the slash that a URL without path gets.
+    /// The configured identifier, without the slash that a URL without path gets.
     fn identifier(&self) -> &str {
         match self.resource.path() {
             "/" => self.resource.as_str().trim_end_matches('/'),
@@ -260,7 +260,7 @@ impl ResourceServer {
         Ok(Token { issuer: issuer.to_owned(), subject: subject.to_owned() })
     }
 
-    /// The keys, read again if none has the id of the token's key.
+    /// The keys. They are read again if the id of the token's key is missing.
     async fn keys(&self, token: &Parsed<'_>) -> Result<Vec<Key>, String> {
         let mut cached = self.keys.lock().await;
         if let Some(found) = &*cached {

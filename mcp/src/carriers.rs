@@ -10,7 +10,7 @@ use crate::message::{Call, RpcError};
 /// The argument that carries the values if an intermediary passes nothing else.
 pub(crate) const ARGUMENT: &str = "_actpass";
 
-/// Values that the transport carries beside a message, because an intermediary may strip `_meta`.
+/// Values that the transport carries next to a message, because an intermediary may strip `_meta`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Carriers {
     pub(crate) goal: Option<String>,

@@ -109,7 +109,7 @@ impl Delivery {
     }
 }
 
-/// The fields of a server-sent event, beside its data.
+/// The fields of a server-sent event, without its data.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Event {
     pub(crate) id: Option<String>,
@@ -196,7 +196,7 @@ struct Listening {
 struct Open {
     id: Id,
     token: Option<Id>,
-    /// Whether the request asks for log messages.
+    /// Whether the request enables log messages.
     has_logs: bool,
     /// Whether it is the request for a stream of notifications, which carry its id.
     is_subscription: bool,

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 pub(crate) struct Members<'t>(pub(crate) Vec<(String, &'t str)>);
 
 impl<'t> Members<'t> {
-    /// Parses the object `text`; `None` if it is none.
+    /// Parses the object `text`; `None` for any other value.
     pub(crate) fn parse(text: &'t str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

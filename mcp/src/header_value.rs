@@ -7,7 +7,7 @@ use reqwest::header::HeaderValue;
 const PREFIX: &str = "=?base64?";
 const SUFFIX: &str = "?=";
 
-/// The header value of `text`: as it is, or encoded if it is not plain ASCII.
+/// The header value of `text`: unchanged, or encoded if it is not plain ASCII.
 pub(crate) fn encode(text: &str) -> HeaderValue {
     let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
         && text.trim() == text

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actpass_core::Json;
@@ -13,13 +13,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::client::Event;
+use crate::exchange::{End, FromServer, Origin, Outgoing, lock};
 use crate::header_value;
 use crate::lines::MAX_MESSAGE;
 use crate::message::{Id, RpcError, one_line, read_server_line, response_head};
 use crate::server::INPUT_END;
-use crate::session::End;
 use crate::sse::Events;
-use crate::upstream::{FromServer, Origin, Outgoing};
 use crate::warn;
 
 pub(crate) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -133,7 +132,7 @@ pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
 /// A session with the server.
 pub(crate) struct Connection {
     server: Arc<HttpServer>,
-    /// What the server assigned and chose in `initialize`.
+    /// The session id and the version from the response to `initialize`.
     session: Mutex<Option<HeaderValue>>,
     version: Mutex<Option<HeaderValue>>,
     events: mpsc::Sender<FromServer>,
@@ -144,11 +143,6 @@ pub(crate) struct Connection {
     /// Whether the proxy opens the stream for messages that belong to no request, because the client
     /// cannot.
     listens: bool,
-}
-
-/// Locks `mutex`, also after a panic.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Aborts the requests in flight.
@@ -322,7 +316,7 @@ impl Connection {
             headers.remove(SESSION);
             headers.remove(VERSION);
         }
-        // The headers repeat the members of the message that was judged, not those of the client.
+        // The headers repeat the members of the evaluated message, not those of the client.
         if let Some(version) = &message.version {
             let texts =
                 [(VERSION, Some(version)), (METHOD, message.method.as_ref()), (NAME, message.name.as_ref())];

@@ -20,8 +20,8 @@ use reqwest::header::{
     ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, StatusCode, Url};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -31,12 +31,13 @@ use crate::carriers::Carriers;
 use crate::client::{
     ClientEvent, ClientIn, ClientOut, Deliveries, Delivery, Incoming, Replies, Reply, read_text,
 };
-use crate::http_server::{LAST_EVENT, METHOD, NAME, SESSION, VERSION, VIA, lock};
+use crate::exchange::{End, lock};
+use crate::http_server::{LAST_EVENT, METHOD, NAME, SESSION, VERSION, VIA};
 use crate::lines::MAX_MESSAGE;
 use crate::message::{ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, one_line, read_server_line};
 use crate::proxy::{drive, interrupted};
 use crate::session::{Session, Shared};
-use crate::tools::Definitions;
+use crate::tools::{Definitions, PARAMETER};
 use crate::upstream::{Target, connect};
 use crate::{header_value, sse, warn};
 
@@ -52,21 +53,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const SWEEP: Duration = Duration::from_secs(60);
 /// Longest wait for the end of sessions after the end of the proxy.
-const END: Duration = Duration::from_secs(12);
+const SHUTDOWN: Duration = Duration::from_secs(12);
+/// The most connections at the same time. Further ones wait.
+const MAX_CONNECTIONS: usize = 1024;
 /// The most bytes of the headers of a request.
 const MAX_HEADERS: usize = 64 * 1024;
 
 const GOAL: HeaderName = HeaderName::from_static("actpass-goal");
 const USER: HeaderName = HeaderName::from_static("actpass-user-id");
 const PASSPORT: HeaderName = HeaderName::from_static("actpass-passport");
-/// The prefix of the headers of tool parameters.
-const PARAMETER: &str = "mcp-param-";
 
 /// The settings of the endpoint.
 pub(crate) struct ListenSettings {
     pub(crate) address: SocketAddr,
     pub(crate) path: String,
-    /// The hosts beside those of the address, each with a port unless it is the default one.
+    /// More hosts than those of the address, each with a port unless it is the default one.
     pub(crate) hosts: Vec<String>,
     /// The origins of web pages that may connect.
     pub(crate) origins: Vec<String>,
@@ -102,7 +103,7 @@ struct Open {
     used: Mutex<Instant>,
 }
 
-/// What distinguishes a request from the others of its session.
+/// The values that distinguish a request from the others of its session.
 #[derive(Clone, PartialEq)]
 struct Active {
     number: u64,
@@ -140,11 +141,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
     }
     let routes = routes.with_state(Arc::clone(&lobby));
     crate::say(format_args!("listening on http://{address}{path}"))?;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(MAX_HEADERS);
     let mut stop = Box::pin(interrupted());
     let mut sweep = tokio::time::interval(SWEEP);
     let mut connections = JoinSet::new();
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
             () = &mut stop => break,
@@ -153,18 +155,19 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
                 while connections.try_join_next().is_some() {}
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            accepted = admit(&listener, &permits) => accepted,
         };
         match accepted {
             Err(error) => {
                 warn(format_args!("cannot accept a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Ok((stream, _)) => {
+            Ok((stream, permit)) => {
                 let _ = stream.set_nodelay(true);
                 let (builder, service) = (builder.clone(), TowerToHyperService::new(routes.clone()));
                 connections.spawn(async move {
                     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    drop(permit);
                 });
             }
         }
@@ -174,8 +177,18 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
         let _ = open.events.send(ClientEvent::End);
     }
     let mut tasks = std::mem::take(&mut *lock(&lobby.tasks));
-    let _ = timeout(END, async { while tasks.join_next().await.is_some() {} }).await;
+    let _ = timeout(SHUTDOWN, async { while tasks.join_next().await.is_some() {} }).await;
     Ok(())
+}
+
+/// Accepts a connection as soon as another one may be open.
+async fn admit(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
 }
 
 impl Lobby {
@@ -216,7 +229,7 @@ impl Lobby {
             let end = drive(session, verdicts, &mut from_client, from_server, std::future::pending()).await;
             lock(&lobby.sessions).remove(&key);
             lock(&lobby.pool).retain(|open| open.key != key);
-            if !matches!(end, crate::session::End::Client) {
+            if !matches!(end, End::Client) {
                 warn(end);
             }
         });
@@ -601,7 +614,7 @@ fn carriers(headers: &HeaderMap) -> Result<Carriers, Problem> {
     })
 }
 
-/// A response in progress. Dropping it tells the session that the client no longer reads.
+/// A response in progress. If it is dropped, the session gets an event.
 struct Answer {
     open: Arc<Open>,
     number: u64,

@@ -11,6 +11,7 @@ mod auth;
 mod carriers;
 mod client;
 mod edit;
+mod exchange;
 mod header_value;
 mod http_server;
 mod lines;
@@ -88,7 +89,7 @@ struct ServerArguments {
     /// File with the bearer token for the server, read for each request.
     #[arg(long, value_name = "FILE", requires = "upstream")]
     upstream_token_file: Option<PathBuf>,
-    /// File with certificates of a private authority, in PEM, beside those of the system.
+    /// File with certificates of a private authority, in PEM. Those of the system stay valid.
     #[arg(long, value_name = "FILE", requires = "upstream")]
     ca: Option<PathBuf>,
     /// Permit --upstream with http to another machine: its tokens and calls are readable on the network.
@@ -174,7 +175,7 @@ struct ListenArguments {
     /// Path of the endpoint.
     #[arg(long, value_name = "PATH", default_value = "/mcp", requires = "listen", value_parser = url_path)]
     path: String,
-    /// Host, with a port unless it is the default one, that clients may use beside the address.
+    /// Host, with a port unless it is the default one, that clients may use, as well as the address.
     #[arg(long, value_name = "HOST", requires = "listen", value_parser = lower_case)]
     allow_host: Vec<String>,
     /// Origin of a web page that may connect. Without it no page may.

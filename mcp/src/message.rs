@@ -9,10 +9,10 @@ use actpass_core::{Json, Traceparent};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::approvals::INPUT;
-
 /// The method of a call that the guard decides about.
 pub(crate) const TOOLS_CALL: &str = "tools/call";
+/// The key of the proxy's request among the `inputRequests` of a result.
+pub(crate) const INPUT: &str = "actpass_approval";
 /// The notification that cancels a request.
 pub(crate) const CANCELLED: &str = "notifications/cancelled";
 /// The member of `_meta` with the protocol version of a request: 2026-07-28 and later.
@@ -206,7 +206,7 @@ impl ClientMessage {
         self.params.as_ref()?.member(name)?.as_str()
     }
 
-    /// Whether the request asks for log messages: 2026-07-28 and later.
+    /// Whether the request enables log messages: 2026-07-28 and later.
     pub(crate) fn has_logs(&self) -> bool {
         self.meta_text("io.modelcontextprotocol/logLevel").is_some()
     }

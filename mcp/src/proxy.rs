@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::client::{ClientIn, ClientOut};
+use crate::exchange::End;
 use crate::lines::{Outbox, read_lines};
 use crate::server::INPUT_END;
-use crate::session::{Decided, End, Session, Shared};
+use crate::session::{Decided, Session, Shared};
 use crate::upstream::{ServerIn, connect};
 
 /// Runs a session over the standard streams until the client or the server ends it.

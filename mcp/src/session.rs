@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -22,13 +21,13 @@ use crate::approvals::{
 use crate::carriers::{Carriers, complete, take_argument};
 use crate::client::{About, ClientEvent, ClientOut, Delivery, Incoming};
 use crate::edit::{Members, replace};
-use crate::http_server::lock;
+use crate::exchange::{End, FromServer, Origin, Outgoing, lock};
 use crate::message::{
     CANCELLED, Call, ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, blocked_result, read_server_line,
     waiting,
 };
 use crate::tools::Definitions;
-use crate::upstream::{FromServer, Origin, Outgoing, ServerOut, Target};
+use crate::upstream::{ServerOut, Target};
 use crate::warn;
 
 /// The delay of the first progress of a call that is held, and the interval of the others.
@@ -60,7 +59,7 @@ pub(crate) struct Options {
     pub(crate) target: Target,
 }
 
-/// What every session of a proxy shares.
+/// The settings and clients that all sessions of a proxy share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) actpass: ActPass,
@@ -73,28 +72,6 @@ impl Shared {
         let is_plain = approval.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
         let base = self.options.approval_page.as_deref().unwrap_or(self.actpass.base_url());
         is_plain.then(|| format!("{}/approvals/{approval}", base.trim_end_matches('/')))
-    }
-}
-
-/// The reason of the end of a session.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The client closed a stream.
-    Client,
-    Interrupted,
-    /// The server closed its output.
-    ServerOutput,
-    Broken(String),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "the client closed the connection",
-            Self::Interrupted => "the proxy was stopped",
-            Self::ServerOutput => "the server closed its standard output",
-            Self::Broken(problem) => problem,
-        })
     }
 }
 
@@ -145,10 +122,19 @@ struct Deciding {
     action: Action,
     client: ActPass,
     principal: String,
-    /// The call's digest; `None` if it has none.
+    /// The call's digest; `None` without a canonical form.
     digest: Option<String>,
     wait: Option<Wait>,
-    task: AbortHandle,
+    /// `None` until the decision is requested.
+    task: Option<AbortHandle>,
+}
+
+impl Deciding {
+    fn abort(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 /// The wait of a call for its approval.
@@ -299,14 +285,14 @@ impl Session {
         match self.deciding.remove(id) {
             None => false,
             Some(call) => {
-                call.task.abort();
+                call.abort();
                 self.end_wait(id, call.wait.as_ref());
                 true
             }
         }
     }
 
-    /// Tells the client that the elicitation about a call is over.
+    /// Reports the end of the elicitation about a call to the client.
     fn end_wait(&mut self, id: &Id, wait: Option<&Wait>) {
         if let Some(elicitation) = wait.and_then(|wait| wait.elicitation.as_deref()) {
             self.elicited.retain(|_, call| call != id);
@@ -323,7 +309,7 @@ impl Session {
             Some("accept") => {}
             answer => {
                 let Some(call) = self.deciding.remove(&id) else { return };
-                call.task.abort();
+                call.abort();
                 self.decline(&id, &call, answer);
             }
         }
@@ -454,7 +440,7 @@ impl Session {
         }
     }
 
-    /// Notes a request that needs no response, and forgets the oldest of many.
+    /// Notes a request that needs no response, and removes the oldest of many.
     fn close(&mut self, id: Id) {
         self.closed.push_back(id);
         if self.closed.len() > MAX_CLOSED {
@@ -531,10 +517,14 @@ impl Session {
             }
         };
         let answer = call.elicited.clone();
-        let task = tokio::spawn(async {}).abort_handle();
-        let message = Outgoing { headers: carriers.headers.clone(), ..Outgoing::new(&text, message) };
+        // A client over HTTP has repeated the parameters in headers; one over stdio has not.
+        let headers = match &self.to_client {
+            ClientOut::Lines(_) => lock(&self.definitions).headers(&call.name, &call.arguments),
+            ClientOut::Replies(_) => carriers.headers.clone(),
+        };
+        let message = Outgoing { headers, ..Outgoing::new(&text, message) };
         let deciding =
-            Deciding { number: 0, message, call, tool, action, client, principal, digest, wait, task };
+            Deciding { number: 0, message, call, tool, action, client, principal, digest, wait, task: None };
         match (&deciding.wait, answer.as_deref()) {
             (Some(_), Some("decline" | "cancel")) => self.decline(id, &deciding, answer.as_deref()),
             (Some(_) | None, _) => self.decide(id, deciding),
@@ -577,7 +567,7 @@ impl Session {
             };
             let _ = verdicts.send(Decided { id: decided, number, news: News::Verdict(Box::new(verdict)) });
         });
-        call.task = task.abort_handle();
+        call.task = Some(task.abort_handle());
         self.deciding.insert(id.clone(), call);
     }
 
@@ -616,7 +606,7 @@ impl Session {
         }
     }
 
-    /// Leads the person to the approval of a call, holds it, or tells the client.
+    /// Leads the person to the approval of a call, holds the call, or answers that it is pending.
     fn approve(&mut self, id: &Id, mut call: Deciding, blocked: &Blocked) {
         let Some(approval) = blocked.approval().map(|pending| pending.id().to_owned()) else {
             return self.block(id, blocked, call.call.has_result_type);
@@ -798,7 +788,7 @@ impl Session {
     /// Ends the decisions about calls. They are answered unless the client has ended the session.
     pub(crate) fn end_decisions(&mut self, end: &End) {
         for (id, call) in std::mem::take(&mut self.deciding) {
-            call.task.abort();
+            call.abort();
             if !matches!(end, End::Client) {
                 let problem = format_args!("{end}; the call was not run");
                 self.respond(Some(&id), &RpcError::internal(problem));

@@ -9,7 +9,7 @@ pub(crate) struct Received {
     pub(crate) data: String,
     pub(crate) id: Option<String>,
     pub(crate) retry: Option<u64>,
-    /// The type, without which it is a message.
+    /// The type. An event without a type is a message.
     kind: String,
 }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_what_it_parses() {
+    fn written_events_are_parsed() {
         let event = Event { id: Some("7-1".to_owned()), retry: Some(5) };
         let found = Events::default().add(write(&event, "{\"a\": 1}").as_bytes()).unwrap();
         assert_eq!((found[0].id.as_deref(), found[0].retry), (Some("7-1"), Some(5)));

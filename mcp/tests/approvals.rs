@@ -1,5 +1,12 @@
 //! Approvals in MCP's own way, with the real gateway. The transcripts are those of the documentation.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -269,7 +276,7 @@ fn approval_without_an_answer_to_the_elicitation_runs_the_call() {
 }
 
 #[test]
-fn input_required_result_asks_for_the_call_again() {
+fn input_required_result_requests_the_call_again() {
     let Some(gateway) = Gateway::start() else { return };
     let mut session = Session::start(&gateway, &[]);
     session.send(&stateless(1, 25_000, &by_url()));
@@ -296,8 +303,8 @@ fn input_required_result_asks_for_the_call_again() {
     let refused = session.read();
     assert_eq!(refused["error"]["code"], -32602);
     assert!(refused["error"]["message"].as_str().unwrap().contains("another call"));
-    let forged = format!("{}A", &state[..state.len() - 1]);
-    session.send(&retry(3, 25_000, if forged == state { "actpass1.stripe.x" } else { &forged }, "accept"));
+    let last = if state.ends_with('A') { "B" } else { "A" };
+    session.send(&retry(3, 25_000, &format!("{}{last}", &state[..state.len() - 1]), "accept"));
     assert!(session.read()["error"]["message"].as_str().unwrap().contains("not issued"));
     session.transcript.truncate(noted);
 
@@ -396,7 +403,7 @@ fn told_call_is_found_by_its_action() {
     assert!(text(&session.read()).contains("require_approval"));
     assert_eq!(session.ran(), 1);
 
-    // Elicitation by form only, an earlier version, and --approvals tell: the client is told.
+    // Elicitation by form only, an earlier version, and --approvals tell: the model reads that it waits.
     let mut form = Session::start(&gateway, &[]);
     form.initialize("2025-11-25", &json!({"elicitation": {}}));
     form.send(&call(1, 27_000));

@@ -1,5 +1,12 @@
 //! The proxy over Streamable HTTP, on the client's side and on the server's.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -47,7 +54,6 @@ struct Proxy {
     child: Child,
     input: Option<ChildStdin>,
     output: mpsc::Receiver<String>,
-    errors: mpsc::Receiver<String>,
     folder: TempDir,
     address: String,
 }
@@ -68,10 +74,9 @@ impl Proxy {
         }
         command.env("ACTPASS_API_KEY", "apk_dev").env("ACTPASS_API_BASE_URL", gateway);
         command.env("UPSTREAM_KEY", "sk_upstream");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let output = lines(child.stdout.take().unwrap());
-        let errors = lines(child.stderr.take().unwrap());
         let address = match options.contains(&"--listen") {
             false => String::new(),
             true => {
@@ -80,7 +85,7 @@ impl Proxy {
                 line.strip_suffix("/mcp").unwrap().to_owned()
             }
         };
-        Self { input: child.stdin.take(), child, output, errors, folder, address }
+        Self { input: child.stdin.take(), child, output, folder, address }
     }
 
     fn listen(gateway: &str, options: &[&str], fault: &str) -> Self {
@@ -395,6 +400,24 @@ fn scripted(on_call: impl Fn(&Seen, &Value) -> Vec<u8> + Send + Sync + 'static) 
     })
 }
 
+/// A server whose tool has parameters that requests repeat in headers.
+fn scripted_with_header() -> Upstream {
+    Upstream::start(|seen, _| {
+        let message = seen.message();
+        let properties = json!({"amount": {"type": "integer", "x-mcp-header": "Amount"},
+                                "missing": {"type": "string", "x-mcp-header": "Missing"},
+                                "at": {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}});
+        let tool =
+            json!({"name": "refunds.create", "inputSchema": {"type": "object", "properties": properties}});
+        match message["method"].as_str() {
+            Some("tools/list") => {
+                respond_json(&json!({"jsonrpc": "2.0", "id": message["id"], "result": {"tools": [tool]}}))
+            }
+            _ => respond_json(&result(&message["id"])),
+        }
+    })
+}
+
 fn result(id: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": "ran"}]}})
 }
@@ -559,7 +582,8 @@ fn invalid_requests_are_rejected() {
     let session = proxy.initialize(&[], &json!({}));
     let session = ("mcp-session-id", session.as_str());
     let text = call(1, 1).to_string();
-    let cases: [(&[(&str, &str)], &str, u16); 12] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, u16);
+    let cases: [Case<'_>; 12] = [
         (&[session, ("host", "evil.example")], &text, 403),
         (&[session, ("host", "127.0.0.1:1")], &text, 403),
         (&[session, ("origin", "http://evil.example")], &text, 403),
@@ -703,6 +727,20 @@ fn request_without_a_session_repeats_its_message_in_headers() {
     for (name, value) in CALL_HEADERS {
         assert_eq!(seen.header(name), Some(value));
     }
+
+    let repeated = scripted_with_header();
+    let mut proxy = Proxy::start(&gateway.base_url(), &["--upstream", &repeated.url()], "");
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list",
+                      "params": {"_meta": {"io.modelcontextprotocol/protocolVersion": STATELESS}}});
+    proxy.send(&list);
+    proxy.read();
+    let mut message = stateless(2, 7);
+    message["params"]["arguments"]["at"] = json!({"region": "é"});
+    proxy.send(&message);
+    proxy.read();
+    let seen = &repeated.calls()[0];
+    let parameters = ["amount", "region", "missing"].map(|name| seen.header(&format!("mcp-param-{name}")));
+    assert_eq!(parameters, [Some("7"), Some("=?base64?w6k=?="), None]);
 
     let proxy = Proxy::listen(&gateway.base_url(), &["--upstream", &upstream.url()], "");
     let headers =

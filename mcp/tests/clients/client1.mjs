@@ -1,4 +1,4 @@
-// The client of `@modelcontextprotocol/sdk` 1, which speaks versions up to 2025-11-25.
+// The client of `@modelcontextprotocol/sdk` 1, which supports versions up to 2025-11-25.
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";

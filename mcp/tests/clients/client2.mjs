@@ -1,4 +1,4 @@
-// The client of `@modelcontextprotocol/client` 2, which speaks 2026-07-28 and earlier versions.
+// The client of `@modelcontextprotocol/client` 2, which supports 2026-07-28 and earlier versions.
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
 import { scenario } from "./scenario.mjs";

@@ -2,7 +2,7 @@
 
 usage: compare.py ACTPASS_MCP NODE_MODULES
 
-The gateway in ACTPASS_API_BASE_URL decides, and the proxy runs each call (`--mode monitor`). A tap beside the client
+The gateway in ACTPASS_API_BASE_URL decides, and the proxy runs each call (`--mode monitor`). A tap next to the client
 notes each message. Prints a table: for each client, server and pair of transports the methods with the number of
 messages, and each difference. Exits with 1 if a difference has no reason in REASONS.
 """
@@ -27,11 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmcp import Context, FastMCP
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -51,10 +46,24 @@ REASONS: list[tuple[str, str, str]] = [
         "error",
         "a server of an earlier version refuses the probe; over HTTP each side words the refusal",
     ),
+    (
+        "unknown",
+        "Server not initialized",
+        "the server refuses the probe without the id of the request, which the proxy adds",
+    ),
+    (
+        "list_changed",
+        "notifications",
+        "the server drops a notification that it sends before the client's stream is open",
+    ),
 ]
 
 
 def serve(transport: str, port: int) -> None:
+    from fastmcp import Context, FastMCP
+
+    # FastMCP reads the annotation of a tool by its name.
+    globals()["Context"] = Context
     server = FastMCP("compare")
 
     @server.tool(name="refunds.create")
@@ -114,9 +123,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def process(command: list[str], port: int, **env: str) -> Iterator[None]:
     """Run a server over HTTP until the end of the block."""
-    child = subprocess.Popen(
-        command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    child = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + LONGEST
         while True:
@@ -133,9 +140,24 @@ def process(command: list[str], port: int, **env: str) -> Iterator[None]:
         child.wait()
 
 
+def warm_up(port: int) -> None:
+    """Wait until a process of the proxy at `port` responds: a client probes for ten seconds only."""
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+    message = {"jsonrpc": "2.0", "id": "warm-up", "method": "server/discover", "params": {"_meta": meta}}
+    headers = {
+        "content-type": "application/json",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "server/discover",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST)
+    connection.request("POST", "/mcp", json.dumps(message), headers)
+    connection.getresponse().read()
+    connection.close()
+
+
 @contextlib.contextmanager
 def tap(port: int, log: Path) -> Iterator[str]:
-    """Notes the messages to and from the server at `port`, at the URL."""
+    """Note the messages to and from the server at `port`, at the URL."""
     lock = threading.Lock()
 
     def note(mark: str, text: str) -> None:
@@ -191,20 +213,21 @@ def tap(port: int, log: Path) -> Iterator[str]:
         server.server_close()
 
 
-async def sample(*_: object) -> CreateMessageResult:
-    return CreateMessageResult(model="m", role="assistant", content=TextContent(type="text", text="sampled"))
-
-
-async def elicit(*_: object) -> ElicitResult:
-    return ElicitResult(action="decline")
-
-
-async def roots(*_: object) -> ListRootsResult:
-    return ListRootsResult(roots=[Root(uri="file:///tmp", name="tmp")])
-
-
 async def python(mode: str, target: list[str], environment: dict[str, str]) -> None:
-    """The scenario of `scenario.mjs` with the client of the package `mcp`."""
+    """Run the scenario of `scenario.mjs` with the client of the package `mcp`."""
+    from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+    from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
+
+    async def sample(*_: object) -> CreateMessageResult:
+        return CreateMessageResult(model="m", role="assistant", content=TextContent(type="text", text="sampled"))
+
+    async def elicit(*_: object) -> ElicitResult:
+        return ElicitResult(action="decline")
+
+    async def roots(*_: object) -> ListRootsResult:
+        return ListRootsResult(roots=[Root(uri="file:///tmp", name="tmp")])
+
     server: Any = target[0]
     if not server.startswith("http://"):
         server = stdio_client(StdioServerParameters(command=target[0], args=target[1:], env=environment))
@@ -226,7 +249,7 @@ async def python(mode: str, target: list[str], environment: dict[str, str]) -> N
         async def attempt(run: Any) -> Any:
             try:
                 return await run
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 return error
 
         await attempt(client.send_ping())
@@ -266,7 +289,7 @@ async def python(mode: str, target: list[str], environment: dict[str, str]) -> N
 
 
 def normal(value: Any) -> Any:
-    """A message in which volatile values are equal."""
+    """Return a message in which volatile values are equal."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     for pattern, replacement in VOLATILE:
         text = pattern.sub(replacement, text)
@@ -275,14 +298,14 @@ def normal(value: Any) -> Any:
 
 def messages(log: Path) -> tuple[list[Any], list[Any]]:
     sent, received = [], []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+    for line in log.read_text(encoding="utf-8").split("\n") if log.exists() else []:
         with contextlib.suppress(ValueError):
             (sent if line.startswith(">") else received).append(json.loads(line[1:]))
     return sent, received
 
 
 def methods(run: Run) -> dict[tuple[str, str], collections.Counter[str]]:
-    """The messages by direction and method; a response has the method of its request."""
+    """Count the messages by direction and method; a response has the method of its request."""
     found: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     requests = {}
     for mark, several in ((">", run.sent), ("<", run.received)):
@@ -301,6 +324,8 @@ def methods(run: Run) -> dict[tuple[str, str], collections.Counter[str]]:
 
 
 class Comparison:
+    """The runs, and their differences."""
+
     def __init__(self, proxy: str, modules: Path) -> None:
         self.proxy = proxy
         self.folder = Path.cwd()
@@ -311,13 +336,13 @@ class Comparison:
         here = [sys.executable, __file__, "serve"]
         node = self.node or "node"
         self.servers = [
-            Server("FastMCP", [*here, "stdio", "0"], lambda port: [*here, "http", str(port)]),
             Server(
                 "server-everything",
                 [node, everything, "stdio"],
                 lambda _: [node, everything, "streamableHttp"],
             ),
             Server("server-filesystem", [node, files, str(self.folder)]),
+            Server("FastMCP", [*here, "stdio", "0"], lambda port: [*here, "http", str(port)]),
         ]
         self.clients = {
             "mcp (Python), 2025": lambda target: [sys.executable, __file__, "client", "legacy", *target],
@@ -329,9 +354,7 @@ class Comparison:
         self.rows: list[tuple[str, ...]] = []
 
     def client(self, name: str, target: list[str], log: Path) -> Run:
-        done = subprocess.run(
-            self.clients[name](target), capture_output=True, text=True, timeout=LONGEST, check=False
-        )
+        done = subprocess.run(self.clients[name](target), capture_output=True, text=True, timeout=LONGEST, check=False)
         sent, received = messages(log)
         problem = (done.stderr.strip().splitlines() or ["failed"])[-1] if done.returncode else ""
         return Run(sent, received, problem)
@@ -347,7 +370,7 @@ class Comparison:
         self.count += 1
         log = self.folder / f"{self.count}.log"
         with contextlib.ExitStack() as stack:
-            inner, outer = ["--", *server.stdio], way.split(" ")[0]
+            inner, outer = ["--", *server.stdio], way.split(" ", 1)[0]
             if way.endswith("http"):
                 port = free_port()
                 assert server.http
@@ -362,6 +385,8 @@ class Comparison:
                 return self.client(client, command, log)
             port = free_port()
             stack.enter_context(process(self.guarded(inner, port), port))
+            if way == "http to stdio":
+                warm_up(port)
             return self.client(client, [stack.enter_context(tap(port, log))], log)
 
     def compare(self, client: str, server: Server, way: str, direct: Run) -> None:

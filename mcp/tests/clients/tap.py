@@ -29,12 +29,10 @@ def copy(source: IO[bytes], target: IO[bytes], log: IO[bytes], mark: bytes) -> N
 
 
 def main() -> int:
-    with open(sys.argv[1], "ab") as log:  # noqa: PTH123
+    with open(sys.argv[1], "ab") as log:
         server = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert server.stdin and server.stdout
-        reader = threading.Thread(
-            target=copy, args=(sys.stdin.buffer, server.stdin, log, b">"), daemon=True
-        )
+        reader = threading.Thread(target=copy, args=(sys.stdin.buffer, server.stdin, log, b">"), daemon=True)
         reader.start()
         copy(server.stdout, sys.stdout.buffer, log, b"<")
         return server.wait()
