@@ -75,6 +75,15 @@ def test_daily_budget_example_requires_approval_of_sixth_refund() -> None:
     assert table[5][2] == "approval.approved"
 
 
+def test_two_people_example_refuses_the_person_who_asked() -> None:
+    assert rows("two_people.py") == [
+        ["alice", "refused:", "approval.self"],
+        ["bob", "pending,", "still", "needed:", "security"],
+        ["carol", "approved"],
+        ["refund", "approval.approved", "refunded"],
+    ]
+
+
 def test_after_lookup_example_refunds_looked_up_order_once() -> None:
     assert [(row[0], row[1], row[2], row[3], row[-1]) for row in rows("after_lookup.py")] == [
         ("refunds.create", "ord_1", "deny", "policy.no_match", "run"),

@@ -21,31 +21,39 @@ def running(gateway: str, policy: Optional[str] = None) -> Iterator[tuple[str, C
     ``policy`` is the path of the policy; by default, the one of development mode.
     """
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [
-                gateway,
-                "dev",
-                "--listen",
-                "127.0.0.1:0",
-                "--data",
-                f"{folder}/dev.db",
-                *([] if policy is None else ["--policy", policy]),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        options = ["--data", f"{folder}/dev.db", *([] if policy is None else ["--policy", policy])]
+        with _started([gateway, "dev", "--listen", "127.0.0.1:0", *options]) as started:
+            yield started
 
-        def stop() -> None:
-            process.terminate()
-            process.wait(timeout=30)
 
-        try:
-            first_line = process.stdout.readline() if process.stdout else ""
-            if not first_line.startswith("listening on "):
-                sys.exit(f"the gateway did not start: {first_line!r}")
-            yield first_line.split()[-1], stop
-        finally:
-            stop()
-            if process.stdout:
-                process.stdout.close()
+@contextmanager
+def serving(gateway: str, settings: str) -> Iterator[str]:
+    """Run a gateway with a new data file and these settings; yield its URL.
+
+    ``settings`` is TOML without the address and the data file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config = f"{folder}/gateway.toml"
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(f'listen = "127.0.0.1:0"\ndata = "gateway.db"\n{settings}')
+        with _started([gateway, "serve", "--config", config]) as (base_url, _):
+            yield base_url
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def stop() -> None:
+        process.terminate()
+        process.wait(timeout=30)
+
+    try:
+        first_line = process.stdout.readline() if process.stdout else ""
+        if not first_line.startswith("listening on "):
+            sys.exit(f"the gateway did not start: {first_line!r}")
+        yield first_line.split()[-1], stop
+    finally:
+        stop()
+        if process.stdout:
+            process.stdout.close()

@@ -7,7 +7,9 @@ use std::time::Duration;
 use actpass_protocol::Json;
 use tokio::sync::{broadcast, watch};
 
-use crate::object_writer::ObjectWriter;
+use crate::auth::is_same_person;
+use crate::object_writer::{ObjectWriter, object};
+use crate::quorum::{Requirement, Seat, Vote};
 
 /// Reason codes for actions that need an approval.
 pub mod reason {
@@ -25,6 +27,8 @@ pub mod reason {
     pub const PENDING: &str = "approval.pending";
     /// A person rejected it.
     pub const REJECTED: &str = "approval.rejected";
+    /// The person requested the action.
+    pub const SELF: &str = "approval.self";
     /// The approval was already used.
     pub const SPENT: &str = "approval.spent";
     /// The limit of pending approvals for the key or agent is reached.
@@ -94,12 +98,101 @@ pub struct Approval {
     pub created_at: i64,
     /// Deadline for the decision, in seconds since 1970.
     pub deadline: i64,
-    /// The person's decision; `None` while pending.
+    /// The decision; `None` while pending.
     pub decided: Option<ApprovalDecision>,
+    /// The notes of the votes.
+    pub note: Option<String>,
+    /// The requester and the requirement, from the event of its opening. `None` if the ledger has no
+    /// such event: then it cannot be decided.
+    pub opening: Option<Opening>,
+    /// The votes, in order, from their events.
+    pub votes: Vec<Vote>,
     /// Whether the approval was used.
     pub spent: bool,
     /// Whether an event in the ledger supports the decision. An unproven decision grants nothing.
     pub proven: bool,
+}
+
+/// The opening of an [`Approval`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The person who requested it: of the API key, otherwise the key's name.
+    pub person: String,
+    /// The required people, fixed from now on.
+    pub requirement: Requirement,
+}
+
+impl Opening {
+    /// Returns the metadata of the opening's event; `None` if it is implied.
+    pub(crate) fn to_metadata(&self, key_name: &str) -> Option<Json> {
+        let person = (self.person != key_name).then(|| Json::from(&*self.person));
+        let requirement = self.requirement != Requirement::default();
+        let approval = requirement.then(|| self.requirement.to_json());
+        (person.is_some() || approval.is_some()).then(|| object([("approval", approval), ("person", person)]))
+    }
+
+    /// Reads the opening from its event; `None` if it is invalid.
+    pub(crate) fn of_event(event: &Json) -> Option<Self> {
+        let metadata = event.member("metadata");
+        let requirement = match metadata.and_then(|metadata| metadata.member("approval")) {
+            Some(requirement) => Requirement::parse(requirement).ok()?,
+            None => Requirement::default(),
+        };
+        let person = metadata.and_then(|metadata| metadata.member("person")).and_then(Json::as_str);
+        let person = person.or_else(|| event.member("key_name").and_then(Json::as_str))?;
+        Some(Self { person: person.to_owned(), requirement })
+    }
+}
+
+/// A vote to be cast, with the context for its evaluation in the transaction.
+#[derive(Clone, Debug)]
+pub struct Ballot {
+    /// The vote.
+    pub vote: Vote,
+    /// See [`Principal::asker`](crate::auth::Principal::asker).
+    pub asker: String,
+    /// Whether the role may reject approvals of all groups.
+    pub rejects_all: bool,
+    /// Whether people may approve their own requests.
+    pub allow_self: bool,
+    /// The note of the person who votes.
+    pub note: Option<String>,
+}
+
+impl Ballot {
+    /// Returns the decision that this vote makes.
+    pub fn decision(&self, note: Option<String>) -> ApprovalDecision {
+        let Vote { approved, by, at, .. } = &self.vote;
+        ApprovalDecision { approved: *approved, by: by.clone(), at: *at, note }
+    }
+}
+
+/// The effect of a [`Ballot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteOutcome {
+    /// The vote decides the approval.
+    Decides,
+    /// The vote counts; others must approve too.
+    Counts,
+    /// The vote does not count.
+    Refused(VoteRefusal),
+    /// The approval is already decided, or its deadline has passed.
+    TooLate,
+}
+
+/// Why a vote does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteRefusal {
+    /// This person, or the absent person, has already approved.
+    AlreadyVoted,
+    /// The ledger does not support the approval's record.
+    Altered,
+    /// No delegation for the absent person is in force.
+    NotDelegated,
+    /// The person's groups have no seat.
+    NoSeat,
+    /// The person, or the absent person, requested the action.
+    SelfApproval,
 }
 
 /// A person's decision on an [`Approval`].
@@ -156,6 +249,68 @@ impl Approval {
             user_id: self.user_id.as_deref(),
         };
         action.hash()
+    }
+
+    /// Evaluates a vote at `now`, in seconds since 1970. The caller checks its delegation.
+    pub fn evaluate(&self, ballot: &Ballot, now: i64) -> VoteOutcome {
+        let vote = &ballot.vote;
+        if self.decided.is_some() || vote.at.max(now) >= self.deadline {
+            return VoteOutcome::TooLate;
+        }
+        let Some(Opening { requirement, .. }) = &self.opening else {
+            return VoteOutcome::Refused(VoteRefusal::Altered);
+        };
+        let is_admitted = requirement.admits(vote);
+        if !vote.approved {
+            return match is_admitted || ballot.rejects_all {
+                true => VoteOutcome::Decides,
+                false => VoteOutcome::Refused(VoteRefusal::NoSeat),
+            };
+        }
+        let is_own = ballot.asker == self.asker || vote.people().any(|person| self.is_requested_by(person));
+        if is_own && !ballot.allow_self {
+            return VoteOutcome::Refused(VoteRefusal::SelfApproval);
+        }
+        if !is_admitted {
+            return VoteOutcome::Refused(VoteRefusal::NoSeat);
+        }
+        // One person fills one seat, and each person's seat is filled once.
+        let mut earlier = self.votes.iter().flat_map(Vote::people);
+        if earlier.any(|known| vote.people().any(|person| is_same_person(known, person))) {
+            return VoteOutcome::Refused(VoteRefusal::AlreadyVoted);
+        }
+        let mut votes = self.votes.clone();
+        votes.push(vote.clone());
+        match requirement.missing(&votes).is_empty() {
+            true => VoteOutcome::Decides,
+            false => VoteOutcome::Counts,
+        }
+    }
+
+    /// Returns whether the person requested it, or is the request's user.
+    fn is_requested_by(&self, person: &str) -> bool {
+        let requester = self.opening.as_ref().map(|opening| &opening.person);
+        requester.into_iter().chain(&self.user_id).any(|known| is_same_person(known, person))
+    }
+
+    /// Returns the notes with the one of this ballot. With several votes, each line names its voter.
+    pub fn note_with(&self, ballot: &Ballot, is_only: bool) -> Option<String> {
+        let note = ballot.note.as_ref().map(|note| match is_only {
+            true => note.clone(),
+            false => format!("{}: {note}", ballot.vote.person),
+        });
+        match (&self.note, note) {
+            (Some(earlier), Some(note)) => Some(format!("{earlier}\n{note}")),
+            (earlier, note) => note.or_else(|| earlier.clone()),
+        }
+    }
+
+    /// Returns the seats that votes must still fill; empty unless it is pending at `now`.
+    pub fn still_needed(&self, now: i64) -> Vec<Seat<'_>> {
+        match (&self.opening, self.status(now)) {
+            (Some(opening), Status::Pending) => opening.requirement.missing(&self.votes),
+            (Some(_) | None, _) => Vec::new(),
+        }
     }
 
     /// Returns whether a person approved it, regardless of expiry.
@@ -294,6 +449,9 @@ mod tests {
                 at,
                 note: None,
             }),
+            note: None,
+            opening: None,
+            votes: Vec::new(),
             spent,
             proven: true,
         }

@@ -121,10 +121,11 @@ impl Role {
     }
 }
 
-/// What a principal may do through the API and the page.
+/// A right of a principal in the API and on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// Request decisions, record evidence, and issue, verify and revoke passports.
+    /// Request decisions, record evidence, watch and acknowledge halts, and issue, verify and revoke
+    /// passports.
     Act,
     /// Approve and reject approvals.
     DecideApprovals,
@@ -208,7 +209,7 @@ pub struct Tenant {
     pub policy: Policy,
 }
 
-/// Who acts: an authenticated person or program, however it authenticated.
+/// An authenticated person or program, independent of the means of authentication.
 #[derive(Clone, Debug)]
 pub struct Principal {
     /// The name in the ledger and the log: of an API key, or of a signed-in person.
@@ -224,7 +225,7 @@ pub struct Principal {
     pub groups: Arc<[String]>,
     /// Whether it may stop every tenant of the database.
     pub halt_all: bool,
-    /// The bound agent as a JSON string; `None` if requests name their agent. People have none.
+    /// The bound agent as a JSON string; `None` if requests name their agent, and for people.
     pub agent: Option<Json>,
 }
 
@@ -280,7 +281,7 @@ pub fn is_same_person(one: &str, other: &str) -> bool {
 /// An API key and its settings. It acts as its [`Principal`].
 #[derive(Debug)]
 pub struct ApiKey {
-    /// Who acts with this key.
+    /// The person or program that acts with this key.
     pub principal: Principal,
     /// Rate limiter; `None` if unlimited.
     pub limiter: Option<DefaultDirectRateLimiter>,

@@ -67,7 +67,7 @@ pub struct Settings {
     /// Whether a request reuses a pending or approved approval for the same action instead of
     /// opening another. Default: true.
     pub reuse_approvals: bool,
-    /// Whether people may approve what they asked for. Default: false.
+    /// Whether people may approve their own requests. Default: false.
     pub allow_self_approval: bool,
     /// Names of the API keys that may lift halts; `None` for every operator key.
     pub lift_by: Option<Vec<String>>,
@@ -695,8 +695,8 @@ impl SettingsReader<'_> {
         }
     }
 
-    /// Returns the time to decide, whether approvals are reused, and whether people may approve what
-    /// they asked for.
+    /// Returns the time to decide, whether approvals are reused, and whether people may
+    /// approve their own requests.
     fn approvals(&mut self, root: &mut Section) -> (i64, bool, bool) {
         let Some(mut section) = root.section("approvals", &mut self.problems) else {
             return (DEFAULT_APPROVAL_SECONDS, true, false);
@@ -704,7 +704,7 @@ impl SettingsReader<'_> {
         let reuse = section.optional_bool("reuse", &mut self.problems).unwrap_or(true);
         let allow_self = section.optional_bool("allow_self", &mut self.problems).unwrap_or(false);
         if allow_self {
-            self.warn("approvals.allow_self", "people may approve what they asked for");
+            self.warn("approvals.allow_self", "people may approve their own requests");
         }
         let seconds = section.positive("deadline_seconds", &mut self.problems).map(|s| i64::from(s.get()));
         if seconds.is_some_and(|seconds| !(10..=86_400).contains(&seconds)) {
@@ -960,7 +960,7 @@ impl SettingsReader<'_> {
         tenants
     }
 
-    /// People with groups, beside those that keys name. A person signs in with a key, or by other
+    /// People with groups, in addition to those that keys name. A person signs in with a key, or by other
     /// means.
     fn people(&mut self, root: &mut Section, tenants: &Tenants) -> Directory {
         let mut directory = Directory::default();

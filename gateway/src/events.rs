@@ -5,10 +5,11 @@ use std::sync::Arc;
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 
-use crate::approvals::{Approval, ApprovalDecision};
+use crate::approvals::{Approval, Ballot};
 use crate::auth::{ApiKey, Principal};
 use crate::budget::{self, Charge};
 use crate::clock::rfc3339;
+use crate::delegation::Delegation;
 use crate::halts::{Acknowledgement, Halt, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
@@ -90,18 +91,65 @@ pub(crate) fn tool_approved(key: &Principal, tool_id: &str, manifest_hash: &str)
 }
 
 /// A person decided an approval.
-pub(crate) fn approval_decided(key: &Principal, approval: &Approval, decided: &ApprovalDecision) -> Draft {
-    let event_type = if decided.approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
+pub(crate) fn approval_decided(who: &Principal, approval: &Approval, ballot: &Ballot) -> Draft {
+    let approved = ballot.vote.approved;
+    let event_type = if approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
+    let until = approval.usable_until(&ballot.decision(None));
+    vote(who, approval, ballot, event_type, Some(Json::String(rfc3339(until))))
+}
+
+/// A person voted on an approval that others must decide too.
+pub(crate) fn approval_voted(who: &Principal, approval: &Approval, ballot: &Ballot) -> Draft {
+    vote(who, approval, ballot, ledger::APPROVAL_VOTED, None)
+}
+
+fn vote(
+    who: &Principal,
+    approval: &Approval,
+    ballot: &Ballot,
+    event_type: &str,
+    usable_until: Option<Json>,
+) -> Draft {
+    let metadata = [
+        ("action_hash", Some(Json::from(&*approval.action_hash))),
+        ("has_note", Some(Json::Bool(ballot.note.is_some()))),
+        ("usable_until", usable_until),
+    ];
+    let metadata = metadata.into_iter().chain(ballot.vote.to_metadata());
+    let metadata = metadata.filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Draft {
         tool_id: Some(approval.tool.clone()),
         approval_request_id: Some(approval.id.clone()),
+        metadata: Some(Json::Object(metadata.collect())),
+        ..by_key(who, ledger::DECISIONS, event_type)
+    }
+}
+
+/// A person lets another decide in their place.
+pub(crate) fn delegation_created(
+    tenant_id: &Arc<str>,
+    by: &str,
+    delegation: &Delegation,
+    reason: Option<&str>,
+) -> Draft {
+    Draft {
         metadata: Some(object([
-            ("action_hash", Some(Json::from(&*approval.action_hash))),
-            ("decided_by", Some(Json::from(&*decided.by))),
-            ("has_note", Some(Json::Bool(decided.note.is_some()))),
-            ("usable_until", Some(Json::String(rfc3339(approval.usable_until(decided))))),
+            ("delegation_id", Some(Json::from(&*delegation.id))),
+            ("from", Some(Json::String(rfc3339(delegation.from)))),
+            ("person", Some(Json::from(&*delegation.person))),
+            ("reason", reason.map(Json::from)),
+            ("to", Some(Json::from(&*delegation.to))),
+            ("until", Some(Json::String(rfc3339(delegation.until)))),
         ])),
-        ..by_key(key, ledger::DECISIONS, event_type)
+        ..draft(Arc::clone(tenant_id), Arc::from(by), ledger::DELEGATIONS, ledger::DELEGATION_CREATED)
+    }
+}
+
+/// A delegation was revoked.
+pub(crate) fn delegation_revoked(tenant_id: &Arc<str>, by: &str, id: &str) -> Draft {
+    Draft {
+        metadata: Some(object([("delegation_id", Some(Json::from(id)))])),
+        ..draft(Arc::clone(tenant_id), Arc::from(by), ledger::DELEGATIONS, ledger::DELEGATION_REVOKED)
     }
 }
 

@@ -30,6 +30,18 @@ pub const TOOL_APPROVED: &str = "tool.approved";
 /// Event type of approved actions; reserved for the gateway.
 pub const APPROVAL_APPROVED: &str = "approval.approved";
 
+/// Event type of votes that do not decide yet; reserved for the gateway.
+pub const APPROVAL_VOTED: &str = "approval.voted";
+
+/// Chain of delegations; reserved for the gateway.
+pub const DELEGATIONS: &str = "delegations";
+
+/// Event type of delegations; reserved for the gateway.
+pub const DELEGATION_CREATED: &str = "delegation.created";
+
+/// Event type of revoked delegations; reserved for the gateway.
+pub const DELEGATION_REVOKED: &str = "delegation.revoked";
+
 /// Event type of rejected actions; reserved for the gateway.
 pub const APPROVAL_REJECTED: &str = "approval.rejected";
 
@@ -67,10 +79,13 @@ pub const HALT_ACKNOWLEDGED: &str = "halt.acknowledged";
 pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
     APPROVAL_REJECTED,
+    APPROVAL_VOTED,
     CHECKPOINT,
     CREDENTIAL_REMOVED,
     CREDENTIAL_SET,
     DECISION,
+    DELEGATION_CREATED,
+    DELEGATION_REVOKED,
     HALT_ACKNOWLEDGED,
     HALT_LIFTED,
     HALT_STARTED,
@@ -80,7 +95,7 @@ pub const RESERVED: &[&str] = &[
 ];
 
 /// Chains that clients cannot append to.
-pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, TOOLS, VAULT];
+pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, DELEGATIONS, TOOLS, VAULT];
 
 /// An event without its position in a chain.
 ///

@@ -140,6 +140,8 @@ impl Server {
             vault,
             approval_seconds: settings.approval_seconds,
             reuse_approvals: settings.reuse_approvals,
+            allow_self_approval: settings.allow_self_approval,
+            directory: settings.directory,
             pending_approvals: settings.pending_approvals,
             lift_by: settings.lift_by,
             retention_seconds: settings.retention_seconds,

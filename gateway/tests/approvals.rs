@@ -90,7 +90,7 @@ async fn approval_allows_exact_action_once() {
     assert_eq!(
         before.to_string(),
         format!(
-            r#"{{"id":"{id}","status":"pending","action_hash":"{hash}","decided_by":null,"decided_at":null,"deadline":"2027-01-15T08:15:00Z"}}"#
+            r#"{{"id":"{id}","status":"pending","action_hash":"{hash}","decided_by":null,"decided_at":null,"deadline":"2027-01-15T08:15:00Z","halt_epoch":0,"needs":{{"quorum":1}},"votes":[],"still_needed":[{{"count":1}}]}}"#
         )
     );
     let (status, approved) = say(&gateway, "apdv_one", &id, "approve", r#"{"note": "called them"}"#).await;
@@ -184,7 +184,7 @@ async fn only_operators_decide_before_deadline() {
     assert_eq!(say(&gateway, "apdv_one", &late, "approve", "{}").await.0, 409);
     assert_eq!(text(&look(&gateway, "apk_one", &format!("/{late}")).await.1, "status"), Some("expired"));
     assert_is(&gateway.decide("apk_one", &naming("25000", &late, "")).await, "deny", "approval.expired");
-    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
+    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[],"halt_epoch":0}"#);
     // An approval expires, and a clock that steps back does not revive it.
     time.fetch_add(898, Ordering::SeqCst);
     let looked = gateway.decide("apk_one", &naming("25000", &approved, r#", "mode": "monitor""#)).await;
@@ -204,7 +204,7 @@ async fn only_enforcing_modes_open_approvals() {
         assert_eq!(text(&response, "reason_code"), Some("refund.medium_needs_approval"));
         assert_eq!(response.member("approval_request_id"), None);
     }
-    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
+    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[],"halt_epoch":0}"#);
     let body = refund("25000", r#", "mode": "strict", "idempotency_key": "i""#);
     let first = gateway.decide("apk_one", &body).await;
     assert!(text(&first, "approval_request_id").is_some());

@@ -17,5 +17,7 @@ mod http;
 mod idempotency;
 #[path = "passports.rs"]
 mod passports;
+#[path = "people.rs"]
+mod people;
 #[path = "vault.rs"]
 mod vault;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod approvals;
 mod backup;
 mod config;
 mod evidence;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::approvals::ApprovalsCommand;
 use self::backup::make_backup;
 use self::config::ConfigCommand;
 use self::evidence::EvidenceCommand;
@@ -43,6 +45,7 @@ const EXIT_INVALID_SETTINGS: u8 = 2;
 /// Runs the program with the process arguments.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Approvals(command) => command.run(),
         Command::Backup { file, source } => make_backup(&file, source),
         Command::Config(command) => command.run(),
         Command::Dev(dev) => dev.run(),
@@ -76,6 +79,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what approvals need, and delegate decisions, also while the gateway runs
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
     /// Back up the data file, also while the gateway runs: a consistent, verified copy without the
     /// master key
     Backup {

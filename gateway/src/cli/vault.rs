@@ -51,7 +51,7 @@ pub(super) struct VaultArguments {
     /// Settings, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Tenant that owns the tool; optional if there is only one tenant
+    /// Tenant; optional if there is only one tenant
     #[arg(long, value_name = "ID")]
     tenant: Option<String>,
 }
@@ -83,7 +83,7 @@ impl VaultCommand {
                     store.credential(tenant, &tool).await.map_err(Failure::new)?.ok_or_else(none)?;
                 match store.change(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
                     TransitionOutcome::Recorded => print(format_args!("removed {}", credential.id)),
-                    TransitionOutcome::Stale => {
+                    TransitionOutcome::Refused(_) | TransitionOutcome::Stale => {
                         Err(Failure::new("the credential was replaced concurrently and was not removed"))
                     }
                 }
@@ -100,8 +100,10 @@ impl VaultCommand {
                     // The gateway could not open a credential sealed with another master key.
                     SigningKeyStore::check(store, &master).await.map_err(Failure::new)?;
                     let now = settings.clock.seconds();
-                    let expires_at =
-                        expires.as_deref().map(|expires| read_expiry(expires, now)).transpose()?;
+                    let expires_at = expires
+                        .as_deref()
+                        .map(|expires| read_expiry("--expires", expires, now))
+                        .transpose()?;
                     let vault = Vault::new(&master).map_err(Failure::new)?;
                     let credential =
                         vault.seal(tenant, &tool, &read_secret()?, now, expires_at).map_err(Failure::new)?;
@@ -115,7 +117,7 @@ impl VaultCommand {
 }
 
 /// Runs `job` for the selected tenant on the gateway's data, also while a gateway runs.
-fn with_vault(
+pub(super) fn with_vault(
     arguments: &VaultArguments,
     job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -131,8 +133,8 @@ fn with_vault(
     with_store(&settings.data, async |store| job(&settings, store, tenant).await)
 }
 
-/// Parses an expiry, in seconds since 1970.
-fn read_expiry(text: &str, now: i64) -> Result<i64, Failure> {
+/// Parses the future time of an option, in seconds since 1970.
+pub(super) fn read_expiry(option: &str, text: &str, now: i64) -> Result<i64, Failure> {
     let at = match humantime::parse_rfc3339(text) {
         Ok(time) => {
             time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok())
@@ -144,7 +146,7 @@ fn read_expiry(text: &str, now: i64) -> Result<i64, Failure> {
     };
     at.filter(|at| (now + 1..=LAST_SECOND).contains(at)).ok_or_else(|| {
         let expected = "expected a future time such as 2027-01-31T00:00:00Z or a duration such as 90d";
-        Failure::Failed(format!("--expires: {expected}, found {text:?}"))
+        Failure::Failed(format!("{option}: {expected}, found {text:?}"))
     })
 }
 

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
 use super::response;
 use super::ruling::{Demand, Grant, Ruling, Unapproved};
-use crate::approvals::{self, Approval, Status};
+use crate::approvals::{self, Approval, Opening, Status};
 use crate::auth::ApiKey;
 use crate::budget::Charge;
 use crate::events::{self, Decision};
@@ -320,6 +320,7 @@ impl<'a> Case<'a> {
             return Ruling::TooManyPending { demand, limit }.into();
         }
         let (request, now) = (self.request, self.context.now);
+        let requirement = demand.requirement();
         let owned = |text: &Option<Text>| text.as_ref().map(|text| text.as_str().to_owned());
         let approval = Approval {
             id: approvals::new_id(),
@@ -333,8 +334,12 @@ impl<'a> Case<'a> {
             user_id: owned(&request.user_id),
             reason_code: demand.reason().to_owned(),
             created_at: now,
-            deadline: now.saturating_add(self.context.approval_seconds),
+            deadline: now
+                .saturating_add(requirement.deadline_seconds().unwrap_or(self.context.approval_seconds)),
             decided: None,
+            note: None,
+            opening: Some(Opening { person: self.key.person().to_owned(), requirement }),
+            votes: Vec::new(),
             spent: false,
             proven: true,
         };
@@ -345,9 +350,9 @@ impl<'a> Case<'a> {
     }
 
     /// Returns whether the caller may use the approval. If a bound agent asked, only keys of that
-    /// agent may.
+    /// agent may. If a person asked, only keys of that person may.
     fn is_asker(&self, approval: &Approval) -> bool {
-        !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
+        approval.asker.starts_with("key:") || approval.asker.is_empty() || approval.asker == self.key.asker()
     }
 
     /// Returns the basis and expiry of the earlier response if it would be given again now,

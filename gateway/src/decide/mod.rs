@@ -53,7 +53,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
     let allows = evaluation.ruling.allows();
     let returns_credential = case.returns_credential(&evaluation.ruling);
     let charges: Vec<_> = evaluation.claims.iter().map(|claim| claim.charge.clone()).collect();
-    let Fallback { event, response } = case.charged_record(
+    let Fallback { mut event, response } = case.charged_record(
         &evaluation.ruling,
         if charges.is_empty() { evaluation.exceeds.as_slice() } else { &charges },
     );
@@ -73,6 +73,8 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         tool_id: request.tool.as_str().to_owned(),
         credential_id: context.credential.as_ref().map(|credential| credential.id.clone()),
     });
+    let opening = evaluation.opens.as_ref().and_then(|opens| opens.approval.opening.as_ref());
+    event.metadata = opening.and_then(|opening| opening.to_metadata(&key.name));
     let (uses, opens, manifest) = (evaluation.uses, evaluation.opens, context.manifest_pin.clone());
     let budgets = (!charges.is_empty() || evaluation.exceeds.is_some()).then(|| Claims {
         claims: evaluation.claims,

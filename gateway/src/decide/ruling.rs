@@ -4,6 +4,7 @@ use crate::approvals::reason;
 use crate::halts::{HALTED, Halt};
 use crate::passport::PassportError;
 use crate::policy::{self, Budget, NO_MATCH, NotMeasurable, OnExceed, RiskTier, Rule, Unmeasured};
+use crate::quorum::Requirement;
 use crate::{auth, budget, history, vault};
 
 /// Reason code: the tool's manifest differs from the approved one.
@@ -21,6 +22,12 @@ pub(super) struct Demand<'p> {
 }
 
 impl<'p> Demand<'p> {
+    /// Returns who must approve.
+    pub(super) fn requirement(&self) -> Requirement {
+        let of_rule = self.rule.approval().filter(|_| self.budget.is_none());
+        of_rule.cloned().unwrap_or_default()
+    }
+
     /// The reason code.
     pub(super) fn reason(&self) -> &'p str {
         self.budget.map_or_else(|| self.rule.reason(), Budget::reason)

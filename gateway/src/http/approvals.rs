@@ -19,6 +19,7 @@ use crate::auth::Capability;
 use crate::clock::rfc3339;
 use crate::halts::epoch_json;
 use crate::object_writer::object;
+use crate::quorum::Vote;
 use crate::request::{DecisionNote, InvalidMember};
 use crate::service::{Authorized, ServiceError};
 use crate::store::Listing;
@@ -70,7 +71,7 @@ pub(super) async fn read(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Page size; default 100")),
     responses(
         (status = 200, description = "A page of approvals ordered by deadline, nearest first", body = responses::Approvals),
-        (status = 403, description = "The role is not permitted; use an approver or operator key"),
+        (status = 403, description = "The role is not permitted, the groups have no seat, or the person requested the action"),
         (status = 404, description = "The approval `after` does not exist"),
     ),
     security(("key" = []))
@@ -153,10 +154,10 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     params(("id" = String, Path, description = "The approval's id")),
     request_body = requests::DecisionNote,
     responses(
-        (status = 200, description = "The approval, approved", body = responses::Approval),
-        (status = 403, description = "The role is not permitted; use an approver or operator key"),
+        (status = 200, description = "The approval: approved, or pending if others must approve too", body = responses::Approval),
+        (status = 403, description = "The role is not permitted, the groups have no seat, or the person requested the action"),
         (status = 404, description = "The approval does not exist"),
-        (status = 409, description = "The approval is already decided, has expired, its record was changed, or a halt stops its action"),
+        (status = 409, description = "The approval is already decided, has expired, the person has already approved, its record was changed, or a halt stops its action"),
     ),
     security(("key" = []))
 )]
@@ -177,9 +178,9 @@ pub(super) async fn approve(
     request_body = requests::DecisionNote,
     responses(
         (status = 200, description = "The approval, rejected", body = responses::Approval),
-        (status = 403, description = "The role is not permitted; use an approver or operator key"),
+        (status = 403, description = "The role is not permitted, the groups have no seat, or the person requested the action"),
         (status = 404, description = "The approval does not exist"),
-        (status = 409, description = "The approval is already decided, has expired, or its record was changed"),
+        (status = 409, description = "The approval is already decided, has expired, the person has already approved, or its record was changed"),
     ),
     security(("key" = []))
 )]
@@ -199,8 +200,8 @@ async fn decide(
 ) -> Result<Response, ApiError> {
     let decider = Authorized::of(&key, Capability::DecideApprovals)?;
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-    let DecisionNote { note } = app.service.run(raw.len(), move || parse(&raw, DecisionNote::read)).await?;
-    let approval = app.service.approval(&key, &id).await?;
+    let note = app.service.run(raw.len(), move || parse(&raw, DecisionNote::read)).await?;
+    let approval = app.service.find_approval(&key, &id).await?.ok_or(ServiceError::NotFound("approval"))?;
     let halt_epoch = app.service.store.known_halts().latest().epoch;
     let approval = app.service.decide_approval(decider, &approval, approved, note).await?;
     Ok(approval_response(&app, &approval, halt_epoch))
@@ -218,7 +219,7 @@ pub(super) fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidM
 
 fn approval_response(app: &App, approval: &Approval, halt_epoch: u64) -> Response {
     let decided = approval.decided.as_ref();
-    let approval_response = object([
+    let approval_response = [
         ("id", Some(Json::from(&*approval.id))),
         ("status", Some(Json::from(approval.status(app.service.clock.seconds()).as_str()))),
         ("action_hash", Some(Json::from(&*approval.action_hash))),
@@ -226,12 +227,28 @@ fn approval_response(app: &App, approval: &Approval, halt_epoch: u64) -> Respons
         ("decided_at", Some(decided.map_or(Json::Null, |decided| Json::String(rfc3339(decided.at))))),
         ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
         ("halt_epoch", Some(epoch_json(halt_epoch))),
-    ]);
-    json(StatusCode::OK, approval_response.to_string())
+    ];
+    let members = approval_response.into_iter().chain(vote_members(approval, app.service.clock.seconds()));
+    let members = members.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    json(StatusCode::OK, Json::Object(members.collect()).to_string())
+}
+
+/// Describes who must approve, who did, and which seats are empty.
+fn vote_members(approval: &Approval, now: i64) -> [(&'static str, Option<Json>); 3] {
+    let opening = approval.opening.as_ref();
+    let needs = opening.map_or(Json::Null, |opening| opening.requirement.to_json());
+    let seats = approval.still_needed(now);
+    let needed = opening.map(|opening| opening.requirement.seats_json(&seats));
+    [
+        ("needs", Some(needs)),
+        ("votes", Some(Json::Array(approval.votes.iter().map(Vote::to_json).collect()))),
+        ("still_needed", Some(needed.unwrap_or(Json::Array(Vec::new())))),
+    ]
 }
 
 /// Describes an approval with everything that a person needs to decide.
 fn describe(approval: &Approval, now: i64) -> Result<Json, ApiError> {
+    let [needs, votes, still_needed] = vote_members(approval, now);
     let or_null = |text: &Option<String>| Some(text.as_deref().map_or(Json::Null, Json::from));
     Ok(object([
         ("id", Some(Json::from(&*approval.id))),
@@ -246,5 +263,8 @@ fn describe(approval: &Approval, now: i64) -> Result<Json, ApiError> {
         ("reason_code", Some(Json::from(&*approval.reason_code))),
         ("created_at", Some(Json::String(rfc3339(approval.created_at)))),
         ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
+        needs,
+        votes,
+        still_needed,
     ]))
 }

@@ -4,6 +4,7 @@ use actpass_protocol::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::approvals::{VoteRefusal, reason};
 use crate::auth::Role;
 use crate::config::MASTER_KEY_VARIABLE;
 use crate::halts::{HALTED, MAX_ACTIVE, epoch_json};
@@ -60,6 +61,13 @@ impl ApiError {
                 ServiceError::NotOwn(_) => (StatusCode::FORBIDDEN, "not_own"),
                 ServiceError::TooManyHalts => (StatusCode::CONFLICT, "too_many_halts"),
                 ServiceError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+                ServiceError::VoteRefused(refusal, _) => match refusal {
+                    VoteRefusal::AlreadyVoted => (StatusCode::CONFLICT, "approval.already_voted"),
+                    VoteRefusal::Altered => (StatusCode::CONFLICT, "approval_altered"),
+                    VoteRefusal::NoSeat => (StatusCode::FORBIDDEN, "approval.no_seat"),
+                    VoteRefusal::NotDelegated => (StatusCode::FORBIDDEN, "approval.not_delegated"),
+                    VoteRefusal::SelfApproval => (StatusCode::FORBIDDEN, reason::SELF),
+                },
             },
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -138,6 +146,17 @@ fn message_of(error: &ServiceError) -> String {
         ServiceError::TooManyHalts => {
             format!("there are already {MAX_ACTIVE} active halts; lift one, or stop the tenant")
         }
+        ServiceError::VoteRefused(refusal, needed) => match refusal {
+            VoteRefusal::AlreadyVoted => {
+                "this person or the absent person has already approved; one person fills one seat".to_owned()
+            }
+            VoteRefusal::Altered => message_of(&ServiceError::ApprovalAltered),
+            VoteRefusal::NoSeat => format!("your groups have no seat; the approval needs {needed}"),
+            VoteRefusal::NotDelegated => "the delegation is no longer in force".to_owned(),
+            VoteRefusal::SelfApproval => {
+                "a person cannot approve their own request, directly or for an absent person".to_owned()
+            }
+        },
         ServiceError::Unavailable => "the ledger is unavailable; no decision was made".to_owned(),
     }
 }

@@ -210,6 +210,7 @@ pub(super) async fn watch(
     query: QueryPairs,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    Authorized::of(&key, Capability::Act)?;
     let until = Instant::now() + read_wait(&query)?;
     let watch = read_watch(&query)?;
     let Watched { epoch, halt } = app.service.watch_halts(&key, &watch, until).await?;
@@ -254,6 +255,7 @@ fn read_watch(query: &[(String, String)]) -> Result<HaltWatch, InvalidMember> {
 )]
 pub(super) async fn acknowledge(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let JsonCall { key, body } = call;
+    Authorized::of(&key, Capability::Act)?;
     let request = parse(&body, Acknowledge::read)?;
     let epoch = app.service.acknowledge_halts(&key, request).await?;
     let response =

@@ -4,6 +4,7 @@ mod approvals;
 mod attempts;
 mod budgets;
 mod client;
+mod delegations;
 mod error;
 mod evidence;
 mod halts;
@@ -106,6 +107,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::reject))
+        .routes(routes!(delegations::create))
+        .routes(routes!(delegations::list))
+        .routes(routes!(delegations::revoke))
         .routes(routes!(budgets::list))
         .routes(routes!(halts::list, halts::start))
         .routes(routes!(halts::lift))

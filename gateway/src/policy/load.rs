@@ -16,6 +16,7 @@ use super::model::{
 use crate::budget::{self, Window};
 use crate::history::{self, Operator};
 use crate::problems::Problems;
+use crate::quorum::Requirement;
 
 /// Maximum size of a compiled pattern: 1 MiB.
 const PATTERN_BYTES: usize = 1 << 20;
@@ -118,7 +119,7 @@ impl Loader {
 
     /// Loads a rule; returns it with the sorted, distinct identities of its conditions.
     fn rule(&mut self, place: &Location<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
-        let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps"];
+        let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps", "approval"];
         let members = self.members(place, rule, &known)?;
         let name = self.text(place.member("name"), members.get("name"));
         let when = self.when(&place.member("when"), members.get("when"), Scope::Rule);
@@ -136,6 +137,7 @@ impl Loader {
                 .map(Some),
         };
         let next_steps = self.next_steps(place, members.get("next_steps"));
+        let approval = self.approval(place, members.get("approval"), decision);
         let When { conditions, histories, set } = when?;
         let rule = Rule {
             name: name?,
@@ -145,8 +147,35 @@ impl Loader {
             reason: reason?,
             risk_tier: risk_tier?,
             next_steps: next_steps?,
+            approval: approval?,
         };
         Some((rule, set))
+    }
+
+    /// Loads who must approve.
+    fn approval(
+        &mut self,
+        place: &Location<'_>,
+        approval: Option<&&Json>,
+        decision: Option<Decision>,
+    ) -> Option<Option<Requirement>> {
+        let Some(approval) = approval else {
+            return Some(None);
+        };
+        let place = place.member("approval");
+        if decision.is_some_and(|decision| decision != Decision::RequireApproval) {
+            self.problems.add(&place, "only supported with the decision require_approval");
+            return None;
+        }
+        let problems = match Requirement::parse(approval) {
+            Ok(requirement) => return Some(Some(requirement)),
+            Err(problems) => problems,
+        };
+        for (member, problem) in problems {
+            let dot = if member.is_empty() { "" } else { "." };
+            self.problems.add(format_args!("{place}{dot}{member}"), problem);
+        }
+        None
     }
 
     /// Loads the budgets.

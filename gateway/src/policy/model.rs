@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 
 use crate::budget::Window;
 use crate::history::Bound as HistoryBound;
+use crate::quorum::Requirement;
 
 /// A rule: its decision applies if all its conditions hold.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub struct Rule {
     pub(super) reason: String,
     pub(super) risk_tier: Option<RiskTier>,
     pub(super) next_steps: Vec<String>,
+    pub(super) approval: Option<Requirement>,
 }
 
 impl Rule {
@@ -53,6 +55,11 @@ impl Rule {
     /// Indexes of its history conditions, as in [`Check`](crate::history::Check).
     pub fn histories(&self) -> &[usize] {
         &self.histories
+    }
+
+    /// The required people, if the rule specifies them.
+    pub fn approval(&self) -> Option<&Requirement> {
+        self.approval.as_ref()
     }
 
     /// Next steps after the decision, in sentences.

@@ -11,6 +11,7 @@ pub use self::body::InvalidMember;
 pub(crate) use self::body::LIST_ITEMS;
 pub(crate) use self::halts::{Acknowledge, LiftHalt, StartHalt};
 pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
+use crate::clock::parse_millis;
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
@@ -205,11 +206,13 @@ impl VerifyPassport {
     }
 }
 
-/// The optional note of an approval decision.
-#[derive(Clone, Debug)]
+/// The optional members of a vote on an approval.
+#[derive(Clone, Debug, Default)]
 pub struct DecisionNote {
     /// The note.
     pub note: Option<String>,
+    /// The absent person in whose place the vote is given.
+    pub on_behalf_of: Option<String>,
 }
 
 impl DecisionNote {
@@ -219,7 +222,56 @@ impl DecisionNote {
     ///
     /// Returns the first invalid member.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        Ok(Self { note: BodyMembers::with_known_members(body, &["note"])?.optional_text("note", 2000)? })
+        let mut members = BodyMembers::with_known_members(body, &["for", "note"])?;
+        Ok(Self {
+            note: members.optional_text("note", 2000)?,
+            on_behalf_of: members.optional_text("for", 256)?,
+        })
+    }
+}
+
+/// A request to let another person decide in place of an absent one.
+#[derive(Clone, Debug)]
+pub struct DelegationRequest {
+    /// The absent person; `None` for the caller.
+    pub person: Option<String>,
+    /// The person who decides.
+    pub to: String,
+    /// Start, in seconds since 1970; `None` for now.
+    pub from: Option<i64>,
+    /// End, in seconds since 1970.
+    pub until: i64,
+    /// The reason, recorded in the ledger.
+    pub reason: Option<String>,
+}
+
+impl DelegationRequest {
+    /// Validates and parses `body`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first invalid member.
+    pub fn read(body: Json) -> Result<Self, InvalidMember> {
+        let known = ["from", "person", "reason", "to", "until"];
+        let mut members = BodyMembers::with_known_members(body, &known)?;
+        let mut time = |name: &str| {
+            let text = members.optional_text(name, 64)?;
+            let time = text.map(|text| {
+                let millis = parse_millis(&text).map(|millis| millis.div_euclid(1000));
+                let expected = "expected a time such as \"2027-01-31T00:00:00Z\"";
+                millis.ok_or_else(|| InvalidMember::new(name, format_args!("{expected}, found {text:?}")))
+            });
+            time.transpose()
+        };
+        let (from, until) = (time("from")?, time("until")?);
+        let missing = || InvalidMember::new("until", "missing; expected a time");
+        Ok(Self {
+            person: members.optional_text("person", 256)?,
+            to: members.text("to", 256)?,
+            from,
+            until: until.ok_or_else(missing)?,
+            reason: members.optional_text("reason", 2000)?,
+        })
     }
 }
 

@@ -7,7 +7,9 @@ use actpass_protocol::Json;
 
 use super::evidence::ChainReader;
 use super::{Service, ServiceError};
-use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
+use crate::ledger::{
+    APPROVAL_APPROVED, APPROVAL_REJECTED, APPROVAL_VOTED, DECISION, DECISIONS, Head, Verifier,
+};
 
 /// Maximum number of events verified per page view. The next view continues there.
 const VERIFY_BATCH: u64 = 1000;
@@ -122,7 +124,10 @@ impl Service {
             after = last.seq;
             let events = page.iter().filter_map(|event| Json::parse(event.text.as_bytes()).ok());
             found.extend(events.map(|event| LastDecision { event }).filter(|last| {
-                matches!(last.text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED | DECISION))
+                matches!(
+                    last.text("event_type"),
+                    Some(APPROVAL_APPROVED | APPROVAL_REJECTED | APPROVAL_VOTED | DECISION)
+                )
             }));
         }
         found.reverse();
@@ -143,6 +148,7 @@ impl LastDecision {
         match self.text("event_type") {
             Some(APPROVAL_APPROVED) => "approved",
             Some(APPROVAL_REJECTED) => "rejected",
+            Some(APPROVAL_VOTED) => "voted",
             Some(_) | None => self.text("decision").unwrap_or_default(),
         }
     }

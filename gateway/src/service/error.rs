@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::approvals::Status;
+use crate::approvals::{Status, VoteRefusal};
 use crate::auth::{Capability, Role};
 use crate::halts::Halt;
 use crate::passport::keys::SigningKeyError;
@@ -44,6 +44,8 @@ pub(crate) enum ServiceError {
     TooManyHalts,
     /// The store is unavailable.
     Unavailable,
+    /// The vote does not count; with the seats of the approval.
+    VoteRefused(VoteRefusal, String),
 }
 
 impl From<InvalidMember> for ServiceError {

@@ -7,7 +7,9 @@ use actpass_protocol::Json;
 use super::{Service, ServiceError};
 use crate::auth::{ApiKey, Role};
 use crate::events;
-use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISIONS, Head, Verification, Verifier};
+use crate::ledger::{
+    APPROVAL_APPROVED, APPROVAL_REJECTED, APPROVAL_VOTED, DECISIONS, Head, Verification, Verifier,
+};
 use crate::request::Evidence;
 use crate::store::{Mutation, Record, StoredEvent, Subject};
 
@@ -164,7 +166,8 @@ impl ChainView {
         if text("key_name").is_some_and(|name| self.key.owns(name, text("agent_id"))) {
             return Ok(true);
         }
-        let decides = matches!(text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED));
+        let decides =
+            matches!(text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED | APPROVAL_VOTED));
         let Some(id) = text("approval_request_id").filter(|_| decides) else {
             return Ok(false);
         };

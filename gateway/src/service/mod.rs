@@ -6,6 +6,7 @@
 mod approvals;
 mod budgets;
 mod chain_status;
+mod delegations;
 mod error;
 mod evidence;
 mod halts;
@@ -20,12 +21,13 @@ use tokio::sync::{Mutex, Semaphore};
 
 use self::chain_status::VerifiedChains;
 pub(crate) use self::chain_status::{ChainState, ChainStatus, LastDecision, VerifyScope};
+pub(crate) use self::delegations::{new_delegation, read_delegations, revoke as revoke_delegation};
 pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
 pub(crate) use self::halts::{HaltWatch, Watched};
 pub(crate) use self::preflight::PendingPreflight;
 use crate::approvals::ApprovalNotifier;
-use crate::auth::{Capability, Principal};
+use crate::auth::{Capability, Directory, Principal};
 use crate::clock::Clock;
 use crate::passport::SigningKeyStore;
 use crate::store::{Author, Store, StoreError, Subject};
@@ -49,6 +51,10 @@ pub(crate) struct Service {
     pub(crate) approval_seconds: i64,
     /// Whether approvals are reused for the same action.
     pub(crate) reuse_approvals: bool,
+    /// Whether people may approve their own requests.
+    pub(crate) allow_self_approval: bool,
+    /// The people who may decide approvals.
+    pub(crate) directory: Directory,
     /// Maximum number of pending approvals per agent.
     pub(crate) pending_approvals: u32,
     /// Names of the keys that may lift halts; `None` for every operator key.

@@ -186,7 +186,7 @@ impl Passports<'_> {
                 let event = events::passport_revoked(key, jti, request.reason.as_deref());
                 let change = Change::RevokePassport { jti: jti.clone() };
                 // Another request may have revoked it concurrently.
-                let (TransitionOutcome::Recorded | TransitionOutcome::Stale) =
+                let _: TransitionOutcome =
                     service.with_timeout(service.store.change(Transition { event, change })).await?;
                 Ok(true)
             }

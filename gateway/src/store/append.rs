@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SealedCredential;
-use crate::approvals::{Approval, ApprovalDecision};
+use crate::approvals::{Approval, Ballot, VoteRefusal};
 use crate::budget::Charge;
 use crate::halts::{Acknowledgement, Halt};
 use crate::history::{Check, Truth};
@@ -72,12 +72,15 @@ pub struct Transition {
 pub enum Change {
     /// Records a client's acknowledgement of an epoch, once.
     Acknowledge(Box<Acknowledgement>),
-    /// Decides an existing, pending approval before its deadline.
+    /// Votes on an existing, pending approval before its deadline, which decides it if no other vote
+    /// is needed.
     DecideApproval {
         /// The approval's id.
         id: String,
-        /// The decision.
-        decided: ApprovalDecision,
+        /// The vote.
+        ballot: Box<Ballot>,
+        /// The event in place of the transition's if others must approve too.
+        voted: Box<Draft>,
         /// The epoch of the halts that permit an approval; otherwise nothing is recorded. `None`
         /// for a rejection.
         halt_epoch: Option<u64>,
@@ -87,6 +90,11 @@ pub enum Change {
         /// The tool.
         tool_id: String,
         /// The credential's id.
+        id: String,
+    },
+    /// Revokes an existing delegation that is not revoked.
+    RevokeDelegation {
+        /// The delegation's id.
         id: String,
     },
     /// Revokes an issued passport that is not revoked.
@@ -101,6 +109,8 @@ pub enum Change {
 pub enum TransitionOutcome {
     /// The event and its change are durable.
     Recorded,
+    /// The vote does not count. Nothing was recorded.
+    Refused(VoteRefusal),
     /// The change is not possible, or no longer. Nothing was recorded.
     Stale,
 }

@@ -1,7 +1,7 @@
 //! The semantics of appends, shared by all stores.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,13 +15,15 @@ use super::append::{
 use super::error::StoreError;
 use super::proof::StoredResponse;
 use super::queue::Append;
-use crate::approvals::{Approval, Status};
+use crate::approvals::{Approval, ApprovalDecision, Ballot, Status, VoteOutcome, VoteRefusal};
 use crate::budget::{self, Account, Usage};
 use crate::clock::system_time;
+use crate::delegation::Delegation;
 use crate::events;
 use crate::halts::{Acknowledgement, ActiveHalts, Halt, Lifting, MAX_ACTIVE};
 use crate::history::{Check, Truth};
 use crate::ledger::{DECISIONS, Draft, Head, Sealed};
+use crate::quorum::Vote;
 
 /// Reads and writes of a batch within one transaction. Rows that were read do not change until it
 /// ends, and reads see earlier writes of the batch.
@@ -48,6 +50,9 @@ pub(super) trait Rows {
         action_hash: &str,
         asker: &str,
     ) -> Result<Vec<Approval>, Self::Error>;
+
+    /// Returns the events of the delegation `id`, in order.
+    fn delegation(&self, tenant_id: &str, id: &str) -> Result<Vec<String>, Self::Error>;
 
     /// Returns the id of a tool's credential.
     fn credential(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, Self::Error>;
@@ -88,8 +93,23 @@ pub(super) trait Rows {
 
     fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
 
-    /// `at` is in seconds since 1970.
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> Result<(), Self::Error>;
+    /// Stores an acknowledgement; `at` is in seconds since 1970.
+    fn acknowledge(&mut self, acknowledgement: &Acknowledgement, at: i64) -> Result<(), Self::Error>;
+
+    /// Removes a tool's credential.
+    fn remove_credential(&mut self, tenant_id: &Arc<str>, tool_id: &str) -> Result<(), Self::Error>;
+
+    /// Revokes a passport.
+    fn revoke_passport(&mut self, tenant_id: &Arc<str>, jti: &str) -> Result<(), Self::Error>;
+
+    /// Replaces the note of a pending approval, and decides it if there is a decision.
+    fn vote(
+        &mut self,
+        tenant_id: &Arc<str>,
+        id: &str,
+        note: Option<&str>,
+        decided: Option<&ApprovalDecision>,
+    ) -> Result<(), Self::Error>;
 
     /// Stores a response, replacing any other under its key.
     fn store_response(
@@ -132,6 +152,10 @@ pub(super) struct Batch<R> {
     now: i64,
     halts: Arc<ActiveHalts>,
     chains: HashMap<(Arc<str>, String), (i64, Head)>,
+    /// Votes of this batch by approval. Rows see events only up to the chain's saved head.
+    votes: HashMap<(Arc<str>, String), Vec<Vote>>,
+    /// Delegations revoked in this batch.
+    revoked: HashSet<(Arc<str>, String)>,
 }
 
 /// Result of an append. The outer error fails the whole transaction, the inner one this append.
@@ -157,7 +181,8 @@ impl<R: Rows> Batch<R> {
     /// `now` is in milliseconds since 1970 and must not precede any recorded event. `halts` is
     /// the state in the transaction.
     pub(super) fn new(rows: R, now: i64, halts: Arc<ActiveHalts>) -> Self {
-        Self { rows, now, halts, chains: HashMap::new() }
+        let (chains, votes, revoked) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Self { rows, now, halts, chains, votes, revoked }
     }
 
     /// Executes the append and sets its ticket's outcome. An error fails the whole transaction.
@@ -190,21 +215,96 @@ impl<R: Rows> Batch<R> {
     }
 
     fn change(&mut self, Transition { event, change }: &Transition) -> Outcome<TransitionOutcome, R::Error> {
-        if let Change::DecideApproval { halt_epoch: Some(halt_epoch), .. } = change
-            && *halt_epoch != self.halts.epoch
-        {
-            return Ok(Err(StoreError::HaltsChanged));
+        let tenant_id = &event.tenant_id;
+        let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
+        match change {
+            Change::Acknowledge(acknowledgement) => {
+                if !self.rows.can_acknowledge(acknowledgement)? {
+                    return Ok(Ok(TransitionOutcome::Stale));
+                }
+                self.rows.acknowledge(acknowledgement, self.seconds())?;
+            }
+            Change::DecideApproval { id, ballot, voted, halt_epoch } => {
+                if halt_epoch.is_some_and(|epoch| epoch != self.halts.epoch) {
+                    return Ok(Err(StoreError::HaltsChanged));
+                }
+                return self.vote(event, voted, id, ballot);
+            }
+            Change::RemoveCredential { tool_id, id } => {
+                if self.rows.credential(tenant_id, tool_id)?.as_ref() != Some(id) {
+                    return Ok(Ok(TransitionOutcome::Stale));
+                }
+                self.rows.remove_credential(tenant_id, tool_id)?;
+            }
+            Change::RevokeDelegation { id } => {
+                let known = self.delegation(tenant_id, id)?;
+                if known.is_none_or(|delegation| delegation.revoked) {
+                    return Ok(Ok(TransitionOutcome::Stale));
+                }
+                self.revoked.insert(of_tenant(id));
+            }
+            Change::RevokePassport { jti } => {
+                if self.rows.passport(tenant_id, jti)?.is_none_or(|standing| standing.revoked) {
+                    return Ok(Ok(TransitionOutcome::Stale));
+                }
+                self.rows.revoke_passport(tenant_id, jti)?;
+            }
         }
-        if !self.is_possible(&event.tenant_id, change)? {
+        let recorded = self.insert(event)?;
+        Ok(recorded.map(|()| TransitionOutcome::Recorded))
+    }
+
+    /// Votes on an approval: `decided` is the event of a vote that decides it, `voted` of another.
+    fn vote(
+        &mut self,
+        decided: &Draft,
+        voted: &Draft,
+        id: &str,
+        ballot: &Ballot,
+    ) -> Outcome<TransitionOutcome, R::Error> {
+        let tenant_id = &decided.tenant_id;
+        let name = (Arc::clone(tenant_id), id.to_owned());
+        let Some(mut approval) = self.rows.approval(tenant_id, id)? else {
             return Ok(Ok(TransitionOutcome::Stale));
-        }
-        let (chain, sealed) = match self.seal(event)? {
-            Ok(sealed) => sealed,
-            Err(error) => return Ok(Err(error)),
         };
-        self.rows.insert_event(chain, sealed)?;
-        self.rows.change(&event.tenant_id, change, self.seconds())?;
+        approval.votes.extend(self.votes.get(&name).into_iter().flatten().cloned());
+        let decides = match approval.evaluate(ballot, self.seconds()) {
+            VoteOutcome::Decides => true,
+            VoteOutcome::Counts => false,
+            VoteOutcome::Refused(refusal) => return Ok(Ok(TransitionOutcome::Refused(refusal))),
+            VoteOutcome::TooLate => return Ok(Ok(TransitionOutcome::Stale)),
+        };
+        if let Some(seat) = &ballot.vote.delegated {
+            let at = ballot.vote.at.max(self.seconds());
+            let delegation = self.delegation(tenant_id, &seat.delegation)?;
+            if !delegation.is_some_and(|found| found.permits(&seat.person, &ballot.vote.person, at)) {
+                return Ok(Ok(TransitionOutcome::Refused(VoteRefusal::NotDelegated)));
+            }
+        }
+        if let Err(error) = self.insert(if decides { decided } else { voted })? {
+            return Ok(Err(error));
+        }
+        let note = approval.note_with(ballot, decides && approval.votes.is_empty());
+        let decision = decides.then(|| ballot.decision(note.clone()));
+        self.rows.vote(tenant_id, id, note.as_deref(), decision.as_ref())?;
+        self.votes.entry(name).or_default().push(ballot.vote.clone());
         Ok(Ok(TransitionOutcome::Recorded))
+    }
+
+    fn delegation(&self, tenant_id: &Arc<str>, id: &str) -> Result<Option<Delegation>, R::Error> {
+        let events = self.rows.delegation(tenant_id, id)?;
+        let found = Delegation::of_events(events.iter().map(String::as_str));
+        let is_revoked = self.revoked.contains(&(Arc::clone(tenant_id), id.to_owned()));
+        let found = found.into_iter().find(|delegation| delegation.id == id);
+        Ok(found.map(|found| Delegation { revoked: found.revoked || is_revoked, ..found }))
+    }
+
+    /// Appends an event to its chain.
+    fn insert(&mut self, event: &Draft) -> Outcome<(), R::Error> {
+        match self.seal(event)? {
+            Ok((chain, sealed)) => self.rows.insert_event(chain, sealed).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     fn change_halts(&mut self, change: &HaltChange) -> Outcome<HaltOutcome, R::Error> {
@@ -549,23 +649,5 @@ impl<R: Rows> Batch<R> {
             Some(name) => Measured::RequiresApproval(name),
             None => Measured::Fits(usages),
         })
-    }
-
-    fn is_possible(&self, tenant_id: &str, change: &Change) -> Result<bool, R::Error> {
-        match change {
-            Change::Acknowledge(acknowledgement) => self.rows.can_acknowledge(acknowledgement),
-            Change::DecideApproval { id, decided, halt_epoch: _ } => {
-                let approval = self.rows.approval(tenant_id, id)?;
-                let at = decided.at.max(self.seconds());
-                Ok(approval.is_some_and(|found| found.decided.is_none() && at < found.deadline))
-            }
-            Change::RemoveCredential { tool_id, id } => {
-                Ok(self.rows.credential(tenant_id, tool_id)?.as_ref() == Some(id))
-            }
-            Change::RevokePassport { jti } => {
-                let standing = self.rows.passport(tenant_id, jti)?;
-                Ok(standing.is_some_and(|standing| !standing.revoked))
-            }
-        }
     }
 }

@@ -111,6 +111,14 @@ impl Author<'_> {
     }
 }
 
+/// Returns text that the events of a delegation contain.
+pub(super) fn delegation_marker(id: &str) -> String {
+    let mut member = JsonWriter::new(Style::Compact);
+    member.key("delegation_id");
+    member.string(id);
+    member.into_string()
+}
+
 /// Selection of a tenant's approvals, ordered by deadline, nearest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {

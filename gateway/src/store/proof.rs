@@ -8,9 +8,10 @@ use actpass_protocol::Json;
 use bytes::Bytes;
 
 use super::{AllowBasis, EarlierResponse, FirstAllow};
-use crate::approvals::{Approval, ApprovalDecision};
+use crate::approvals::{Approval, ApprovalDecision, Opening};
 use crate::clock::{parse_millis, rfc3339};
 use crate::ledger::{self, idempotency_hash};
+use crate::quorum::Vote;
 use crate::tools::was_approved;
 
 /// A stored response with the events that it refers to.
@@ -81,11 +82,39 @@ fn rule_of(event: &Json) -> Option<String> {
     }
 }
 
-/// Completes an approval from its row with the deciding event and whether an event spent it.
-pub(super) fn verify_against_ledger(approval: Approval, event: Option<&str>, is_spent: bool) -> Approval {
+/// Completes an approval from its row with its events: the one that opened it, the votes, one a
+/// line, and whether one spent it.
+pub(super) fn verify_against_ledger(
+    mut approval: Approval,
+    opened: Option<&str>,
+    votes: Option<&str>,
+    is_spent: bool,
+) -> Approval {
+    approval.opening = opened
+        .and_then(parse)
+        .filter(|event| opens(event, &approval))
+        .and_then(|event| Opening::of_event(&event));
+    let mut decision = None;
+    for event in votes.unwrap_or_default().lines().filter_map(parse) {
+        let approved = match text_of(&event, "event_type") {
+            Some(ledger::APPROVAL_APPROVED | ledger::APPROVAL_VOTED) => true,
+            Some(ledger::APPROVAL_REJECTED) => false,
+            Some(_) | None => continue,
+        };
+        let is_voted = text_of(&event, "event_type") == Some(ledger::APPROVAL_VOTED);
+        approval.votes.extend(Vote::of_event(&event, approved));
+        if !is_voted {
+            decision = Some(event);
+            break;
+        }
+    }
     let proven = match &approval.decided {
         None => true,
-        Some(decided) => event.and_then(parse).is_some_and(|event| decides(&event, &approval, decided)),
+        Some(decided) => {
+            let is_filled = |opening: &Opening| opening.requirement.missing(&approval.votes).is_empty();
+            decision.is_some_and(|event| decides(&event, &approval, decided))
+                && (!decided.approved || approval.opening.as_ref().is_none_or(is_filled))
+        }
     };
     if !proven {
         let id = &*approval.id;
@@ -95,6 +124,12 @@ pub(super) fn verify_against_ledger(approval: Approval, event: Option<&str>, is_
         );
     }
     Approval { spent: approval.spent || is_spent, proven, ..approval }
+}
+
+/// Returns whether the event is a decision that names the approval; the first of them opened it.
+fn opens(event: &Json, approval: &Approval) -> bool {
+    text_of(event, "event_type") == Some(ledger::DECISION)
+        && text_of(event, "approval_request_id") == Some(&approval.id)
 }
 
 fn decides(event: &Json, approval: &Approval, decided: &ApprovalDecision) -> bool {

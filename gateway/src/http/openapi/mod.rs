@@ -137,7 +137,7 @@ struct Error {
 #[expect(dead_code, reason = "used for the OpenAPI description only")]
 struct ErrorBody {
     /// Stable error code.
-    #[schema(pattern = "^[a-z_]+$")]
+    #[schema(pattern = "^[a-z_.]+$")]
     code: String,
     /// Description for people. Starts with the member's name if a member is invalid.
     message: String,
@@ -161,19 +161,20 @@ mod tests {
 
     use super::DOCUMENT;
     use crate::request::{
-        Acknowledge, DecisionNote, Evidence, InvalidMember, Issue, LiftHalt, Preflight, Revoke, ToolApproval,
-        VerifyPassport,
+        Acknowledge, DecisionNote, DelegationRequest, Evidence, InvalidMember, Issue, LiftHalt, Preflight,
+        Revoke, ToolApproval, VerifyPassport,
     };
 
     type Read = fn(&Json) -> Result<(), InvalidMember>;
 
     /// Every request type with its parser, except `StartHalt`, whose members depend on each other.
-    const REQUESTS: [(&str, Read); 9] = [
+    const REQUESTS: [(&str, Read); 10] = [
         ("Acknowledge", |body| Acknowledge::read(body.clone()).map(|_| ())),
         ("LiftHalt", |body| LiftHalt::read(body.clone()).map(|_| ())),
         ("Evidence", |body| Evidence::read(body.clone()).map(|_| ())),
         ("Issue", |body| Issue::read(body.clone()).map(|_| ())),
         ("DecisionNote", |body| DecisionNote::read(body.clone()).map(|_| ())),
+        ("DelegationRequest", |body| DelegationRequest::read(body.clone()).map(|_| ())),
         ("Preflight", |body| Preflight::read(body.clone()).map(|_| ())),
         ("Revoke", |body| Revoke::read(body.clone()).map(|_| ())),
         ("ToolApproval", |body| ToolApproval::read(body.clone()).map(|_| ())),
@@ -185,7 +186,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 11, "approve and reject share a schema");
+        assert_eq!(described.matches("\"requestBody\"").count(), 12, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
@@ -213,7 +214,7 @@ mod tests {
             let is_open = schema.member("additionalProperties") != Some(&Json::Bool(false));
             assert_eq!(
                 is_open,
-                !["DecisionNote", "LiftHalt", "ToolApproval"].contains(&name),
+                !["DecisionNote", "DelegationRequest", "LiftHalt", "ToolApproval"].contains(&name),
                 "operator requests reject unknown members"
             );
             takes("described nowhere", Some(Json::Null), is_open);
@@ -240,6 +241,13 @@ mod tests {
                     "string" if schema.member("enum").is_some() => {
                         items(schema.member("enum")).for_each(|word| takes(member, Some(word.clone()), true));
                         takes(member, Some(Json::from("another")), false);
+                    }
+                    "string" if schema.member("format") == Some(&Json::from("date-time")) => {
+                        for (time, is_taken) in
+                            [("2027-01-31T00:00:00Z", true), ("tomorrow", false), ("", false)]
+                        {
+                            takes(member, Some(Json::from(time)), is_taken);
+                        }
                     }
                     "string" => {
                         takes(member, Some(Json::from("")), limit("minLength").is_none());
@@ -290,7 +298,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 10 + 6 + 1 + 2);
+        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 10 + 6 + 1 + 2 + 1 + 5);
     }
 
     fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {
@@ -323,6 +331,9 @@ mod tests {
             "array" => Json::Array(Vec::new()),
             "integer" => at(schema, &["minimum"]).clone(),
             "object" => Json::Object(Vec::new()),
+            _ if schema.member("format") == Some(&Json::from("date-time")) => {
+                Json::from("2027-01-31T00:00:00Z")
+            }
             _ => items(schema.member("enum")).next().cloned().unwrap_or_else(|| Json::from("x")),
         }
     }

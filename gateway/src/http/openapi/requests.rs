@@ -206,6 +206,31 @@ pub(in crate::http) struct DecisionNote {
     /// The note.
     #[schema(max_length = 2000)]
     note: Option<String>,
+    /// The absent person in whose place the vote is given, by a delegation. Default: the own seat,
+    /// otherwise the only delegated one.
+    #[schema(max_length = 256)]
+    r#for: Option<String>,
+}
+
+/// A request to let another person decide in place of an absent one.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct DelegationRequest {
+    /// The absent person; default: the person of the key. Only operators may name another.
+    #[schema(max_length = 256)]
+    person: Option<String>,
+    /// The person who decides.
+    #[schema(min_length = 1, max_length = 256)]
+    to: String,
+    /// Start; default: now.
+    #[schema(format = DateTime)]
+    from: Option<String>,
+    /// End.
+    #[schema(format = DateTime)]
+    until: String,
+    /// The reason, recorded in the ledger.
+    #[schema(max_length = 2000)]
+    reason: Option<String>,
 }
 
 /// A request to revoke a passport.

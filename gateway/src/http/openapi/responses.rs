@@ -314,6 +314,86 @@ pub(in crate::http) struct Approval {
     deadline: String,
     /// The halt epoch: the number of halts and liftings in the database when this was decided.
     halt_epoch: u64,
+    #[schema(required = true)]
+    needs: Option<Requirement>,
+    votes: Vec<Vote>,
+    still_needed: Vec<Seats>,
+}
+
+/// The required people, as in the policy; `null` if the ledger does not support the record.
+#[derive(ToSchema)]
+pub(in crate::http) struct Requirement {
+    /// Number of people.
+    #[schema(minimum = 1)]
+    quorum: u32,
+    /// The groups: a list, or an object with the number of people of each.
+    #[schema(nullable = false, value_type = Option<Value>)]
+    groups: Option<String>,
+    #[schema(nullable = false)]
+    deadline_seconds: Option<i64>,
+    #[schema(nullable = false)]
+    escalate: Option<Escalation>,
+}
+
+/// Further groups after a part of the deadline.
+#[derive(ToSchema)]
+pub(in crate::http) struct Escalation {
+    after_seconds: i64,
+    groups: Vec<String>,
+}
+
+/// A vote.
+#[derive(ToSchema)]
+pub(in crate::http) struct Vote {
+    approved: bool,
+    /// Name of the API key.
+    by: String,
+    /// The person.
+    person: String,
+    /// The absent person in whose place it was given.
+    #[schema(required = true)]
+    r#for: Option<String>,
+    /// The groups whose seats it can fill.
+    groups: Vec<String>,
+    /// Whether the further groups could decide at that time.
+    escalated: bool,
+    #[schema(format = DateTime)]
+    at: String,
+}
+
+/// Seats that votes must still fill.
+#[derive(ToSchema)]
+pub(in crate::http) struct Seats {
+    #[schema(minimum = 1)]
+    count: u32,
+    /// The groups that can fill them; absent for any.
+    #[schema(nullable = false)]
+    groups: Option<Vec<String>>,
+}
+
+/// A delegation.
+#[derive(ToSchema)]
+pub(in crate::http) struct Delegation {
+    #[schema(pattern = "^dlg_[0-9a-f]{32}$")]
+    id: String,
+    /// The absent person.
+    person: String,
+    /// The person who decides.
+    to: String,
+    #[schema(format = DateTime)]
+    from: String,
+    #[schema(format = DateTime)]
+    until: String,
+    /// Name of the API key that created it.
+    created_by: String,
+    revoked: bool,
+}
+
+/// Delegations.
+#[derive(ToSchema)]
+pub(in crate::http) struct Delegations {
+    /// In order of creation.
+    delegations: Vec<Delegation>,
 }
 
 /// A page of approvals.
@@ -348,6 +428,10 @@ pub(in crate::http) struct PendingApproval {
     created_at: String,
     #[schema(format = DateTime)]
     deadline: String,
+    #[schema(required = true)]
+    needs: Option<Requirement>,
+    votes: Vec<Vote>,
+    still_needed: Vec<Seats>,
 }
 
 /// A recorded event.

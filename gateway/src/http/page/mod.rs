@@ -276,7 +276,7 @@ async fn decide(
             let problem = format!("{} It cannot be approved here. Nothing was decided.", withheld.why);
             return Err(PageError::Conflict(Box::new((operator, approval, problem))));
         }
-        let note = read_note(form.field("note"))?;
+        let note = DecisionNote { note: read_note(form.field("note"))?, on_behalf_of: None };
         let decider = Authorized::of(&operator.key, Capability::DecideApprovals)?;
         match app.service.decide_approval(decider, &approval, approved, note).await {
             Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
@@ -284,6 +284,10 @@ async fn decide(
                 let now = app.service.approval(&operator.key, &id).await?;
                 let problem = view::too_late(&now, app.service.clock.seconds());
                 Err(PageError::Conflict(Box::new((operator, now, problem))))
+            }
+            Err(error @ ServiceError::VoteRefused(..)) => {
+                let problem = format!("Nothing was decided: {}.", ApiError::from(error).message());
+                Err(PageError::Conflict(Box::new((operator, approval, problem))))
             }
             Err(error) => Err(error.into()),
         }

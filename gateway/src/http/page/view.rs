@@ -15,6 +15,7 @@ use crate::approvals::{Approval, Status};
 use crate::auth::Capability;
 use crate::clock::rfc3339;
 use crate::halts::{Halt, Scope};
+use crate::quorum::{Requirement, Vote};
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
 /// Requests with larger arguments are shown and decided on their detail page only.
@@ -303,6 +304,10 @@ struct Card<'a> {
     bytes: usize,
     /// The arguments, if shown.
     arguments: Option<DisplayText>,
+    /// The votes so far, one a person.
+    votes: Vec<DisplayText>,
+    /// The seats that votes must still fill; `None` if one person decides.
+    needed: Option<DisplayText>,
     /// Why it cannot be approved here.
     withheld: Option<Withheld>,
 }
@@ -333,6 +338,8 @@ impl<'a> Card<'a> {
             hurry: left < 120,
             bytes: approval.args.len(),
             arguments,
+            votes: approval.votes.iter().map(describe_vote).collect(),
+            needed: needed(approval, now),
             withheld: None,
         };
         card.withheld = card.why_withheld(approval, value.as_ref());
@@ -382,6 +389,21 @@ impl<'a> Card<'a> {
     }
 }
 
+/// Describes a vote: the voter, the absent person, and the time.
+fn describe_vote(vote: &Vote) -> DisplayText {
+    let word = if vote.approved { "approved" } else { "rejected" };
+    let absent = vote.delegated.as_ref().map(|seat| format!(" for {}", seat.person)).unwrap_or_default();
+    DisplayText::name(&format!("{} {word}{absent} at {}", vote.person, format_utc(vote.at)))
+}
+
+/// Describes the empty seats of an approval that several people or certain groups must decide.
+fn needed(approval: &Approval, now: i64) -> Option<DisplayText> {
+    let opening =
+        approval.opening.as_ref().filter(|opening| opening.requirement != Requirement::default())?;
+    let seats = approval.still_needed(now);
+    (!seats.is_empty()).then(|| DisplayText::name(&opening.requirement.describe(&seats)))
+}
+
 /// The outcome of an approval.
 struct Outcome {
     word: &'static str,
@@ -429,7 +451,15 @@ struct DecisionNotice {
 
 impl DecisionNotice {
     fn of(approval: &Approval, now: i64) -> Option<Self> {
-        let outcome = Outcome::of(approval, approval.status(now))?;
+        let voted = |last: &Vote| Outcome {
+            word: "voted on",
+            by: Some(DisplayText::name(&last.by)),
+            at: Timestamp::of(last.at),
+            note: None,
+            more: "",
+        };
+        let outcome = Outcome::of(approval, approval.status(now));
+        let outcome = outcome.or_else(|| approval.votes.last().map(voted))?;
         Some(Self { id: approval.id.clone(), tool: DisplayText::name(&approval.tool), outcome })
     }
 }

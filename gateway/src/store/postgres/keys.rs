@@ -28,6 +28,7 @@ pub(super) struct BatchKeys {
     pub(super) chains: HashSet<TenantKey>,
     pub(super) responses: HashSet<IdempotencyScope>,
     pub(super) approvals: HashSet<TenantKey>,
+    pub(super) delegations: HashSet<TenantKey>,
     /// Tools whose credential is needed.
     pub(super) credentials: HashSet<TenantKey>,
     pub(super) passports: HashSet<TenantKey>,
@@ -84,7 +85,14 @@ impl BatchKeys {
                 self.acknowledgements.insert(Acknowledgement::clone(acknowledgement));
                 return;
             }
-            Change::DecideApproval { id, .. } => (&mut self.approvals, id),
+            Change::DecideApproval { id, ballot, voted, halt_epoch: _ } => {
+                self.add_event(voted);
+                if let Some(seat) = &ballot.vote.delegated {
+                    self.delegations.insert((Arc::clone(tenant_id), seat.delegation.clone()));
+                }
+                (&mut self.approvals, id)
+            }
+            Change::RevokeDelegation { id } => (&mut self.delegations, id),
             Change::RemoveCredential { tool_id, .. } => (&mut self.credentials, tool_id),
             Change::RevokePassport { jti } => (&mut self.passports, jti),
         };

@@ -40,7 +40,7 @@ macro_rules! approval_columns {
         concat!(
             "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
             deadline, approved, decided_by, decided_at, note, spent, asker,
-            (SELECT event FROM actpass.events WHERE chain = ",
+            (SELECT string_agg(event, E'\n' ORDER BY seq) FROM actpass.events WHERE chain = ",
             decisions_of!("approvals"),
             " AND ",
             member!("approval_request_id"),
@@ -49,7 +49,7 @@ macro_rules! approval_columns {
             r#" AND strpos(event, '"event_type":"approval.') > 0 AND seq <= (
                 SELECT length FROM actpass.chains
                 WHERE chains.tenant_id = approvals.tenant_id AND chains.chain_id = 'decisions'
-            ) ORDER BY seq LIMIT 1),
+            )),
             EXISTS (SELECT FROM actpass.events WHERE chain = "#,
             decisions_of!("approvals"),
             " AND ",
@@ -58,7 +58,10 @@ macro_rules! approval_columns {
             of_approval!(),
             " AND ",
             spends!(),
-            "), approvals.tenant_id"
+            "), approvals.tenant_id, (SELECT (array_agg(event ORDER BY seq))[1] FROM actpass.events WHERE chain = ",
+            decisions_of!("approvals"),
+            r#" AND substring(event from '"approval_request_id":"([^"\\]*)"') = approvals.id
+            AND strpos(event, '"event_type":"decision"') > 0)"#
         )
     };
 }
@@ -408,11 +411,14 @@ pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> 
         created_at: row.try_get(9)?,
         deadline: row.try_get(10)?,
         decided,
+        note: optional(14)?,
+        opening: None,
+        votes: Vec::new(),
         spent: row.try_get(15)?,
         asker: text(16)?,
         proven: false,
     };
-    Ok(verify_against_ledger(approval, row.try_get(17)?, row.try_get(18)?))
+    Ok(verify_against_ledger(approval, row.try_get(20)?, row.try_get(17)?, row.try_get(18)?))
 }
 
 pub(super) fn credential_of(row: &Row) -> Result<SealedCredential, tokio_postgres::Error> {

@@ -8,11 +8,11 @@ use rust_decimal::Decimal;
 
 use super::super::batch::{ClaimedBy, Rows};
 use super::super::proof::StoredResponse;
-use super::super::{Change, Claim, Mutation, PassportState, SealedCredential, SingleUse};
+use super::super::{Claim, Mutation, PassportState, SealedCredential, SingleUse};
 use super::budgets::LoadedBudgets;
 use super::halts::LoadedHalts;
 use super::keys::{IdempotencyScope, NotLoaded, TenantKey};
-use crate::approvals::Approval;
+use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Account;
 use crate::halts::{Acknowledgement, Halt};
 use crate::ledger::{Head, Sealed};
@@ -23,6 +23,8 @@ pub(super) struct Loaded {
     pub(super) responses: HashMap<IdempotencyScope, StoredResponse>,
     pub(super) approvals: HashMap<TenantKey, LoadedApproval>,
     pub(super) chains: HashMap<TenantKey, (i64, Head)>,
+    /// Events of delegations.
+    pub(super) delegations: HashMap<TenantKey, Vec<String>>,
     /// Credential ids by tool.
     pub(super) credentials: HashMap<TenantKey, String>,
     /// Approved manifests.
@@ -85,6 +87,10 @@ impl Rows for Loaded {
         let of_tenant = self.approvals.iter().filter(|((tenant, _), _)| **tenant == *tenant_id);
         let approvals = of_tenant.map(|(_, found)| &found.approval).filter(|approval| is_for(approval));
         Ok(approvals.cloned().collect())
+    }
+
+    fn delegation(&self, tenant_id: &str, id: &str) -> Result<Vec<String>, NotLoaded> {
+        self.delegations.get(&name(tenant_id, id)).cloned().ok_or(NotLoaded)
     }
 
     fn manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, NotLoaded> {
@@ -184,27 +190,37 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> Result<(), NotLoaded> {
-        let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
-        match change {
-            Change::Acknowledge(acknowledgement) => self.halts.acknowledge(acknowledgement, at),
-            Change::DecideApproval { id, decided, halt_epoch: _ } => {
-                let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
-                approval.approval.decided = Some(decided.clone());
-                // The event is part of the same transaction.
-                approval.approval.proven = true;
-                approval.is_changed = true;
-            }
-            Change::RemoveCredential { tool_id, id: _ } => {
-                self.credentials.remove(&of_tenant(tool_id));
-                self.changed.insert(of_tenant(tool_id), None);
-            }
-            Change::RevokePassport { jti } => {
-                let passport = self.passports.get_mut(&of_tenant(jti)).ok_or(NotLoaded)?;
-                passport.standing.revoked = true;
-                passport.is_changed = true;
-            }
-        }
+    fn acknowledge(&mut self, acknowledgement: &Acknowledgement, at: i64) -> Result<(), NotLoaded> {
+        self.halts.acknowledge(acknowledgement, at);
+        Ok(())
+    }
+
+    fn remove_credential(&mut self, tenant_id: &Arc<str>, tool_id: &str) -> Result<(), NotLoaded> {
+        self.credentials.remove(&name(tenant_id, tool_id));
+        self.changed.insert(name(tenant_id, tool_id), None);
+        Ok(())
+    }
+
+    fn revoke_passport(&mut self, tenant_id: &Arc<str>, jti: &str) -> Result<(), NotLoaded> {
+        let passport = self.passports.get_mut(&name(tenant_id, jti)).ok_or(NotLoaded)?;
+        passport.standing.revoked = true;
+        passport.is_changed = true;
+        Ok(())
+    }
+
+    fn vote(
+        &mut self,
+        tenant_id: &Arc<str>,
+        id: &str,
+        note: Option<&str>,
+        decided: Option<&ApprovalDecision>,
+    ) -> Result<(), NotLoaded> {
+        let approval = self.approvals.get_mut(&name(tenant_id, id)).ok_or(NotLoaded)?;
+        approval.approval.note = note.map(str::to_owned);
+        approval.approval.decided = decided.cloned();
+        // The event is part of the same transaction.
+        approval.approval.proven = true;
+        approval.is_changed = true;
         Ok(())
     }
 

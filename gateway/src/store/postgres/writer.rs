@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::super::batch::Batch;
 use super::super::error::{DatabaseError, StoreError};
+use super::super::lookup::delegation_marker;
 use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
 use super::super::{PassportState, Rotation, SealedKey};
@@ -275,6 +276,7 @@ struct WriteConnection {
     chains: Statement,
     clock: Statement,
     credentials: Statement,
+    delegations: Statement,
     insert_events: Statement,
     insert_passports: Statement,
     store_responses: Statement,
@@ -354,7 +356,7 @@ impl WriteConnection {
                      SET approved = coalesce(approvals.approved, change.approved),
                          decided_by = coalesce(approvals.decided_by, change.decided_by),
                          decided_at = coalesce(approvals.decided_at, change.decided_at),
-                         note = coalesce(approvals.note, change.note),
+                         note = CASE WHEN approvals.approved IS NULL THEN change.note ELSE approvals.note END,
                          spent = change.spent
                      FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bigint[], $6::text[],
                          $7::boolean[]) AS change (tenant_id, id, approved, decided_by, decided_at, note, spent)
@@ -387,6 +389,16 @@ impl WriteConnection {
                 )
                 .await?,
             clock: client.prepare("SELECT clock_timestamp()").await?,
+            delegations: client
+                .prepare(
+                    "SELECT wanted.tenant_id, wanted.id, (
+                         SELECT string_agg(event, E'\\n' ORDER BY seq) FROM actpass.events
+                         JOIN actpass.chains ON chains.id = chain
+                         WHERE chains.tenant_id = wanted.tenant_id AND chains.chain_id = 'delegations'
+                             AND seq <= chains.length AND strpos(event, wanted.marker) > 0
+                     ) FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant_id, id, marker)",
+                )
+                .await?,
             insert_events: client
                 .prepare(
                     "INSERT INTO actpass.events (chain, seq, event)
@@ -550,11 +562,14 @@ impl WriteConnection {
             scopes.1.push(Text(key_name));
             scopes.2.push(Text(key));
         }
+        let delegations = columns_of(&keys.delegations);
+        let markers: Vec<_> = keys.delegations.iter().map(|(_, id)| delegation_marker(id)).collect();
         type Columns<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
         let tenant_columns: Columns<'_, 1> = [&tenants];
         let chain_columns: Columns<'_, 3> = [&chains.0, &chains.1, &GENESIS];
         let passport_columns: Columns<'_, 2> = [&passports.0, &passports.1];
         let approval_columns: Columns<'_, 2> = [&approvals.0, &approvals.1];
+        let delegation_columns: Columns<'_, 3> = [&delegations.0, &delegations.1, &markers];
         let credential_columns: Columns<'_, 2> = [&credentials.0, &credentials.1];
         let manifest_columns: Columns<'_, 2> = [&manifests.0, &manifests.1];
         let action_columns: Columns<'_, 3> = [&actions.0, &actions.1, &actions.2];
@@ -575,6 +590,7 @@ impl WriteConnection {
             passports,
             approvals,
             open,
+            delegations,
             credentials,
             manifests,
             responses,
@@ -591,6 +607,7 @@ impl WriteConnection {
             query_unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
             query_unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
             query_unless(actions.0.is_empty(), client.query(&self.approvals_for, &action_columns)),
+            query_unless(delegations.0.is_empty(), client.query(&self.delegations, &delegation_columns)),
             query_unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
             query_unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
             query_unless(scopes.0.is_empty(), client.query(&self.responses, &key_columns)),
@@ -619,6 +636,10 @@ impl WriteConnection {
             let tenant_id = row.try_get::<_, StoredText>(19)?.0.into();
             let name = (tenant_id, approval.id.clone());
             loaded.approvals.insert(name, LoadedApproval { approval, is_changed: false });
+        }
+        for row in delegations {
+            let events = row.try_get::<_, Option<String>>(2)?.unwrap_or_default();
+            loaded.delegations.insert(name_of(&row)?, events.lines().map(str::to_owned).collect());
         }
         for row in manifests {
             loaded.approved.insert(name_of(&row)?, row.try_get::<_, StoredText>(2)?.0);
@@ -759,7 +780,7 @@ impl WriteConnection {
             columns.2.push(decided.map(|decided| decided.approved));
             columns.3.push(decided.map(|decided| Text(&decided.by)));
             columns.4.push(decided.map(|decided| decided.at));
-            columns.5.push(decided.and_then(|decided| decided.note.as_deref()).map(Text));
+            columns.5.push(approval.approval.note.as_deref().map(Text));
             columns.6.push(approval.approval.spent);
         }
         let (t, i, a, b, at, n, s) =

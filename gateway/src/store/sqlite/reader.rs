@@ -12,6 +12,7 @@ use super::{from_sql, to_sql};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::{Head, TOOLS};
 use crate::store::error::{OpenError, StoreError};
+use crate::store::lookup::delegation_marker;
 use crate::store::proof::{describe_unproven, recorded_at, verify_against_ledger};
 use crate::store::{PassportState, SealedCredential, SealedKey, StoredEvent};
 
@@ -33,7 +34,7 @@ pub(super) const CREDENTIAL: &str =
 pub(super) const APPROVAL: &str = concat!(
     "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
     deadline, approved, decided_by, decided_at, note, spent, asker,
-    (SELECT event FROM events INDEXED BY events_by_approval WHERE chain = ",
+    (SELECT group_concat(event, char(10) ORDER BY seq) FROM events INDEXED BY events_by_approval WHERE chain = ",
     decisions!(),
     " AND ",
     member!("approval_request_id"),
@@ -41,7 +42,7 @@ pub(super) const APPROVAL: &str = concat!(
     of_approval!(),
     r#" AND instr(event, '"event_type":"approval.') > 0 AND seq <= (
         SELECT length FROM chains WHERE tenant_id = ?1 AND chain_id = 'decisions'
-    ) ORDER BY seq LIMIT 1),
+    )),
     EXISTS (SELECT 1 FROM events INDEXED BY events_by_approval WHERE chain = "#,
     decisions!(),
     " AND ",
@@ -50,7 +51,12 @@ pub(super) const APPROVAL: &str = concat!(
     of_approval!(),
     " AND ",
     spends!(),
-    ") FROM approvals WHERE tenant_id = ?1"
+    "), (SELECT event FROM events WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("approval_request_id"),
+    r#" = +approvals.id AND instr(event, '"event_type":"decision"') > 0 ORDER BY +seq LIMIT 1)
+    FROM approvals WHERE tenant_id = ?1"#
 );
 
 /// State of a passport by its row and the ledger.
@@ -100,6 +106,12 @@ const UNPROVEN_PASSPORTS: &str = concat!(
     spends!(),
     ")))"
 );
+
+/// The events of the delegation whose quoted id ?2 contains.
+const DELEGATION: &str = "SELECT event FROM events
+    WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = 'delegations') AND seq <= (
+        SELECT length FROM chains WHERE tenant_id = ?1 AND chain_id = 'delegations'
+    ) AND instr(event, ?2) > 0 ORDER BY seq";
 
 /// The last event about a tool.
 pub(super) const TOOL_EVENT: &str = concat!(
@@ -255,6 +267,15 @@ pub(super) fn find_approval(
         .optional()
 }
 
+pub(super) fn find_delegation(
+    connection: &Connection,
+    tenant_id: &str,
+    id: &str,
+) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(DELEGATION)?;
+    statement.query_map(params![tenant_id, delegation_marker(id)], |row| row.get(0))?.collect()
+}
+
 /// Unspent approvals, oldest first.
 pub(super) fn find_approvals_for(
     connection: &Connection,
@@ -317,11 +338,15 @@ pub(super) fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
         created_at: row.get(9)?,
         deadline: row.get(10)?,
         decided,
+        note: row.get(14)?,
+        opening: None,
+        votes: Vec::new(),
         spent: row.get(15)?,
         asker: row.get(16)?,
         proven: false,
     };
-    Ok(verify_against_ledger(approval, row.get::<_, Option<String>>(17)?.as_deref(), row.get(18)?))
+    let (votes, opened): (Option<String>, Option<String>) = (row.get(17)?, row.get(19)?);
+    Ok(verify_against_ledger(approval, opened.as_deref(), votes.as_deref(), row.get(18)?))
 }
 
 pub(super) fn find_credential(
@@ -413,6 +438,6 @@ mod tests {
                 lookups += 1;
             }
         }
-        assert_eq!(lookups, 2 + 2 + 3 + 1 + 1 + 3);
+        assert_eq!(lookups, 3 + 2 + 3 + 1 + 1 + 3);
     }
 }

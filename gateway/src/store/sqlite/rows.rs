@@ -6,18 +6,20 @@ use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rust_decimal::Decimal;
 
-use super::reader::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
+use super::reader::{
+    find_approval, find_approvals_for, find_chain, find_delegation, find_manifest, find_passport,
+};
 use super::schema::decisions;
 use super::{budgets, halts};
 use super::{from_sql, to_sql};
-use crate::approvals::Approval;
+use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Account;
 use crate::halts::{Acknowledgement, Halt};
 use crate::ledger::{DECISIONS, Head, Sealed};
 use crate::store::Claim;
 use crate::store::batch::{ClaimedBy, Rows};
 use crate::store::proof::StoredResponse;
-use crate::store::{Change, Mutation, PassportState, SingleUse};
+use crate::store::{Mutation, PassportState, SingleUse};
 
 /// A stored response with the events that it refers to.
 const ANSWER: &str = concat!(
@@ -64,6 +66,10 @@ impl Rows for BatchTransaction<'_, '_> {
 
     fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
         find_approval(self.transaction, tenant_id, id)
+    }
+
+    fn delegation(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Vec<String>> {
+        find_delegation(self.transaction, tenant_id, id)
     }
 
     fn approvals_for(
@@ -221,37 +227,44 @@ impl Rows for BatchTransaction<'_, '_> {
         Ok(())
     }
 
-    fn change(&mut self, tenant_id: &Arc<str>, change: &Change, at: i64) -> rusqlite::Result<()> {
-        match change {
-            Change::Acknowledge(acknowledgement) => {
-                halts::acknowledge(self.transaction, acknowledgement, at)?;
-            }
-            Change::DecideApproval { id, decided, halt_epoch: _ } => {
-                self.transaction
-                    .prepare_cached(
-                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
-                         WHERE tenant_id = ?1 AND id = ?2",
-                    )?
-                    .execute(params![
-                        tenant_id,
-                        id,
-                        decided.approved,
-                        decided.by,
-                        decided.at,
-                        decided.note
-                    ])?;
-            }
-            Change::RemoveCredential { tool_id, id: _ } => {
-                self.transaction
-                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
-                    .execute(params![tenant_id, tool_id])?;
-            }
-            Change::RevokePassport { jti } => {
-                self.transaction
-                    .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
-                    .execute(params![tenant_id, jti])?;
-            }
-        }
+    fn acknowledge(&mut self, acknowledgement: &Acknowledgement, at: i64) -> rusqlite::Result<()> {
+        halts::acknowledge(self.transaction, acknowledgement, at)
+    }
+
+    fn remove_credential(&mut self, tenant_id: &Arc<str>, tool_id: &str) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .execute(params![tenant_id, tool_id])?;
+        Ok(())
+    }
+
+    fn revoke_passport(&mut self, tenant_id: &Arc<str>, jti: &str) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+            .execute(params![tenant_id, jti])?;
+        Ok(())
+    }
+
+    fn vote(
+        &mut self,
+        tenant_id: &Arc<str>,
+        id: &str,
+        note: Option<&str>,
+        decided: Option<&ApprovalDecision>,
+    ) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
+                 WHERE tenant_id = ?1 AND id = ?2",
+            )?
+            .execute(params![
+                tenant_id,
+                id,
+                decided.map(|decided| decided.approved),
+                decided.map(|decided| &decided.by),
+                decided.map(|decided| decided.at),
+                note
+            ])?;
         Ok(())
     }
 

@@ -18,11 +18,12 @@ use super::{
     Record, SealedCredential, SealedKey, SeenResponse, SingleUse, SqliteStore, Store, StoreError, TlsTrust,
     Transition, TransitionOutcome,
 };
-use crate::approvals::{Approval, ApprovalDecision, Status};
+use crate::approvals::{Approval, ApprovalDecision, Ballot, Opening, Status};
 use crate::budget::{Account, Charge, Window};
 use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
 use crate::object_writer::object;
+use crate::quorum::{Requirement, Vote};
 
 /// The data of a test.
 enum Backend {
@@ -201,10 +202,38 @@ fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Tra
         ("decided_by", Some(Json::from(&*decided.by))),
         ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
     ]));
-    Transition {
-        event,
-        change: Change::DecideApproval { id: approval.id.clone(), decided, halt_epoch: Some(0) },
+    let mut voted = Box::new(event.clone());
+    voted.event_type = "approval.voted".to_owned();
+    let ballot = Box::new(ballot(&decided));
+    let change = Change::DecideApproval { id: approval.id.clone(), ballot, voted, halt_epoch: Some(0) };
+    Transition { event, change }
+}
+
+/// The vote that makes a decision.
+fn ballot(decided: &ApprovalDecision) -> Ballot {
+    Ballot {
+        vote: Vote {
+            approved: decided.approved,
+            by: decided.by.clone(),
+            person: decided.by.clone(),
+            delegated: None,
+            groups: Vec::new(),
+            escalated: false,
+            at: decided.at,
+        },
+        asker: format!("key:{}", decided.by),
+        rejects_all: false,
+        allow_self: false,
+        note: decided.note.clone(),
     }
+}
+
+/// A decision that opens an approval.
+fn opening_of(tenant: &str, approval: Approval, exclusive: bool) -> DecisionRecord {
+    let mut append = deciding(tenant, "decisions", 1);
+    append.event.event_type = "decision".to_owned();
+    append.event.approval_request_id = Some(approval.id.clone());
+    DecisionRecord { opens: Some(ApprovalOpening { approval: Box::new(approval), exclusive }), ..append }
 }
 
 fn idempotent(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static str) -> DecisionRecord {
@@ -601,12 +630,14 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
         created_at: FAR_FUTURE,
         deadline: FAR_FUTURE + 100,
         decided: None,
+        note: None,
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        votes: Vec::new(),
         spent: false,
         proven: true,
     };
     for id in ["apr_1", "apr_2"] {
-        let opens = Some(ApprovalOpening { approval: Box::new(approval(id)), exclusive: false });
-        store.decide(DecisionRecord { opens, ..deciding("t", "c", 1) }).await.unwrap();
+        store.decide(opening_of("t", approval(id), false)).await.unwrap();
     }
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
     assert_eq!(store.approval("u", "apr_1").await, Ok(None));
@@ -637,11 +668,20 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
     assert_eq!(decide("t", "apr_1", said(false, FAR_FUTURE + 99)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(spend(4).await, Ok(DecisionOutcome::Recorded));
     assert_eq!(spend(5).await, refused);
-    let kept = Approval { decided: Some(said(true, FAR_FUTURE + 99)), spent: true, ..approval("apr_1") };
-    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
+    let found = store.approval("t", "apr_1").await.unwrap().unwrap();
+    let votes: Vec<_> = found.votes.iter().map(|vote| (vote.approved, &*vote.by)).collect();
+    assert_eq!(votes, [(true, "alice")]);
+    let kept = Approval {
+        decided: Some(said(true, FAR_FUTURE + 99)),
+        votes: found.votes.clone(),
+        spent: true,
+        ..approval("apr_1")
+    };
+    assert_eq!(found, kept);
     assert_eq!(pending(0, 9).await, 1);
-    assert_eq!(texts(&*store, "t", "c").await.len(), 5);
-    assert_eq!(store.head("u", "c").await, Ok(None));
+    assert_eq!(texts(&*store, "t", "c").await.len(), 3);
+    assert_eq!(texts(&*store, "t", "decisions").await.len(), 3);
+    assert_eq!(store.head("u", "decisions").await, Ok(None));
 }
 
 /// A pending approval opened by `key:key` with a distant deadline.
@@ -660,14 +700,16 @@ fn pending_approval(id: &str) -> Approval {
         created_at: FAR_FUTURE,
         deadline: FAR_FUTURE + 100,
         decided: None,
+        note: None,
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        votes: Vec::new(),
         spent: false,
         proven: true,
     }
 }
 
 fn opening(id: &str, exclusive: bool) -> DecisionRecord {
-    let opens = Some(ApprovalOpening { approval: Box::new(pending_approval(id)), exclusive });
-    DecisionRecord { opens, ..deciding("t", "decisions", 1) }
+    opening_of("t", pending_approval(id), exclusive)
 }
 
 /// A decision that spends the named approval and passport.

@@ -217,7 +217,7 @@ async fn texts_round_trip() {
     append.event.goal = Some(odd.to_owned());
     append.event.tenant_id = odd.into();
     let approval = Approval {
-        id: odd.to_owned(),
+        id: "apr_1".to_owned(),
         action_hash: "h".to_owned(),
         tool: odd.to_owned(),
         resource: Some(odd.to_owned()),
@@ -230,15 +230,18 @@ async fn texts_round_trip() {
         created_at: FAR_FUTURE,
         deadline: FAR_FUTURE + 9,
         decided: None,
+        note: None,
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        votes: Vec::new(),
         spent: false,
         proven: true,
     };
-    append.opens = Some(ApprovalOpening { approval: Box::new(approval.clone()), exclusive: true });
     let second = store.record(event("t", "c", 1));
     let (odd_one, second) = tokio::join!(store.decide(append.clone()), second);
     assert_eq!((odd_one, second.is_ok()), (Ok(DecisionOutcome::Recorded), true));
     assert!(was_answered(&store.decide(append.clone()).await.unwrap(), "first"));
-    assert_eq!(store.approval(odd, odd).await, Ok(Some(approval)));
+    store.decide(opening_of(odd, approval.clone(), true)).await.unwrap();
+    assert_eq!(store.approval(odd, "apr_1").await, Ok(Some(approval)));
     assert_eq!(first_broken(&store, odd, odd).await, None);
     assert_eq!(store.head(odd, "a").await, Ok(None));
     assert_eq!(store.passport("\0", "\0").await, Ok(None));
@@ -253,9 +256,10 @@ async fn texts_round_trip() {
         at: FAR_FUTURE + 3,
         note: Some(odd.to_owned()),
     };
-    let change = Change::DecideApproval { id: odd.to_owned(), decided: decided.clone(), halt_epoch: Some(0) };
+    let (ballot, voted) = (Box::new(ballot(&decided)), Box::new(event.clone()));
+    let change = Change::DecideApproval { id: "apr_1".to_owned(), ballot, voted, halt_epoch: Some(0) };
     store.change(Transition { event, change }).await.unwrap();
-    assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
+    assert_eq!(store.approval(odd, "apr_1").await.unwrap().unwrap().decided, Some(decided));
 }
 
 /// Makes every event insertion run `body`, with the sequence `tried` as a counter that survives
