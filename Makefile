@@ -309,6 +309,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	scripts/mutate-guard --check
 	scripts/check-circles
 	scripts/check-layering
+	$(PYTHON) tests/adapters/run.py --check
 	$(MAKE) --no-print-directory versions lint-deploy
 	scripts/changelog check
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the adapters with the real frameworks, and print the number of executions in each case.
 
-usage: run.py [--oldest] [--source] [--jobs N] [--language LANGUAGE] [--lock] [FRAMEWORK...]
+usage: run.py [--oldest] [--source] [--jobs N] [--language LANGUAGE] [--lock] [--check] [FRAMEWORK...]
 
 A Python framework is a file `python/requirements-FRAMEWORK.txt` with tests in `python/test_FRAMEWORK*.py`. A Node
 framework is a folder `node/FRAMEWORK` with `package.json`, optional `package-lock.json`, and `*.test.mjs`; a dependency
@@ -10,8 +10,10 @@ requirements change, with the package under test installed from its wheel or pac
 Python adapter are checked there too.
 
 `--oldest` uses the oldest supported versions: `requirements-FRAMEWORK-oldest.txt`, or
-`node/FRAMEWORK/oldest/package.json`. `--source` tests the Python package in `bindings-python/python` without a wheel.
-`--lock` resolves the requirements above the line `# Resolved:` of each file and writes the rest.
+`node/FRAMEWORK/oldest/package.json`; without this file, the newest version is the oldest one. `--source` tests the
+Python package in `bindings-python/python` without a wheel. `--lock` resolves the requirements above the line
+`# Resolved:` of each file and writes the rest, or `package-lock.json`. `--check` compares the oldest versions with those
+that the packages declare.
 
 A test reports each case as a JSON line `{"framework", "case", "variant", "ran"}` in the file that ACTPASS_ADAPTER_CASES
 names. `cases.json` names the cases, with the number of executions if it is equal for every framework. An environment
@@ -72,10 +74,13 @@ def main() -> int:
     parser.add_argument("--oldest", action="store_true")
     parser.add_argument("--source", action="store_true")
     parser.add_argument("--lock", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--language", choices=["python", "node"])
     parser.add_argument("frameworks", nargs="*")
     options = parser.parse_args()
+    if options.check:
+        return check()
     chosen = [
         one
         for one in frameworks(options.oldest)
@@ -92,6 +97,27 @@ def main() -> int:
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as executor:
         results = list(executor.map(lambda one: timed(one, source=options.source), chosen))
     return report(results)
+
+
+def check() -> int:
+    """Return 1 if a package declares another oldest version of a framework than the tests use."""
+    tested: dict[str, set[str]] = {}
+    for one in frameworks(oldest=True):
+        for name, version in one.direct().items():
+            tested.setdefault(name, set()).add(version)
+    text = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.search(r"^\[project.optional-dependencies]\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    assert extras is not None
+    peers = json.loads((ROOT / "bindings-node" / "package.json").read_text(encoding="utf-8"))["peerDependencies"]
+    declared = re.findall(r'"([\w.-]+)>=([\w.]+)', extras[1])
+    # The tests of the package use OpenTelemetry.
+    wanted = {name: one for name, one in peers.items() if name != "@opentelemetry/api"}
+    declared += [(name, one) for name, text in wanted.items() for one in re.findall(r"(?:\^|>=)([\w.]+)", text)]
+    problems = [one for one in declared if one[1] not in tested.get(one[0], set())]
+    for name, version in problems:
+        found = ", ".join(sorted(tested.get(name, {"nothing"})))
+        print(f"run.py --check: {name}: declared {version} as the oldest, but tested {found}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def timed(framework: Framework, *, source: bool) -> Result:
@@ -158,12 +184,19 @@ def cell(records: list[dict[str, object]]) -> str:
 
 def frameworks(oldest: bool) -> list[Framework]:
     """Return every framework that has requirements."""
-    end = "-oldest.txt" if oldest else ".txt"
-    files = [file for file in sorted(HERE.glob(f"python/requirements-*{end}")) if oldest or "-oldest" not in file.name]
-    pythons = [PythonFramework(file.name.removeprefix("requirements-").removesuffix(end), file) for file in files]
-    manifests = sorted(HERE.glob("node/*/oldest/package.json" if oldest else "node/*/package.json"))
-    nodes = [NodeFramework(file.relative_to(HERE / "node").parts[0], file) for file in manifests]
-    return [*pythons, *nodes]
+    found: list[Framework] = []
+    for file in sorted(HERE.glob("python/requirements-*.txt")):
+        name = file.stem.removeprefix("requirements-")
+        if not name.endswith("-oldest"):
+            found.append(PythonFramework(name, versions(file.with_name(f"{file.stem}-oldest.txt"), file, oldest)))
+    for file in sorted(HERE.glob("node/*/package.json")):
+        found.append(NodeFramework(file.parent.name, versions(file.parent / "oldest" / file.name, file, oldest)))
+    return found
+
+
+def versions(old: Path, new: Path, oldest: bool) -> Path:
+    """Return the requirements to use."""
+    return old if oldest and old.is_file() else new
 
 
 @dataclass
@@ -215,6 +248,10 @@ class Framework:
             **more,
         }
 
+    def direct(self) -> dict[str, str]:
+        """Return the versions that the requirements name."""
+        raise NotImplementedError
+
     def lock(self) -> None:
         """Resolve the requirements."""
         raise NotImplementedError
@@ -233,6 +270,11 @@ class PythonFramework(Framework):
     def python(self) -> Path:
         """The interpreter of the environment."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def direct(self) -> dict[str, str]:
+        """Return the versions that the requirements name."""
+        above = self.requirements.read_text(encoding="utf-8").partition(RESOLVED)[0]
+        return dict(line.split("==") for line in above.split())
 
     def lock(self) -> None:
         """Resolve the requirements."""
@@ -308,9 +350,15 @@ class NodeFramework(Framework):
 
     language = "node"
 
+    def direct(self) -> dict[str, str]:
+        """Return the versions that the manifest names."""
+        dependencies: dict[str, str] = json.loads(self.requirements.read_text(encoding="utf-8"))["dependencies"]
+        return dependencies
+
     def lock(self) -> None:
         """Resolve the requirements."""
-        command(["npm", "install", "--package-lock-only", "--no-audit", "--no-fund"], self.requirements.parent)
+        options = ["--package-lock-only", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund"]
+        command(["npm", "install", *options], self.requirements.parent)
 
     def make(self) -> None:
         """Make or update the environment."""
