@@ -12,8 +12,8 @@ Python adapter are checked there too.
 `--oldest` uses the oldest supported versions: `requirements-FRAMEWORK-oldest.txt`, or
 `node/FRAMEWORK/oldest/package.json`; without this file, the newest version is the oldest one. `--source` tests the
 Python package in `bindings-python/python` without a wheel. `--lock` resolves the requirements above the line
-`# Resolved:` of each file and writes the rest, or `package-lock.json`. `--check` compares the oldest versions with those
-that the packages declare.
+`# Resolved:` of each file and writes the rest, or `package-lock.json`. `--check` compares the oldest versions with the
+ones that the packages declare.
 
 A test reports each case as a JSON line `{"framework", "case", "variant", "ran"}` in the file that ACTPASS_ADAPTER_CASES
 names. `cases.json` names the cases, with the number of executions if it is equal for every framework. An environment
