@@ -755,11 +755,11 @@ impl SettingsReader<'_> {
         names
     }
 
-    /// A wrong name could leave nobody who may lift a halt.
+    /// With a wrong name, a halt might be impossible to lift.
     fn check_lifters(&mut self, names: Option<&[String]>, keyring: &Keyring) {
         if names.is_some_and(<[String]>::is_empty) {
             self.problems
-                .add("halts.lift_by", "is empty, so nobody could lift a halt; expected names of keys");
+                .add("halts.lift_by", "is empty, so no key could lift a halt; expected names of keys");
         }
         for name in names.into_iter().flatten() {
             if !keyring.keys().any(|key| *key.name == **name && key.role.may(Capability::Halt)) {

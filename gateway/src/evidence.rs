@@ -217,7 +217,7 @@ pub enum VerifyError {
         .0.hash
     )]
     Contradicted(Head),
-    /// An event allows what a halt stops.
+    /// An event is an `allow` during a halt.
     #[error("line {0}: event {0}: {1}")]
     Halted(u64, AllowedDuringHalt),
     /// There are no events.
