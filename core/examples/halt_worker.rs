@@ -29,7 +29,8 @@ async fn run(number: usize, url: &str) -> Result<(), Error> {
     let actpass = Arc::new(builder.timeout(Duration::from_secs(60)).build()?);
     let client = Arc::clone(&actpass);
     let long = tokio::spawn(async move {
-        let outcome = client.guard(&action(), async |context| {
+        let action = action();
+        let outcome = client.guard(&action, async |context| {
             say(number, "running", None);
             context.halt().halted().await;
             say(number, "told", None);
@@ -39,7 +40,8 @@ async fn run(number: usize, url: &str) -> Result<(), Error> {
     });
     while !ENDED.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let step = actpass.guard(&action(), async |context| {
+        let action = action();
+        let step = actpass.guard(&action, async |context| {
             say(number, "ran", context.decision().evidence_event_id().as_deref());
             Ok::<_, ()>(())
         });

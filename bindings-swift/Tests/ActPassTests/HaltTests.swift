@@ -2,7 +2,7 @@ import ActPass
 import ActPassTesting
 import XCTest
 
-private let refund = Action(
+private let stoppedRefund = Action(
     goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900])
 private let note = Action(goal: "resolve_refund_request", tool: "crm.note.add")
 
@@ -28,7 +28,7 @@ final class HaltTests: XCTestCase {
             _ = try await acknowledged(gateway, 1)
             return context.halt.isHalted
         }.unwrap()
-        let refunded = try await client.guard(refund) { context in
+        let refunded = try await client.guard(stoppedRefund) { context in
             XCTAssertFalse(context.halt.isHalted)
             context.halt.onHalt { calls.count() }
             try await Task.sleep(for: .milliseconds(1100))
@@ -46,7 +46,7 @@ final class HaltTests: XCTestCase {
 
     func testCancellingEndsWithHaltedError() async throws {
         let gateway = allowing()
-        let outcome = try await gateway.client().guard(refund) { context in
+        let outcome = try await gateway.client().guard(stoppedRefund) { context in
             try await context.halt.cancelling {
                 try await Task.sleep(for: .milliseconds(1100))
                 try gateway.halt("all")
@@ -78,7 +78,7 @@ final class HaltTests: XCTestCase {
     func testPermitOfOlderEpochIsRefused() async throws {
         let gateway = allowing()
         let client = try gateway.client()
-        let permit = try await client.authorize(refund).unwrap()
+        let permit = try await client.authorize(stoppedRefund).unwrap()
         try gateway.halt("tool", id: "crm.note.add")
         let decision = try await client.preflight(note)
         XCTAssertEqual(decision.reasonCode, "halted")
@@ -89,7 +89,7 @@ final class HaltTests: XCTestCase {
             XCTAssertEqual(blocked.code, "actpass.halted")
             XCTAssertTrue(blocked.isRetryable)
         }
-        let receipt = try await client.guard(refund) { _ in "re_1" }.unwrap()
+        let receipt = try await client.guard(stoppedRefund) { _ in "re_1" }.unwrap()
         XCTAssertEqual(receipt, "re_1")
     }
 
@@ -97,7 +97,7 @@ final class HaltTests: XCTestCase {
         let gateway = ScriptedGateway()
         gateway.answer(.requireApproval())
         let client = try gateway.client()
-        var action = refund
+        var action = stoppedRefund
         action.waitForApproval = .seconds(60)
         let waiting = action
         let held = Task { try await client.guard(waiting) { _ in "re_1" } }

@@ -13,6 +13,7 @@ import org.actpass.testing.Answer
 import org.actpass.testing.ScriptedGateway
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -77,8 +78,8 @@ class HaltTest {
         assertEquals(7, signal.cancelling { 7 })
         val thrown = runCatching { signal.cancelling { error("its own") } }
         assertEquals("its own", thrown.exceptionOrNull()?.message)
-        assertEquals(null, withTimeoutOrNull(10.milliseconds) { signal.await() })
-        assertEquals(null, withTimeoutOrNull(10.milliseconds) { signal.cancelling { awaitCancellation() } })
+        assertNull(withTimeoutOrNull(10.milliseconds) { signal.await() })
+        assertNull(withTimeoutOrNull<Unit>(10.milliseconds) { signal.cancelling { awaitCancellation() } })
         assertEquals("HaltSignal(isHalted=false)", signal.toString())
     }
 
