@@ -618,20 +618,18 @@ fn closed_response_cancels_the_decision_and_the_request() {
     let step = json!({"do": "respond", "json": {"decision": "allow"}, "delay_ms": 600_000});
     let gateway = hostile(json!({"steps": [step]}));
     let proxy = Proxy::listen(&gateway.base_url(), &[], "");
-    let stream = Request::new(&proxy.address, "POST", "/mcp")
-        .headers(&CALL_HEADERS)
-        .send(&stateless(1, 1).to_string());
+    let session = proxy.initialize(&[], &json!({}));
+    let headers = [("mcp-session-id", session.as_str())];
+    let stream = Request::new(&proxy.address, "POST", "/mcp").headers(&headers).send(&call(1, 1).to_string());
     wait_until("the request", || gateway.seen().len() == 1);
+    // The id is in use until the decision has ended.
+    let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    assert_eq!(proxy.post(&headers, &ping).code(), &json!(-32600));
     drop(stream);
-    // The call of another client shows that the first one has been handled.
-    let other = Request::new(&proxy.address, "POST", "/mcp")
-        .headers(&CALL_HEADERS)
-        .send(&stateless(2, 2).to_string());
-    wait_until("the other request", || gateway.seen().len() == 2);
-    std::thread::sleep(Duration::from_millis(200));
+    wait_until("the end of the decision", || proxy.post(&headers, &ping).messages[0].get("result").is_some());
     gateway.release();
-    assert_eq!(Answer::of(other).text(), "ran");
-    assert_eq!(proxy.ran(), 1);
+    assert_eq!(proxy.post(&headers, &ping).messages[0]["id"], 1);
+    assert_eq!(proxy.ran(), 0);
 
     let gateway = allows();
     let proxy = Proxy::listen(&gateway.base_url(), &[], "hang");

@@ -52,6 +52,16 @@ REASONS: list[tuple[str, str, str]] = [
         "the server refuses the probe without the id of the request, which the proxy adds",
     ),
     (
+        "roots/list",
+        "roots",
+        "server-everything reads the roots 350 ms after the handshake, or later if the stream is not open",
+    ),
+    (
+        "notifications/message",
+        "Roots updated",
+        "server-everything reads the roots 350 ms after the handshake, or later if the stream is not open",
+    ),
+    (
         "list_changed",
         "notifications",
         "the server drops a notification that it sends before the client's stream is open",
