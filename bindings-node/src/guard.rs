@@ -151,6 +151,13 @@ pub(crate) fn invalid_argument(tool: String, problem: String) -> napi::Result<St
     catch_panic(|| Ok(report(&Blocked::invalid_argument(tool, Error::new(ErrorKind::Argument, problem)))))
 }
 
+/// The JSON text of the block of a call without a valid passport, as a blocked call reports it.
+/// `errors` are the codes of a verification. Sends nothing.
+#[napi]
+pub(crate) fn invalid_passport(tool: String, errors: Vec<String>) -> napi::Result<String> {
+    catch_panic(|| Ok(report(&Blocked::invalid_passport(tool, &errors))))
+}
+
 /// The outcome as canonical JSON, the same in every language.
 #[napi]
 pub(crate) fn canonical_outcome(

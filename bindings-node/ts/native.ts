@@ -66,6 +66,7 @@ export interface Native {
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
   unmappedTool(tool: string): string;
   invalidArgument(tool: string, problem: string): string;
+  invalidPassport(tool: string, errors: string[]): string;
   argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;
   signPayload(secret: string, payload: string): string;

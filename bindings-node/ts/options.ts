@@ -58,12 +58,14 @@ export const EVIDENCE = [
 ];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['passport', 'waitForApprovalMs'];
+/** Members of a guarded action that a verified passport determines; they are no options. */
+const OF_PASSPORT = ['agentId'];
 /** Options of every call that the native module reads. */
 const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
 /** @internal Options that the native module reads, per call. */
 export const INPUTS: { readonly [name in CallName]: readonly string[] } = {
   preflight: [...ACTION, ...CALL],
-  authorize: [...GUARD, 'recordOutcome', ...CALL],
+  authorize: [...GUARD, ...OF_PASSPORT, 'recordOutcome', ...CALL],
   resume: ['pending', ...RESUME, 'recordOutcome', ...CALL],
   waitForApproval: ['approvalRequestId', ...CALL],
   recordOutcome: ['call', ...CALL],
@@ -78,15 +80,15 @@ const OF_GUARD = ['execute', 'signal'];
 /** @internal */
 export const PREFLIGHT_OPTIONS = [...INPUTS.preflight, 'signal'];
 /** @internal */
-export const GUARD_OPTIONS = [...INPUTS.authorize, ...OF_GUARD];
+export const GUARD_OPTIONS = [...GUARD, 'recordOutcome', ...CALL, ...OF_GUARD];
 /** @internal */
-export const AUTHORIZE_OPTIONS = [...INPUTS.authorize, 'signal'];
+export const AUTHORIZE_OPTIONS = [...GUARD, 'recordOutcome', ...CALL, 'signal'];
 /** @internal */
 export const RESUME_OPTIONS = [...RESUME, 'recordOutcome', ...CALL, ...OF_GUARD];
 /** @internal */
 export const AWAIT_OPTIONS = [...CALL, 'signal'];
 /** @internal */
-export const PROTECT_OPTIONS = [...INPUTS.authorize, 'signal', 'withContext', 'onBlocked'];
+export const PROTECT_OPTIONS = [...GUARD, 'recordOutcome', ...CALL, 'signal', 'withContext', 'onBlocked'];
 /** Options of `protect` that are not members of a `ToolAction`. */
 const OF_PROTECT = ['idempotencyKey', 'traceparent', 'signal', 'withContext', 'onBlocked'];
 /** @internal The members of a `ToolAction`. */
@@ -124,6 +126,6 @@ export const OUTCOME_MEMBERS = [
   'requestId',
 ];
 /** @internal The members of an action that are compared before it runs. */
-export const COMPARED = ['goal', 'tool', 'args', 'resource', 'userId', 'audience', 'toolManifestHash'];
+export const COMPARED = ['goal', 'tool', 'args', 'resource', 'agentId', 'userId', 'audience', 'toolManifestHash'];
 /** @internal Compared members that a caller can change while the gateway decides. */
 export const JUDGED = ['goal', 'args', 'resource', 'userId'];

@@ -61,6 +61,14 @@ export function invalidOutcome(reporter: Reporter, tool: string, error: ActPassA
   return outcome;
 }
 
+/** @internal Creates the outcome of a call of `tool` without a valid passport. Sends nothing. */
+export function refusedOutcome(reporter: Reporter, tool: string, errors: string[]): BlockedOutcome {
+  const reported = JSON.parse(converting(() => native.invalidPassport(tool, errors))) as object;
+  const outcome = blockedOutcome(reporter, reported);
+  observeBlock(tool, outcome.decision);
+  return outcome;
+}
+
 /** @internal Returns the text for a model about a blocked action. */
 export function modelText(outcome: BlockedOutcome): string {
   return textsOf.get(outcome)?.message ?? blockedBy(outcome, '').message;

@@ -25,7 +25,7 @@ arguments! {
     /// An action, by parameter name. `args_text` replaces `args` if they are already serialized.
     ActionArguments {
         goal, tool, args, resource;
-        args_text, user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
+        args_text, agent_id, user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
         wait_for_approval,
     }
 }
@@ -42,6 +42,9 @@ impl ActionArguments<'_> {
         if let Some(mode) = optional("mode", self.mode.as_ref())? {
             let mode = mode.parse().map_err(|error: InvalidArgument| raise(self.goal.py(), &error.into()))?;
             action = action.mode(mode);
+        }
+        if let Some(agent_id) = optional("agent_id", self.agent_id.as_ref())? {
+            action = action.agent_id(agent_id);
         }
         if let Some(user_id) = optional("user_id", self.user_id.as_ref())? {
             action = action.user_id(user_id);
@@ -395,5 +398,21 @@ pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> 
         let error =
             error.is_some().then(|| (kind.as_deref().unwrap_or("action"), status.filter(|_| kind.is_some())));
         canonical(executed, &decision, error).map_err(|error| raise(py, &error))
+    })
+}
+
+/// The outcome of a call without a valid passport. `errors` are the codes of a verification. Sends
+/// nothing.
+#[pyfunction]
+pub(crate) fn invalid_passport<'py>(
+    tool: &Bound<'py, PyAny>,
+    errors: Vec<String>,
+) -> PyResult<Bound<'py, PyAny>> {
+    catch_panic(tool.py(), || {
+        blocked_outcome(
+            tool.py(),
+            Blocked::invalid_passport(string("tool", tool)?, &errors),
+            "invalid_passport",
+        )
     })
 }

@@ -25,7 +25,9 @@ mod _native {
     #[pymodule_export]
     use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]
-    use crate::guard::{GuardSession, block_texts, canonical_outcome, invalid_argument, unmapped_tool};
+    use crate::guard::{
+        GuardSession, block_texts, canonical_outcome, invalid_argument, invalid_passport, unmapped_tool,
+    };
 
     #[pymodule_export]
     use crate::halts::NativeHaltSignal;

@@ -30,6 +30,8 @@ pub(crate) struct ActionFields {
     pub(crate) resource: String,
     /// JSON text, validated when the request is built.
     pub(crate) args: String,
+    /// `None` for the client's.
+    pub(crate) agent_id: Option<String>,
     pub(crate) user_id: Option<String>,
     pub(crate) passport: Option<Secret>,
     pub(crate) mode: Option<Mode>,
@@ -49,9 +51,9 @@ impl ActionFields {
         ]
     }
 
-    fn judged_fields(&self) -> ([&str; 4], [Option<&str>; 3]) {
-        let Self { goal, tool, resource, args, user_id, audience, tool_manifest_hash, .. } = self;
-        let optional = [user_id, audience, tool_manifest_hash].map(Option::as_deref);
+    fn judged_fields(&self) -> ([&str; 4], [Option<&str>; 4]) {
+        let Self { goal, tool, resource, args, agent_id, user_id, audience, tool_manifest_hash, .. } = self;
+        let optional = [agent_id, user_id, audience, tool_manifest_hash].map(Option::as_deref);
         ([goal, tool, resource, args].map(String::as_str), optional)
     }
 }
@@ -74,6 +76,7 @@ impl Action {
     /// }
     /// ```
     pub const STRING_FIELDS: &[(&str, SetString)] = &[
+        ("agent_id", |action, text| action.agent_id(text)),
         ("user_id", |action, text| action.user_id(text)),
         ("passport", |action, text| action.passport(text)),
         ("idempotency_key", |action, text| action.idempotency_key(text)),
@@ -89,6 +92,7 @@ impl Action {
             tool: tool.into(),
             resource: String::new(),
             args: "{}".to_owned(),
+            agent_id: None,
             user_id: None,
             passport: None,
             mode: None,
@@ -133,6 +137,21 @@ impl Action {
     #[must_use]
     pub fn args_text(mut self, args: impl Into<String>) -> Self {
         self.fields_mut().args = args.into();
+        self
+    }
+
+    /// Sets the goal.
+    #[must_use]
+    pub fn goal(mut self, goal: impl Into<String>) -> Self {
+        self.fields_mut().goal = goal.into();
+        self
+    }
+
+    /// Sets the agent that acts, in place of the client's: for a server that presents the passports of
+    /// several agents.
+    #[must_use]
+    pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
+        self.fields_mut().agent_id = Some(agent_id.into());
         self
     }
 

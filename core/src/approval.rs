@@ -186,6 +186,7 @@ impl PendingApproval {
         member("goal", Some(&action.goal));
         member("tool", Some(&action.tool));
         member("resource", Some(&action.resource));
+        member("agent_id", action.agent_id.as_deref());
         member("user_id", action.user_id.as_deref());
         member("mode", action.mode.map(Mode::as_str));
         member("audience", action.audience.as_deref());
@@ -224,6 +225,7 @@ impl PendingApproval {
             })?;
             match name.as_str() {
                 "approval_request_id" => pending.id = text.to_owned(),
+                "agent_id" => action.agent_id = Some(text.to_owned()),
                 "audience" => action.audience = Some(text.to_owned()),
                 "goal" => action.goal = text.to_owned(),
                 "mode" => {

@@ -15,10 +15,14 @@ use crate::explanation::Explanation;
 use crate::halts;
 use crate::prepared::PreparedAction;
 use actpass_protocol::json::{JsonWriter, RawObject, Style, all_members, is_array_of_strings};
+use actpass_protocol::token::PassportError;
 use actpass_protocol::{DecisionWord, Json, Secret};
 
 /// The gateway's reason code of a stopped action.
 pub(crate) const HALTED: &str = "halted";
+/// The code of a call without a passport.
+const NO_PASSPORT: &str = "passport.missing";
+
 const APPROVAL_ID: &str = "approval_request_id";
 /// The reason code of a decision without one.
 const UNSPECIFIED: &str = "unspecified";
@@ -192,6 +196,28 @@ impl Decision {
         let problem = message.split_once("; ").map_or(message.as_str(), |(problem, _)| problem);
         let explanation = Explanation::new(problem.to_owned(), ["Correct the argument."]);
         Self::synthesize(DecisionWord::Deny, error.code(), &explanation, &[])
+    }
+
+    /// The decision of the SDK about a call without a valid passport. `errors` are the codes.
+    pub(crate) fn invalid_passport(errors: &[String]) -> Self {
+        let first = errors.first().map_or(NO_PASSPORT, String::as_str);
+        let problems: Vec<_> = errors
+            .iter()
+            .map(|code| {
+                PassportError::from_code(code).map_or_else(|| code.clone(), |error| error.to_string())
+            })
+            .collect();
+        let (summary, next_step) = match first == NO_PASSPORT || errors.is_empty() {
+            true => (
+                "The server requires a passport, which is missing.".to_owned(),
+                "Present a passport that was issued for this server.",
+            ),
+            false => (
+                format!("The passport {}.", problems.join(", ")),
+                "Request a new passport for this server and this action.",
+            ),
+        };
+        Self::synthesize(DecisionWord::Deny, first, &Explanation::new(summary, [next_step]), &[])
     }
 
     /// The decision of the SDK if `answer` is a replay of a response to another call. It keeps the

@@ -394,6 +394,23 @@ impl Blocked {
         Self { decision: Decision::invalid_argument(&error), error: Some(error), approval: None, subject }
     }
 
+    /// The block of a call without a valid passport, at a server that requires one: `deny` with the
+    /// first of `errors`, the codes of an offline verification; `passport.missing` without any. Sends
+    /// nothing.
+    ///
+    /// ```
+    /// use actpass_core::Blocked;
+    ///
+    /// let blocked = Blocked::invalid_passport("refunds.create", &["passport.audience".to_owned()]);
+    /// assert_eq!(blocked.decision().reason_code(), "passport.audience");
+    /// assert!(blocked.texts().model.contains("The passport is for another audience."));
+    /// assert_eq!(Blocked::invalid_passport("t", &[]).decision().reason_code(), "passport.missing");
+    /// ```
+    pub fn invalid_passport(tool: impl Into<String>, errors: &[String]) -> Self {
+        let subject = Subject::Tool(tool.into().into_boxed_str());
+        Self { decision: Decision::invalid_passport(errors), error: None, approval: None, subject }
+    }
+
     pub(crate) fn of(request: &PreparedAction, error: Error) -> Self {
         Self::new(request, Decision::for_failure(&error, None), Some(error), None)
     }

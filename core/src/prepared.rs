@@ -39,7 +39,8 @@ impl PreparedAction {
             Some(key) => Cow::Borrowed(key.as_str()),
             None => Cow::Owned(fresh_key(clock)?),
         };
-        let body = request::preflight(action.fields(), &config.agent_id, mode, &key)?;
+        let agent_id = action.fields().agent_id.as_deref().unwrap_or(&config.agent_id);
+        let body = request::preflight(action.fields(), agent_id, mode, &key)?;
         Ok(Self(Arc::new(Inner { config: Arc::clone(config), action, mode, body, hash: OnceLock::new() })))
     }
 

@@ -168,6 +168,15 @@ pub fn idempotency_hash(idempotency_key: &str, fingerprint: &[u8; 32]) -> String
     sha256_hex(&[fingerprint, idempotency_key.as_bytes()].concat())
 }
 
+/// Returns whether an event approves a manifest with this hash.
+pub fn was_approved(event: &str, hash: &str) -> bool {
+    Json::parse(event.as_bytes()).is_ok_and(|event| {
+        let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
+        event.member("event_type").and_then(Json::as_str) == Some(TOOL_APPROVED)
+            && said.and_then(Json::as_str) == Some(hash)
+    })
+}
+
 /// Generates a time-ordered event id.
 pub fn new_event_id() -> String {
     format!("ev_{}", uuid::Uuid::now_v7().simple())

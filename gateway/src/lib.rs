@@ -34,5 +34,4 @@ pub mod seal;
 pub mod server;
 mod service;
 pub mod store;
-pub mod tools;
 pub mod vault;

@@ -497,6 +497,27 @@ async fn changed_tool_requires_reapproval() {
     assert_eq!(word(&gateway.decide("apk_one", &refund("4900", "")).await), "allow");
     assert_eq!(text(&ask("apk_two", &hash, "").await, "reason_code"), Some("tool.not_registered"));
 
+    let states = async |key: &str, query: &str| {
+        json(gateway.get(&format!("/api/v1/tools{query}"), key).send().await.unwrap()).await
+    };
+    let query = "?tool=refunds.create&tool=files.delete";
+    let (status, response) = states("apk_one", query).await;
+    let expected = format!(
+        r#"{{"tools":[{{"tool_id":"refunds.create","manifest_hash":"{hash}","may_permit":true}},{{"tool_id":"files.delete","manifest_hash":null,"may_permit":false}}]}}"#
+    );
+    assert_eq!((status.as_u16(), response.to_string()), (200, expected));
+    let (_, response) = states("apk_two", query).await;
+    assert_eq!(response.member("tools").unwrap().to_string().matches("\"manifest_hash\":null").count(), 2);
+    for (query, problem) in [
+        ("", "tool: expected 1 to 100 values, found 0"),
+        ("?tool=", "tool: expected 1 to 256 characters"),
+        ("?tools=a", "tools: unknown parameter; expected tool"),
+        (&*format!("?{}", "tool=a&".repeat(101)), "tool: expected 1 to 100 values, found 101"),
+    ] {
+        let (status, response) = states("apk_one", query).await;
+        assert_eq!((status.as_u16(), text(&response, "error.message")), (422, Some(problem)));
+    }
+
     let newer = r#"{"name": "refunds.create", "inputSchema": {"type": "object", "properties": {}}}"#;
     let (_, response) = register("apdv_one", newer).await;
     let newer = text(&response, "manifest_hash").unwrap().to_owned();

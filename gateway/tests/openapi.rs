@@ -234,6 +234,8 @@ async fn responses_match_openapi() {
 
     let tools = "/api/v1/tools";
     compared.ask(tools, post(tools, "apdv_one", r#"{"tool_id": "t", "manifest": {}}"#), 200).await;
+    compared.ask(tools, get("/api/v1/tools?tool=t&tool=refunds.create", "apk_one"), 200).await;
+    compared.ask(tools, get("/api/v1/tools?tool=", "apk_one"), 422).await;
     let note =
         r#"{"event_type": "e", "chain_id": "c", "metadata": {"a": 1}, "response_hash": "r", "tool_id": "t"}"#;
     compared.ask(EVIDENCE, post(EVIDENCE, "apk_one", note), 200).await;

@@ -1,177 +1,176 @@
-//! `actpass-mcp approve`: registers the definitions of a server's tools at the gateway.
+//! `actpass-mcp approve`: registers the definitions of a server's tools at the gateway, and shows
+//! how they differ from the approved ones.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use actpass_core::json::{JsonWriter, Style};
-use actpass_core::{ActPass, Json, Secret, hash_payload};
-use reqwest::redirect;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use actpass_core::{Json, hash_payload};
+use actpass_protocol::tools::Tools;
 
-use crate::exchange::{End, FromServer, Outgoing};
-use crate::message::{Id, read_server_line};
-use crate::tools::tools;
-use crate::upstream::{ServerIn, ServerOut, Target, connect};
+use crate::gateway::{Gateway, ToolState};
+use crate::{Error, files};
 
-/// The protocol version without a handshake.
-const STATELESS: &str = "2026-07-28";
-/// The longest time to a response of the server or the gateway.
-const LIMIT: Duration = Duration::from_secs(30);
-/// The most pages of a list of tools.
-const MAX_PAGES: usize = 1000;
-
-/// The program's error: one line.
-type Error = Box<dyn std::error::Error>;
-
-/// Lists the tools of the server and approves the definition of each, as an operator. Prints a line
-/// for each tool: its name in the policy, and the hash of its definition.
-pub(crate) async fn approve(tool_prefix: &str, target: &Target, operator_key: Secret) -> Result<(), Error> {
-    let operator = Operator::new(operator_key)?;
-    let (to_server, from_server) = connect(target, false)?;
-    let mut session = Session { to_server, from_server, requests: 0, version: None };
-    let listed = session.list().await;
-    session.from_server.finish(End::Interrupted, |_| false).await;
-    for (name, definition) in listed? {
-        let tool = format!("{tool_prefix}{name}");
-        let hash = operator.approve(&tool, &definition).await?;
-        writeln!(io::stdout(), "{tool} {hash}")?;
-    }
-    Ok(())
+/// A tool's definition in relation to the approved one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Drift {
+    /// The server's name of the tool.
+    pub(crate) tool: String,
+    pub(crate) kind: DriftKind,
 }
 
-/// A session with the server.
-struct Session {
-    to_server: ServerOut,
-    from_server: ServerIn,
-    requests: u64,
-    /// The protocol version of each request, if the server has no handshake.
-    version: Option<&'static str>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DriftKind {
+    /// Another definition is approved. With the differences from it, each a line, if the lock file
+    /// has it.
+    Changed(Vec<String>),
+    /// The server no longer has the tool.
+    Gone,
+    /// No definition is approved. With the name of a tool that is gone and had the same definition.
+    New(Option<String>),
 }
 
-impl Session {
-    /// Connects, with the handshake if the server has it, and returns all tools.
-    async fn list(&mut self) -> Result<Vec<(String, Json)>, Error> {
-        let client = json!({"name": "actpass-mcp", "version": env!("CARGO_PKG_VERSION")});
-        let handshake = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-        let meta = match self.request("initialize", &handshake).await? {
-            Ok(_) => {
-                let method = "notifications/initialized";
-                self.send(&json!({"jsonrpc": "2.0", "method": method}), None, method);
-                json!({})
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tool = self.tool.escape_debug();
+        match &self.kind {
+            DriftKind::Changed(lines) if lines.is_empty() => {
+                write!(f, "{tool}: changed; the lock file does not have the approved definition")
             }
-            Err(_) => {
-                self.version = Some(STATELESS);
-                json!({
-                    "io.modelcontextprotocol/protocolVersion": STATELESS,
-                    "io.modelcontextprotocol/clientCapabilities": {},
-                    "io.modelcontextprotocol/clientInfo": client,
-                })
+            DriftKind::Changed(lines) => f.write_str(&lines.join("\n")),
+            DriftKind::Gone => write!(f, "{tool}: is gone"),
+            DriftKind::New(None) => write!(f, "{tool}: is new"),
+            DriftKind::New(Some(former)) => {
+                write!(
+                    f,
+                    "{tool}: is new, with the definition of {} under another name",
+                    former.escape_debug()
+                )
+            }
+        }
+    }
+}
+
+impl Drift {
+    /// Whether calls of the tool are held until an operator approves its definition.
+    pub(crate) fn holds_calls(&self) -> bool {
+        match self.kind {
+            DriftKind::Changed(_) | DriftKind::New(_) => true,
+            DriftKind::Gone => false,
+        }
+    }
+}
+
+/// Compares the tools of a server with the approved definitions: their hashes at the gateway
+/// decide, and the lock file shows the differences. `states` are in the order of `listed`.
+pub(crate) fn drift(listed: &[(String, Json)], states: &[ToolState], lock: &Tools) -> Vec<Drift> {
+    let now: BTreeMap<&str, &Json> = listed.iter().map(|(name, tool)| (name.as_str(), tool)).collect();
+    let gone: Vec<&str> = lock.names().filter(|name| !now.contains_key(name)).collect();
+    let mut found = Vec::new();
+    for ((name, definition), state) in listed.iter().zip(states) {
+        let hash = hash_payload(definition).ok();
+        let kind = match &state.approved {
+            Some(approved) if Some(approved) == hash.as_ref() => continue,
+            Some(approved) => {
+                let known =
+                    lock.get(name).filter(|known| hash_payload(known).ok().as_ref() == Some(approved));
+                DriftKind::Changed(known.map(|known| differences(known, definition)).unwrap_or_default())
+            }
+            None => {
+                let is_same = |former: &&&str| {
+                    lock.get(former).is_some_and(|former| unnamed(former).same_value(&unnamed(definition)))
+                };
+                DriftKind::New(gone.iter().find(is_same).map(|former| (*former).to_owned()))
             }
         };
-        let (mut found, mut names) = (Vec::new(), HashSet::new());
-        let mut params = json!({"_meta": meta});
-        for _ in 0..MAX_PAGES {
-            let result = self.request("tools/list", &params).await?;
-            let result = result.map_err(|error| format!("tools/list: {error}"))?;
-            for (name, definition) in tools(&result).ok_or("tools/list: expected tools with names")? {
-                if !names.insert(name.clone()) {
-                    return Err(format!("tools/list: the tool {name:?} is listed twice").into());
-                }
-                found.push((name, definition));
-            }
-            let result: Value = serde_json::from_str(&result)?;
-            let Some(cursor) = result.get("nextCursor").and_then(Value::as_str) else { return Ok(found) };
-            params = json!({"_meta": meta, "cursor": cursor});
-        }
-        Err(format!("tools/list: more than {MAX_PAGES} pages").into())
+        found.push(Drift { tool: name.clone(), kind });
     }
+    found.extend(gone.into_iter().map(|name| Drift { tool: name.to_owned(), kind: DriftKind::Gone }));
+    found
+}
 
-    /// Sends a request and returns the JSON text of its result, or the server's error.
-    async fn request(&mut self, method: &str, params: &Value) -> Result<Result<String, String>, Error> {
-        self.requests += 1;
-        let id = self.requests;
-        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-        self.send(&message, Some(Id::from(id)), method);
-        let until = Instant::now() + LIMIT;
-        loop {
-            let event = timeout_at(until, self.from_server.recv()).await;
-            let event =
-                event.map_err(|_| format!("{method}: the server did not respond within {LIMIT:?}"))?;
-            let line = match event {
-                FromServer::Message { line, .. } => line,
-                FromServer::Failed { error, .. } => return Ok(Err(error.message)),
-                FromServer::ListeningEnded(..) => continue,
-                FromServer::End(end) => return Err(format!("{method}: {end}").into()),
-            };
-            let text = line.trim_ascii();
-            if !text.starts_with(b"{") {
-                continue;
-            }
-            let messages =
-                read_server_line(text).map_err(|error| format!("{method}: invalid response: {error}"))?;
-            for message in messages {
-                let is_response = message.method.is_none() && message.id == Some(Id::from(id));
-                if is_response {
-                    return Ok(message
-                        .result
-                        .map(str::to_owned)
-                        .ok_or_else(|| "the server answered with an error".to_owned()));
-                }
-            }
-        }
-    }
-
-    fn send(&self, message: &Value, id: Option<Id>, method: &str) {
-        self.to_server.send(Outgoing::own(format!("{message}\n"), id, method, self.version));
+fn differences(before: &Json, now: &Json) -> Vec<String> {
+    let tools = |definition| {
+        let mut tools = Tools::default();
+        tools.set(definition).map(|_| tools)
+    };
+    match (tools(before), tools(now)) {
+        (Ok(before), Ok(now)) => before.differences(&now).iter().map(ToString::to_string).collect(),
+        (Err(error), _) | (_, Err(error)) => vec![error.to_string()],
     }
 }
 
-/// An operator's access to the gateway.
-struct Operator {
-    http: reqwest::Client,
-    url: String,
-    key: Secret,
+fn unnamed(definition: &Json) -> Json {
+    let members = definition.as_object().unwrap_or_default();
+    Json::Object(members.iter().filter(|(name, _)| name != "name").cloned().collect())
 }
 
-impl Operator {
-    fn new(key: Secret) -> Result<Self, Error> {
-        // Reads and checks ACTPASS_API_BASE_URL.
-        let base = ActPass::builder().api_key(key.clone()).build()?.base_url().to_owned();
-        // Another provider may be installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder().redirect(redirect::Policy::none()).timeout(LIMIT);
-        if base.starts_with("http://") {
-            http = http.no_proxy();
-        }
-        Ok(Self { http: http.build()?, url: format!("{base}/api/v1/tools"), key })
-    }
+/// The default lock file of a server: below the user's state folder.
+pub(crate) fn default_lock(server: &str) -> Result<PathBuf, Error> {
+    Ok(files::state_folder()?.join(format!("{server}.lock")))
+}
 
-    /// Approves a definition and returns its hash.
-    async fn approve(&self, tool: &str, definition: &Json) -> Result<String, Error> {
-        let hash = hash_payload(definition).map_err(|error| format!("{tool}: {error}"))?;
-        let mut body = JsonWriter::new(Style::Compact);
-        body.raw("{");
-        body.key("tool_id");
-        body.string(tool);
-        body.raw(",");
-        body.key("manifest");
-        definition.write(&mut body);
-        body.raw("}");
-        let request = self.http.post(&self.url).bearer_auth(self.key.expose());
-        let request = request.header("content-type", "application/json").body(body.into_string());
-        let response = request.send().await?;
-        let status = response.status();
-        if !status.is_success() {
-            return Err(
-                format!("{tool}: the gateway answered {status}; an operator's key is required").into()
-            );
-        }
-        let answer = Json::parse(&response.bytes().await?).map_err(|error| format!("{tool}: {error}"))?;
-        match answer.member("manifest_hash").and_then(Json::as_str) == Some(&hash) {
-            true => Ok(hash),
-            false => Err(format!("{tool}: the gateway's manifest_hash is not that of the definition").into()),
+/// Reads a lock file; a missing one has no tools.
+pub(crate) fn read_lock(path: &Path) -> Result<Tools, Error> {
+    match fs::read(path) {
+        Ok(text) => Tools::from_lock(&text).map_err(|error| format!("{}: {error}", path.display()).into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Tools::default()),
+        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+    }
+}
+
+/// Prints how the tools differ from the approved definitions. Returns whether any call is held.
+pub(crate) async fn show(
+    tool_prefix: &str,
+    listed: &[(String, Json)],
+    gateway: &Gateway,
+    lock: &Path,
+) -> Result<bool, Error> {
+    let names: Vec<_> = listed.iter().map(|(name, _)| format!("{tool_prefix}{name}")).collect();
+    let found = drift(listed, &gateway.states(&names).await?, &read_lock(lock)?);
+    for drift in &found {
+        writeln!(io::stdout(), "{drift}")?;
+    }
+    if found.is_empty() {
+        writeln!(io::stdout(), "{} tools, all as approved", listed.len())?;
+    }
+    Ok(found.iter().any(Drift::holds_calls))
+}
+
+/// Approves the definitions of the tools, or of `only` these, as an operator, and keeps them in the
+/// lock file. Prints a line for each tool: its name in the policy, and the hash of its definition.
+pub(crate) async fn approve(
+    tool_prefix: &str,
+    listed: &[(String, Json)],
+    only: &[String],
+    gateway: &Gateway,
+    lock: &Path,
+) -> Result<(), Error> {
+    if let Some(unknown) = only.iter().find(|name| !listed.iter().any(|(listed, _)| listed == *name)) {
+        return Err(format!("--tool: the server has no tool {unknown:?}").into());
+    }
+    let mut known = read_lock(lock)?;
+    let mut outcome = Ok(());
+    for (name, definition) in listed.iter().filter(|(name, _)| only.is_empty() || only.contains(name)) {
+        let tool = format!("{tool_prefix}{name}");
+        outcome = gateway.approve(&tool, definition).await.and_then(|hash| {
+            known.set(definition)?;
+            Ok(writeln!(io::stdout(), "{tool} {hash}")?)
+        });
+        if outcome.is_err() {
+            break;
         }
     }
+    if only.is_empty() && outcome.is_ok() {
+        let gone: Vec<_> = known
+            .names()
+            .filter(|name| !listed.iter().any(|(listed, _)| listed == name))
+            .map(str::to_owned)
+            .collect();
+        gone.iter().for_each(|name| known.remove(name));
+    }
+    files::replace(lock, known.lock()?.as_bytes(), files::PRIVATE)?;
+    outcome
 }

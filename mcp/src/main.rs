@@ -10,19 +10,30 @@ mod approve;
 mod auth;
 mod carriers;
 mod client;
+mod configuration;
+mod doctor;
 mod edit;
 mod exchange;
+mod files;
+mod gateway;
 mod header_value;
 mod http_server;
+mod init;
+mod key;
 mod lines;
+mod list;
 mod listen;
 mod message;
+mod passport;
 mod proxy;
+mod scan;
 mod server;
 mod session;
 mod sse;
 mod tools;
 mod upstream;
+mod variables;
+mod visibility;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -41,11 +52,15 @@ use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::approvals::{Approvals, Seal, random};
 use crate::auth::ResourceServer;
+use crate::gateway::Gateway;
 use crate::http_server::{HttpServer, HttpSettings};
 use crate::listen::ListenSettings;
 use crate::server::Variable;
 use crate::session::{Options, Shared};
 use crate::upstream::Target;
+
+/// An error of a command: one line.
+type Error = Box<dyn std::error::Error>;
 
 /// Guard the tool calls of an MCP server.
 ///
@@ -57,6 +72,13 @@ struct Arguments {
     command: Task,
 }
 
+/// Exit code of `approve --diff` if a tool is new or has changed.
+const DIFFERS: u8 = 3;
+/// Exit code of `init` if the changes were declined.
+const DECLINED: u8 = 3;
+/// Exit code of `init` if a file or a server was left alone.
+const INCOMPLETE: u8 = 4;
+
 #[derive(Subcommand)]
 enum Task {
     /// Start the server, and pass its messages between standard input and output.
@@ -65,8 +87,25 @@ enum Task {
     Proxy(Box<ProxyArguments>),
     /// List the tools of the server and approve their definitions at the gateway.
     ///
-    /// Needs an operator's key in ACTPASS_OPERATOR_KEY. Prints the name and the hash of each definition.
-    Approve(ServerArguments),
+    /// Needs an operator's key in ACTPASS_OPERATOR_KEY. Prints the name and the hash of each definition, and keeps the definitions in
+    /// the lock file.
+    Approve(ApproveArguments),
+    /// Route the servers of MCP clients through the proxy.
+    ///
+    /// Reads the configuration files of Claude Desktop, Claude Code, Cursor, VS Code and Windsurf, shows the changes, and waits for a yes before it
+    /// writes. The original is kept next to each file. Exits with 3 if the changes are declined, with 4 if something was left alone.
+    Init(InitArguments),
+    /// Find the problems of a set-up, and name the remedies.
+    ///
+    /// Checks the API key, the gateway, and each server in the configuration files of the clients: its command, its tools, their rules
+    /// and their approved definitions. Exits with the code of the first problem: 10 no API key, 11 wrong key, 12 gateway unreachable,
+    /// 13 no gateway at the URL, 14 command missing, 15 server fails, 16 no rule for its tools, 17 tools differ from the approved ones,
+    /// 18 a server bypasses the proxy, 19 invalid configuration file, 20 invalid options.
+    Doctor(DoctorArguments),
+    /// Write a policy to start from, for the tools of the server.
+    ///
+    /// A tool that only reads is allowed; every other one requires approval. Check the result with `actpass-gateway policy check`.
+    Scan(ScanArguments),
 }
 
 #[derive(clap::Args)]
@@ -122,6 +161,62 @@ impl ServerArguments {
 }
 
 #[derive(clap::Args)]
+struct ApproveArguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Show how the tools differ from the approved definitions, and approve nothing. Exits with 3 if a tool is new or has changed.
+    #[arg(long)]
+    diff: bool,
+    /// Approve only this tool of the server. Repeat it for each tool.
+    #[arg(long, value_name = "TOOL", conflicts_with = "diff")]
+    tool: Vec<String>,
+    /// File with the approved definitions. Default: NAME.lock in ~/.local/state/actpass.
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct DoctorArguments {
+    /// Configuration files. Default: those of the clients, for the user and for the project in the current folder.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Arguments of one proxy to check, instead of configuration files: `doctor -- --server NAME -- COMMAND`.
+    #[arg(last = true, value_name = "PROXY ARGUMENTS", conflicts_with = "files")]
+    proxy: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct ScanArguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// File for the policy, instead of standard output. It must not exist.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// File for test cases of the policy. It must not exist.
+    #[arg(long, value_name = "FILE")]
+    cases: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct InitArguments {
+    /// Configuration files. Default: those of the clients, for the user and for the project in the current folder.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Write without a question.
+    #[arg(long, short)]
+    yes: bool,
+    /// Restore the original configuration.
+    #[arg(long)]
+    undo: bool,
+    /// Program of the proxy in the configuration. Default: this program; `actpass-mcp` in the files of a project.
+    #[arg(long, value_name = "PROGRAM")]
+    command: Option<String>,
+    /// Option of the proxy, such as `--with=--mode=monitor`. Repeat it for each option.
+    #[arg(long = "with", value_name = "OPTION", allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+#[derive(clap::Args)]
 struct ProxyArguments {
     #[command(flatten)]
     server: ServerArguments,
@@ -160,6 +255,15 @@ struct ProxyArguments {
     state_key_file: Option<PathBuf>,
     #[command(flatten)]
     listen: ListenArguments,
+    /// Hide the tools that the policy can never permit, and with --pin those without an approved definition.
+    #[arg(long)]
+    hide: bool,
+    /// Run a call only with a passport for this server in the `actpass/passport` of its `_meta`. Its goal, agent and user apply.
+    #[arg(long)]
+    require_passport: bool,
+    /// Audience of the passports, instead of `mcp://NAME`.
+    #[arg(long, value_name = "AUDIENCE", value_parser = non_empty, requires = "require_passport")]
+    audience: Option<String>,
     /// Longest time to the server's response to a call; then the client gets an error.
     #[arg(long, value_name = "SECONDS", value_parser = whole_seconds)]
     response_timeout: Option<Duration>,
@@ -245,7 +349,7 @@ fn host_of(url: &str) -> Option<String> {
 fn upstream_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, variable) = text.split_once('=').ok_or("expected NAME=VARIABLE")?;
     let name = HeaderName::try_from(name).map_err(|_| "expected the name of a header".to_owned())?;
-    let value = std::env::var(variable).map_err(|_| format!("the variable {variable} is not set"))?;
+    let value = variables::text(variable).ok_or_else(|| format!("the variable {variable} is not set"))?;
     let value = HeaderValue::try_from(value);
     let mut value = value.map_err(|_| format!("the variable {variable} is not a header value"))?;
     value.set_sensitive(true);
@@ -304,14 +408,17 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match command {
-            Task::Proxy(arguments) => proxy(*arguments).await,
+            Task::Proxy(arguments) => proxy(*arguments).await.map(|()| ExitCode::SUCCESS),
             Task::Approve(arguments) => approve(&arguments).await,
+            Task::Init(arguments) => init(arguments),
+            Task::Doctor(arguments) => doctor(arguments).await,
+            Task::Scan(arguments) => scan(&arguments).await,
         }
     });
     // A read of standard input cannot be cancelled.
     runtime.shutdown_background();
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failed(&*error),
     }
 }
@@ -333,11 +440,31 @@ fn say(text: impl Display) -> io::Result<()> {
     output.flush()
 }
 
-async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let client = ActPass::builder().mode(arguments.mode).timeout(arguments.timeout).build()?;
+async fn proxy(arguments: ProxyArguments) -> Result<(), Error> {
+    let mut client = ActPass::builder().mode(arguments.mode).timeout(arguments.timeout);
+    if let Some(key) = key::find(std::env::var(key::VARIABLE).ok())? {
+        client = client.api_key(key);
+    }
+    let client = client.build()?;
+    let server = arguments.server.server.clone();
+    let require_passport = match arguments.require_passport {
+        true => {
+            passport::check_mode(arguments.mode)?;
+            Some(arguments.audience.unwrap_or_else(|| format!("mcp://{server}")))
+        }
+        false => None,
+    };
+    let hide = match arguments.hide {
+        true => {
+            let key = key::find(std::env::var(key::VARIABLE).ok())?;
+            let key = key.ok_or("--hide: expected an API key, found none; set ACTPASS_API_KEY")?;
+            Some(Arc::new(Gateway::new(key, None)?))
+        }
+        false => None,
+    };
     let instance = hex::encode(random::<16>()?);
-    let key = arguments.state_key_file.as_deref().map(state_key).transpose()?;
-    let seal = Seal::new(&arguments.server.server, key)?;
+    let state_key = arguments.state_key_file.as_deref().map(state_key).transpose()?;
+    let seal = Seal::new(&server, state_key)?;
     let options = Options {
         tool_prefix: arguments.server.tool_prefix(),
         goal: arguments.goal,
@@ -346,6 +473,8 @@ async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Erro
         hold: arguments.hold,
         approval_page: arguments.approval_page,
         pin: arguments.pin,
+        hide,
+        require_passport,
         response_timeout: arguments.response_timeout,
         target: arguments.server.target(&instance)?,
         require_user: arguments.require_user,
@@ -359,9 +488,84 @@ async fn proxy(arguments: ProxyArguments) -> Result<(), Box<dyn std::error::Erro
     }
 }
 
-async fn approve(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let key = std::env::var("ACTPASS_OPERATOR_KEY").ok().filter(|key| !key.is_empty());
-    let key = Secret::new(key.ok_or("ACTPASS_OPERATOR_KEY is not set; it is the key of an operator")?);
-    let target = arguments.target(&hex::encode(random::<16>()?))?;
-    approve::approve(&arguments.tool_prefix(), &target, key).await
+async fn doctor(arguments: DoctorArguments) -> Result<ExitCode, Error> {
+    let DoctorArguments { files, proxy } = arguments;
+    let proxy = match proxy.is_empty() {
+        true => None,
+        false => Some(proxy_arguments(&[vec!["proxy".to_owned()], proxy].concat())?),
+    };
+    let problem = doctor::examine(proxy.as_ref(), files).await?;
+    Ok(problem.map_or(ExitCode::SUCCESS, |problem| ExitCode::from(problem as u8)))
+}
+
+/// Parses the arguments of `actpass-mcp proxy`.
+fn proxy_arguments(arguments: &[String]) -> Result<ProxyArguments, String> {
+    let program = std::iter::once("actpass-mcp".to_owned());
+    match Arguments::try_parse_from(program.chain(arguments.iter().cloned())) {
+        Ok(Arguments { command: Task::Proxy(arguments) }) => Ok(*arguments),
+        Ok(_) => Err("expected the arguments of actpass-mcp proxy".to_owned()),
+        Err(error) => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            Err(line.trim_start_matches("error: ").to_owned())
+        }
+    }
+}
+
+async fn scan(arguments: &ScanArguments) -> Result<ExitCode, Error> {
+    let ScanArguments { server, policy, cases } = arguments;
+    for path in [policy, cases].into_iter().flatten() {
+        if path.exists() {
+            return Err(format!("{}: exists; it is not overwritten", path.display()).into());
+        }
+    }
+    let listed = list::list(&server.target(&hex::encode(random::<16>()?))?).await?;
+    let found = scan::scan(&server.server, &server.tool_prefix(), &listed);
+    match policy {
+        Some(path) => files::replace(path, found.policy.as_bytes(), files::SHARED)?,
+        None => write!(io::stdout(), "{}", found.policy)?,
+    }
+    if let Some(path) = cases {
+        files::replace(path, found.cases.as_bytes(), files::SHARED)?;
+    }
+    found.notes.iter().for_each(warn);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init(arguments: InitArguments) -> Result<ExitCode, Error> {
+    let InitArguments { files, yes, undo, command, options } = arguments;
+    let check = ["proxy", "--server", "name"].into_iter().map(str::to_owned).chain(options.iter().cloned());
+    let check: Vec<_> = check.chain(["--".to_owned(), "command".to_owned()]).collect();
+    proxy_arguments(&check).map_err(|error| format!("--with: {error}"))?;
+    let folder = std::env::current_dir()?;
+    let ended = init::init(&init::Request { files, folder, command, options, yes, undo })?;
+    Ok(match ended {
+        init::Outcome::Done => ExitCode::SUCCESS,
+        init::Outcome::Declined => ExitCode::from(DECLINED),
+        init::Outcome::Incomplete => ExitCode::from(INCOMPLETE),
+    })
+}
+
+async fn approve(arguments: &ApproveArguments) -> Result<ExitCode, Error> {
+    let ApproveArguments { server, diff, tool, lock } = arguments;
+    let gateway = Gateway::new(operator_key(*diff)?, None)?;
+    let lock = match lock {
+        Some(lock) => lock.clone(),
+        None => approve::default_lock(&server.server)?,
+    };
+    let listed = list::list(&server.target(&hex::encode(random::<16>()?))?).await?;
+    let prefix = server.tool_prefix();
+    if *diff {
+        let is_held = approve::show(&prefix, &listed, &gateway, &lock).await?;
+        return Ok(if is_held { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS });
+    }
+    approve::approve(&prefix, &listed, tool, &gateway, &lock).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The operator's key. An agent's key suffices to read.
+fn operator_key(reads_only: bool) -> Result<Secret, Error> {
+    let found = |name: &str| std::env::var(name).ok().filter(|key| !key.is_empty());
+    let key = found("ACTPASS_OPERATOR_KEY").or_else(|| found("ACTPASS_API_KEY").filter(|_| reads_only));
+    Ok(Secret::new(key.ok_or("ACTPASS_OPERATOR_KEY is not set; it is the key of an operator")?))
 }

@@ -28,7 +28,7 @@ impl std::str::FromStr for Variable {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(OsString::from(value))),
-            None => (text, std::env::var_os(text)),
+            None => (text, crate::variables::value(text)),
         };
         if name.is_empty() {
             return Err("expected NAME or NAME=VALUE".to_owned());

@@ -22,13 +22,15 @@ use crate::carriers::{Carriers, complete, take_argument};
 use crate::client::{About, ClientEvent, ClientOut, Delivery, Incoming};
 use crate::edit::{Members, replace};
 use crate::exchange::{End, FromServer, Origin, Outgoing, lock};
+use crate::gateway::Gateway;
 use crate::message::{
     CANCELLED, Call, ClientLine, ClientMessage, Id, RpcError, TOOLS_CALL, blocked_result, read_server_line,
     waiting,
 };
+use crate::passport::{self, Presented};
 use crate::tools::Definitions;
 use crate::upstream::{ServerOut, Target};
-use crate::warn;
+use crate::{visibility, warn};
 
 /// The delay of the first progress of a call that is held, and the interval of the others.
 const FIRST_PROGRESS: Duration = Duration::from_secs(1);
@@ -55,6 +57,10 @@ pub(crate) struct Options {
     /// The URL of the gateway's page for people; `None` if it is the gateway's API.
     pub(crate) approval_page: Option<String>,
     pub(crate) pin: bool,
+    /// The gateway that knows which tools to hide; `None` hides none.
+    pub(crate) hide: Option<Arc<Gateway>>,
+    /// The audience of the passport that each call must present.
+    pub(crate) require_passport: Option<String>,
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) target: Target,
 }
@@ -85,6 +91,8 @@ enum Pending {
     List {
         is_first_page: bool,
     },
+    /// A list of tools that the server has sent, and whose hidden tools are being found.
+    Listed,
     Other,
     /// The client cancelled it. A response is forwarded, none is needed.
     Cancelled,
@@ -106,7 +114,12 @@ impl Pending {
     fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Call { deadline } => *deadline,
-            Self::Initialize | Self::List { .. } | Self::Other | Self::Cancelled | Self::Expired => None,
+            Self::Initialize
+            | Self::List { .. }
+            | Self::Listed
+            | Self::Other
+            | Self::Cancelled
+            | Self::Expired => None,
         }
     }
 }
@@ -120,6 +133,7 @@ struct Deciding {
     call: Call,
     tool: String,
     action: Action,
+    passport: Option<String>,
     client: ActPass,
     principal: String,
     /// The call's digest; `None` without a canonical form.
@@ -152,6 +166,8 @@ pub(crate) struct Decided {
 }
 
 enum News {
+    /// The list of tools for the client.
+    Listed(Box<Delivery>),
     /// The call still waits for its approval.
     Waiting(u32),
     Verdict(Box<Verdict>),
@@ -483,11 +499,13 @@ impl Session {
             return Ok(());
         }
         let mut action = Action::new(goal, &tool).args_text(&call.arguments);
-        if let Some(user_id) = user_id {
+        // A passport names its user.
+        if let Some(user_id) = user_id.filter(|_| options.require_passport.is_none()) {
             action = action.user_id(user_id);
         }
-        if let Some(passport) = &call.passport {
-            action = action.passport(passport.as_str());
+        let passport = call.passport.clone();
+        if let Some(passport) = passport.as_deref().filter(|_| options.require_passport.is_none()) {
+            action = action.passport(passport);
         }
         if options.pin {
             let definitions = lock(&self.definitions);
@@ -523,8 +541,19 @@ impl Session {
             ClientOut::Replies(_) => carriers.headers.clone(),
         };
         let message = Outgoing { headers, ..Outgoing::new(&text, message) };
-        let deciding =
-            Deciding { number: 0, message, call, tool, action, client, principal, digest, wait, task: None };
+        let deciding = Deciding {
+            number: 0,
+            message,
+            call,
+            tool,
+            action,
+            passport,
+            client,
+            principal,
+            digest,
+            wait,
+            task: None,
+        };
         match (&deciding.wait, answer.as_deref()) {
             (Some(_), Some("decline" | "cancel")) => self.decline(id, &deciding, answer.as_deref()),
             (Some(_) | None, _) => self.decide(id, deciding),
@@ -538,6 +567,12 @@ impl Session {
         if let Some(wait) = &call.wait {
             action = action.approval_request_id(&wait.approval).wait_for_approval(self.shared.options.hold);
         }
+        let presented = self
+            .shared
+            .options
+            .require_passport
+            .clone()
+            .map(|audience| (audience, call.tool.clone(), call.passport.clone(), action.clone()));
         let prepared = match call.client.prepare(action) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -561,8 +596,18 @@ impl Session {
                     let _ = ticks.send(Decided { id: decided.clone(), number, news: News::Waiting(count) });
                 }
             };
+            let verdict = async {
+                match &presented {
+                    None => client.authorize_prepared(&prepared).await,
+                    Some((audience, tool, token, action)) => {
+                        let action = action.clone();
+                        let call = Presented { tool, token: token.as_deref(), audience, action };
+                        passport::authorize(&client, call, &prepared).await
+                    }
+                }
+            };
             let verdict = tokio::select! {
-                verdict = client.authorize_prepared(&prepared) => verdict,
+                verdict = verdict => verdict,
                 () = progress => return,
             };
             let _ = verdicts.send(Decided { id: decided, number, news: News::Verdict(Box::new(verdict)) });
@@ -574,6 +619,16 @@ impl Session {
     /// Sends the call to the server if it may run and the client has not cancelled it.
     pub(crate) fn decided(&mut self, decided: Decided) {
         let Decided { id, number, news } = decided;
+        let news = match news {
+            News::Listed(delivery) => {
+                if let Some(Pending::Listed) = self.pending.get(&id) {
+                    self.pending.remove(&id);
+                    self.to_client.deliver(&About::Response(id), *delivery);
+                }
+                return;
+            }
+            news @ (News::Waiting(_) | News::Verdict(_)) => news,
+        };
         let Some(call) = self.deciding.get(&id).filter(|call| call.number == number) else { return };
         let verdict = match news {
             News::Waiting(count) => {
@@ -584,6 +639,7 @@ impl Session {
                 return;
             }
             News::Verdict(verdict) => verdict,
+            News::Listed(_) => return,
         };
         let Some(call) = self.deciding.remove(&id) else { return };
         let spent = match *verdict {
@@ -704,6 +760,7 @@ impl Session {
         };
         let is_batch = messages.len() > 1;
         let mut is_known = true;
+        let mut hidden_in = None;
         for message in messages {
             if message.method.as_deref() == Some("notifications/tools/list_changed") {
                 *lock(&self.definitions) = Definitions::default();
@@ -732,7 +789,13 @@ impl Session {
                 Some(Pending::List { is_first_page }) => {
                     if let Some(result) = message.result {
                         lock(&self.definitions).note(result, is_first_page);
+                        hidden_in = self.shared.options.hide.clone().map(|gateway| (gateway, id.clone()));
                     }
+                }
+                Some(Pending::Listed) => {
+                    self.pending.insert(id.clone(), Pending::Listed);
+                    warn(format_args!("dropped a second response of the server, id {id}"));
+                    is_known = false;
                 }
                 Some(Pending::Call { .. } | Pending::Other | Pending::Cancelled) => {}
             }
@@ -740,6 +803,13 @@ impl Session {
             if !matches!(origin, Origin::Listening(_)) {
                 about = About::Response(id.clone());
             }
+        }
+        if let Some((gateway, id)) = hidden_in.filter(|_| is_known) {
+            if is_batch {
+                return Some(End::Broken("the server sent a list of tools in a batch".to_owned()));
+            }
+            self.hide(gateway, id, Delivery { line, event, is_last: false, status });
+            return None;
         }
         match (is_known, is_batch) {
             (true, _) => {
@@ -753,10 +823,38 @@ impl Session {
         None
     }
 
+    /// Sends a list of tools without the hidden ones, when the gateway has answered.
+    fn hide(&mut self, gateway: Arc<Gateway>, id: Id, delivery: Delivery) {
+        self.pending.insert(id.clone(), Pending::Listed);
+        let (shared, verdicts) = (Arc::clone(&self.shared), self.verdicts.clone());
+        tokio::spawn(async move {
+            let options = &shared.options;
+            let text = String::from_utf8_lossy(&delivery.line);
+            let hidden = visibility::hide(&gateway, &options.tool_prefix, options.pin, text.trim()).await;
+            let shown = match hidden {
+                Ok(Some(text)) => format!("{text}\n").into_bytes(),
+                Ok(None) => RpcError::internal("tools/list: the server's result is not a list of tools")
+                    .response(Some(&id)),
+                Err(error) => {
+                    warn(&error);
+                    let problem = "tools/list: the gateway did not state which tools are hidden";
+                    RpcError::internal(problem).response(Some(&id))
+                }
+            };
+            let delivery = Box::new(Delivery { line: shown, ..delivery });
+            let _ = verdicts.send(Decided { id, number: 0, news: News::Listed(delivery) });
+        });
+    }
+
     /// Forwards a line of the server after the client's end. Returns whether it is valid.
     pub(crate) fn handle_remaining(&mut self, line: Vec<u8>) -> bool {
         let Ok(messages) = read_server_line(line.trim_ascii()) else { return false };
         let is_known = messages.iter().all(|message| match (&message.method, &message.id) {
+            // The gateway no longer receives a question about this list: the request gets an error.
+            (None, Some(id)) if self.shared.options.hide.is_some() => {
+                let is_list = matches!(self.pending.get(id), Some(Pending::List { .. } | Pending::Listed));
+                !is_list && self.pending.remove(id).is_some()
+            }
             (None, Some(id)) => self.pending.remove(id).is_some(),
             (None, None) | (Some(_), _) => true,
         });

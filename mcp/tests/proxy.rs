@@ -666,7 +666,8 @@ fn changed_tool_is_not_called() {
 
     let approve = |key: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
-        command.args(["approve", "--server", "stripe", "--", env!("CARGO_BIN_EXE_actpass-mcp-test-server")]);
+        command.args(["approve", "--server", "stripe", "--lock"]).arg(session.folder.path().join("lock"));
+        command.args(["--", env!("CARGO_BIN_EXE_actpass-mcp-test-server")]);
         command.arg(session.folder.path().join("approved"));
         command.env("ACTPASS_OPERATOR_KEY", key).env("ACTPASS_API_BASE_URL", &gateway.url);
         command.output().unwrap()

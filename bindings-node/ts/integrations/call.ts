@@ -3,6 +3,7 @@
 import type { ActPass } from '../client.js';
 import type { BlockedOutcome } from '../outcome.js';
 import { blockedText, pendingOf, runGuarded, type RunOptions, type ToolMap, UNGUARDED } from './common.js';
+import type { PassportGuard } from './passports.js';
 
 /** @internal A call of the tool `names`: its name, followed by its aliases. */
 export interface FrameworkCall<A, T> extends RunOptions {
@@ -11,6 +12,8 @@ export interface FrameworkCall<A, T> extends RunOptions {
   readonly args: A;
   /** Runs the tool with the evaluated arguments. */
   run(own: A): T;
+  /** The guard of the server that requires passports, and the passport of the call. */
+  readonly passports?: { readonly guard: PassportGuard; readonly passport: string | undefined } | undefined;
 }
 
 /** @internal The tool ran and returned. */
@@ -39,7 +42,7 @@ export async function callTool<A, T>(
   tools: ToolMap,
   call: FrameworkCall<A, T>,
 ): Promise<Ran<Awaited<T>> | NotRun> {
-  const { names, args, run, ...options } = call;
+  const { names, args, run, passports, ...options } = call;
   const action = tools.lookup(...names);
   if (action === undefined) {
     return notRun(tools.unmapped(names[0]));
@@ -49,7 +52,9 @@ export async function callTool<A, T>(
   }
   let outcome;
   try {
-    outcome = await runGuarded(client, action, args, (own) => run(own), options);
+    outcome = passports
+      ? await passports.guard.runMapped(passports.passport, action, args, (own) => run(own), options)
+      : await runGuarded(client, action, args, (own) => run(own), options);
   } catch (error) {
     if (options.signal?.aborted === true) {
       throw error;

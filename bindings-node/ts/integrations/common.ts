@@ -149,6 +149,8 @@ export interface RunOptions {
   suspends?: ((thrown: unknown) => boolean) | undefined;
   /** The longest wait for an approval. */
   waitForApprovalMs?: number | undefined;
+  /** Members of the action that a verified passport determines; they win. */
+  presented?: object | undefined;
 }
 
 /**
@@ -166,14 +168,14 @@ export async function runGuarded<A, T>(
   execute: (args: A, context: ExecutionContext) => T,
   options: RunOptions = {},
 ): Promise<GuardOutcome<Awaited<T>>> {
-  const { suspends, waitForApprovalMs, ...given } = options;
+  const { suspends, waitForApprovalMs, presented = {}, ...given } = options;
   const site = new Site(runGuarded);
   const running = guarding<T>({
     client,
     operation: 'guard',
     above: runGuarded,
     action: joined(withoutUndefined({ waitForApprovalMs }), action),
-    members: withoutUndefined(given),
+    members: joined(withoutUndefined(given), presented),
     args: [args],
     run: (own, context) => execute(own[0] as A, context),
     suspends,

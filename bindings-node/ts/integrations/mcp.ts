@@ -9,6 +9,9 @@ import { describe, wrongArgument } from '../json.js';
 import type { ToolActions } from '../types.js';
 import { callTool } from './call.js';
 import { approvalsOf, placing, ToolMap } from './common.js';
+import { PassportGuard, passportOf } from './passports.js';
+
+export { PASSPORT_META, PassportGuard, passportOf } from './passports.js';
 
 /**
  * Options of {@link guardServer} and {@link guardClient}.
@@ -23,8 +26,19 @@ export interface GuardMcpOptions {
   holdMs?: number | undefined;
 }
 
+/** Options of {@link guardServer}. */
+export interface GuardMcpServerOptions extends GuardMcpOptions {
+  /**
+   * The audience of passports, such as `mcp://payments`: a tool with an action runs only with a passport for it, once, in the
+   * `actpass/passport` of the call's `_meta` or in `Authorization`. See {@link PassportGuard}.
+   */
+  requirePassport?: string | undefined;
+}
+
 interface Extra {
   readonly signal?: AbortSignal;
+  readonly _meta?: object;
+  readonly requestInfo?: { readonly headers: { readonly [name: string]: string | string[] | undefined } };
 }
 
 interface RegisteredTool {
@@ -68,10 +82,12 @@ export function guardServer<S extends { registerTool(name: string, config: never
   client: ActPass,
   server: S,
   actions: ToolActions,
-  options?: GuardMcpOptions,
+  options: GuardMcpServerOptions = {},
 ): S {
   return placing(guardServer, () => {
-    const guard = prepared(client, actions, options);
+    const { requirePassport, ...others } = options;
+    const passports = requirePassport === undefined ? undefined : new PassportGuard(client, requirePassport);
+    const guard = { ...prepared(client, actions, others), passports };
     const target = server as unknown as Server;
     if (typeof target?.registerTool !== 'function') {
       throw wrongArgument(`server: expected an McpServer, found ${describe(server)}`);
@@ -143,7 +159,7 @@ export function guardClient<C extends { request(...args: never[]): Promise<unkno
       const { name, arguments: args = {} } = message.params ?? {};
       const run = (own: object) =>
         request.call(target, { ...message, params: { ...message.params, arguments: own } }, schema, sending);
-      return answered(guard, String(name), args, sending?.signal, run);
+      return answered(guard, String(name), args, { ...(sending?.signal && { signal: sending.signal }) }, run);
     };
     return mcp;
   });
@@ -153,6 +169,7 @@ interface Guard {
   readonly client: ActPass;
   readonly map: ToolMap;
   readonly waitForApprovalMs: number | undefined;
+  readonly passports?: PassportGuard | undefined;
 }
 
 function prepared(client: ActPass, actions: ToolActions, options: GuardMcpOptions | undefined): Guard {
@@ -162,13 +179,14 @@ function prepared(client: ActPass, actions: ToolActions, options: GuardMcpOption
 
 /** Calls a tool; a block is a result of the protocol. */
 async function answered<T>(
-  { client, map, waitForApprovalMs }: Guard,
+  { client, map, waitForApprovalMs, passports }: Guard,
   name: string,
   args: object,
-  signal: AbortSignal | undefined,
+  { signal, _meta, requestInfo }: Extra,
   run: (own: object) => T,
 ): Promise<Awaited<T> | { isError: true; content: { type: 'text'; text: string }[] }> {
-  const answer = await callTool(client, map, { names: [name], args, run, signal, waitForApprovalMs });
+  const presented = passports && { guard: passports, passport: passportOf(_meta, requestInfo?.headers) };
+  const answer = await callTool(client, map, { names: [name], args, run, signal, waitForApprovalMs, passports: presented });
   return answer.ran ? answer.result : { isError: true, content: [{ type: 'text', text: answer.text }] };
 }
 
@@ -188,7 +206,7 @@ function guarding(guard: Guard, name: string, hasSchema?: boolean) {
       const takesArgs = hasSchema ?? given.length > 1;
       const [args, extra] = takesArgs ? (given as [object, Extra]) : [{}, given[0] as Extra];
       const run = (own: object): unknown => callback(...(takesArgs ? [own, extra] : [extra]));
-      return answered(guard, current.name, args, extra.signal, run);
+      return answered(guard, current.name, args, extra, run);
     };
   };
   return { current, wrap };

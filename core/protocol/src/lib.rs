@@ -28,6 +28,7 @@ mod mode;
 mod operation;
 mod secret;
 pub mod token;
+pub mod tools;
 
 pub use decision::DecisionWord;
 pub use error::{ErrorKind, Fault, InvalidArgument};

@@ -103,6 +103,34 @@ pub enum PassportError {
 }
 
 impl PassportError {
+    /// All reasons.
+    const ALL: [Self; 19] = [
+        Self::Agent,
+        Self::Algorithm,
+        Self::Approval,
+        Self::Audience,
+        Self::Constraint,
+        Self::Expired,
+        Self::Goal,
+        Self::Issuer,
+        Self::Malformed,
+        Self::NotYetValid,
+        Self::Policy,
+        Self::Replayed,
+        Self::Resource,
+        Self::Revoked,
+        Self::Signature,
+        Self::Tenant,
+        Self::Tool,
+        Self::UnknownKey,
+        Self::User,
+    ];
+
+    /// The reason with a code; `None` for an unknown one.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// The stable reason code.
     pub const fn code(self) -> &'static str {
         match self {

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use actpass_protocol::tools::{Tools, ToolsError};
 use clap::Subcommand;
 
 use super::{Failure, print};
-use crate::tools::{Tools, ToolsError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ToolsCommand {

@@ -115,7 +115,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(halts::lift))
         .routes(routes!(halts::watch))
         .routes(routes!(halts::acknowledge))
-        .routes(routes!(tools::approve))
+        .routes(routes!(tools::approve, tools::read))
         .routes(routes!(passports::jwks))
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use actpass_protocol::Json;
 
 use super::Policy;
-use super::model::{Bound, Comparison, Condition, List, Path, Relation, Root, Rule, Test};
+use super::model::{Bound, Comparison, Condition, Decision, List, Path, Relation, Root, Rule, Test};
 
 /// Input of an evaluation. `None` means that the path is missing. Outside `args` and `passport`,
 /// pass a JSON `null` member as `None`.
@@ -40,6 +40,45 @@ impl Policy {
     /// for a rule with history conditions whether all of them are true.
     pub fn first_match_if(&self, input: &Input<'_>, history_holds: impl Fn(&Rule) -> bool) -> Option<&Rule> {
         self.first(&mut Values::of(self, input), history_holds).map(|(_, rule)| rule)
+    }
+
+    /// Returns whether a rule may permit `tool`, with or without an approval, for some other
+    /// values of the action. `false` is certain, `true` is not.
+    pub fn may_permit(&self, tool: &str) -> bool {
+        let tool = Json::from(tool);
+        let input = Input { tool: Some(&tool), ..Input::default() };
+        let mut values = Values::of(self, &input);
+        let is_of_tool = |path: usize| self.paths.get(path).is_some_and(|path| path.root == Root::Tool);
+        for rule in &self.rules {
+            let is_decided = |condition: &Condition| {
+                is_of_tool(condition.path)
+                    && match &condition.test {
+                        Test::Compare(_, other) => is_of_tool(*other),
+                        Test::Contains(_)
+                        | Test::EndsWith(_)
+                        | Test::Equal(_)
+                        | Test::Exists(_)
+                        | Test::HasOnly(_)
+                        | Test::In(_)
+                        | Test::Matches(_)
+                        | Test::NotEqual(_)
+                        | Test::NotIn(_)
+                        | Test::Order(..)
+                        | Test::StartsWith(_) => true,
+                    }
+            };
+            let (decided, open): (Vec<_>, Vec<_>) =
+                rule.when.iter().partition(|condition| is_decided(condition));
+            if !decided.iter().all(|condition| condition.holds(&mut values)) {
+                continue;
+            }
+            match rule.decision {
+                Decision::Allow | Decision::RequireApproval => return true,
+                Decision::Deny if open.is_empty() && rule.histories.is_empty() => return false,
+                Decision::Deny => {}
+            }
+        }
+        false
     }
 
     /// Returns the history conditions of rules whose other conditions all hold, up to the first such

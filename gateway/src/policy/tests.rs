@@ -370,6 +370,43 @@ fn rejects_unreachable_rules() {
 }
 
 #[test]
+fn finds_tools_that_no_rule_permits() {
+    let rule = |decision: &str, when: &str| {
+        format!(r#"{{"name": "RULE", "when": [{when}], "decision": "{decision}", "reason": "r"}}"#)
+    };
+    let permits = |rules: &[(&str, &str)]| {
+        let rules: Vec<_> = rules
+            .iter()
+            .enumerate()
+            .map(|(at, (decision, when))| rule(decision, when).replace("RULE", &at.to_string()))
+            .collect();
+        let text = format!(r#"{{"id": "p", "version": 1, "rules": [{}]}}"#, rules.join(","));
+        Policy::parse(text.as_bytes()).unwrap().may_permit("fs.read")
+    };
+    let is = condition("tool", "==", "\"fs.read\"");
+    let other = condition("tool", "starts_with", "\"mail.\"");
+    let small = condition("args.amount", "<=", "5");
+    let both = format!("{is}, {small}");
+    for (rules, expected) in [
+        (&[][..], false),
+        (&[("allow", &*is)], true),
+        (&[("require_approval", &is)], true),
+        (&[("allow", &both)], true),
+        (&[("deny", &is)], false),
+        (&[("allow", &other)], false),
+        (&[("allow", "")], true),
+        (&[("deny", &is), ("allow", "")], false),
+        (&[("deny", &both), ("allow", &is)], true),
+        (&[("deny", &other), ("allow", &is)], true),
+        (&[("allow", &condition("tool", "in", "[\"fs.write\"]"))], false),
+        (&[("allow", &condition("tool", "matches", "\"^fs[.]\""))], true),
+        (&[("allow", r#"{"path": "tool", "operator": "==", "value_path": "args.tool"}"#)], true),
+    ] {
+        assert_eq!(permits(rules), expected, "{rules:?}");
+    }
+}
+
+#[test]
 fn evaluates_ten_thousand_rules() {
     let tools: Vec<_> = (0..10_000).map(|n| format!("\"tool{n}\"")).collect();
     let shared = ("args.x", "<", "1");

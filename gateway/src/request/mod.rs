@@ -4,6 +4,7 @@ mod body;
 mod halts;
 mod preflight;
 
+use actpass_protocol::tools::manifest_hash;
 use actpass_protocol::{ACTION_OUTCOME, ActionEnd, Json, Secret};
 
 use self::body::BodyMembers;
@@ -14,7 +15,6 @@ pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::clock::parse_millis;
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
-use crate::tools::manifest_hash;
 
 /// An event to record for a client.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use crate::history::Truth;
 use crate::passport::PassportError;
 use crate::request::Preflight;
 use crate::store::{Author, DecisionOutcome, EarlierResponse, ManifestPin, SealedCredential};
-use crate::{ledger, tools, vault};
+use crate::{ledger, vault};
 
 /// Maximum number of attempts if the decision's basis changes concurrently.
 const MAX_ATTEMPTS: usize = 8;
@@ -309,7 +309,7 @@ impl Service {
         let state = ManifestState::of(approved.as_deref(), hash);
         if let (ManifestState::Approved, Some(approved)) = (state, &approved) {
             let event = self.with_timeout(self.store.last_tool_event(tenant_id, ledger::TOOLS, tool)).await?;
-            if !event.is_some_and(|event| tools::was_approved(&event, approved)) {
+            if !event.is_some_and(|event| ledger::was_approved(&event, approved)) {
                 tracing::error!(tool, "the approved manifest of this tool is not supported by the ledger");
                 return Ok((ManifestState::Changed, Some(approved.clone())));
             }

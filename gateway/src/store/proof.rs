@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::{AllowBasis, EarlierResponse, FirstAllow};
 use crate::approvals::{Approval, ApprovalDecision, Opening};
 use crate::clock::{parse_millis, rfc3339};
+use crate::ledger::was_approved;
 use crate::ledger::{self, idempotency_hash};
 use crate::quorum::Vote;
-use crate::tools::was_approved;
 
 /// A stored response with the events that it refers to.
 #[derive(Clone, Debug)]

@@ -188,6 +188,7 @@ def run_guarded(
     suspends: tuple[type[BaseException], ...] = (),
     default: Optional[Callable[[Any], Any]] = None,
     wait_for_approval: Optional[float] = None,
+    presented: Optional[Mapping[str, Any]] = None,
 ) -> GuardOutcome[Any]:
     """Run ``execute`` if the decision about ``args`` allows it, on the calling thread.
 
@@ -200,12 +201,13 @@ def run_guarded(
         suspends: Exception types of the framework's control flow; they propagate.
         default: Converts arguments that are not JSON. Default: that of ``action``, else of the client.
         wait_for_approval: Seconds to wait for a human decision. Default: that of ``action``.
+        presented: Members of the action that a verified passport determines; they win.
 
     Returns:
         The outcome. Invalid arguments are a blocked outcome.
     """
     try:
-        call = _Call(client, action, args, execute, approval_request_id, default, wait_for_approval)
+        call = _Call(client, action, args, execute, approval_request_id, default, wait_for_approval, presented)
         return client._synchronous()._guard(call.action, call.run, now=call.now, suspends=suspends, **call.how)
     except ActPassArgumentError as error:
         return _invalid(action.tool, error)
@@ -221,10 +223,11 @@ async def run_guarded_async(
     suspends: tuple[type[BaseException], ...] = (),
     default: Optional[Callable[[Any], Any]] = None,
     wait_for_approval: Optional[float] = None,
+    presented: Optional[Mapping[str, Any]] = None,
 ) -> GuardOutcome[Any]:
     """Run ``execute``, plain or ``async def``, if the decision about ``args`` allows it: see :func:`run_guarded`."""
     try:
-        call = _Call(client, action, args, execute, approval_request_id, default, wait_for_approval)
+        call = _Call(client, action, args, execute, approval_request_id, default, wait_for_approval, presented)
         return await client._asynchronous()._guard(call.action, call.run, now=call.now, suspends=suspends, **call.how)
     except ActPassArgumentError as error:
         return _invalid(action.tool, error)
@@ -252,6 +255,7 @@ class _Call:
         approval_request_id: Optional[str],
         default: Optional[Callable[[Any], Any]],
         wait_for_approval: Optional[float],
+        presented: Optional[Mapping[str, Any]],
     ) -> None:
         if not isinstance(args, Mapping):
             raise ActPassArgumentError(f"args: expected a dict, found {name_of(args)}", code="actpass.invalid_argument")
@@ -262,6 +266,7 @@ class _Call:
             self.action["approval_request_id"] = approval_request_id
         if self.action["wait_for_approval"] is None:
             self.action["wait_for_approval"] = wait_for_approval
+        self.action.update(presented or {})
         options = limits(action.timeout, action.max_retries)
         self.how: dict[str, Any] = {"default": converter, "record_outcome": action.record_outcome, "options": options}
         self._args, self._execute = frozen, execute

@@ -36,6 +36,7 @@ from pydantic_core import SchemaValidator, to_json, to_jsonable_python
 from .._tools import Unguarded, wrong
 from ._common import Actions, ToolMap, blocked_text
 from .mcp import check_last, guard_client, invalid_text
+from .passports import PassportGuard, passport_of
 
 if TYPE_CHECKING:
     from ._common import Client
@@ -61,6 +62,9 @@ class ActPassExtension(ServerExtension):
             ``"hold"`` keeps the call open until a human decides.
         hold: Seconds to wait for a decision, with ``approvals="hold"``. Keep it below the timeout of the clients: a
             client that has given up does not run the action.
+        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only with
+            a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``. See
+            :class:`actpass.integrations.passports.PassportGuard`.
 
     Raises:
         ActPassConfigError: An entry or an option is invalid.
@@ -78,15 +82,17 @@ class ActPassExtension(ServerExtension):
         *,
         approvals: Literal["tell", "hold"] = "tell",
         hold: Optional[float] = None,
+        require_passport: Optional[str] = None,
     ) -> None:
         """Check the mapping and the options."""
         self._tools = ToolMap(client, actions, approvals=approvals, hold=hold, supported=("tell", "hold"))
+        self._passports = None if require_passport is None else PassportGuard(client, require_passport)
         self._names = tuple(actions)
 
     def clone(self) -> ActPassExtension:
         """Return an extension with the same client and actions, for another server."""
         clone = ActPassExtension.__new__(ActPassExtension)
-        clone._tools, clone._names = self._tools, self._names
+        clone._tools, clone._names, clone._passports = self._tools, self._names, self._passports
         return clone
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -134,7 +140,17 @@ class ActPassExtension(ServerExtension):
             params.arguments = args
             return await call_next()
 
-        outcome = await self._tools.run_async(action, arguments, execute, default=to_jsonable_python)
+        if self._passports is None:
+            outcome = await self._tools.run_async(action, arguments, execute, default=to_jsonable_python)
+        else:
+            outcome = await self._passports.run_async(
+                passport_of(params.meta, get_http_headers(include={"authorization"})),
+                action,
+                arguments,
+                execute,
+                default=to_jsonable_python,
+                wait_for_approval=self._tools.hold,
+            )
         if not outcome["executed"]:
             raise ToolError(blocked_text(outcome))
         result: ToolCallOutcome = outcome.unwrap()

@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 from .._errors import ActPassConfigError
 from .._tools import Unguarded, wrong
 from ._common import Actions, ToolMap, blocked_text
+from .passports import PassportGuard, passport_of
 
 if TYPE_CHECKING:
     from ._common import Client
@@ -51,6 +52,9 @@ class ActPassExtension(Extension):
             ``"hold"`` keeps the call open until a human decides.
         hold: Seconds to wait for a decision, with ``approvals="hold"``. Keep it below the timeout of the clients: a
             client that has given up does not run the action.
+        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only with
+            a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``. See
+            :class:`actpass.integrations.passports.PassportGuard`.
 
     Raises:
         ActPassConfigError: An entry or an option is invalid.
@@ -68,9 +72,11 @@ class ActPassExtension(Extension):
         *,
         approvals: Literal["tell", "hold"] = "tell",
         hold: Optional[float] = None,
+        require_passport: Optional[str] = None,
     ) -> None:
         """Check the mapping and the options."""
         self._tools = ToolMap(client, actions, approvals=approvals, hold=hold, supported=("tell", "hold"))
+        self._passports = None if require_passport is None else PassportGuard(client, require_passport)
         self._server: Optional[MCPServer[Any]] = None
 
     def attach(self, server: MCPServer[Any]) -> None:
@@ -110,7 +116,18 @@ class ActPassExtension(Extension):
             params.arguments = args
             return await call_next(ctx)
 
-        outcome = await self._tools.run_async(action, arguments, execute, default=to_jsonable_python)
+        if self._passports is None:
+            outcome = await self._tools.run_async(action, arguments, execute, default=to_jsonable_python)
+        else:
+            headers = getattr(getattr(ctx, "request", None), "headers", None)
+            outcome = await self._passports.run_async(
+                passport_of(params.meta, headers),
+                action,
+                arguments,
+                execute,
+                default=to_jsonable_python,
+                wait_for_approval=self._tools.hold,
+            )
         if not outcome["executed"]:
             return _error(blocked_text(outcome))
         result: HandlerResult = outcome.unwrap()

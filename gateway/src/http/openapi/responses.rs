@@ -538,6 +538,24 @@ pub(in crate::http) struct ToolApproved {
     approved: bool,
 }
 
+/// The state of tools.
+#[derive(ToSchema)]
+pub(in crate::http) struct ToolStates {
+    /// In the order of the request.
+    tools: Vec<ToolState>,
+}
+
+/// The state of a tool.
+#[derive(ToSchema)]
+pub(in crate::http) struct ToolState {
+    tool_id: String,
+    /// Hash of the approved manifest; `null` if no manifest is approved.
+    #[schema(required = true, pattern = "^[0-9a-f]{64}$")]
+    manifest_hash: Option<String>,
+    /// Whether the policy may permit the tool for some arguments. `false` is certain.
+    may_permit: bool,
+}
+
 /// The gateway is healthy.
 #[derive(ToSchema)]
 pub(in crate::http) struct Health {

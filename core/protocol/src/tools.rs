@@ -7,19 +7,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use actpass_protocol::json::{JsonWriter, Style};
-use actpass_protocol::{InvalidArgument, Json, hash_payload};
-
-use crate::ledger;
-use crate::object_writer::object;
+use crate::json::{JsonWriter, Style};
+use crate::{InvalidArgument, Json, hash_payload};
 
 /// Format version of the lock file.
 const LOCK_VERSION: &str = "1";
 
 /// Error of a tool list or lock file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolsError(String);
+
+impl fmt::Display for ToolsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ToolsError {}
 
 /// Tool manifests by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +39,11 @@ impl Tools {
     /// missing or duplicate tool name.
     ///
     /// ```
-    /// use actpass_gateway::tools::Tools;
+    /// use actpass_protocol::tools::Tools;
     ///
     /// let tools = Tools::from_list(br#"{"tools": [{"name": "gmail.send", "inputSchema": {"type": "object"}}]}"#)?;
     /// assert!(tools.lock()?.contains("gmail.send"));
-    /// # Ok::<(), actpass_gateway::tools::ToolsError>(())
+    /// # Ok::<(), actpass_protocol::tools::ToolsError>(())
     /// ```
     pub fn from_list(text: &[u8]) -> Result<Self, ToolsError> {
         let json = Json::parse(text).map_err(|error| ToolsError(error.to_string()))?;
@@ -87,11 +91,34 @@ impl Tools {
         Ok(tools)
     }
 
+    /// Sets the manifest of its tool, and returns the hash.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it has no name or no canonical form.
+    pub fn set(&mut self, manifest: &Json) -> Result<String, ToolsError> {
+        let name = name_of("manifest", manifest)?;
+        self.0.remove(&name);
+        self.add("manifest", manifest)
+    }
+
+    /// Removes a tool.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// Returns the manifest of a tool.
+    pub fn get(&self, name: &str) -> Option<&Json> {
+        self.0.get(name)
+    }
+
+    /// Returns the names of the tools in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     fn add(&mut self, place: &str, manifest: &Json) -> Result<String, ToolsError> {
-        let name = match manifest.member("name").and_then(Json::as_str) {
-            Some(name) if !name.is_empty() => name.to_owned(),
-            Some(_) | None => return fail(format!("{place}.name: expected a non-empty string")),
-        };
+        let name = name_of(place, manifest)?;
         let hash = manifest_hash(manifest).map_err(|error| ToolsError(format!("{place}: {error}")))?;
         if self.0.insert(name, manifest.clone()).is_some() {
             return fail(format!("{place}.name: duplicate name"));
@@ -114,14 +141,17 @@ impl Tools {
         lock.raw("[");
         for (at, (name, manifest)) in self.0.iter().enumerate() {
             let hash = manifest_hash(manifest).map_err(|error| ToolsError(format!("{name}: {error}")))?;
-            let entry = object([
-                ("name", Some(Json::from(name.as_str()))),
-                ("manifest_hash", Some(Json::String(hash))),
-                ("manifest", Some(manifest.clone())),
-            ]);
             lock.comma(at);
-            lock.raw("\n");
-            entry.write(&mut lock);
+            lock.raw("\n{");
+            lock.key("name");
+            lock.string(name);
+            lock.raw(",");
+            lock.key("manifest_hash");
+            lock.string(&hash);
+            lock.raw(",");
+            lock.key("manifest");
+            manifest.write(&mut lock);
+            lock.raw("}");
         }
         lock.raw(if self.is_empty() { "]}\n" } else { "\n]}\n" });
         Ok(lock.into_string())
@@ -166,15 +196,6 @@ impl Tools {
 /// Returns an error if it has no canonical form.
 pub fn manifest_hash(manifest: &Json) -> Result<String, InvalidArgument> {
     hash_payload(manifest)
-}
-
-/// Returns whether an event approves a manifest with this hash.
-pub fn was_approved(event: &str, hash: &str) -> bool {
-    Json::parse(event.as_bytes()).is_ok_and(|event| {
-        let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
-        event.member("event_type").and_then(Json::as_str) == Some(ledger::TOOL_APPROVED)
-            && said.and_then(Json::as_str) == Some(hash)
-    })
 }
 
 /// A difference of a tool from its approved manifest. Formatted as one line, regardless of the
@@ -231,6 +252,13 @@ fn compare(path: &str, before: &Json, now: &Json, note: &mut impl FnMut(String))
             }
         }
         _ => note(format!("changed {path}: {before} became {now}")),
+    }
+}
+
+fn name_of(place: &str, manifest: &Json) -> Result<String, ToolsError> {
+    match manifest.member("name").and_then(Json::as_str) {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        Some(_) | None => fail(format!("{place}.name: expected a non-empty string")),
     }
 }
 
