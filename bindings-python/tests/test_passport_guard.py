@@ -77,6 +77,22 @@ def present(gateway: Any, case: dict[str, Any]) -> Optional[str]:
     return token
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_either_client_guards_either_way(gateway: Gateway, kind: str) -> None:
+    client: Any = gateway.client()
+    if kind == "async":
+        client = AsyncActPassClient("apk_dev", base_url=gateway.base_url)
+    guard = PassportGuard(client, TABLE["audience"])
+    for is_async in (False, True):
+        token = present(gateway, {})
+        for expected in (True, False):
+            if is_async:
+                outcome = asyncio.run(guard.run_async(token, ACTION, TABLE["arguments"], lambda *_: 1))
+            else:
+                outcome = guard.run(token, ACTION, TABLE["arguments"], lambda *_: 1)
+            assert outcome["executed"] is expected, outcome
+
+
 @pytest.mark.parametrize(
     ("meta", "headers", "expected"),
     [

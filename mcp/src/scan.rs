@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 /// Words in the name of a tool that only reads.
 const READS: &[&str] = &[
     "browse", "check", "count", "describe", "exists", "fetch", "find", "get", "inspect", "list", "lookup",
-    "read", "search", "show", "stat", "status", "view",
+    "read", "search", "show", "stat", "status", "tree", "view",
 ];
 /// Words in the name of a tool that changes something, for any annotations.
 const WRITES: &[&str] = &[

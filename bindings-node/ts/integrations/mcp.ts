@@ -186,7 +186,14 @@ async function answered<T>(
   run: (own: object) => T,
 ): Promise<Awaited<T> | { isError: true; content: { type: 'text'; text: string }[] }> {
   const presented = passports && { guard: passports, passport: passportOf(_meta, requestInfo?.headers) };
-  const answer = await callTool(client, map, { names: [name], args, run, signal, waitForApprovalMs, passports: presented });
+  const answer = await callTool(client, map, {
+    names: [name],
+    args,
+    run,
+    signal,
+    waitForApprovalMs,
+    passports: presented,
+  });
   return answer.ran ? answer.result : { isError: true, content: [{ type: 'text', text: answer.text }] };
 }
 

@@ -14,6 +14,9 @@ import { MappedTool, placing, runGuarded, type RunOptions } from './common.js';
 /** The member of a call's `_meta` that carries the passport. */
 export const PASSPORT_META = 'actpass/passport';
 
+/** The members of the action that a passport determines, or the outcome of an invalid one. */
+type Presented = { refused: BlockedOutcome } | { refused: undefined; members: Members };
+
 /**
  * Runs actions only with a passport for one audience, the name of this server: for MCP servers written by hand.
  *
@@ -79,30 +82,37 @@ export class PassportGuard {
   ): Promise<GuardOutcome<Awaited<T>>> {
     this.#checkMode(tool.action['mode']);
     const presented = await this.#presented(passport, tool.tool);
-    return 'kind' in presented ? presented : runGuarded(this.#client, tool, args, execute, { ...options, presented });
+    if (presented.refused !== undefined) {
+      return presented.refused;
+    }
+    return runGuarded(this.#client, tool, args, execute, { ...options, presented: presented.members });
   }
 
   /** Returns the members of the action that the passport determines, or the outcome of an invalid passport. */
-  async #presented(passport: string | undefined, tool: string): Promise<Members | BlockedOutcome> {
-    const refused = (errors: string[]) => refusedOutcome({ operation: 'guard', site: new Site(this.run) }, tool, errors);
+  async #presented(passport: string | undefined, tool: string): Promise<Presented> {
+    const refused = (errors: string[]) => ({
+      refused: refusedOutcome({ operation: 'guard', site: new Site(this.run) }, tool, errors),
+    });
     if (!passport) {
       return refused([]);
     }
     const audience = this.#audience;
-    const { valid, claims, errors } = await this.#client.verifyPassportOffline({ token: passport, audience });
+    const { valid, claims, errors = [] } = await this.#client.verifyPassportOffline({ token: passport, audience });
     if (!valid || !claims) {
       return refused(errors.length > 0 ? [...errors] : ['passport.malformed']);
     }
     const text = (name: string) => (typeof claims[name] === 'string' ? claims[name] : undefined);
-    const named = { goal: text('goal'), agentId: text('agent_id') ?? '', userId: text('user_id') ?? null };
-    return joined(named, { passport, audience });
+    const named = { goal: text('goal'), agentId: text('agent_id') ?? '', userId: text('user_id') };
+    return { refused: undefined, members: joined(named, { passport, audience }) };
   }
 
   #checkMode(mode: unknown): void {
     const { connection, defaults } = partsOf(this.#client);
     const chosen = mode ?? defaults['mode'] ?? connection.mode;
     if (chosen !== 'enforce' && chosen !== 'strict') {
-      throw wrongArgument(`mode: expected enforce or strict, found ${String(chosen)}: other modes do not spend passports`);
+      throw wrongArgument(
+        `mode: expected enforce or strict, found ${String(chosen)}: other modes do not spend passports`,
+      );
     }
   }
 }

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 from fastmcp.server.context import Context
-from fastmcp.server.dependencies import without_injected_parameters
+from fastmcp.server.dependencies import get_http_headers, without_injected_parameters
 from fastmcp.server.extensions import ServerExtension, ToolCallContinuation, ToolCallOutcome
 from fastmcp.server.middleware.dereference import DereferenceRefsMiddleware
 from fastmcp.server.providers.addressing import parse_hashed_backend_name
@@ -62,9 +62,9 @@ class ActPassExtension(ServerExtension):
             ``"hold"`` keeps the call open until a human decides.
         hold: Seconds to wait for a decision, with ``approvals="hold"``. Keep it below the timeout of the clients: a
             client that has given up does not run the action.
-        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only with
-            a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``. See
-            :class:`actpass.integrations.passports.PassportGuard`.
+        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only
+            with a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``.
+            See :class:`actpass.integrations.passports.PassportGuard`.
 
     Raises:
         ActPassConfigError: An entry or an option is invalid.

@@ -52,9 +52,9 @@ class ActPassExtension(Extension):
             ``"hold"`` keeps the call open until a human decides.
         hold: Seconds to wait for a decision, with ``approvals="hold"``. Keep it below the timeout of the clients: a
             client that has given up does not run the action.
-        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only with
-            a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``. See
-            :class:`actpass.integrations.passports.PassportGuard`.
+        require_passport: The audience of the passports, such as ``mcp://payments``: a tool with an action runs only
+            with a passport for it, once, in the ``actpass/passport`` of the call's ``_meta`` or in ``Authorization``.
+            See :class:`actpass.integrations.passports.PassportGuard`.
 
     Raises:
         ActPassConfigError: An entry or an option is invalid.

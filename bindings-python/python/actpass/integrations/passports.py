@@ -18,10 +18,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from .. import _native, _run
-from .._settings import Settings
+from .._json import name_of
+from .._run import answer
+from .._settings import Settings, limits
 from .._telemetry import instrument
 from .._tools import ToolAction, wrong
-from ._common import name_of, run_guarded, run_guarded_async
+from ._common import run_guarded, run_guarded_async
 
 if TYPE_CHECKING:
     from .._outcome import GuardOutcome
@@ -34,6 +36,7 @@ __all__ = ["META", "PassportGuard", "passport_of"]
 META = "actpass/passport"
 #: The modes whose decisions spend a passport.
 _SPENDING = ("enforce", "strict")
+_LIMITS = limits(None, None)
 
 
 class PassportGuard:
@@ -88,7 +91,7 @@ class PassportGuard:
         action = self._checked(action)
         if not passport:
             return _refused(self.client, action, [])
-        verified = self.client._synchronous().verify_passport_offline(passport, self.audience)
+        verified = self.client._synchronous()._native.verify_passport_offline(self._request(passport), _LIMITS)
         presented = self._presented(passport, verified)
         if isinstance(presented, list):
             return _refused(self.client, action, presented)
@@ -104,11 +107,12 @@ class PassportGuard:
         default: Optional[Callable[[Any], Any]] = None,
         wait_for_approval: Optional[float] = None,
     ) -> GuardOutcome[Any]:
-        """Run ``execute``, plain or ``async def``, if the passport and the decision permit the call: see :meth:`run`."""
+        """Run ``execute``, plain or ``async def``, if passport and decision permit the call: see :meth:`run`."""
         action = self._checked(action)
         if not passport:
             return _refused(self.client, action, [])
-        verified = await self.client._asynchronous().verify_passport_offline(passport, self.audience)
+        native = self.client._asynchronous()._native
+        verified = await answer(native.verify_passport_offline(self._request(passport), _LIMITS))
         presented = self._presented(passport, verified)
         if isinstance(presented, list):
             return _refused(self.client, action, presented)
@@ -121,6 +125,10 @@ class PassportGuard:
             wait_for_approval=wait_for_approval,
             presented=presented,
         )
+
+    def _request(self, passport: str) -> dict[str, Any]:
+        others = dict.fromkeys(("issuer", "agent_id", "user_id", "tenant_id"))
+        return {"token": passport, "audience": self.audience, **others}
 
     def _presented(self, passport: str, verified: PassportVerification) -> Union[dict[str, Any], list[str]]:
         """Return the members of the action that the passport determines, or the codes of its problems."""
