@@ -7,8 +7,8 @@
 
 use std::fmt;
 
-use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, Number, Style};
+use actpass_protocol::{ActionEnd, Json};
 use rust_decimal::Decimal;
 
 /// Reason code: a budget applies, but the amount of the action cannot be determined.
@@ -112,6 +112,88 @@ pub struct Account {
     pub key: String,
 }
 
+/// The outcome of an allowed action, as its agent reported it; `None` before a report.
+///
+/// The first report other than `suspended` is final.
+pub type Outcome = Option<ActionEnd>;
+
+/// The word of an outcome in a policy.
+pub const fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        None => "pending",
+        Some(end) => end.as_str(),
+    }
+}
+
+/// Returns whether no later report changes the outcome.
+pub(crate) const fn is_final(end: ActionEnd) -> bool {
+    match end {
+        ActionEnd::Cancelled | ActionEnd::Failed | ActionEnd::Returned => true,
+        ActionEnd::Suspended => false,
+    }
+}
+
+/// The outcomes with which an action counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Outcomes(u8);
+
+impl Outcomes {
+    /// The possible outcomes; stores depend on the order.
+    pub const EACH: [Outcome; 5] = [
+        None,
+        Some(ActionEnd::Returned),
+        Some(ActionEnd::Failed),
+        Some(ActionEnd::Cancelled),
+        Some(ActionEnd::Suspended),
+    ];
+
+    /// All: reports change nothing.
+    pub const ALL: Self = Self(0b1_1111);
+
+    /// Those for which `holds` is true.
+    pub fn of(holds: impl Fn(Outcome) -> bool) -> Self {
+        let bit = |(at, outcome): (usize, &Outcome)| if holds(*outcome) { 1 << at } else { 0 };
+        Self(Self::EACH.iter().enumerate().map(bit).fold(0, |all, bit: u8| all | bit))
+    }
+
+    /// All but `failed`.
+    pub fn unless_failed() -> Self {
+        Self::of(|outcome| outcome != Some(ActionEnd::Failed))
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Returns whether it contains the outcome.
+    pub fn contains(self, outcome: Outcome) -> bool {
+        Self::EACH.iter().zip(0..).any(|(known, at)| *known == outcome && self.0 & (1 << at) != 0)
+    }
+
+    /// Returns whether it contains none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number that a store records.
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Reads the number that a store recorded. Unknown outcomes count, so that limits stay strict.
+    pub(crate) fn from_bits(bits: i64) -> Self {
+        Self(u8::try_from(bits & i64::from(Self::ALL.0)).unwrap_or(Self::ALL.0))
+    }
+
+    /// The words, separated by commas.
+    fn words(self) -> String {
+        let words = Self::EACH.into_iter().filter(|outcome| self.contains(*outcome)).map(outcome_word);
+        words.collect::<Vec<_>>().join(",")
+    }
+}
+
 /// An amount of an account, as an event records it.
 #[derive(Clone, Debug)]
 pub struct Charge {
@@ -123,6 +205,8 @@ pub struct Charge {
     pub limit: Option<Decimal>,
     /// The window of the budget or the history.
     pub window: Window,
+    /// The outcomes with which it counts.
+    pub outcomes: Outcomes,
 }
 
 /// The state of an account after a decision.
@@ -155,6 +239,11 @@ pub(crate) fn complete(response: &bytes::Bytes, usages: &[Usage<'_>]) -> bytes::
     bytes::Bytes::from(text.replacen(PLACEHOLDER, &budgets.into_string(), 1))
 }
 
+/// Returns the amount up to the limit.
+pub(crate) fn remaining(limit: Decimal, used: Decimal) -> Decimal {
+    limit.saturating_sub(used).max(Decimal::ZERO).normalize()
+}
+
 /// Writes the use of an account. `bounds` are the limit and the window, if the budget still exists.
 pub(crate) fn write_use(
     json: &mut JsonWriter,
@@ -164,7 +253,7 @@ pub(crate) fn write_use(
 ) {
     let number = |number: Decimal| number.normalize().to_string();
     let limit = bounds.map(|(limit, _)| limit);
-    let remaining = limit.map(|limit| number(limit.saturating_sub(used).max(Decimal::ZERO)));
+    let remaining = limit.map(|limit| number(remaining(limit, used)));
     let null = || "null".to_owned();
     json.raw("{");
     json.key("name");
@@ -202,6 +291,9 @@ pub(crate) fn event_member(charges: &[Charge]) -> Json {
                 ];
                 members.extend(charge.limit.map(|limit| member("limit", &limit.to_string())));
                 members.push(member("name", &charge.account.budget));
+                if charge.outcomes != Outcomes::ALL {
+                    members.push(member("outcomes", &charge.outcomes.words()));
+                }
                 members.push(member("window", &charge.window.to_string()));
                 Json::Object(members)
             })
@@ -275,12 +367,26 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_are_a_set() {
+        for outcome in Outcomes::EACH {
+            let only = Outcomes::of(|other| other == outcome);
+            assert!(only.contains(outcome) && Outcomes::ALL.contains(outcome));
+            assert_eq!(only.words(), outcome_word(outcome));
+            assert_eq!(Outcomes::from_bits(only.bits().into()), only);
+        }
+        assert!(Outcomes::of(|_| false).is_empty());
+        assert_eq!(Outcomes::unless_failed().words(), "pending,returned,cancelled,suspended");
+        assert_eq!(Outcomes::unless_failed().bits(), 27);
+    }
+
+    #[test]
     fn completes_response_with_usage() {
         let charge = Charge {
             account: Account { budget: "daily \"a\"".to_owned(), key: r#"{"agent_id":"b"}"#.to_owned() },
             amount: Decimal::from(100),
             limit: Some(Decimal::from(500)),
             window: Window::parse("24h").unwrap(),
+            outcomes: Outcomes::ALL,
         };
         let response = br#"{"goal":"\"budgets\":[]","explain":{"summary":"s","budgets":[]}}"#;
         let usage = Usage { charge: &charge, used: Decimal::from(600) };

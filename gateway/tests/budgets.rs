@@ -391,9 +391,10 @@ async fn report(gateway: &Gateway, key: &str, response: &Json, ended: &str) {
 async fn failed_action_returns_its_amount_once() {
     let (gateway, _) = start(&daily("deny", r#", "release_on_failure": true"#)).await;
     let first = ask(&gateway, "300").await;
-    ask(&gateway, "200").await;
-    for ended in ["returned", "cancelled", "suspended"] {
-        report(&gateway, "apk_one", &first, ended).await;
+    let second = ask(&gateway, "200").await;
+    // The first outcome other than `suspended` is final.
+    for (action, ended) in [(&first, "suspended"), (&second, "returned"), (&second, "failed")] {
+        report(&gateway, "apk_one", action, ended).await;
     }
     // Another key does not own the decision.
     report(&gateway, "apk_bound", &first, "failed").await;

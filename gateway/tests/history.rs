@@ -367,6 +367,76 @@ async fn accounts_of_histories_are_not_listed() {
     gateway.stop().await;
 }
 
+/// A charge is refunded again only after the first refund failed, and a report counts only after one
+/// returned.
+const OUTCOME_RULES: &str = r#"
+    {"name": "refund", "when": [
+        {"path": "tool", "operator": "==", "value": "refunds.create"},
+        {"history": "never", "of": [
+            {"path": "tool", "operator": "==", "value": "refunds.create"},
+            {"path": "outcome", "operator": "not_in", "value": ["failed", "cancelled"]}],
+         "within": "24h", "same": ["args.charge"]}],
+     "decision": "allow", "reason": "refund.once"},
+    {"name": "receipt", "when": [
+        {"path": "tool", "operator": "==", "value": "receipts.send"},
+        {"history": "after", "of": [
+            {"path": "tool", "operator": "==", "value": "refunds.create"},
+            {"path": "outcome", "operator": "==", "value": "returned"}],
+         "within": "24h", "same": ["args.charge"]}],
+     "decision": "allow", "reason": "receipt.returned"}"#;
+
+async fn report(gateway: &Gateway, key: &str, response: &Json, ended: &str) -> u16 {
+    let hash = text(response, "request_hash").unwrap();
+    let body = format!(
+        r#"{{"event_type": "action.outcome", "chain_id": "decisions", "request_hash": "{hash}",
+            "metadata": {{"ended": "{ended}"}}}}"#
+    );
+    gateway.post(common::EVIDENCE, key).body(body).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn outcomes_decide_whether_an_action_counts() {
+    let time = Arc::new(AtomicU64::new(START));
+    let mut gateway = Gateway::start_with("", with(OUTCOME_RULES, &time)).await;
+    let receipt = async |gateway: &Gateway| ask(gateway, "receipts.send", r#""charge": "ch_1""#).await;
+    let first = refund(&gateway, 1, 1).await;
+    assert_is(&first, "allow", "refund.once");
+    // Before an outcome, it is pending.
+    assert_is(&refund(&gateway, 2, 1).await, "deny", "policy.no_match");
+    assert_is(&receipt(&gateway).await, "deny", "policy.no_match");
+    report(&gateway, "apk_one", &first, "suspended").await;
+    assert_is(&refund(&gateway, 3, 1).await, "deny", "policy.no_match");
+    // Another key does not own the decision.
+    report(&gateway, "apk_bound", &first, "failed").await;
+    assert_is(&refund(&gateway, 4, 1).await, "deny", "policy.no_match");
+    report(&gateway, "apk_one", &first, "failed").await;
+    assert_is(&receipt(&gateway).await, "deny", "policy.no_match");
+    let second = refund(&gateway, 5, 1).await;
+    assert_is(&second, "allow", "refund.once");
+    // A report on the first action does not end the second one.
+    report(&gateway, "apk_one", &first, "failed").await;
+    assert_is(&refund(&gateway, 6, 1).await, "deny", "policy.no_match");
+    gateway.restart(with(OUTCOME_RULES, &time)).await;
+    report(&gateway, "apk_one", &second, "returned").await;
+    // The first final outcome stays.
+    report(&gateway, "apk_one", &second, "failed").await;
+    assert_is(&receipt(&gateway).await, "allow", "receipt.returned");
+    assert_is(&refund(&gateway, 7, 1).await, "deny", "policy.no_match");
+    // The window is that of the decision, not of the report.
+    time.fetch_add(24 * HOUR, Ordering::SeqCst);
+    assert_is(&receipt(&gateway).await, "deny", "policy.no_match");
+    let late = refund(&gateway, 8, 1).await;
+    assert_is(&late, "allow", "refund.once");
+    time.fetch_add(24 * HOUR, Ordering::SeqCst);
+    report(&gateway, "apk_one", &late, "returned").await;
+    assert_is(&receipt(&gateway).await, "deny", "policy.no_match");
+    let events = gateway.events("apdv_one", "decisions").await;
+    let claims = events[0].member("budgets").unwrap().to_string();
+    assert!(claims.contains(r#""outcomes":"pending,returned,suspended""#), "{claims}");
+    assert!(claims.contains(r#""outcomes":"returned""#), "{claims}");
+    gateway.stop().await;
+}
+
 /// The claim of an `allow` on a history, from its event.
 #[derive(Debug)]
 struct Claim {

@@ -15,6 +15,8 @@ mod history;
 mod http;
 #[path = "idempotency.rs"]
 mod idempotency;
+#[path = "limits.rs"]
+mod limits;
 #[path = "passports.rs"]
 mod passports;
 #[path = "people.rs"]

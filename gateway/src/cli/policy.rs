@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{Failure, print};
 use crate::files;
-use crate::policy::{Cases, Policy};
+use crate::policy::{Cases, Finding, FindingKind, Insight, InsightKind, Policy};
 use crate::problems::Problems;
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,9 @@ pub(super) enum PolicyCommand {
     Check {
         /// Policy, a JSON file
         file: PathBuf,
+        /// Report where the policy grants more than this one, a JSON file
+        #[arg(long, value_name = "OLD")]
+        against: Option<PathBuf>,
     },
     /// Test a policy against expected decisions
     Test {
@@ -28,14 +31,15 @@ pub(super) enum PolicyCommand {
 impl PolicyCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Check { file } => check_policy(&file),
+            Self::Check { file, against } => check_policy(&file, against.as_deref()),
             Self::Test { file, cases } => test_policy(&file, &cases),
         }
     }
 }
 
-fn check_policy(file: &Path) -> Result<(), Failure> {
+fn check_policy(file: &Path, against: Option<&Path>) -> Result<(), Failure> {
     let policy = parse_file(file, Policy::parse)?;
+    let old = against.map(|old| parse_file(old, Policy::parse)).transpose()?;
     let version = policy.version().as_str().map_or_else(|| policy.version().to_string(), str::to_owned);
     print(format_args!(
         "id       {}\nversion  {version}\nhash     {}\nrules    {}\nbudgets  {}",
@@ -44,17 +48,54 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
         policy.rules().len(),
         policy.budgets().len()
     ))?;
-    let findings = policy.findings();
+    let insights = policy.insights();
+    let is_known = |finding: &Finding| {
+        let of_rule = insights.iter().filter(|insight| insight.subject.as_ref() == Some(&finding.rule));
+        of_rule.into_iter().any(|insight| match insight.kind {
+            InsightKind::NeverMatches { .. } | InsightKind::Unreachable { .. } => finding.is_defect(),
+            InsightKind::AlwaysMatches => matches!(finding.kind, FindingKind::OpenArguments(_)),
+            _ => false,
+        })
+    };
     let mut defects = 0_usize;
-    for finding in &findings {
-        let word = if finding.is_defect() { "error" } else { "warning" };
-        defects += usize::from(finding.is_defect());
-        // On standard error, because programs read the policy's description on standard output.
-        eprintln!("{word}: {finding}");
+    // On standard error, because programs read the policy's description on standard output.
+    for finding in policy.findings() {
+        if !is_known(&finding) {
+            defects += usize::from(finding.is_defect());
+            eprintln!("{}: {finding}", if finding.is_defect() { "error" } else { "warning" });
+        }
     }
-    match defects {
-        0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{}: {defects} rules never apply", file.display()))),
+    for insight in &insights {
+        defects += usize::from(insight.is_defect());
+        print_insight(insight, false);
+    }
+    if defects > 0 {
+        let file = file.display();
+        return Err(Failure::Failed(format!("{file}: {defects} rules never apply, or never allow")));
+    }
+    let wider = old.map(|old| policy.wider_than(&old)).unwrap_or_default();
+    wider.iter().for_each(|insight| print_insight(insight, true));
+    match (wider.len(), against) {
+        (0, _) | (_, None) => Ok(()),
+        (count, Some(old)) => Err(Failure::Failed(format!(
+            "{}: {count} rules grant more than {}, or may",
+            file.display(),
+            old.display()
+        ))),
+    }
+}
+
+/// Prints an insight with its example. An open question is an error if `must_know`.
+fn print_insight(insight: &Insight, must_know: bool) {
+    let word = match (insight.is_defect(), insight.is_open()) {
+        (true, _) => "error",
+        (false, true) if must_know => "error",
+        (false, true) => "note",
+        (false, false) => "warning",
+    };
+    eprintln!("{word}: {insight}");
+    if let Some(witness) = &insight.witness {
+        eprintln!("  example: {witness}");
     }
 }
 

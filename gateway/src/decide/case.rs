@@ -15,7 +15,7 @@ use crate::halts::{Halt, HaltSubject};
 use crate::history::Check;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
-use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured};
+use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured, Values};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, Claim, EarlierResponse, Excess, Fallback, SingleUse};
 
@@ -93,20 +93,21 @@ impl<'a> Case<'a> {
             Err(refusal) => return Ruling::Passport(refusal).into(),
         };
         let (policy, input) = (&self.key.tenant.policy, self.input(presented.map(|found| &found.claims)));
+        let values = &mut Values::of(policy, &input);
         if self.is_replay {
             // The histories of the first request apply, although they may have changed since.
             let decided = self.context.earlier.as_ref().and_then(|earlier| earlier.rule.as_deref());
-            let rule = policy.first_match_if(&input, |rule| decided == Some(rule.name()));
-            return self.follow(rule, presented, &input);
+            let rule = policy.first_match_if(values, |rule| decided == Some(rule.name()));
+            return self.follow(rule, presented, values);
         }
-        let history = match policy.history_checks(&input, &self.context.history) {
+        let history = match policy.history_checks(values, &self.context.history) {
             Ok(history) => history,
             Err(problem) => return Ruling::HistoryNotMeasurable { rule: None, problem }.into(),
         };
         let assumed =
             |condition: &usize| history.iter().any(|check| check.condition == *condition && check.assumed);
-        let rule = policy.first_match_if(&input, |rule| rule.histories().iter().all(assumed));
-        let followed = self.follow(rule, presented, &input);
+        let rule = policy.first_match_if(values, |rule| rule.histories().iter().all(assumed));
+        let followed = self.follow(rule, presented, values);
         Evaluation { history, ..followed }
     }
 
@@ -115,7 +116,7 @@ impl<'a> Case<'a> {
         &self,
         rule: Option<&'a Rule>,
         presented: Option<&'a PresentedPassport>,
-        input: &Input<'_>,
+        values: &mut Values<'_, '_>,
     ) -> Evaluation<'a> {
         let Some(rule) = rule else {
             return Ruling::NoMatch.into();
@@ -128,7 +129,7 @@ impl<'a> Case<'a> {
             return evaluation;
         }
         if self.is_charged() {
-            let charges = match self.key.tenant.policy.charges(input) {
+            let charges = match self.key.tenant.policy.charges(values) {
                 Ok(charges) => charges,
                 Err(problem) => return Ruling::NotMeasurable { rule, problem }.into(),
             };
@@ -150,7 +151,7 @@ impl<'a> Case<'a> {
             let claims =
                 charges.into_iter().map(|(budget, charge)| self.claim(rule, budget, charge, is_approved));
             evaluation.claims = claims.collect();
-            match self.key.tenant.policy.tracked(input) {
+            match self.key.tenant.policy.tracked(values) {
                 Ok(tracked) if self.consumes() => {
                     evaluation.claims.extend(tracked.into_iter().map(|charge| self.track(rule, charge)));
                 }
@@ -193,7 +194,7 @@ impl<'a> Case<'a> {
             OnExceed::RequireApproval if is_approved => Excess::Claim,
             OnExceed::RequireApproval => Excess::RequireApproval,
         };
-        Claim { charge, is_releasable: budget.release_on_failure(), on_excess }
+        Claim { charge, on_excess }
     }
 
     /// Returns the claim of an `allow` on a history. It is denied if the sum would not stay exact, which
@@ -207,7 +208,7 @@ impl<'a> Case<'a> {
                 Excess::Refuse(Box::new(self.record(&ruling)))
             }
         };
-        Claim { charge, is_releasable: false, on_excess }
+        Claim { charge, on_excess }
     }
 
     /// Returns the halt that stops this request.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, json};
 use super::openapi::{requests, responses};
+use super::paging::{NOT_NEXT, read_query};
 use super::receive::{Caller, JsonCall, parse};
 use crate::approvals::{self, Approval, Status};
 use crate::auth::Capability;
@@ -26,10 +27,6 @@ use crate::store::Listing;
 
 /// Maximum long-polling time, in seconds.
 const MAX_WAIT: u64 = 25;
-
-/// Default and maximum number of approvals per page.
-pub(super) const DEFAULT_PAGE_SIZE: u32 = 100;
-const MAX_PAGE_SIZE: u32 = 1000;
 
 type ListQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
@@ -106,44 +103,23 @@ pub(super) async fn list(
 }
 
 fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, InvalidMember> {
-    let mut listing =
-        Listing { now, status: Some(Status::Pending), limit: DEFAULT_PAGE_SIZE, ..Listing::default() };
-    let mut given = Vec::new();
-    for (name, value) in query {
-        let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
-        if given.contains(&name) {
-            return Err(wrong("expected one value, found two".to_owned()));
-        }
-        given.push(name);
-        match name.as_str() {
+    let mut listing = Listing { now, status: Some(Status::Pending), ..Listing::default() };
+    let limit = read_query(query, &["status", "agent", "tool", "after"], |name, value| {
+        match name {
             "status" if value == "all" => listing.status = None,
-            "status" => match Status::parse(value) {
-                Some(status) => listing.status = Some(status),
-                None => {
-                    let problem = "expected pending, approved, rejected, expired or all";
-                    return Err(wrong(problem.to_owned()));
-                }
-            },
-            "agent" => listing.agent = Some(value.clone()),
-            "tool" => listing.tool = Some(value.clone()),
-            "after" if approvals::is_id(value) => listing.after = Some(value.clone()),
-            "after" => {
-                let problem = "expected an approval id: the `next` of the previous page";
-                return Err(wrong(problem.to_owned()));
+            "status" => {
+                let status =
+                    Status::parse(value).ok_or("expected pending, approved, rejected, expired or all")?;
+                listing.status = Some(status);
             }
-            "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit));
-                listing.limit =
-                    limit.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
-            }
-            _ => {
-                return Err(wrong(
-                    "unknown parameter; expected status, agent, tool, after or limit".to_owned(),
-                ));
-            }
+            "agent" => listing.agent = Some(value.to_owned()),
+            "tool" => listing.tool = Some(value.to_owned()),
+            _ if approvals::is_id(value) => listing.after = Some(value.to_owned()),
+            _ => return Err(NOT_NEXT.to_owned()),
         }
-    }
-    Ok(listing)
+        Ok(())
+    })?;
+    Ok(Listing { limit, ..listing })
 }
 
 #[utoipa::path(

@@ -11,15 +11,12 @@ use http::StatusCode;
 use super::App;
 use super::error::{ApiError, json};
 use super::openapi::responses;
+use super::paging::{NOT_NEXT, read_query};
 use super::receive::Caller;
 use crate::auth::Capability;
 use crate::budget;
 use crate::request::InvalidMember;
 use crate::service::Authorized;
-
-/// Default and maximum number of accounts per page.
-const DEFAULT_PAGE_SIZE: u32 = 100;
-const MAX_PAGE_SIZE: u32 = 1000;
 
 #[utoipa::path(
     get,
@@ -64,27 +61,12 @@ pub(super) async fn list(
     Ok(json(StatusCode::OK, body.into_string()))
 }
 
-fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
-    let (mut after, mut limit) = (None, None);
-    for (name, value) in query {
-        let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
-        let is_repeated = match name.as_str() {
-            "after" => {
-                let id = value.parse().ok().filter(|id| *id >= 0 && value.len() <= 18);
-                let id = id.ok_or_else(|| wrong("expected the `next` of the previous page".to_owned()))?;
-                after.replace(id).is_some()
-            }
-            "limit" => {
-                let size = value.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size));
-                let size =
-                    size.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
-                limit.replace(size).is_some()
-            }
-            _ => return Err(wrong("unknown parameter; expected after or limit".to_owned())),
-        };
-        if is_repeated {
-            return Err(wrong("expected one value, found two".to_owned()));
-        }
-    }
-    Ok((after.unwrap_or(0), limit.unwrap_or(DEFAULT_PAGE_SIZE)))
+pub(super) fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
+    let mut after = 0;
+    let limit = read_query(query, &["after"], |_, value| {
+        let id = value.parse().ok().filter(|id| *id >= 0 && value.len() <= 18);
+        after = id.ok_or(NOT_NEXT)?;
+        Ok(())
+    })?;
+    Ok((after, limit))
 }

@@ -12,6 +12,7 @@ mod health;
 mod host;
 pub(crate) mod openapi;
 mod page;
+mod paging;
 mod passports;
 mod preflight;
 mod receive;

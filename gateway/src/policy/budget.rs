@@ -3,10 +3,10 @@
 use actpass_protocol::{Json, canonical_json};
 use rust_decimal::Decimal;
 
+use super::Policy;
 use super::evaluate::Values;
 use super::model::{Budget, Measure};
-use super::{Input, Policy};
-use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES, amount};
+use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES, Outcomes, amount};
 
 /// A budget applies, but the amount or the account of the action cannot be determined.
 #[derive(Clone, Debug)]
@@ -24,15 +24,14 @@ impl Policy {
     ///
     /// Returns the first budget that cannot measure the action: its `sum` is missing or no valid
     /// amount, or the values of `per` have no canonical form or exceed [`MAX_ACCOUNT_BYTES`].
-    pub fn charges(&self, input: &Input<'_>) -> Result<Vec<(&Budget, Charge)>, NotMeasurable<'_>> {
+    pub fn charges(&self, values: &mut Values<'_, '_>) -> Result<Vec<(&Budget, Charge)>, NotMeasurable<'_>> {
         if self.budgets.is_empty() {
             return Ok(Vec::new());
         }
-        let mut values = Values::of(self, input);
         let mut charges = Vec::new();
         for budget in &self.budgets {
-            if budget.when.iter().all(|condition| condition.holds(&mut values)) {
-                charges.push((budget, self.charge(budget, &mut values)?));
+            if budget.when.iter().all(|condition| condition.holds(values)) {
+                charges.push((budget, self.charge(budget, values)?));
             }
         }
         Ok(charges)
@@ -71,6 +70,10 @@ impl Policy {
             amount,
             limit: Some(budget.limit),
             window: budget.window.clone(),
+            outcomes: match budget.release_on_failure {
+                true => Outcomes::unless_failed(),
+                false => Outcomes::ALL,
+            },
         })
     }
 }

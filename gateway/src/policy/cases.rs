@@ -4,7 +4,7 @@ use std::fmt;
 
 use actpass_protocol::Json;
 
-use super::evaluate::Input;
+use super::evaluate::{Input, Values};
 use super::model::{Decision, Root, Rule};
 use super::{NO_MATCH, Policy};
 use crate::problems::Problems;
@@ -120,7 +120,7 @@ impl Case {
 
     fn first_match<'p>(&self, policy: &'p Policy) -> Option<&'p Rule> {
         let holds = |rule: &Rule| self.history.iter().any(|(name, holds)| rule.name() == name && *holds);
-        policy.first_match_if(&self.input(), holds)
+        policy.first_match_if(&mut Values::of(policy, &self.input()), holds)
     }
 
     fn input(&self) -> Input<'_> {

@@ -154,26 +154,27 @@ impl Policy {
 
 /// A set of JSON types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct JsonTypes(u8);
+pub(super) struct JsonTypes(u8);
 
 impl JsonTypes {
     const ANY: Self = Self(0b11_1111);
-    const ARRAY: Self = Self(1);
-    const BOOL: Self = Self(1 << 1);
-    const NULL: Self = Self(1 << 2);
-    const NUMBER: Self = Self(1 << 3);
-    const OBJECT: Self = Self(1 << 4);
-    const STRING: Self = Self(1 << 5);
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const ARRAY: Self = Self(1);
+    pub(super) const BOOL: Self = Self(1 << 1);
+    pub(super) const NULL: Self = Self(1 << 2);
+    pub(super) const NUMBER: Self = Self(1 << 3);
+    pub(super) const OBJECT: Self = Self(1 << 4);
+    pub(super) const STRING: Self = Self(1 << 5);
 
     const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    const fn and(self, other: Self) -> Self {
+    pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    const fn of(value: &Json) -> Self {
+    pub(super) const fn of(value: &Json) -> Self {
         match value {
             Json::Array(_) => Self::ARRAY,
             Json::Bool(_) => Self::BOOL,
@@ -349,14 +350,14 @@ impl<'p> RuleConstraints<'p> {
 
 impl Path {
     /// Returns whether the path is a descendant of `above`.
-    fn is_below(&self, above: &Self) -> bool {
+    pub(super) fn is_below(&self, above: &Self) -> bool {
         self.root == above.root
             && self.segments.len() > above.segments.len()
             && self.segments.starts_with(&above.segments)
     }
 
     /// Returns the value at this path, a descendant of `above`, in `value`.
-    fn walk_below<'v>(&self, above: &Self, value: &'v Json) -> Option<&'v Json> {
+    pub(super) fn walk_below<'v>(&self, above: &Self, value: &'v Json) -> Option<&'v Json> {
         let rest = self.segments.get(above.segments.len()..)?;
         rest.iter().try_fold(value, |value, segment| match value {
             Json::Object(_) => value.member(&segment.name),
@@ -366,12 +367,12 @@ impl Path {
     }
 
     /// Returns whether every request has a value at the path.
-    fn is_always_there(&self) -> bool {
+    pub(super) fn is_always_there(&self) -> bool {
         self.segments.is_empty() && matches!(self.root, Root::Args | Root::Goal | Root::Tool)
     }
 
     /// Returns the possible types at the path.
-    fn kinds(&self) -> JsonTypes {
+    pub(super) fn kinds(&self) -> JsonTypes {
         match (self.segments.is_empty(), self.root.is_object()) {
             (true, true) => JsonTypes::OBJECT,
             (true, false) => JsonTypes::STRING,
@@ -489,7 +490,7 @@ fn check_members(
 }
 
 /// Returns whether the comparison can hold between a value and itself.
-fn may_hold_for_itself(comparison: Comparison) -> bool {
+pub(super) fn may_hold_for_itself(comparison: Comparison) -> bool {
     match comparison {
         Comparison::Contains | Comparison::EndsWith | Comparison::Equal | Comparison::StartsWith => true,
         Comparison::Order(relation) => relation.holds(Ordering::Equal),

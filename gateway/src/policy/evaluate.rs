@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use actpass_protocol::Json;
 
 use super::Policy;
+use super::index::Index;
 use super::model::{Bound, Comparison, Condition, Decision, List, Path, Relation, Root, Rule, Test};
 
 /// Input of an evaluation. `None` means that the path is missing. Outside `args` and `passport`,
@@ -33,13 +34,17 @@ impl Policy {
     /// Returns the first rule whose conditions all hold, with every history condition false; `None`
     /// means deny.
     pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
-        self.first_match_if(input, |_| false)
+        self.first_match_if(&mut Values::of(self, input), |_| false)
     }
 
     /// Returns the first rule whose conditions all hold; `None` means deny. `history_holds` states
     /// for a rule with history conditions whether all of them are true.
-    pub fn first_match_if(&self, input: &Input<'_>, history_holds: impl Fn(&Rule) -> bool) -> Option<&Rule> {
-        self.first(&mut Values::of(self, input), history_holds).map(|(_, rule)| rule)
+    pub fn first_match_if(
+        &self,
+        values: &mut Values<'_, '_>,
+        history_holds: impl Fn(&Rule) -> bool,
+    ) -> Option<&Rule> {
+        self.first(values, history_holds).map(|(_, rule)| rule)
     }
 
     /// Returns whether a rule may permit `tool`, with or without an approval, for some other
@@ -96,12 +101,7 @@ impl Policy {
                 }
             }
         };
-        for table in &self.index.tables {
-            if let Some(text) = values.at(table.path).and_then(Json::as_str) {
-                table.candidates(text).for_each(|candidates| collect(candidates, values));
-            }
-        }
-        collect(&self.index.rest, values);
+        self.index.visit(values, |candidates, values| collect(candidates, values));
         relevant
     }
 
@@ -112,14 +112,10 @@ impl Policy {
         history_holds: impl Fn(&Rule) -> bool,
     ) -> Option<(usize, &Rule)> {
         let mut first = None;
-        for table in &self.index.tables {
-            if let Some(text) = values.at(table.path).and_then(Json::as_str) {
-                for candidates in table.candidates(text) {
-                    first = self.earliest(candidates, values, &history_holds, first);
-                }
-            }
-        }
-        self.earliest(&self.index.rest, values, &history_holds, first)
+        self.index.visit(values, |candidates, values| {
+            first = self.earliest(candidates, values, &history_holds, first);
+        });
+        first
     }
 
     /// Returns the first matching rule among the ordered `candidates`, unless `known` precedes it.
@@ -143,16 +139,36 @@ impl Policy {
     }
 }
 
-/// The values at a policy's paths. Each path is resolved once, on first use, so that large requests
-/// and many rules do not multiply.
-pub(super) struct Values<'p, 'a> {
+impl Index {
+    /// Calls `visit` with each list of candidates for these values.
+    pub(super) fn visit<'i>(
+        &'i self,
+        values: &mut Values<'_, '_>,
+        mut visit: impl FnMut(&'i [usize], &mut Values<'_, '_>),
+    ) {
+        for table in &self.tables {
+            if let Some(text) = values.at(table.path).and_then(Json::as_str) {
+                for candidates in table.candidates(text) {
+                    visit(candidates, values);
+                }
+            }
+        }
+        visit(&self.rest, values);
+    }
+}
+
+/// The values of an input at a policy's paths. Each path is resolved once, on first use, so that large
+/// requests and many rules do not multiply. Use it with the policy that it was made for.
+#[derive(Debug)]
+pub struct Values<'p, 'a> {
     paths: &'p [Path],
     input: &'p Input<'a>,
     found: Vec<Option<Option<&'a Json>>>,
 }
 
 impl<'p, 'a> Values<'p, 'a> {
-    pub(super) fn of(policy: &'p Policy, input: &'p Input<'a>) -> Self {
+    /// The values of `input` for the rules, budgets and histories of `policy`.
+    pub fn of(policy: &'p Policy, input: &'p Input<'a>) -> Self {
         Self { paths: &policy.paths, input, found: vec![None; policy.paths.len()] }
     }
 

@@ -2,10 +2,10 @@
 
 use actpass_protocol::{Json, canonical_json};
 
+use super::Policy;
 use super::evaluate::Values;
 use super::load::carries_exactly;
 use super::model::Tracker;
-use super::{Input, Policy};
 use crate::budget::{Account, Charge, MAX_ACCOUNT_BYTES};
 use crate::history::{Check, Truth};
 
@@ -23,19 +23,22 @@ impl Policy {
     ///
     /// Returns an error if the values of `same` have no exact canonical form of at most
     /// [`MAX_ACCOUNT_BYTES`].
-    pub fn history_checks(&self, input: &Input<'_>, known: &[Truth]) -> Result<Vec<Check>, Unmeasured> {
+    pub fn history_checks(
+        &self,
+        values: &mut Values<'_, '_>,
+        known: &[Truth],
+    ) -> Result<Vec<Check>, Unmeasured> {
         if self.histories.is_empty() {
             return Ok(Vec::new());
         }
-        let mut values = Values::of(self, input);
-        let mut wanted = self.relevant_histories(&mut values);
+        let mut wanted = self.relevant_histories(values);
         wanted.sort_unstable();
         wanted.dedup();
         let mut checks = Vec::with_capacity(wanted.len());
         for condition in wanted {
             let Some(history) = self.histories.get(condition) else { continue };
             let Some(tracker) = self.trackers.get(history.tracker) else { continue };
-            let Some(account) = self.tracked_account(tracker, &mut values)? else { continue };
+            let Some(account) = self.tracked_account(tracker, values)? else { continue };
             let assumed = known.iter().any(|truth| truth.condition == condition && truth.holds);
             checks.push(Check { condition, account, bound: history.bound, assumed });
         }
@@ -48,21 +51,30 @@ impl Policy {
     ///
     /// Returns an error if the number to sum is missing or no valid amount, or the values of `same`
     /// have no exact canonical form of at most [`MAX_ACCOUNT_BYTES`].
-    pub fn tracked(&self, input: &Input<'_>) -> Result<Vec<Charge>, Unmeasured> {
+    pub fn tracked(&self, values: &mut Values<'_, '_>) -> Result<Vec<Charge>, Unmeasured> {
         if self.trackers.is_empty() {
             return Ok(Vec::new());
         }
-        let mut values = Values::of(self, input);
-        let mut charges = Vec::new();
-        for tracker in &self.trackers {
-            if !tracker.of.iter().all(|condition| condition.holds(&mut values)) {
+        let mut wanted = Vec::new();
+        self.tracker_index.visit(values, |candidates, _| wanted.extend(candidates));
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut charges = Vec::with_capacity(wanted.len());
+        for tracker in wanted.into_iter().filter_map(|index: usize| self.trackers.get(index)) {
+            if !tracker.of.iter().all(|condition| condition.holds(values)) {
                 continue;
             }
-            let Some(account) = self.tracked_account(tracker, &mut values)? else { continue };
-            let amount = self.measured(tracker.measure, &mut values).map_err(|path| {
+            let Some(account) = self.tracked_account(tracker, values)? else { continue };
+            let amount = self.measured(tracker.measure, values).map_err(|path| {
                 Unmeasured(format!("{path} is not a number of at least 0 with at most 9 decimal places"))
             })?;
-            charges.push(Charge { account, amount, limit: None, window: tracker.window.clone() });
+            charges.push(Charge {
+                account,
+                amount,
+                limit: None,
+                window: tracker.window.clone(),
+                outcomes: tracker.outcomes,
+            });
         }
         Ok(charges)
     }

@@ -1,6 +1,6 @@
-//! Rule index by required strings.
+//! Index of rules and histories by required strings.
 
-use super::model::{Condition, HashMap, List, Rule, Test};
+use super::model::{Condition, HashMap, List, Test};
 
 /// Rules indexed by the strings that they require at a path. Most rules of a large policy name a
 /// tool, so only the rules of the called tool are evaluated.
@@ -29,7 +29,10 @@ impl Table {
 
     /// Returns the rules that can match `text` at the path.
     #[inline]
-    pub(super) fn candidates<'s>(&'s self, text: &'s str) -> impl Iterator<Item = &'s [usize]> {
+    pub(super) fn candidates<'s, 't>(
+        &'s self,
+        text: &'t str,
+    ) -> impl Iterator<Item = &'s [usize]> + use<'s, 't> {
         let starts = self.lengths.iter().filter_map(move |length| self.starts.get(text.get(..*length)?));
         self.whole.get(text).into_iter().chain(starts).map(Vec::as_slice)
     }
@@ -52,13 +55,13 @@ impl Table {
 }
 
 impl Index {
-    pub(super) fn of(rules: &[Rule]) -> Self {
+    /// Indexes lists of conditions, all of which are required.
+    pub(super) fn of(rules: &[&[Condition]]) -> Self {
         let counts = Counts::of(rules);
         let mut index = Self::default();
         let mut tables: HashMap<usize, Table> = HashMap::default();
         for (number, rule) in rules.iter().enumerate() {
             let cheapest = rule
-                .when
                 .iter()
                 .filter_map(|condition| Some((counts.cost(condition)?, condition)))
                 .min_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -111,9 +114,9 @@ struct Counts<'r> {
 }
 
 impl<'r> Counts<'r> {
-    fn of(rules: &'r [Rule]) -> Self {
+    fn of(rules: &[&'r [Condition]]) -> Self {
         let mut counts = Self::default();
-        for condition in rules.iter().flat_map(|rule| &rule.when) {
+        for condition in rules.iter().copied().flatten() {
             let texts = match condition.test.required() {
                 Some(Required::OneOf(texts)) => texts,
                 Some(Required::Start(start)) => vec![start],

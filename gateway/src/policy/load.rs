@@ -13,7 +13,7 @@ use super::model::{
     Bound, Budget, Comparison, Condition, Decision, HashMap, HashSet, History, HistoryKind, List, Measure,
     OnExceed, Path, Relation, RiskTier, Root, Rule, Segment, Test, Tracker,
 };
-use crate::budget::{self, Window};
+use crate::budget::{self, Outcomes, Window, outcome_word};
 use crate::history::{self, Operator};
 use crate::problems::Problems;
 use crate::quorum::Requirement;
@@ -27,8 +27,11 @@ const SHORT_CHARACTERS: usize = 128;
 /// Maximum number of budgets. A decision may claim from each of them.
 const MAX_BUDGETS: usize = 64;
 
-/// Maximum number of distinct history conditions. A decision may read each of them.
-const MAX_HISTORIES: usize = 64;
+/// Maximum number of distinct history conditions. A decision reads those that matter for it.
+const MAX_HISTORIES: usize = 2000;
+
+/// The path of the outcome of an earlier action.
+const OUTCOME: &str = "outcome";
 
 impl Policy {
     /// Parses and validates a policy from JSON.
@@ -49,9 +52,21 @@ impl Policy {
         let rules = loader.rules(members.get("rules"));
         let budgets = loader.budgets(members.get("budgets"));
         let hash = sha256_hex(&exact_form(&policy));
-        let index = Index::of(&rules);
         let Loader { problems, paths, histories, trackers, .. } = loader;
-        problems.or(Self { id, version, hash, paths, rules, index, budgets, histories, trackers })
+        let index = Index::of(&rules.iter().map(|rule| &*rule.when).collect::<Vec<_>>());
+        let tracker_index = Index::of(&trackers.iter().map(|tracker| &*tracker.of).collect::<Vec<_>>());
+        problems.or(Self {
+            id,
+            version,
+            hash,
+            paths,
+            rules,
+            index,
+            budgets,
+            histories,
+            trackers,
+            tracker_index,
+        })
     }
 }
 
@@ -72,6 +87,8 @@ struct Loader {
 struct When {
     conditions: Vec<Condition>,
     histories: Vec<usize>,
+    /// The outcomes of an earlier action.
+    outcomes: Outcomes,
     /// The sorted, distinct identities of all of them.
     set: Vec<usize>,
 }
@@ -138,7 +155,7 @@ impl Loader {
         };
         let next_steps = self.next_steps(place, members.get("next_steps"));
         let approval = self.approval(place, members.get("approval"), decision);
-        let When { conditions, histories, set } = when?;
+        let When { conditions, histories, set, .. } = when?;
         let rule = Rule {
             name: name?,
             when: conditions,
@@ -330,9 +347,17 @@ impl Loader {
         let list = self.array(place, when)?;
         let (mut conditions, mut histories) = (Vec::with_capacity(list.len()), Vec::new());
         let mut set = Vec::with_capacity(list.len());
+        let mut outcomes = Outcomes::ALL;
         for (index, condition) in list.iter().enumerate() {
             let place = format!("{place}[{index}]");
+            let is_outcome = condition.member("path").and_then(Json::as_str) == Some(OUTCOME);
             let identity = match (condition.member("history"), scope) {
+                (None, Scope::History) if is_outcome => {
+                    self.outcomes(&place, condition).map(|(with, identity)| {
+                        outcomes = outcomes.and(with);
+                        identity
+                    })
+                }
                 (None, _) => self.condition(&place, condition).map(|(condition, identity)| {
                     conditions.push(condition);
                     identity
@@ -352,9 +377,47 @@ impl Loader {
             set.extend(identity);
         }
         let is_complete = set.len() == list.len();
+        if outcomes.is_empty() {
+            self.problems.add(place, "no outcome satisfies all conditions");
+        }
         set.sort_unstable();
         set.dedup();
-        is_complete.then_some(When { conditions, histories, set })
+        is_complete.then_some(When { conditions, histories, outcomes, set })
+    }
+
+    /// Loads a condition on the outcome of an earlier action; returns the outcomes and its identity.
+    fn outcomes(&mut self, place: &str, condition: &Json) -> Option<(Outcomes, usize)> {
+        let members = self.members(place, condition, &["path", "operator", "value"])?;
+        let known = ["==", "!=", "in", "not_in"];
+        let is_known = |word: &str| known.contains(&word).then(|| word.to_owned());
+        let operator =
+            self.word(format_args!("{place}.operator"), members.get("operator"), is_known, &known)?;
+        let place = format!("{place}.value");
+        let Some(value) = members.get("value").copied() else {
+            self.problems.add(place, "missing");
+            return None;
+        };
+        let words = match (operator.as_str(), value) {
+            ("in" | "not_in", Json::Array(items)) => items.as_slice(),
+            _ => std::slice::from_ref(value),
+        };
+        let each = Outcomes::EACH.map(outcome_word);
+        if let Some(wrong) = words.iter().find(|word| !word.as_str().is_some_and(|word| each.contains(&word)))
+        {
+            self.problems.add(place, format_args!("expected one of {}, found {wrong}", each.join(", ")));
+            return None;
+        }
+        let test = match test(&operator, value) {
+            Ok(test) => test,
+            Err(ConditionError::Operator) => return None,
+            Err(ConditionError::Value(problem)) => {
+                self.problems.add(place, problem);
+                return None;
+            }
+        };
+        let outcomes = Outcomes::of(|outcome| test.holds(Some(&Json::from(outcome_word(outcome)))));
+        // No path has this index.
+        Some((outcomes, self.conditions.identity(usize::MAX, operator, value)))
     }
 
     /// Loads a history condition; returns its index and its identity.
@@ -396,7 +459,8 @@ impl Loader {
         let account = account_of(&members, &window);
         let tracker = self.trackers.iter().position(|tracker| tracker.account == account);
         let tracker = tracker.unwrap_or_else(|| {
-            self.trackers.push(Tracker { account, of: of.conditions, same, measure, window });
+            let When { conditions, outcomes, .. } = of;
+            self.trackers.push(Tracker { account, of: conditions, outcomes, same, measure, window });
             self.trackers.len() - 1
         });
         let equals = |known: &History| known.tracker == tracker && known.bound == bound;

@@ -11,6 +11,7 @@
 //! - Numbers compare exactly by value: `1` equals `1.0`, and large integers are not rounded.
 //! - History conditions depend on earlier decisions; the caller states which of them are true.
 
+mod analysis;
 mod budget;
 mod cases;
 mod check;
@@ -23,14 +24,17 @@ mod model;
 mod tests;
 
 use actpass_protocol::Json;
+pub use analysis::{Insight, InsightKind};
 pub use budget::NotMeasurable;
 pub use cases::{Case, Cases, Mismatch};
 pub use check::{Finding, FindingKind};
-pub use evaluate::Input;
+pub use evaluate::{Input, Values};
 pub use history::Unmeasured;
 use index::Index;
 pub use model::{Budget, Decision, OnExceed, RiskTier, Rule};
 use model::{History, Path, Tracker};
+
+use crate::budget::Outcomes;
 
 /// Reason code if no rule matches.
 pub const NO_MATCH: &str = "policy.no_match";
@@ -50,6 +54,7 @@ pub struct Policy {
     histories: Vec<History>,
     /// The distinct histories that they read.
     trackers: Vec<Tracker>,
+    tracker_index: Index,
 }
 
 impl Policy {
@@ -72,6 +77,12 @@ impl Policy {
     /// The rules in evaluation order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Returns whether outcomes change a sum of a budget or a history.
+    pub fn depends_on_outcomes(&self) -> bool {
+        self.budgets.iter().any(|budget| budget.release_on_failure)
+            || self.trackers.iter().any(|tracker| tracker.outcomes != Outcomes::ALL)
     }
 
     /// The budgets.

@@ -8,7 +8,7 @@ use actpass_protocol::json::Number;
 use regex::Regex;
 use rust_decimal::Decimal;
 
-use crate::budget::Window;
+use crate::budget::{Outcomes, Window};
 use crate::history::Bound as HistoryBound;
 use crate::quorum::Requirement;
 
@@ -236,6 +236,8 @@ pub(super) struct Tracker {
     pub(super) account: String,
     /// Conditions on an earlier request.
     pub(super) of: Vec<Condition>,
+    /// The outcomes of an earlier action.
+    pub(super) outcomes: Outcomes,
     /// Paths whose values must be the same in both requests.
     pub(super) same: Vec<usize>,
     pub(super) measure: Measure,

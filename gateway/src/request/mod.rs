@@ -82,10 +82,12 @@ impl Evidence {
         self.request_hash.as_deref().filter(|_| is_outcome)
     }
 
-    /// Returns the `request_hash` of the decision if this is the outcome of an action that failed.
-    pub fn failed_request(&self) -> Option<&str> {
-        let ended = self.metadata.as_ref().and_then(|metadata| metadata.member("ended"));
-        self.decided_request().filter(|_| ended.and_then(Json::as_str) == Some(ActionEnd::Failed.as_str()))
+    /// Returns the `request_hash` of the decision and how its action ended, if this is an outcome.
+    pub fn ended(&self) -> Option<(&str, ActionEnd)> {
+        let ended = self.metadata.as_ref()?.member("ended")?.as_str()?;
+        let known = [ActionEnd::Cancelled, ActionEnd::Failed, ActionEnd::Returned, ActionEnd::Suspended];
+        let ended = known.into_iter().find(|end| end.as_str() == ended)?;
+        Some((self.decided_request()?, ended))
     }
 }
 

@@ -38,9 +38,9 @@ impl Service {
                 request_hash of a decision",
             ));
         }
-        let mutation = evidence
-            .failed_request()
-            .map(|request_hash| Mutation::ReleaseClaims { request_hash: request_hash.to_owned() });
+        let mutation = evidence.ended().filter(|_| key.tenant.policy.depends_on_outcomes()).map(
+            |(request_hash, ended)| Mutation::EndAction { request_hash: request_hash.to_owned(), ended },
+        );
         let event = events::client_event(key, evidence);
         let event_id = event.event_id.clone();
         let head = self.with_timeout(self.store.record(Record { event, mutation })).await?;

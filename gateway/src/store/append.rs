@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use actpass_protocol::ActionEnd;
 use bytes::Bytes;
 
 use super::SealedCredential;
@@ -37,10 +38,13 @@ pub enum Mutation {
         /// The `manifest_hash`.
         hash: String,
     },
-    /// Returns the releasable claims of the first decision on this request that has any.
-    ReleaseClaims {
+    /// Applies the outcome of an action to the claims of the first decision on this request whose
+    /// claims depend on it and whose outcome is not final.
+    EndAction {
         /// The request's `request_hash`.
         request_hash: String,
+        /// The outcome.
+        ended: ActionEnd,
     },
     /// Registers an issued passport.
     IssuePassport {
@@ -256,8 +260,6 @@ pub struct Fallback {
 pub struct Claim {
     /// The account and the amount.
     pub charge: Charge,
-    /// Whether a failed action returns the amount.
-    pub is_releasable: bool,
     /// The effect if it would exceed the limit.
     pub on_excess: Excess,
 }

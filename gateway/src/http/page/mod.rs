@@ -26,9 +26,10 @@ use tokio::sync::Semaphore;
 use self::guard::Form;
 use self::session::{Activity, Cookie, Cookies, Operator, Sessions};
 use super::App;
-use super::approvals::DEFAULT_PAGE_SIZE;
+use super::budgets::read_page;
 use super::client::Client;
 use super::error::{ApiError, Code};
+use super::paging::DEFAULT_PAGE_SIZE;
 use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKeyHash, Capability};
@@ -92,6 +93,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/", get(index))
         .route("/live", get(live))
         .route("/approvals/{id}", get(detail))
+        .route("/budgets", get(budgets))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/reject", post(reject))
         .route("/assets/{name}", get(assets::serve))
@@ -203,6 +205,27 @@ async fn overview(
     let base = Arc::clone(&app.page.base);
     let overview = view::Overview { base, operator, now, pending, next, filter, done, ledger, halts };
     Ok(app.service.run(bytes, move || overview.render()).await?)
+}
+
+/// Lists the accounts of budgets.
+async fn budgets(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
+    let response = async {
+        let operator = operator(&app, &headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
+        within_limit(&operator.key)?;
+        let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+        let (after, limit) = read_page(&query).map_err(ApiError::from)?;
+        let auditor = Authorized::of(&operator.key, Capability::ReadBudgets)?;
+        let (accounts, next) = app.service.budget_accounts(auditor, after, limit).await?;
+        let base = Arc::clone(&app.page.base);
+        let is_first = after == 0;
+        let list = view::Budgets { base, operator, accounts, is_first, next };
+        Ok(app.service.run(0, move || list.render()).await?)
+    };
+    finish(&app, &headers, response).await
 }
 
 /// Shows one approval.

@@ -13,10 +13,12 @@ use super::session::Operator;
 use super::show::{DisplayText, Folding, Segment, confusable_names};
 use crate::approvals::{Approval, Status};
 use crate::auth::Capability;
+use crate::budget;
 use crate::clock::rfc3339;
 use crate::halts::{Halt, Scope};
 use crate::quorum::{Requirement, Vote};
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
+use crate::store::AccountUse;
 
 /// Requests with larger arguments are shown and decided on their detail page only.
 const MAX_CARD_BYTES: usize = 16 * 1024;
@@ -188,6 +190,68 @@ impl Filter {
             }
         }
         query.finish()
+    }
+}
+
+/// A page of the accounts of budgets.
+pub(super) struct Budgets {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    pub(super) accounts: Vec<AccountUse>,
+    pub(super) is_first: bool,
+    /// Start of the next page, if any.
+    pub(super) next: Option<i64>,
+}
+
+#[derive(Template)]
+#[template(path = "budgets.html")]
+struct BudgetsPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    rows: Vec<BudgetRow>,
+    is_first: bool,
+    next: Option<i64>,
+}
+
+/// An account of a budget. Without a budget of this name in the policy, its bounds are unknown.
+struct BudgetRow {
+    name: DisplayText,
+    account: DisplayText,
+    used: String,
+    limit: String,
+    remaining: String,
+    window: String,
+}
+
+impl Budgets {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let budgets = self.operator.key.tenant.policy.budgets();
+        let row = |AccountUse { account, used, .. }: &AccountUse| {
+            let defined = budgets.iter().find(|budget| budget.name() == account.budget);
+            let shown = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
+            let key = Json::parse(account.key.as_bytes()).map_err(|_| ServiceError::Internal)?;
+            Ok(BudgetRow {
+                name: DisplayText::name(&account.budget),
+                account: DisplayText::json(&key, Folding::Nothing),
+                used: used.normalize().to_string(),
+                limit: shown(defined.map(|budget| budget.limit().normalize().to_string())),
+                remaining: shown(defined.map(|budget| budget::remaining(budget.limit(), *used).to_string())),
+                window: shown(defined.map(|budget| budget.window().to_string())),
+            })
+        };
+        let rows = self.accounts.iter().map(row).collect::<Result<_, ApiError>>()?;
+        page(
+            StatusCode::OK,
+            &BudgetsPage {
+                base: &self.base,
+                assets: &ASSETS,
+                who: SignedIn::of(&self.operator),
+                rows,
+                is_first: self.is_first,
+                next: self.next,
+            },
+        )
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use actpass_protocol::ActionEnd;
 use rust_decimal::Decimal;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -14,7 +15,7 @@ use super::super::Claim;
 use super::super::batch::ClaimedBy;
 use super::keys::{BatchKeys, NotLoaded, TenantKey};
 use super::text::{StoredText, Text};
-use crate::budget::Account;
+use crate::budget::{Account, Outcomes, is_final};
 
 /// Expired claims per tenant that a batch removes from any account.
 const PRUNED: i64 = 256;
@@ -28,13 +29,24 @@ pub(super) struct LoadedBudgets {
     ids: HashMap<(Arc<str>, Account), i64>,
     /// Sums of the stored claims by account id.
     used: HashMap<i64, Decimal>,
-    /// Claims by tenant and request hash.
-    releasable: HashMap<TenantKey, Vec<(ClaimKey, Decimal)>>,
+    /// Claims that depend on the outcome of their action, by tenant and request hash.
+    undecided: HashMap<TenantKey, Vec<Undecided>>,
+    /// Their changes: whether they count, and whether that is final.
+    ended: HashMap<ClaimKey, (bool, bool)>,
     /// The time at which expired claims were removed, in milliseconds since 1970.
     now: i64,
     changed: HashSet<i64>,
     claims: Vec<NewClaim>,
     removed: HashSet<ClaimKey>,
+}
+
+/// A claim whose action has no final outcome.
+#[derive(Debug)]
+struct Undecided {
+    key: ClaimKey,
+    amount: Decimal,
+    outcomes: Outcomes,
+    counts: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +55,8 @@ struct NewClaim {
     amount: Decimal,
     tenant_id: Arc<str>,
     request_hash: Option<String>,
+    outcomes: Outcomes,
+    counts: bool,
 }
 
 impl LoadedBudgets {
@@ -59,34 +73,54 @@ impl LoadedBudgets {
     pub(super) fn claim(
         &mut self,
         tenant_id: &str,
-        Claim { charge, is_releasable, .. }: &Claim,
+        Claim { charge, .. }: &Claim,
         decision: ClaimedBy<'_>,
     ) -> Result<(), NotLoaded> {
         let tenant_id: Arc<str> = tenant_id.into();
         let id = *self.ids.get(&(Arc::clone(&tenant_id), charge.account.clone())).ok_or(NotLoaded)?;
         let used = self.used.get_mut(&id).ok_or(NotLoaded)?;
-        *used = used.saturating_add(charge.amount);
-        self.changed.insert(id);
+        let counts = charge.outcomes.contains(None);
+        if counts {
+            *used = used.saturating_add(charge.amount);
+            self.changed.insert(id);
+        }
         let expires_at = decision.at.saturating_add(charge.window.millis());
         let key = (id, expires_at, decision.event_id.to_owned());
-        let request_hash = decision.request_hash.filter(|_| *is_releasable).map(str::to_owned);
+        let request_hash =
+            decision.request_hash.filter(|_| charge.outcomes != Outcomes::ALL).map(str::to_owned);
+        let (amount, outcomes) = (charge.amount, charge.outcomes);
         if let Some(request_hash) = &request_hash {
-            let of_request = self.releasable.entry((Arc::clone(&tenant_id), request_hash.clone()));
-            of_request.or_default().push((key.clone(), charge.amount));
+            let of_request = self.undecided.entry((Arc::clone(&tenant_id), request_hash.clone()));
+            of_request.or_default().push(Undecided { key: key.clone(), amount, outcomes, counts });
         }
-        self.claims.push(NewClaim { key, amount: charge.amount, tenant_id, request_hash });
+        self.claims.push(NewClaim { key, amount, tenant_id, request_hash, outcomes, counts });
         Ok(())
     }
 
-    /// Removes the claims of the first decision on a request that has any.
-    pub(super) fn release(&mut self, tenant_id: &Arc<str>, request_hash: &str) {
-        let name = (Arc::clone(tenant_id), request_hash.to_owned());
-        let Some(claims) = self.releasable.remove(&name) else { return };
-        let claims = claims.into_iter().filter(|(key, _)| !self.removed.contains(key)).collect::<Vec<_>>();
-        let Some(first) = claims.iter().map(|((_, _, event_id), _)| event_id.clone()).min() else { return };
-        let (released, left) = claims.into_iter().partition(|((_, _, event_id), _)| *event_id == first);
-        self.releasable.insert(name, left);
-        self.remove(released);
+    /// Applies an outcome to the claims of the first decision on a request whose outcome is not final.
+    pub(super) fn end_action(&mut self, tenant_id: &Arc<str>, request_hash: &str, ended: ActionEnd) {
+        let Some(claims) = self.undecided.get_mut(&(Arc::clone(tenant_id), request_hash.to_owned())) else {
+            return;
+        };
+        claims.retain(|claim| !self.removed.contains(&claim.key));
+        let Some(first) = claims.iter().map(|claim| claim.key.2.clone()).min() else { return };
+        for claim in claims.iter_mut().filter(|claim| claim.key.2 == first) {
+            let counts = claim.outcomes.contains(Some(ended));
+            if let Some(used) = self.used.get_mut(&claim.key.0).filter(|_| counts != claim.counts) {
+                *used = match counts {
+                    true => used.saturating_add(claim.amount),
+                    false => used.saturating_sub(claim.amount),
+                };
+                self.changed.insert(claim.key.0);
+            }
+            claim.counts = counts;
+            if is_final(ended) && !counts {
+                self.removed.insert(claim.key.clone());
+            } else {
+                self.ended.insert(claim.key.clone(), (counts, is_final(ended)));
+            }
+        }
+        claims.retain(|claim| claim.key.2 != first || !is_final(ended));
     }
 
     fn remove(&mut self, claims: Vec<(ClaimKey, Decimal)>) {
@@ -109,7 +143,8 @@ pub(super) struct BudgetStatements {
     accounts: Statement,
     expired: Statement,
     expired_of_tenants: Statement,
-    releasable: Statement,
+    undecided: Statement,
+    end: Statement,
     save: Statement,
     insert: Statement,
     remove: Statement,
@@ -136,7 +171,7 @@ impl BudgetStatements {
                 .await?,
             expired: client
                 .prepare(
-                    "SELECT claims.account, expires_at, event_id, amount
+                    "SELECT claims.account, expires_at, event_id, CASE WHEN counts THEN amount ELSE '0' END
                      FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant_id, budget, account)
                      JOIN actpass.budget_accounts AS accounts USING (tenant_id, budget, account)
                      JOIN actpass.budget_claims AS claims
@@ -145,21 +180,21 @@ impl BudgetStatements {
                 .await?,
             expired_of_tenants: client
                 .prepare(
-                    "SELECT account, expires_at, event_id, amount,
+                    "SELECT account, expires_at, event_id, CASE WHEN counts THEN amount ELSE '0' END,
                          (SELECT used FROM actpass.budget_accounts WHERE id = claims.account)
                      FROM unnest($1::text[]) AS wanted (tenant_id)
                      CROSS JOIN LATERAL (
-                         SELECT account, expires_at, event_id, amount FROM actpass.budget_claims
+                         SELECT account, expires_at, event_id, amount, counts FROM actpass.budget_claims
                          WHERE budget_claims.tenant_id = wanted.tenant_id AND expires_at <= $2
                          ORDER BY expires_at LIMIT $3
                      ) AS claims",
                 )
                 .await?,
-            releasable: client
+            undecided: client
                 .prepare(
                     "SELECT account, expires_at, event_id, amount,
                          (SELECT used FROM actpass.budget_accounts WHERE id = budget_claims.account),
-                         tenant_id, request_hash
+                         tenant_id, request_hash, outcomes, counts
                      FROM actpass.budget_claims
                      JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, request_hash)
                          USING (tenant_id, request_hash)",
@@ -175,9 +210,20 @@ impl BudgetStatements {
             insert: client
                 .prepare(
                     "INSERT INTO actpass.budget_claims
-                         (account, expires_at, event_id, amount, tenant_id, request_hash)
+                         (account, expires_at, event_id, amount, tenant_id, request_hash, outcomes, counts)
                      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[],
-                         $6::text[])",
+                         $6::text[], $7::bigint[], $8::boolean[])",
+                )
+                .await?,
+            end: client
+                .prepare(
+                    "UPDATE actpass.budget_claims SET counts = change.counts,
+                         request_hash = CASE WHEN change.is_final THEN NULL ELSE request_hash END
+                     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::boolean[], $5::boolean[])
+                         AS change (account, expires_at, event_id, counts, is_final)
+                     WHERE budget_claims.account = change.account
+                         AND budget_claims.expires_at = change.expires_at
+                         AND budget_claims.event_id = change.event_id",
                 )
                 .await?,
             remove: client
@@ -209,7 +255,7 @@ impl BudgetStatements {
         now: i64,
     ) -> Result<LoadedBudgets, tokio_postgres::Error> {
         let mut loaded = LoadedBudgets { now, ..LoadedBudgets::default() };
-        if keys.accounts.is_empty() && keys.releases.is_empty() {
+        if keys.accounts.is_empty() && keys.ended.is_empty() {
             return Ok(loaded);
         }
         let mut wanted = (Vec::new(), Vec::new(), Vec::new());
@@ -218,19 +264,19 @@ impl BudgetStatements {
             wanted.1.push(Text(budget));
             wanted.2.push(Text(key));
         }
-        let releases: (Vec<_>, Vec<_>) =
-            keys.releases.iter().map(|(tenant_id, hash)| (Text(tenant_id), hash.as_str())).unzip();
+        let ended: (Vec<_>, Vec<_>) =
+            keys.ended.iter().map(|(tenant_id, hash)| (Text(tenant_id), hash.as_str())).unzip();
         let tenants: Vec<_> = keys.tenants.iter().map(|tenant_id| Text(tenant_id)).collect();
         let account_columns: [&(dyn ToSql + Sync); 4] = [&wanted.0, &wanted.1, &wanted.2, &now];
         let tenant_columns: [&(dyn ToSql + Sync); 3] = [&tenants, &now, &PRUNED];
-        let release_columns: [&(dyn ToSql + Sync); 2] = [&releases.0, &releases.1];
-        let (_, accounts, expired, others, releasable) = tokio::try_join!(
+        let ended_columns: [&(dyn ToSql + Sync); 2] = [&ended.0, &ended.1];
+        let (_, accounts, expired, others, undecided) = tokio::try_join!(
             biased;
             client.execute(&self.make_accounts, &account_columns[..3]),
             client.query(&self.accounts, &account_columns[..3]),
             client.query(&self.expired, &account_columns),
             client.query(&self.expired_of_tenants, &tenant_columns),
-            client.query(&self.releasable, &release_columns),
+            client.query(&self.undecided, &ended_columns),
         )?;
         for row in &accounts {
             let account = Account {
@@ -241,12 +287,15 @@ impl BudgetStatements {
             loaded.ids.insert((row.try_get::<_, StoredText>(0)?.0.into(), account), id);
             loaded.used.insert(id, decimal(row, 4));
         }
-        for row in others.iter().chain(&releasable) {
+        for row in others.iter().chain(&undecided) {
             loaded.used.entry(row.try_get(0)?).or_insert_with(|| decimal(row, 4));
         }
-        for row in &releasable {
+        for row in &undecided {
             let name = (row.try_get::<_, StoredText>(5)?.0.into(), row.try_get(6)?);
-            loaded.releasable.entry(name).or_default().push(claim_of(row)?);
+            let (key, amount) = claim_of(row)?;
+            let outcomes = Outcomes::from_bits(row.try_get(7)?);
+            let claim = Undecided { key, amount, outcomes, counts: row.try_get(8)? };
+            loaded.undecided.entry(name).or_default().push(claim);
         }
         for row in expired.iter().chain(&others) {
             let (key, amount) = claim_of(row)?;
@@ -268,20 +317,36 @@ impl BudgetStatements {
         let added = columns(claims.iter().map(|claim| &claim.key));
         let amounts: Vec<String> = claims.iter().map(|claim| claim.amount.to_string()).collect();
         let tenants: Vec<_> = claims.iter().map(|claim| Text(&claim.tenant_id)).collect();
-        let hashes: Vec<_> = claims.iter().map(|claim| claim.request_hash.as_deref()).collect();
+        // An action can end in the batch that records its decision.
+        let state = |claim: &NewClaim| match loaded.ended.get(&claim.key) {
+            Some((counts, is_final)) => (*counts, *is_final),
+            None => (claim.counts, false),
+        };
+        let hashes: Vec<_> =
+            claims.iter().map(|claim| claim.request_hash.as_deref().filter(|_| !state(claim).1)).collect();
+        let outcomes: Vec<Option<i64>> = claims
+            .iter()
+            .map(|claim| claim.request_hash.as_ref().map(|_| i64::from(claim.outcomes.bits())))
+            .collect();
+        let counts: Vec<bool> = claims.iter().map(|claim| state(claim).0).collect();
+        let ended = columns(loaded.ended.keys());
+        let (ended_counts, ended_final): (Vec<bool>, Vec<bool>) = loaded.ended.values().copied().unzip();
         let removed = columns(loaded.removed.iter());
         // Accounts that were only measured have no claims.
         let empty: Vec<i64> =
             loaded.used.iter().filter(|(_, used)| used.is_zero()).map(|(id, _)| *id).collect();
         let saved_columns: [&(dyn ToSql + Sync); 2] = [&ids, &used];
-        let added_columns: [&(dyn ToSql + Sync); 6] =
-            [&added.0, &added.1, &added.2, &amounts, &tenants, &hashes];
+        let added_columns: [&(dyn ToSql + Sync); 8] =
+            [&added.0, &added.1, &added.2, &amounts, &tenants, &hashes, &outcomes, &counts];
+        let ended_columns: [&(dyn ToSql + Sync); 5] =
+            [&ended.0, &ended.1, &ended.2, &ended_counts, &ended_final];
         let removed_columns: [&(dyn ToSql + Sync); 3] = [&removed.0, &removed.1, &removed.2];
         let empty_columns: [&(dyn ToSql + Sync); 1] = [&empty];
         tokio::try_join!(
             biased;
             execute_unless(ids.is_empty(), client.execute(&self.save, &saved_columns)),
             execute_unless(claims.is_empty(), client.execute(&self.insert, &added_columns)),
+            execute_unless(loaded.ended.is_empty(), client.execute(&self.end, &ended_columns)),
             execute_unless(removed.0.is_empty(), client.execute(&self.remove, &removed_columns)),
             execute_unless(empty.is_empty(), client.execute(&self.drop_empty, &empty_columns)),
         )?;

@@ -39,8 +39,8 @@ pub(super) struct BatchKeys {
     pub(super) acknowledgements: HashSet<Acknowledgement>,
     /// Whether the batch changes the halts.
     pub(super) changes_halts: bool,
-    /// Tenant and request hash of claims to release.
-    pub(super) releases: HashSet<TenantKey>,
+    /// Tenant and request hash of actions that ended.
+    pub(super) ended: HashSet<TenantKey>,
 }
 
 impl BatchKeys {
@@ -61,8 +61,8 @@ impl BatchKeys {
                 }
                 Append::Record(record, _) => {
                     keys.add_event(&record.event);
-                    if let Some(Mutation::ReleaseClaims { request_hash }) = &record.mutation {
-                        keys.releases.insert((Arc::clone(&record.event.tenant_id), request_hash.clone()));
+                    if let Some(Mutation::EndAction { request_hash, .. }) = &record.mutation {
+                        keys.ended.insert((Arc::clone(&record.event.tenant_id), request_hash.clone()));
                     }
                 }
                 Append::Transition(transition, _) => {

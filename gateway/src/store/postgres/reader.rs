@@ -221,7 +221,7 @@ impl ReadConnection {
                 .prepare(
                     "SELECT id, budget, account, used, (
                          SELECT string_agg(amount, ',') FROM actpass.budget_claims
-                         WHERE budget_claims.account = budget_accounts.id AND expires_at <= $2
+                         WHERE budget_claims.account = budget_accounts.id AND expires_at <= $2 AND counts
                      ) FROM actpass.budget_accounts
                      WHERE tenant_id = $1 AND id > $3 AND NOT starts_with(budget, 'history:')
                      ORDER BY id LIMIT $4",

@@ -180,7 +180,9 @@ impl Rows for Loaded {
                 let needed = self.needed.entry(kid.clone()).or_insert(*expires_at);
                 *needed = (*expires_at).max(*needed);
             }
-            Mutation::ReleaseClaims { request_hash } => self.budgets.release(tenant_id, request_hash),
+            Mutation::EndAction { request_hash, ended } => {
+                self.budgets.end_action(tenant_id, request_hash, *ended);
+            }
             Mutation::SetCredential(credential) => {
                 let name = of_tenant(&credential.tool_id);
                 self.credentials.insert(name.clone(), credential.id.clone());

@@ -7,10 +7,10 @@ use super::super::error::DatabaseError;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 4;
+pub(super) const SCHEMA_VERSION: i32 = 5;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 4] = [INITIAL, PROOFS, BUDGETS, HALTS];
+const MIGRATIONS: [&str; 5] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
@@ -276,7 +276,7 @@ ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_chan
 );
 
 /// Accounts of budgets with the sum of their claims, and the claims. Amounts are exact decimals as
-/// text. A claim has a `request_hash` if a failed action returns it.
+/// text. A claim has a `request_hash` if the outcome of its action matters.
 const BUDGETS: &str = r#"
 CREATE TABLE actpass.budget_accounts (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -377,6 +377,14 @@ ALTER TABLE actpass.halts ENABLE ALWAYS TRIGGER halts_are_lifted_once;
 ALTER TABLE actpass.halt_state ENABLE ALWAYS TRIGGER halt_state_is_not_removed;
 ALTER TABLE actpass.halt_state ENABLE ALWAYS TRIGGER halt_epoch_only_rises;
 "#;
+
+/// A claim whose action has no final outcome has the [outcomes](crate::budget::Outcomes) with which it
+/// counts, and counts or not. 27 is all but `failed`.
+const OUTCOMES: &str = "
+ALTER TABLE actpass.budget_claims ADD COLUMN outcomes bigint;
+ALTER TABLE actpass.budget_claims ADD COLUMN counts boolean NOT NULL DEFAULT true;
+UPDATE actpass.budget_claims SET outcomes = 27 WHERE request_hash IS NOT NULL;
+";
 
 /// Creates or migrates the tables atomically; other gateways wait.
 pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {

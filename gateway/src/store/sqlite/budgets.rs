@@ -1,12 +1,14 @@
 //! Accounts of budgets and their claims.
 //!
-//! `used` is the sum of all claims of an account that are stored. Before it is read, the expired
-//! claims are subtracted and removed, so that a decision costs the same with any number of claims.
+//! `used` is the sum of the stored claims of an account that count. Before it is read, the expired
+//! claims are subtracted and removed, so that a decision costs the same with any number of claims. A
+//! claim that depends on the outcome of its action may be stored and not count.
 
+use actpass_protocol::ActionEnd;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use rust_decimal::Decimal;
 
-use crate::budget::Account;
+use crate::budget::{Account, Outcomes, is_final};
 use crate::store::AccountUse;
 use crate::store::Claim;
 use crate::store::batch::ClaimedBy;
@@ -37,7 +39,10 @@ pub(super) fn find(
 /// the sum of the others.
 pub(super) fn expire(transaction: &Transaction<'_>, id: i64, now: i64) -> rusqlite::Result<Decimal> {
     let expired: Vec<Decimal> = transaction
-        .prepare_cached("DELETE FROM budget_claims WHERE account = ?1 AND expires_at <= ?2 RETURNING amount")?
+        .prepare_cached(
+            "DELETE FROM budget_claims WHERE account = ?1 AND expires_at <= ?2
+             RETURNING iif(counts, amount, '0')",
+        )?
         .query_map(params![id, now], |row| decimal(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let used = subtract(transaction, id, &expired)?;
@@ -86,7 +91,7 @@ fn save(transaction: &Transaction<'_>, id: i64, used: Decimal) -> rusqlite::Resu
 pub(super) fn claim(
     transaction: &Transaction<'_>,
     tenant_id: &str,
-    Claim { charge, is_releasable, .. }: &Claim,
+    Claim { charge, .. }: &Claim,
     decision: ClaimedBy<'_>,
 ) -> rusqlite::Result<()> {
     let account = &charge.account;
@@ -101,24 +106,37 @@ pub(super) fn claim(
             transaction.last_insert_rowid()
         }
     };
-    let used = read(transaction, id)?;
-    save(transaction, id, used.saturating_add(charge.amount))?;
-    let request_hash = decision.request_hash.filter(|_| *is_releasable);
+    let counts = charge.outcomes.contains(None);
+    if counts {
+        let used = read(transaction, id)?;
+        save(transaction, id, used.saturating_add(charge.amount))?;
+    }
+    let request_hash = decision.request_hash.filter(|_| charge.outcomes != Outcomes::ALL);
+    let outcomes = request_hash.map(|_| charge.outcomes.bits());
     let expires_at = decision.at.saturating_add(charge.window.millis());
     transaction
         .prepare_cached(
-            "INSERT INTO budget_claims (account, expires_at, event_id, amount, request_hash)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO budget_claims (account, expires_at, event_id, amount, request_hash, outcomes, counts)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
-        .execute(params![id, expires_at, decision.event_id, charge.amount.to_string(), request_hash])?;
+        .execute(params![
+            id,
+            expires_at,
+            decision.event_id,
+            charge.amount.to_string(),
+            request_hash,
+            outcomes,
+            counts
+        ])?;
     Ok(())
 }
 
-/// Removes the releasable claims of the first decision on a request that has any.
-pub(super) fn release(
+/// Applies an outcome to the claims of the first decision on a request whose outcome is not final.
+pub(super) fn end_action(
     transaction: &Transaction<'_>,
     tenant_id: &str,
     request_hash: &str,
+    ended: ActionEnd,
 ) -> rusqlite::Result<()> {
     let event: Option<String> = transaction
         .prepare_cached(
@@ -127,18 +145,43 @@ pub(super) fn release(
         )?
         .query_row(params![tenant_id, request_hash], |row| row.get(0))?;
     let Some(event) = event else { return Ok(()) };
-    let released: Vec<(i64, Decimal)> = transaction
+    let claims: Vec<(i64, i64, Decimal, i64, bool)> = transaction
         .prepare_cached(
-            "DELETE FROM budget_claims WHERE request_hash = ?2 AND event_id = ?3
-             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = budget_claims.account AND tenant_id = ?1)
-             RETURNING account, amount",
+            "SELECT account, expires_at, amount, outcomes, counts FROM budget_claims
+             WHERE request_hash = ?2 AND event_id = ?3
+             AND EXISTS (SELECT 1 FROM budget_accounts WHERE id = budget_claims.account AND tenant_id = ?1)",
         )?
-        .query_map(params![tenant_id, request_hash, event], |row| Ok((row.get(0)?, decimal(row, 1)?)))?
+        .query_map(params![tenant_id, request_hash, event], |row| {
+            Ok((row.get(0)?, row.get(1)?, decimal(row, 2)?, row.get(3)?, row.get(4)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
-    for (id, amount) in released {
-        subtract(transaction, id, &[amount])?;
-        drop_if_empty(transaction, id)?;
+    for (id, expires_at, amount, outcomes, counted) in claims {
+        let counts = Outcomes::from_bits(outcomes).contains(Some(ended));
+        if counts != counted {
+            let used = read(transaction, id)?;
+            let used = if counts { used.saturating_add(amount) } else { used.saturating_sub(amount) };
+            save(transaction, id, used)?;
+        }
+        if is_final(ended) && !counts {
+            remove(transaction, id, expires_at, &event)?;
+            drop_if_empty(transaction, id)?;
+        } else {
+            let request_hash = Some(request_hash).filter(|_| !is_final(ended));
+            transaction
+                .prepare_cached(
+                    "UPDATE budget_claims SET counts = ?4, request_hash = ?5
+                     WHERE account = ?1 AND expires_at = ?2 AND event_id = ?3",
+                )?
+                .execute(params![id, expires_at, event, counts, request_hash])?;
+        }
     }
+    Ok(())
+}
+
+fn remove(transaction: &Transaction<'_>, id: i64, expires_at: i64, event_id: &str) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("DELETE FROM budget_claims WHERE account = ?1 AND expires_at = ?2 AND event_id = ?3")?
+        .execute(params![id, expires_at, event_id])?;
     Ok(())
 }
 
@@ -153,7 +196,7 @@ pub(super) fn list(
     let mut statement = connection.prepare_cached(
         "SELECT id, budget, account, used, (
              SELECT group_concat(amount) FROM budget_claims
-             WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2
+             WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2 AND counts
          ) FROM budget_accounts WHERE tenant_id = ?1 AND id > ?3 AND budget NOT GLOB 'history:*' ORDER BY id LIMIT ?4",
     )?;
     let found = statement.query_map(params![tenant_id, now, after, limit], |row| {
@@ -169,7 +212,7 @@ pub(super) fn list(
 pub(super) fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Result<()> {
     let expired: Vec<(i64, i64, String, Decimal)> = transaction
         .prepare_cached(
-            "SELECT account, expires_at, event_id, amount FROM budget_claims
+            "SELECT account, expires_at, event_id, iif(counts, amount, '0') FROM budget_claims
              WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
         )?
         .query_map(params![now, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
@@ -177,11 +220,7 @@ pub(super) fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> ru
         })?
         .collect::<rusqlite::Result<_>>()?;
     for (id, expires_at, event_id, amount) in expired {
-        transaction
-            .prepare_cached(
-                "DELETE FROM budget_claims WHERE account = ?1 AND expires_at = ?2 AND event_id = ?3",
-            )?
-            .execute(params![id, expires_at, event_id])?;
+        remove(transaction, id, expires_at, &event_id)?;
         subtract(transaction, id, &[amount])?;
         drop_if_empty(transaction, id)?;
     }

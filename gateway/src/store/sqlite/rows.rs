@@ -203,8 +203,8 @@ impl Rows for BatchTransaction<'_, '_> {
                     )?
                     .execute(params![kid, expires_at])?;
             }
-            Mutation::ReleaseClaims { request_hash } => {
-                budgets::release(self.transaction, tenant_id, request_hash)?;
+            Mutation::EndAction { request_hash, ended } => {
+                budgets::end_action(self.transaction, tenant_id, request_hash, *ended)?;
             }
             Mutation::SetCredential(credential) => {
                 self.transaction

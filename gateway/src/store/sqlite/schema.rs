@@ -8,10 +8,11 @@ use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 8;
+pub(super) const SCHEMA_VERSION: i64 = 9;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 8] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS];
+const MIGRATIONS: [&str; 9] =
+    [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS, OUTCOMES];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -266,7 +267,7 @@ BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
 );
 
 /// Accounts of budgets with the sum of their claims, and the claims. Amounts are exact decimals as
-/// text. A claim has a `request_hash` if a failed action returns it.
+/// text. A claim has a `request_hash` if the outcome of its action matters.
 const BUDGETS: &str = "
 CREATE TABLE budget_accounts (
     id        INTEGER PRIMARY KEY,
@@ -350,6 +351,14 @@ WHEN OLD.lifted_epoch IS NOT NULL OR NEW.epoch IS NOT OLD.epoch OR NEW.id IS NOT
     OR NEW.reason IS NOT OLD.reason OR NEW.started_by IS NOT OLD.started_by
     OR NEW.started_at IS NOT OLD.started_at
 BEGIN SELECT RAISE (ABORT, 'a halt is lifted once'); END;
+";
+
+/// A claim whose action has no final outcome has the [outcomes](crate::budget::Outcomes) with which it
+/// counts, and counts or not. 27 is all but `failed`.
+const OUTCOMES: &str = "
+ALTER TABLE budget_claims ADD COLUMN outcomes INTEGER;
+ALTER TABLE budget_claims ADD COLUMN counts INTEGER NOT NULL DEFAULT 1;
+UPDATE budget_claims SET outcomes = 27 WHERE request_hash IS NOT NULL;
 ";
 
 pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};

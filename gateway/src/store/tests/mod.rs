@@ -19,7 +19,7 @@ use super::{
     Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, ApprovalDecision, Ballot, Opening, Status};
-use crate::budget::{Account, Charge, Window};
+use crate::budget::{Account, Charge, Outcomes, Window};
 use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
 use crate::object_writer::object;
@@ -1113,11 +1113,12 @@ async fn budget_that_is_no_longer_exceeded_is_stale(backend: &Backend) {
         amount: amount.into(),
         limit: Some(500.into()),
         window: Window::parse("24h").unwrap(),
+        outcomes: Outcomes::ALL,
     };
     let claims = |claims: Vec<Claim>, exceeds: Option<Charge>| {
         Some(Claims { claims, exceeds, are_recorded: true, response: Bytes::from_static(b"{}") })
     };
-    let claim = Claim { charge: charge(400), is_releasable: false, on_excess: Excess::RequireApproval };
+    let claim = Claim { charge: charge(400), on_excess: Excess::RequireApproval };
     let first = DecisionRecord { budgets: claims(vec![claim], None), ..deciding("t", "decisions", 1) };
     assert!(matches!(store.decide(first).await, Ok(DecisionOutcome::Claimed(_))));
     for (number, amount, is_stale) in [(2, 100, true), (3, 101, false)] {
