@@ -1006,3 +1006,28 @@ async fn wrong_keys_do_not_lock_out_operators() {
     assert!(refused >= 300 - 16 - 16, "{refused}");
     gateway.stop().await;
 }
+
+#[tokio::test]
+async fn lists_the_accounts_of_budgets() {
+    let change = |settings: &mut Settings| {
+        let folder = tempfile::TempDir::new().unwrap();
+        let data = settings.data.clone();
+        let text = common::config_with("", &common::shipped_policy("refunds.json"));
+        *settings = Settings::parse(&text, folder.path()).unwrap();
+        settings.data = data;
+    };
+    let gateway = Gateway::start_with("", change).await;
+    let mut browser = Browser::of(&gateway);
+    assert!(!browser.get("/budgets").await.1.contains("Budget"));
+    let mut browser = Browser::logged_in(&gateway, "apdv_one").await;
+    let (status, page) = browser.get("/budgets").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("No account has been used yet."), "{page}");
+    let allowed = gateway.decide("apk_one", &common::refund("4900", "")).await;
+    assert_eq!(common::text(&allowed, "decision"), Some("allow"), "{allowed}");
+    let (_, page) = browser.get("/budgets").await;
+    assert!(page.contains("<td>4900</td>") && page.contains("<td>24h</td>"), "{page}");
+    assert!(browser.get("/").await.1.contains("/budgets\">Budgets</a>"));
+    assert_eq!(browser.get("/budgets?after=x").await.0, 422);
+    gateway.stop().await;
+}

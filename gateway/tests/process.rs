@@ -533,6 +533,33 @@ fn policy_check_fails_dead_rules_and_warns_open_arguments() {
     }
 }
 
+#[test]
+fn policy_check_compares_with_an_older_policy() {
+    let folder = TempDir::new().unwrap();
+    let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy-check");
+    let check = |name: &str, old: &str| {
+        let file = |name: &str| shared.join(format!("{name}.json")).display().to_string();
+        run(folder.path(), &["policy", "check", &file(name), "--against", &file(old)])
+    };
+    let output = check("wider-limit", "wider-limit.old");
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let grants = "error: rule \"pay\": grants more than the old policy: allow (test.pay) instead of deny (policy.no_match)";
+    assert!(err(&output).contains(grants), "{}", err(&output));
+    // The example is a case that the engine answers so.
+    let complained = err(&output);
+    let example = complained.lines().find_map(|line| line.strip_prefix("  example: ")).unwrap();
+    std::fs::write(folder.path().join("cases.json"), format!("[{example}]")).unwrap();
+    for (name, code) in [("wider-limit", 0), ("wider-limit.old", 1)] {
+        let file = shared.join(format!("{name}.json")).display().to_string();
+        let output = run(folder.path(), &["policy", "test", &file, "cases.json"]);
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+    }
+    for (name, old) in [("wider-limit", "wider-limit"), ("fine-narrower", "fine-narrower.old")] {
+        let output = check(name, old);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    }
+}
+
 #[tokio::test]
 async fn sighup_is_ignored() {
     let folder = TempDir::new().unwrap();
