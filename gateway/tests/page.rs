@@ -1024,7 +1024,7 @@ async fn lists_the_accounts_of_budgets() {
     assert_eq!(status, 200);
     assert!(page.contains("No account has been used yet."), "{page}");
     let allowed = gateway.decide("apk_one", &common::refund("4900", "")).await;
-    assert_eq!(common::text(&allowed, "decision"), Some("allow"), "{allowed}");
+    assert_eq!(text(&allowed, "decision"), Some("allow"), "{allowed}");
     let (_, page) = browser.get("/budgets").await;
     assert!(page.contains("<td>4900</td>") && page.contains("<td>24h</td>"), "{page}");
     assert!(browser.get("/").await.1.contains("/budgets\">Budgets</a>"));

@@ -536,7 +536,7 @@ fn policy_check_fails_dead_rules_and_warns_open_arguments() {
 #[test]
 fn policy_check_compares_with_an_older_policy() {
     let folder = TempDir::new().unwrap();
-    let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy-check");
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy-check");
     let check = |name: &str, old: &str| {
         let file = |name: &str| shared.join(format!("{name}.json")).display().to_string();
         run(folder.path(), &["policy", "check", &file(name), "--against", &file(old)])

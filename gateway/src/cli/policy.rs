@@ -50,11 +50,11 @@ fn check_policy(file: &Path, against: Option<&Path>) -> Result<(), Failure> {
     ))?;
     let insights = policy.insights();
     let is_known = |finding: &Finding| {
-        let of_rule = insights.iter().filter(|insight| insight.subject.as_ref() == Some(&finding.rule));
-        of_rule.into_iter().any(|insight| match insight.kind {
-            InsightKind::NeverMatches { .. } | InsightKind::Unreachable { .. } => finding.is_defect(),
-            InsightKind::AlwaysMatches => matches!(finding.kind, FindingKind::OpenArguments(_)),
-            _ => false,
+        let mut of_rule = insights.iter().filter(|insight| insight.subject.as_ref() == Some(&finding.rule));
+        of_rule.any(|insight| match finding.kind {
+            FindingKind::NeverHolds(_) | FindingKind::Shadowed(_) => insight.is_defect(),
+            FindingKind::OpenArguments(_) => insight.kind == InsightKind::AlwaysMatches,
+            FindingKind::Unbudgeted(_) => false,
         })
     };
     let mut defects = 0_usize;

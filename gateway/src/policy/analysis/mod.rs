@@ -566,11 +566,13 @@ impl<'p> Comparison<'p> {
 fn is_kept(of_old: &Policy, old: &Budget, of_new: &Policy, new: &Budget) -> bool {
     let text = |policy: &Policy, budget: &Budget| {
         let path = |path: usize| policy.paths.get(path).map(ToString::to_string);
-        let conditions = |condition: &Condition| match &condition.test {
-            Test::Compare(comparison, other) => {
-                (path(condition.path), format!("{comparison:?} {:?}", path(*other)))
-            }
-            test => (path(condition.path), format!("{test:?}")),
+        let conditions = |condition: &Condition| {
+            let test = if let Test::Compare(comparison, other) = &condition.test {
+                format!("{comparison:?} {:?}", path(*other))
+            } else {
+                format!("{:?}", condition.test)
+            };
+            (path(condition.path), test)
         };
         let measure = match budget.measure {
             super::model::Measure::Count => None,
