@@ -488,7 +488,7 @@ impl<'p> Model<'p> {
                     }
                 }
                 Variable::Opaque { path, test } => {
-                    self.couple_opaque(number, *path, test, paths, &mut clauses)
+                    self.couple_opaque(number, *path, test, paths, &mut clauses);
                 }
                 Variable::Path { .. } | Variable::Tracker { .. } => {}
             }
