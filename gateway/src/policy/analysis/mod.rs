@@ -358,12 +358,8 @@ impl<'p> Analysis<'p> {
     /// Returns whether the rule that would decide otherwise has the same outcome.
     fn is_redundant(&self, number: usize, rule: &Rule) -> bool {
         let outcome = |rule: &Rule| {
-            (
-                rule.decision,
-                rule.reason.clone(),
-                rule.risk_tier.unwrap_or(RiskTier::Medium),
-                rule.next_steps.clone(),
-            )
+            let (tier, steps) = (rule.risk_tier.unwrap_or(RiskTier::Medium), rule.next_steps.clone());
+            (rule.decision, rule.reason.clone(), tier, steps, rule.approval.clone())
         };
         let own = outcome(rule);
         let rules = &self.policy.rules;
@@ -498,6 +494,22 @@ impl<'p> Comparison<'p> {
             }
         }
         if rule.decision != Decision::Allow {
+            // The strictness of two requirements is not compared.
+            for (at, old) in self.old.rules.iter().enumerate() {
+                if old.decision == rule.decision
+                    && old.approval != rule.approval
+                    && self.model.are_compatible((NEW, number), (OLD, at))
+                {
+                    let both: Vec<Clause> =
+                        decided.iter().cloned().chain(self.model.decides(OLD, Some(at))).collect();
+                    if !matches!(
+                        self.model.ask(&Question::default().and(both), &|_| true),
+                        Answer::Impossible
+                    ) {
+                        *open = Some("its requirement of an approval changed".to_owned());
+                    }
+                }
+            }
             return false;
         }
         for (at, budget) in self.old.budgets.iter().enumerate() {
