@@ -480,8 +480,15 @@ def run_wrong_installations(system: System, lower: Path, platform: str) -> str:
     processor = "x64" if system.processor[2] == "arm64" else "arm64"
     missing = "the package @actpass/{}-" + platform + " is not installed: install @actpass/{} again"
     replaced = f"this Node uses {libc}: install @actpass/sdk-{platform} instead of @actpass/sdk-"
-    # The static programs of musl run with glibc, too.
-    wrong_libc = {"sdk": replaced} | ({} if libc == "glibc" else {name: missing for name in names[1:]})
+    wrong_libc = {}
+    for name in names:
+        if len(tarballs_of(name, f"linux-{system.processor[2]}-{'gnu' if other == 'glibc' else other}")) < 2:
+            wrong_libc[name] = missing  # `make dist` has not built the other one.
+        elif name == "sdk":
+            wrong_libc[name] = replaced
+        elif libc == "musl":
+            wrong_libc[name] = missing
+        # Otherwise no error: the static programs of musl run with glibc, too.
     sunos = "Object.defineProperty(process, 'platform', {value: 'sunos'})"
     unsupported = {name: " is built for sunos-x64" for name in names}
     cases = [
