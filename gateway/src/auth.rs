@@ -100,7 +100,9 @@ impl Role {
     pub const fn may(self, capability: Capability) -> bool {
         match capability {
             Capability::Act => matches!(self, Self::Agent | Self::Operator),
-            Capability::ReadLedger => matches!(self, Self::Agent | Self::Auditor | Self::Operator),
+            Capability::ReadLedger | Capability::ReadTools => {
+                matches!(self, Self::Agent | Self::Auditor | Self::Operator)
+            }
             Capability::ReadApproval => true,
             Capability::ListApprovals | Capability::UsePage => {
                 matches!(self, Self::Approver | Self::Auditor | Self::Operator)
@@ -145,13 +147,15 @@ pub enum Capability {
     ReadHalts,
     /// Read and verify chains.
     ReadLedger,
+    /// Read the approved manifests of tools.
+    ReadTools,
     /// Log in to the page.
     UsePage,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,
@@ -162,6 +166,7 @@ impl Capability {
         Self::ReadBudgets,
         Self::ReadHalts,
         Self::ReadLedger,
+        Self::ReadTools,
         Self::UsePage,
     ];
 
@@ -178,6 +183,7 @@ impl Capability {
             Self::ReadBudgets => "read budgets",
             Self::ReadHalts => "list halts",
             Self::ReadLedger => "read the ledger",
+            Self::ReadTools => "read tools",
             Self::UsePage => "use the page",
         }
     }

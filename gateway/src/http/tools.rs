@@ -59,6 +59,7 @@ pub(super) async fn read(
     Caller(key): Caller,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    Authorized::of(&key, Capability::ReadTools)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let tools = read_names(query)?;
     let states = app.service.tool_states(&key, &tools).await?;
