@@ -85,7 +85,7 @@ impl Requirement {
         let groups = groups.map(|(_, groups)| reader.reserved(groups)).unwrap_or_default();
         let reserved: usize = groups.iter().map(|(_, seats)| seats).sum();
         let limit = i64::try_from(MAX_QUORUM).unwrap_or(i64::MAX);
-        let quorum = reader.integer("quorum", &members, 1, limit);
+        let quorum = reader.integer("quorum", members, 1, limit);
         let quorum = quorum.and_then(|quorum| usize::try_from(quorum).ok());
         if quorum.is_some_and(|quorum| quorum < reserved) {
             reader.add("quorum", format!("expected at least {reserved}, the sum of groups"));
@@ -94,7 +94,7 @@ impl Requirement {
             reader.add("groups", format!("expected at most {MAX_QUORUM} people in all, found {reserved}"));
         }
         let (least, most) = (*DEADLINE_SECONDS.start(), *DEADLINE_SECONDS.end());
-        let deadline_seconds = reader.integer("deadline_seconds", &members, least, most);
+        let deadline_seconds = reader.integer("deadline_seconds", members, least, most);
         let escalate = members.iter().find(|(name, _)| name == "escalate");
         let escalation = escalate.and_then(|(_, escalate)| reader.escalation(escalate, deadline_seconds));
         let requirement =
