@@ -110,8 +110,12 @@ impl Role {
             Capability::DecideApprovals | Capability::Delegate => {
                 matches!(self, Self::Approver | Self::Operator)
             }
-            Capability::ReadBudgets | Capability::ReadHalts => matches!(self, Self::Auditor | Self::Operator),
-            Capability::Halt | Capability::ManageTools => matches!(self, Self::Operator),
+            Capability::ReadBudgets | Capability::ReadHalts | Capability::ReadWebhooks => {
+                matches!(self, Self::Auditor | Self::Operator)
+            }
+            Capability::Halt | Capability::ManageTools | Capability::Redeliver => {
+                matches!(self, Self::Operator)
+            }
         }
     }
 
@@ -149,13 +153,17 @@ pub enum Capability {
     ReadLedger,
     /// Read the approved manifests of tools.
     ReadTools,
+    /// Read the states of webhooks and the messages that were set aside.
+    ReadWebhooks,
+    /// Send a message to a webhook again.
+    Redeliver,
     /// Log in to the page.
     UsePage,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,
@@ -167,6 +175,8 @@ impl Capability {
         Self::ReadHalts,
         Self::ReadLedger,
         Self::ReadTools,
+        Self::ReadWebhooks,
+        Self::Redeliver,
         Self::UsePage,
     ];
 
@@ -184,6 +194,8 @@ impl Capability {
             Self::ReadHalts => "list halts",
             Self::ReadLedger => "read the ledger",
             Self::ReadTools => "read tools",
+            Self::ReadWebhooks => "read webhooks",
+            Self::Redeliver => "send messages again",
             Self::UsePage => "use the page",
         }
     }

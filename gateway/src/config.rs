@@ -1,6 +1,8 @@
 //! Settings: read from a file or from command-line options, and validated completely before
 //! anything starts.
 
+mod webhooks;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ use crate::policy::{Policy, RiskTier};
 use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::store::{Database, Location, TlsTrust};
+use crate::webhooks::Webhook;
 
 /// The default policy of `actpass-gateway dev`.
 const DEV_POLICY: &[u8] = include_bytes!("../../policies/dev.json");
@@ -90,6 +93,8 @@ pub struct Settings {
     pub base_path: String,
     /// Minimum level of log lines.
     pub log_level: LogLevel,
+    /// The webhooks.
+    pub webhooks: Vec<Webhook>,
     /// Warnings about valid but suspicious settings, each with the member's name.
     pub warnings: Vec<String>,
 }
@@ -311,6 +316,7 @@ impl Settings {
             pending_approvals: DEFAULT_PENDING_APPROVALS,
             base_path: String::new(),
             log_level: LogLevel::default(),
+            webhooks: Vec::new(),
             warnings: Vec::new(),
         })
     }
@@ -391,6 +397,7 @@ impl SettingsReader<'_> {
         let mut directory = self.people(&mut root, &tenants);
         let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
         self.check_lifters(lift_by.as_deref(), &keyring);
+        let webhooks = self.webhooks(&mut root, &tenants);
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
@@ -440,12 +447,21 @@ impl SettingsReader<'_> {
             pending_approvals: limits.pending_approvals,
             base_path,
             log_level,
+            webhooks,
             warnings: self.warnings,
         })
     }
 
     fn warn(&mut self, place: impl fmt::Display, problem: impl fmt::Display) {
         self.warnings.push(format!("{place}: {problem}"));
+    }
+
+    /// Warns about a secret file that other users can read.
+    fn warn_if_open(&mut self, place: &str, file: &Path) {
+        if files::is_open_to_others(file) {
+            let problem = "the file is accessible to other users; expected mode 0600 or 0400";
+            self.warn(place, format_args!("{}: {problem}", file.display()));
+        }
     }
 
     /// Warns about an issuer URL that verifiers cannot reach to fetch the public keys.
@@ -663,13 +679,7 @@ impl SettingsReader<'_> {
             }
             (Some(file), None) => match files::read_text(&file) {
                 Ok(text) => {
-                    if files::is_open_to_others(&file) {
-                        let problem = format_args!(
-                            "{}: the file is accessible to other users; expected mode 0600 or 0400",
-                            file.display()
-                        );
-                        self.warn("master_key_file", problem);
-                    }
+                    self.warn_if_open("master_key_file", &file);
                     (format!("master_key_file: {}", file.display()), Some(text.to_string()))
                 }
                 Err(error) => {
@@ -917,12 +927,8 @@ impl SettingsReader<'_> {
             })
         };
         let key = read();
-        if key.is_ok() && files::is_open_to_others(&path) {
-            let problem = format_args!(
-                "{}: the file is accessible to other users; expected mode 0600 or 0400",
-                path.display()
-            );
-            self.warn("tls.key", problem);
+        if key.is_ok() {
+            self.warn_if_open("tls.key", &path);
         }
         key.map_err(|problem| self.problems.add("tls.key", format_args!("{}: {problem}", path.display())))
             .ok()

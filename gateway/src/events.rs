@@ -15,6 +15,7 @@ use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
 use crate::request::{Evidence, Issue, Preflight, Text};
 use crate::store::SealedCredential;
+use crate::webhooks::Announcement;
 
 /// Actor name of events caused by the gateway itself.
 const GATEWAY: &str = "(gateway)";
@@ -23,7 +24,7 @@ const GATEWAY: &str = "(gateway)";
 pub(crate) const COMMAND_LINE: &str = "(command line)";
 
 /// The decision part of an event.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decision<'a> {
     /// The decision of the mode enforce, in every mode.
     pub(crate) decision: &'static str,
@@ -36,6 +37,8 @@ pub(crate) struct Decision<'a> {
     pub(crate) credential_id: Option<&'a str>,
     /// The amounts that it claims or would claim from budgets.
     pub(crate) charges: &'a [Charge],
+    /// What it announces to webhooks.
+    pub(crate) announces: Vec<Announcement>,
 }
 
 /// A decision on a request.
@@ -64,6 +67,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
         passport_jti: owned(decision.passport_jti),
         credential_id: owned(decision.credential_id),
         budgets: (!decision.charges.is_empty()).then(|| budget::event_member(decision.charges)),
+        announces: decision.announces,
         ..by_agent(key, claimed, ledger::DECISIONS, ledger::DECISION)
     }
 }
@@ -95,7 +99,8 @@ pub(crate) fn approval_decided(who: &Principal, approval: &Approval, ballot: &Ba
     let approved = ballot.vote.approved;
     let event_type = if approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
     let until = approval.usable_until(&ballot.decision(None));
-    vote(who, approval, ballot, event_type, Some(Json::String(rfc3339(until))))
+    let event = vote(who, approval, ballot, event_type, Some(Json::String(rfc3339(until))));
+    Draft { announces: vec![Announcement::ApprovalDecided], ..event }
 }
 
 /// A person voted on an approval that others must decide too.
@@ -254,6 +259,7 @@ pub(crate) fn checkpoint(
             ("previous", previous.map(Json::from)),
             ("signature", signature.map(Json::from)),
         ])),
+        announces: vec![Announcement::LedgerCheckpoint],
         ..draft(Arc::clone(tenant_id), Arc::from(GATEWAY), ledger::CHECKPOINTS, ledger::CHECKPOINT)
     }
 }

@@ -12,6 +12,7 @@ use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::object_writer::ObjectWriter;
+use crate::webhooks::Announcement;
 
 /// The `previous_event_hash` of a chain's first event.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -150,6 +151,8 @@ pub struct Draft {
     pub budgets: Option<Json>,
     /// Additional data of the client.
     pub metadata: Option<Json>,
+    /// What the event announces to webhooks.
+    pub announces: Vec<Announcement>,
 }
 
 /// Reference to a policy.
@@ -250,6 +253,9 @@ impl Draft {
             |error: NotCanonical| InvalidArgument::new(&error.path_from("event"), error.problem());
         let mut event = ObjectWriter::new();
         event.string("agent_id", self.agent_id.as_deref());
+        if !self.announces.is_empty() {
+            event.strings("announces", self.announces.iter().map(|announcement| announcement.as_str()));
+        }
         event.string("approval_request_id", self.approval_request_id.as_deref());
         if let Some(budgets) = &self.budgets {
             event.canonical("budgets", budgets).map_err(not_canonical)?;

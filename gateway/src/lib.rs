@@ -35,3 +35,4 @@ pub mod server;
 mod service;
 pub mod store;
 pub mod vault;
+pub mod webhooks;

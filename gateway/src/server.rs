@@ -36,6 +36,7 @@ use crate::seal::{MasterKey, SealError};
 use crate::service::{Service, SharedState};
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
+use crate::webhooks::Dispatcher;
 
 /// Maximum number of concurrent requests per HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
@@ -74,10 +75,8 @@ pub struct Server {
     scheme: &'static str,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    /// The task that creates checkpoints.
-    checkpointing: JoinHandle<()>,
-    /// The task that notices halts of other gateways and commands.
-    polling: JoinHandle<()>,
+    /// The tasks that create checkpoints, notice the halts of others and deliver to webhooks.
+    background: JoinSet<()>,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
 }
@@ -94,6 +93,9 @@ pub enum ServerError {
     /// The data is unusable.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A webhook is unusable.
+    #[error("cannot use the webhook {0:?}: {1}")]
+    Webhook(String, String),
     /// Accepting connections failed.
     #[error("cannot accept connections: {0}")]
     Serve(#[source] io::Error),
@@ -147,14 +149,27 @@ impl Server {
             retention_seconds: settings.retention_seconds,
             notifier: notifier.clone(),
             clock: settings.clock,
+            webhooks: settings.webhooks,
+            announced: Arc::default(),
             store_timeout: timeouts.store,
             state: SharedState::default(),
         });
-        let checkpointing = tokio::spawn({
+        let mut background = JoinSet::new();
+        let page: Arc<str> = format!("{}{}", service.issuer, settings.base_path).into();
+        for webhook in service.webhooks.iter().cloned() {
+            let name = Arc::clone(&webhook.name);
+            let (store, clock) = (Arc::clone(&store), service.clock.clone());
+            let announced = Arc::clone(&service.announced);
+            let dispatcher = Dispatcher::new(webhook, store, clock, Arc::clone(&page), announced)
+                .await
+                .map_err(|problem| ServerError::Webhook(name.to_string(), problem))?;
+            background.spawn(dispatcher.run());
+        }
+        background.spawn({
             let service = Arc::clone(&service);
             async move { checkpoints.run(&*service.store, service.keys.as_ref(), &settings.tenants).await }
         });
-        let polling = tokio::spawn(poll_halts(Arc::clone(&store)));
+        background.spawn(poll_halts(Arc::clone(&store)));
         let app = Arc::new(App {
             keyring: settings.keyring,
             service,
@@ -178,7 +193,7 @@ impl Server {
             stopping,
         };
         let serving = tokio::spawn(serve(listener, context));
-        Ok(Self { address, scheme, stop, serving, checkpointing, polling, store, notifier })
+        Ok(Self { address, scheme, stop, serving, background, store, notifier })
     }
 
     /// Returns the listening address.
@@ -210,8 +225,7 @@ impl Server {
                 self.serving.await
             }
         };
-        self.checkpointing.abort();
-        self.polling.abort();
+        self.background.shutdown().await;
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }

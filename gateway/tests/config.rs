@@ -517,3 +517,54 @@ fn reads_retention_approval_and_checkpoint_settings() {
     assert!(!read("[approvals]\nreuse = false\n").1);
     assert_eq!(read("[ledger]\ncheckpoint_events = 7\ncheckpoint_seconds = 9\n").2, (7, 9));
 }
+
+#[test]
+fn webhook_problems_name_the_member_and_no_secret() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("good"), "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=").unwrap();
+    std::fs::write(folder.path().join("bad"), "MDEyMzQ1Njc4OTAx-hidden").unwrap();
+    std::fs::write(folder.path().join("url"), "https://hooks.example/services/hidden\n").unwrap();
+    let parse = |webhook: &str| {
+        let text = format!("{}[[webhooks]]\n{webhook}\n", common::config(""));
+        Settings::parse(&text, folder.path()).map_err(|problems| problems.to_string())
+    };
+    let url = "name = \"w\"\nurl = \"https://hooks.example/hidden\"\n";
+    let secret = "secret_file = \"good\"\n";
+    for good in [
+        format!("{url}{secret}"),
+        format!("{url}form = \"slack\""),
+        format!("name = \"w\"\nurl_file = \"url\"\n{secret}"),
+        format!("{url}{secret}tenants = [\"one\"]\nevents = [\"approval.expired\"]\ngive_up_hours = 720"),
+    ] {
+        let settings = parse(&good).unwrap_or_else(|problems| panic!("{good}: {problems}"));
+        assert_eq!(settings.webhooks.len(), 1);
+        assert!(!format!("{settings:?}").contains("hidden"), "{settings:?}");
+    }
+    for (webhook, problem) in [
+        (url.to_owned(), "webhooks[0].secret_file: missing"),
+        (format!("{url}secret_file = \"bad\""), "webhooks[0].secret_file: expected \"whsec_\""),
+        (format!("{url}secret_file = \"none\""), "webhooks[0].secret_file: "),
+        (format!("{url}{secret}form = \"slack\""), "webhooks[0].secret_file: not used"),
+        (format!("{url}form = \"teams\""), "webhooks[0].form: expected \"standard\" or \"slack\""),
+        (format!("name = \"w\"\n{secret}"), "webhooks[0].url: missing"),
+        (format!("{url}{secret}url_file = \"url\""), "webhooks[0].url_file: conflicts with url"),
+        (url.replace("https", "http") + secret, "webhooks[0].url: expected https"),
+        (url.replace("hooks.example", "10.0.0.1") + secret, "webhooks[0].url: is a private address"),
+        (format!("{url}{secret}tenants = [\"three\"]"), "webhooks[0].tenants: unknown tenant \"three\""),
+        (format!("{url}{secret}events = [\"all\"]"), "webhooks[0].events: expected some of approval.decided"),
+        (
+            format!("{url}{secret}timeout_seconds = 15"),
+            "webhooks[0].timeout_seconds: expected an integer of 1 to 14",
+        ),
+        (format!("{url}{secret}ca = \"none.pem\""), "webhooks[0].ca: "),
+        (format!("{url}{secret}retry = 1"), "webhooks[0].retry: unknown member"),
+        (
+            format!("{url}{secret}[[webhooks]]\n{url}{secret}"),
+            "webhooks[1].name: duplicate webhook name \"w\"",
+        ),
+    ] {
+        let found = parse(&webhook).unwrap_err();
+        assert!(found.contains(problem), "{webhook}: {found}");
+        assert!(!found.contains("hidden"), "{found}");
+    }
+}

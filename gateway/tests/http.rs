@@ -14,9 +14,10 @@ use actpass_gateway::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    AccountUse, Author, DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, Listing,
-    Location, PassportState, PendingCounts, Record, Rotation, SealedCredential, SealedKey, Store, StoreError,
-    StoredEvent, Subject, Transition, TransitionOutcome,
+    AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
+    HaltOutcome, Listing, Location, OutboxChange, PassportState, PendingCounts, Record, Rotation,
+    SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition, TransitionOutcome,
+    WebhookState,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -864,6 +865,21 @@ impl Store for Broken {
         self.fail().await
     }
     async fn count_pending(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingCounts, StoreError> {
+        self.fail().await
+    }
+    async fn change_outbox(&self, _: OutboxChange) -> Result<bool, StoreError> {
+        self.fail().await
+    }
+    async fn due_announcements(&self, _: &Arc<str>, _: i64, _: u32) -> Result<Vec<DueItem>, StoreError> {
+        self.fail().await
+    }
+    async fn queued_messages(&self, _: &str, _: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        self.fail().await
+    }
+    async fn dead_letters(&self, _: &str, _: i64, _: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        self.fail().await
+    }
+    async fn webhook_states(&self, _: &str) -> Result<Vec<WebhookState>, StoreError> {
         self.fail().await
     }
     async fn has_event(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {

@@ -23,3 +23,5 @@ mod passports;
 mod people;
 #[path = "vault.rs"]
 mod vault;
+#[path = "webhooks.rs"]
+mod webhooks;

@@ -177,6 +177,54 @@ async fn responses_match_openapi() {
     compared.ask("/api/v1/approvals", get("/api/v1/approvals", "apk_one"), 403).await;
     compared.ask("/api/v1/approvals", get("/api/v1/approvals?status=x", "apdv_one"), 422).await;
 
+    let webhooks = "/api/v1/webhooks";
+    let letters = "/api/v1/webhooks/dead_letters";
+    let redeliver = "/api/v1/webhooks/dead_letters/{id}/redeliver";
+    let receiver = url.clone();
+    // A receiver that refuses every message.
+    let told = Gateway::start_with("", |settings| {
+        let folder = tempfile::TempDir::new().unwrap();
+        let text = common::config("")
+            + &format!(
+                "[[webhooks]]\nname = \"w\"\nurl = \"{receiver}/none\"\nform = \"slack\"\nmax_retry_seconds = 1\n\
+                 danger_allow_private_address = true\n\
+                 [[people]]\nname = \"alice\"\ntenant = \"one\"\n[[people]]\nname = \"bob\"\ntenant = \"one\"\n"
+            );
+        let data = settings.data.clone();
+        *settings = Settings::parse(&text, folder.path()).unwrap();
+        settings.data = data;
+    })
+    .await;
+    let (delegations, delegation) = ("/api/v1/delegations", "/api/v1/delegations/{id}");
+    let body = r#"{"person": "alice", "to": "bob", "until": "2999-01-01T00:00:00Z"}"#;
+    let created = compared.ask(delegations, told.post(delegations, "apdv_one").body(body), 200).await;
+    compared.ask(delegations, post(delegations, "apk_one", body), 403).await;
+    compared.ask(delegations, post(delegations, "apdv_one", "{}"), 422).await;
+    compared.ask(delegations, told.get(delegations, "apdv_one"), 200).await;
+    compared.ask(delegations, get(delegations, "apk_one"), 403).await;
+    let revoke = |id: &str, key: &str| {
+        client.delete(format!("{}{}", told.url, delegation.replace("{id}", id))).bearer_auth(key)
+    };
+    let id = text(&created, "id").unwrap();
+    compared.ask(delegation, revoke(id, "apk_one"), 403).await;
+    compared.ask(delegation, revoke(id, "apdv_one"), 200).await;
+    compared.ask(delegation, revoke("dlg_none", "apdv_one"), 404).await;
+    compared.ask(webhooks, told.get(webhooks, "apdv_one"), 200).await;
+    compared.ask(webhooks, get(webhooks, "apk_one"), 403).await;
+    told.decide("apk_one", &refund("25000", "")).await;
+    let dead = loop {
+        let found = compared.ask(letters, told.get(letters, "apdv_one"), 200).await;
+        match found.member("dead_letters") {
+            Some(Json::Array(dead)) if !dead.is_empty() => break dead[0].clone(),
+            _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    };
+    compared.ask(letters, get(letters, "apk_one"), 403).await;
+    let path = redeliver.replace("{id}", &dead.member("id").unwrap().to_string());
+    compared.ask(redeliver, told.post(&path, "apdv_one"), 202).await;
+    compared.ask(redeliver, told.post(&path, "apk_one"), 403).await;
+    compared.ask(redeliver, told.post(&redeliver.replace("{id}", "9999"), "apdv_one"), 404).await;
+    told.stop().await;
     let budgets = "/api/v1/budgets";
     let budgeted = Gateway::start_with("", |settings| {
         let data = settings.data.clone();

@@ -18,6 +18,7 @@ use crate::passport::{self, Claims, PassportError};
 use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured, Values};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, Claim, EarlierResponse, Excess, Fallback, SingleUse};
+use crate::webhooks::Announcement;
 
 /// The ruling and its effects.
 pub(super) struct Evaluation<'a> {
@@ -188,9 +189,11 @@ impl<'a> Case<'a> {
 
     fn claim(&self, rule: &'a Rule, budget: &'a Budget, charge: Charge, is_approved: bool) -> Claim {
         let on_excess = match budget.on_exceed() {
-            OnExceed::Deny => Excess::Refuse(Box::new(
-                self.charged_record(&Ruling::OverBudget { rule, budget }, std::slice::from_ref(&charge)),
-            )),
+            OnExceed::Deny => Excess::Refuse(Box::new(self.charged_record(
+                &Ruling::OverBudget { rule, budget },
+                std::slice::from_ref(&charge),
+                false,
+            ))),
             OnExceed::RequireApproval if is_approved => Excess::Claim,
             OnExceed::RequireApproval => Excess::RequireApproval,
         };
@@ -478,12 +481,12 @@ impl<'a> Case<'a> {
 
     /// Creates the event and the response of a ruling without charges.
     pub(super) fn record(&self, ruling: &Ruling<'_>) -> Fallback {
-        self.charged_record(ruling, &[])
+        self.charged_record(ruling, &[], false)
     }
 
     /// Creates the event and the response of a ruling. With charges, the transaction completes the
-    /// response with the state of the budgets.
-    pub(super) fn charged_record(&self, ruling: &Ruling<'_>, charges: &[Charge]) -> Fallback {
+    /// response with the state of the budgets. `opens` tells whether it opens an approval.
+    pub(super) fn charged_record(&self, ruling: &Ruling<'_>, charges: &[Charge], opens: bool) -> Fallback {
         let credential_id = self.credential_for(ruling).map(|credential| &*credential.id);
         let event = events::decision(
             self.key,
@@ -496,6 +499,7 @@ impl<'a> Case<'a> {
                 passport_jti: self.passport_jti(),
                 credential_id,
                 charges,
+                announces: if self.consumes() { announcements(ruling, opens) } else { Vec::new() },
             },
         );
         let has_budgets = charges.iter().any(|charge| charge.limit.is_some());
@@ -510,6 +514,15 @@ impl<'a> Case<'a> {
         );
         Fallback { event, response }
     }
+}
+
+/// Returns what a ruling announces to webhooks.
+fn announcements(ruling: &Ruling<'_>, opens: bool) -> Vec<Announcement> {
+    let by_budget =
+        matches!(ruling, Ruling::ApprovalRequested { demand: Demand { budget: Some(_), .. }, .. });
+    let exceeds = (opens && by_budget) || matches!(ruling, Ruling::OverBudget { .. });
+    let exceeds = exceeds.then_some(Announcement::BudgetExceeded);
+    exceeds.into_iter().chain(opens.then_some(Announcement::ApprovalRequested)).collect()
 }
 
 /// Returns the passport's expiry, in seconds since 1970.

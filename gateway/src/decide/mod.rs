@@ -56,6 +56,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
     let Fallback { mut event, response } = case.charged_record(
         &evaluation.ruling,
         if charges.is_empty() { evaluation.exceeds.as_slice() } else { &charges },
+        evaluation.opens.is_some(),
     );
     let idempotency = request.idempotency.as_ref().map(|key| Idempotency {
         key: key.name.clone(),

@@ -61,6 +61,7 @@ pub(super) async fn list(
     Ok(json(StatusCode::OK, body.into_string()))
 }
 
+/// Reads the place and size of a page of a list with numeric ids.
 pub(super) fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
     let mut after = 0;
     let limit = read_query(query, &["after"], |_, value| {

@@ -17,6 +17,7 @@ mod passports;
 mod preflight;
 mod receive;
 mod tools;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,6 +118,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(halts::watch))
         .routes(routes!(halts::acknowledge))
         .routes(routes!(tools::approve, tools::read))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::dead_letters))
+        .routes(routes!(webhooks::redeliver))
         .routes(routes!(passports::jwks))
 }
 

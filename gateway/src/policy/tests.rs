@@ -383,6 +383,9 @@ fn finds_tools_that_no_rule_permits() {
         let text = format!(r#"{{"id": "p", "version": 1, "rules": [{}]}}"#, rules.join(","));
         Policy::parse(text.as_bytes()).unwrap().may_permit("fs.read")
     };
+    let condition = |path: &str, operator: &str, value: &str| {
+        format!(r#"{{"path": "{path}", "operator": "{operator}", "value": {value}}}"#)
+    };
     let is = condition("tool", "==", "\"fs.read\"");
     let other = condition("tool", "starts_with", "\"mail.\"");
     let small = condition("args.amount", "<=", "5");

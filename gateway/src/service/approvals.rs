@@ -152,7 +152,10 @@ impl Service {
             false => self.with_timeout(record(None)).await?,
         };
         match outcome {
-            TransitionOutcome::Recorded => self.notifier.decided(id),
+            TransitionOutcome::Recorded => {
+                self.notifier.decided(id);
+                self.announced.notify_waiters();
+            }
             TransitionOutcome::Refused(VoteRefusal::Altered) => return Err(ServiceError::ApprovalAltered),
             TransitionOutcome::Refused(refusal) => {
                 let needed = opening.requirement.describe(&opening.requirement.missing(&[]));

@@ -13,11 +13,12 @@ mod halts;
 mod passports;
 mod preflight;
 mod tools;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 use self::chain_status::VerifiedChains;
 pub(crate) use self::chain_status::{ChainState, ChainStatus, LastDecision, VerifyScope};
@@ -32,6 +33,7 @@ use crate::clock::Clock;
 use crate::passport::SigningKeyStore;
 use crate::store::{Author, Store, StoreError, Subject};
 use crate::vault::Vault;
+use crate::webhooks::Webhook;
 
 /// Larger requests are processed on blocking threads.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -63,6 +65,10 @@ pub(crate) struct Service {
     pub(crate) retention_seconds: i64,
     /// Notifies requests that wait for approvals.
     pub(crate) notifier: ApprovalNotifier,
+    /// The webhooks.
+    pub(crate) webhooks: Vec<Webhook>,
+    /// Wakes the delivery to webhooks.
+    pub(crate) announced: Arc<Notify>,
     /// The clock.
     pub(crate) clock: Clock,
     /// Timeout of store operations.

@@ -106,6 +106,7 @@ impl Service {
                 decided = self.decide(&pending, &Arc::new(context)).await?;
             }
             let halt_epoch = decided.record.halt_epoch;
+            let announces = !decided.record.event.announces.is_empty();
             let request_hash = pending.request.request_hash.as_deref();
             let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
             let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
@@ -164,6 +165,9 @@ impl Service {
                     continue;
                 }
             };
+            if announces {
+                self.announced.notify_waiters();
+            }
             log(pending.request.tool.as_str(), &response);
             let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
             return match secret.filter(|_| returns_credential) {

@@ -4,6 +4,7 @@ mod append;
 mod batch;
 mod error;
 mod lookup;
+mod outbox;
 mod postgres;
 mod proof;
 mod queue;
@@ -25,6 +26,8 @@ pub use self::append::{
 };
 pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::lookup::{AccountUse, Author, HaltListing, Listing, PendingCounts, Subject};
+pub(crate) use self::outbox::EXPIRY;
+pub use self::outbox::{Cursor, DeadLetter, DueItem, OutboxChange, Place, WebhookState};
 pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
@@ -330,6 +333,54 @@ pub trait Store: Send + Sync + fmt::Debug {
         after: i64,
         limit: u32,
     ) -> Result<Vec<AccountUse>, StoreError>;
+
+    /// Changes the state of a webhook; returns `false` if the change is not possible: another
+    /// gateway has the lease, or the message is unknown.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError>;
+
+    /// Returns the next announcements for a webhook from sources that may be tried at `now`, in
+    /// milliseconds since 1970: in order for each source, the longest waiting source first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn due_announcements(
+        &self,
+        webhook: &Arc<str>,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError>;
+
+    /// Returns a webhook's messages that an operator asked to send again.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Returns up to `limit` messages of a tenant that were set aside, after the one with the id
+    /// `after`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn dead_letters(
+        &self,
+        tenant_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Returns the states of the webhooks that have announced events of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn webhook_states(&self, tenant_id: &str) -> Result<Vec<WebhookState>, StoreError>;
 
     /// Returns a tool's credential; `None` if absent. Changes by other processes are visible
     /// immediately.

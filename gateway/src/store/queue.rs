@@ -6,6 +6,7 @@ use super::append::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, Record, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
+use super::outbox::OutboxChange;
 use super::{Rotation, SealedKey};
 use crate::ledger::Head;
 
@@ -22,6 +23,7 @@ pub(super) enum Job {
     AddKey(Box<SealedKey>, Rotation, Reply<()>),
     Append(Append),
     Check(Reply<()>),
+    Outbox(OutboxChange, Reply<bool>),
     Stop,
 }
 
@@ -108,6 +110,10 @@ impl Jobs {
         replied.await.map_err(|_| StoreError::Unavailable)?
     }
 
+    pub(super) async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {
+        self.submit(|reply| Job::Outbox(change, reply)).await
+    }
+
     /// Stops the writer after the queued jobs; returns `false` if it is gone.
     pub(super) async fn stop(&self) -> bool {
         self.0.send(Job::Stop).await.is_ok()
@@ -120,6 +126,7 @@ pub(super) struct JobBatch {
     pub(super) keys: Vec<(SealedKey, Rotation, Reply<()>)>,
     pub(super) appends: Vec<Append>,
     pub(super) checks: Vec<Reply<()>>,
+    pub(super) outbox: Vec<(OutboxChange, Reply<bool>)>,
 }
 
 impl JobBatch {
@@ -132,6 +139,7 @@ impl JobBatch {
                 Job::AddKey(key, rotation, reply) => batch.keys.push((*key, rotation, reply)),
                 Job::Append(append) => batch.appends.push(append),
                 Job::Check(reply) => batch.checks.push(reply),
+                Job::Outbox(change, reply) => batch.outbox.push((change, reply)),
                 // Execute queued jobs, reject later ones.
                 Job::Stop => queue.close(),
             }

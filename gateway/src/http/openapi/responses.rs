@@ -63,6 +63,75 @@ pub(in crate::http) struct Budgets {
     next: Option<String>,
 }
 
+/// The webhooks of a tenant.
+#[derive(ToSchema)]
+pub(in crate::http) struct Webhooks {
+    webhooks: Vec<Webhook>,
+}
+
+/// The state of a webhook.
+#[derive(ToSchema)]
+pub(in crate::http) struct Webhook {
+    /// Its name in the settings.
+    name: String,
+    form: WebhookForm,
+    /// The types of messages that it receives.
+    events: Vec<String>,
+    /// Failed attempts of the next message.
+    attempts: u64,
+    /// The last failure of the next message.
+    #[schema(required = true)]
+    problem: Option<String>,
+    /// When it is tried again.
+    #[schema(required = true, format = DateTime)]
+    retry_at: Option<String>,
+    /// The number of messages that were set aside.
+    dead_letters: u64,
+}
+
+/// The form of a webhook's messages.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(in crate::http) enum WebhookForm {
+    Standard,
+    Slack,
+}
+
+/// A page of messages that were set aside.
+#[derive(ToSchema)]
+pub(in crate::http) struct DeadLetters {
+    /// The oldest first.
+    dead_letters: Vec<DeadLetter>,
+    /// The value of `after` for the next page; absent on the last page.
+    #[schema(nullable = false)]
+    next: Option<String>,
+}
+
+/// A message that was not delivered.
+#[derive(ToSchema)]
+pub(in crate::http) struct DeadLetter {
+    id: i64,
+    /// Name of the webhook.
+    webhook: String,
+    /// Type of the message.
+    r#type: String,
+    /// The `webhook-id` of the message.
+    message_id: String,
+    /// The last failure.
+    problem: String,
+    /// When it was set aside.
+    #[schema(format = DateTime)]
+    failed_at: String,
+    /// Whether it will be sent again.
+    queued: bool,
+}
+
+/// A message that will be sent again.
+#[derive(ToSchema)]
+pub(in crate::http) struct Queued {
+    queued: bool,
+}
+
 /// A tool's credential.
 #[derive(ToSchema)]
 pub(in crate::http) struct Credential {
@@ -465,6 +534,9 @@ pub(in crate::http) struct Event {
     key_name: String,
     #[schema(nullable = false)]
     agent_id: Option<String>,
+    /// What it tells webhooks.
+    #[schema(nullable = false)]
+    announces: Option<Vec<String>>,
     #[schema(nullable = false)]
     claimed_agent_id: Option<String>,
     #[schema(nullable = false)]

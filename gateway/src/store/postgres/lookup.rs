@@ -15,6 +15,7 @@ CREATE INDEX IF NOT EXISTS events_asked ON actpass.events
 CREATE INDEX IF NOT EXISTS events_issued ON actpass.events
     (chain, substring(event from '"passport_jti":"([^"\\]*)"'))
     WHERE strpos(event, '"event_type":"passport.issued"') > 0;
+CREATE INDEX IF NOT EXISTS events_announced ON actpass.events (chain, seq) WHERE strpos(event, '"announces":[') > 0;
 "#;
 
 /// Finds an event about $3 that contains $4 or $5 on the chain $2 of the tenant $1.

@@ -10,6 +10,7 @@ mod database;
 mod halts;
 mod keys;
 mod lookup;
+mod outbox;
 mod reader;
 mod rows;
 mod schema;
@@ -36,6 +37,7 @@ use self::writer::Writer;
 use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
+use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{
@@ -367,6 +369,48 @@ impl Store for PostgresStore {
             Ok(AccountUse::of(row.try_get(0)?, account, row.try_get(3)?, row.try_get(4)?))
         })?;
         found.into_iter().collect::<Option<_>>().ok_or(StoreError::Unavailable)
+    }
+
+    async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {
+        self.jobs.change_outbox(change).await
+    }
+
+    async fn due_announcements(
+        &self,
+        webhook: &Arc<str>,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
+        let (limit, seconds) = (i64::from(limit), now.div_euclid(1000));
+        let name = Text(webhook);
+        let events = self.readers.read(|reader| &reader.due_events, &[&name, &now, &limit]).await?;
+        let expired =
+            self.readers.read(|reader| &reader.due_expired, &[&name, &now, &limit, &seconds]).await?;
+        let rows: Vec<_> = events.into_iter().chain(expired).collect();
+        all(&rows, |row| outbox::due_item_of(webhook, row))
+    }
+
+    async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        let limit = i64::from(limit);
+        let rows = self.readers.read(|reader| &reader.dead_letters[0], &[&Text(webhook), &limit]).await?;
+        all(&rows, outbox::dead_letter_of)
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let limit = i64::from(limit);
+        let rows =
+            self.readers.read(|reader| &reader.dead_letters[1], &[&Text(tenant_id), &after, &limit]).await?;
+        all(&rows, outbox::dead_letter_of)
+    }
+
+    async fn webhook_states(&self, tenant_id: &str) -> Result<Vec<WebhookState>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.webhook_states, &[&Text(tenant_id)]).await?;
+        all(&rows, outbox::state_of)
     }
 
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {

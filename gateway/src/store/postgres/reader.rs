@@ -12,7 +12,9 @@ use super::super::proof::verify_against_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{StoredText, Text};
-use super::{BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, to_sql};
+use super::{
+    BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, outbox, to_sql,
+};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
 
@@ -187,6 +189,11 @@ pub(super) struct ReadConnection {
     pub(super) decided: Statement,
     pub(super) manifests: Statement,
     pub(super) unproven_passports: Statement,
+    pub(super) due_events: Statement,
+    pub(super) due_expired: Statement,
+    /// Of a webhook, and of a tenant.
+    pub(super) dead_letters: [Statement; 2],
+    pub(super) webhook_states: Statement,
 }
 
 impl ReadConnection {
@@ -208,7 +215,13 @@ impl ReadConnection {
         ];
         let [a, b, c] = Subject::ALL.map(lookup::has_event);
         let has_event = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
+        let [a, b] = outbox::dead_letters();
+        let dead_letters = [client.prepare(&a).await?, client.prepare(&b).await?];
         Ok(Self {
+            dead_letters,
+            due_events: client.prepare(outbox::DUE_EVENTS).await?,
+            due_expired: client.prepare(outbox::DUE_EXPIRED).await?,
+            webhook_states: client.prepare(outbox::STATES).await?,
             list_approvals,
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,

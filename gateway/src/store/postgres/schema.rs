@@ -4,13 +4,14 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::error::DatabaseError;
+use super::outbox::WEBHOOKS;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 5;
+pub(super) const SCHEMA_VERSION: i32 = 6;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 5] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES];
+const MIGRATIONS: [&str; 6] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;

@@ -15,6 +15,7 @@ CREATE INDEX IF NOT EXISTS events_asked ON events (chain,
 CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
     CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END)
     WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
+CREATE INDEX IF NOT EXISTS events_announced ON events (chain, seq) WHERE instr(event, '\"announces\":[') > 0;
 ";
 
 /// Finds an event about ?3 that contains ?4 or ?5 on the chain ?2 of the tenant ?1.

@@ -10,6 +10,7 @@ mod checkpoint;
 mod database;
 mod halts;
 mod lookup;
+mod outbox;
 mod reader;
 mod rows;
 mod schema;
@@ -36,6 +37,7 @@ use self::writer::{Writer, probe};
 use super::batch::find_live;
 use super::error::{OpenError, StoreError};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
+use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::queue::{Job, Jobs};
 use super::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
@@ -328,6 +330,40 @@ impl Store for SqliteStore {
     ) -> Result<Vec<AccountUse>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         self.readers.read(move |connection| budgets::list(connection, &tenant_id, now, after, limit)).await
+    }
+
+    async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {
+        self.jobs.change_outbox(change).await
+    }
+
+    async fn due_announcements(
+        &self,
+        webhook: &Arc<str>,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
+        let webhook = Arc::clone(webhook);
+        self.readers.read(move |connection| outbox::due(connection, &webhook, now, limit)).await
+    }
+
+    async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        let webhook = webhook.to_owned();
+        self.readers.read(move |connection| outbox::queued(connection, &webhook, limit)).await
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| outbox::dead_letters(connection, &tenant_id, after, limit)).await
+    }
+
+    async fn webhook_states(&self, tenant_id: &str) -> Result<Vec<WebhookState>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| outbox::states(connection, &tenant_id)).await
     }
 
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {

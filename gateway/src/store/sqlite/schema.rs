@@ -5,14 +5,15 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
+use super::outbox::WEBHOOKS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 9;
+pub(super) const SCHEMA_VERSION: i64 = 10;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 9] =
-    [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS, OUTCOMES];
+const MIGRATIONS: [&str; 10] =
+    [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
+use super::outbox;
 use super::reader::last_recorded;
 use super::rows::BatchTransaction;
 use super::schema::set_open;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::halts::KnownHalts;
 use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
+use crate::store::outbox::OutboxChange;
 use crate::store::queue::{self, Append, Job, JobBatch};
 use crate::store::{Rotation, SealedKey};
 
@@ -59,7 +61,7 @@ impl Writer {
     /// Runs until stopped or until all senders are gone.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let JobBatch { keys, mut appends, checks } = JobBatch::collect_jobs(first, &mut queue);
+            let JobBatch { keys, mut appends, checks, outbox } = JobBatch::collect_jobs(first, &mut queue);
             for (key, rotation, response) in keys {
                 let _ = response.send(self.add_key(&key, rotation));
             }
@@ -75,6 +77,9 @@ impl Writer {
                         tracing::error!(%error, events = appends.len(), "writing to the ledger failed");
                     }
                 }
+            }
+            for (change, response) in outbox {
+                let _ = response.send(self.change_outbox(&change));
             }
             self.reply_checks(checks);
         }
@@ -112,6 +117,13 @@ impl Writer {
         let added = self.while_in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
         added.map_err(|error| {
             tracing::error!(%error, "storing a signing key failed");
+            StoreError::Unavailable
+        })
+    }
+
+    fn change_outbox(&mut self, change: &OutboxChange) -> Result<bool, StoreError> {
+        self.while_in_place(|writer| outbox::change(&mut writer.connection, change)).map_err(|error| {
+            tracing::error!(%error, "storing the state of a webhook failed");
             StoreError::Unavailable
         })
     }

@@ -252,13 +252,14 @@ async fn texts_round_trip() {
     assert_eq!(store.approved_manifest(odd, odd).await, Ok(Some(odd.to_owned())));
     let decided = ApprovalDecision {
         approved: true,
-        by: odd.to_owned(),
+        // Not the user, who cannot decide.
+        by: format!("{odd}\0"),
         at: FAR_FUTURE + 3,
         note: Some(odd.to_owned()),
     };
     let (ballot, voted) = (Box::new(ballot(&decided)), Box::new(event.clone()));
     let change = Change::DecideApproval { id: "apr_1".to_owned(), ballot, voted, halt_epoch: Some(0) };
-    store.change(Transition { event, change }).await.unwrap();
+    assert_eq!(store.change(Transition { event, change }).await, Ok(TransitionOutcome::Recorded));
     assert_eq!(store.approval(odd, "apr_1").await.unwrap().unwrap().decided, Some(decided));
 }
 
@@ -500,6 +501,9 @@ async fn least_privilege_role_suffices_and_cannot_change_events() {
     let page = include_str!("../../../../docs/gateway/operations.md");
     let (grants, _) = page.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
     submit(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
+    let unwritable = "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'actpass'
+                      AND NOT has_table_privilege('gateway', schemaname || '.' || tablename, 'INSERT, UPDATE')";
+    assert_eq!(submit(server, &url, unwritable), "migrations");
     let url = url.replace("postgres:pg", "gateway:pg");
     let store = open(&url).await;
     store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 1) }).await.unwrap();
