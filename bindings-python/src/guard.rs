@@ -406,9 +406,10 @@ pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> 
 #[pyfunction]
 pub(crate) fn invalid_passport<'py>(
     tool: &Bound<'py, PyAny>,
-    errors: Vec<String>,
+    errors: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     catch_panic(tool.py(), || {
+        let errors: Vec<String> = errors.extract()?;
         blocked_outcome(
             tool.py(),
             Blocked::invalid_passport(string("tool", tool)?, &errors),

@@ -172,8 +172,8 @@ impl Decision {
 
     /// The decision on an action that waited for the approval `id` when it was stopped. `answer` is
     /// the decision that required the approval; `explain` is the gateway's explanation of the stop.
-    pub(crate) fn halted(answer: &Self, id: &str, explain: Option<Json>) -> Self {
-        let said = explain.as_ref().map(Explain::of).unwrap_or_default();
+    pub(crate) fn halted(answer: &Self, id: &str, explain: Option<&Json>) -> Self {
+        let said = explain.map(Explain::of).unwrap_or_default();
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         let summary = or(said.summary, "The action is stopped, so its approval cannot be decided.");
         let next_step = or(said.next_steps.join(" "), "Resume the action after the stop is lifted.");

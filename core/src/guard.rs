@@ -239,7 +239,7 @@ impl Verdict {
         pending: PendingApproval,
         approval: &Approval,
     ) -> Self {
-        let decision = Decision::halted(original, pending.id(), approval.explain());
+        let decision = Decision::halted(original, pending.id(), approval.explain().as_ref());
         Self::Blocked(Blocked::new(request, decision, None, Some(pending)))
     }
 

@@ -38,7 +38,7 @@ impl HaltWatch {
                 }
                 Next::Sleep(until) => {
                     let sleep = pin!(actpass.sleep_until(until));
-                    drop(select(sleep, pin!(self.halts.woken())).await);
+                    let _ = select(sleep, pin!(self.halts.woken())).await;
                     continue;
                 }
                 Next::Ask(subject, epoch) => self.ask(actpass, &subject, epoch).await,

@@ -359,7 +359,7 @@ impl Halts {
         if let Some(before) = self.0.seen.raise(epoch) {
             if let Some(before) = before {
                 ignore_panic(|| {
-                    tracing::info!(epoch, before, "halt epoch rose: a stop was issued or lifted")
+                    tracing::info!(epoch, before, "halt epoch rose: a stop was issued or lifted");
                 });
             }
             self.on_rise();

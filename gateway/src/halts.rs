@@ -248,11 +248,11 @@ impl KnownHalts {
     }
 
     /// Publishes halts if their epoch is newer, and returns the latest ones.
-    pub(crate) fn publish(&self, halts: Arc<ActiveHalts>) -> Arc<ActiveHalts> {
+    pub(crate) fn publish(&self, halts: &Arc<ActiveHalts>) -> Arc<ActiveHalts> {
         self.0.send_if_modified(|known| {
             let is_newer = halts.epoch > known.epoch;
             if is_newer {
-                known.clone_from(&halts);
+                known.clone_from(halts);
             }
             is_newer
         });
@@ -446,11 +446,11 @@ mod tests {
         let known = KnownHalts::default();
         let at = |epoch| Arc::new(ActiveHalts { epoch, halts: Vec::new() });
         let mut seen = known.subscribe();
-        assert_eq!(known.publish(at(2)).epoch, 2);
+        assert_eq!(known.publish(&at(2)).epoch, 2);
         assert!(seen.has_changed().unwrap());
         seen.mark_unchanged();
-        assert_eq!(known.publish(at(1)).epoch, 2);
-        assert_eq!(known.publish(at(2)).epoch, 2);
+        assert_eq!(known.publish(&at(1)).epoch, 2);
+        assert_eq!(known.publish(&at(2)).epoch, 2);
         assert!(!seen.has_changed().unwrap());
     }
 }

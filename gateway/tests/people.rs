@@ -238,6 +238,7 @@ struct Tries {
 }
 
 impl Tries {
+    #[expect(clippy::needless_pass_by_value, reason = "callers pass literals")]
     fn expect<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, expected: T) {
         self.count += 1;
         if found != expected {

@@ -11,14 +11,23 @@
 #[path = "../../../gateway/src/budget.rs"]
 mod budget;
 #[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
+#[path = "../../../gateway/src/clock.rs"]
+mod clock;
+#[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/history.rs"]
 mod history;
+#[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
+#[path = "../../../gateway/src/object_writer.rs"]
+mod object_writer;
 #[expect(dead_code, unreachable_pub, unused_imports, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/policy/mod.rs"]
 mod policy;
 #[expect(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/problems.rs"]
 mod problems;
+#[allow(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
+#[path = "../../../gateway/src/quorum.rs"]
+mod quorum;
 #[expect(dead_code, unreachable_pub, reason = "included from the benchmarks, used in part")]
 #[path = "../../src/samples.rs"]
 mod samples;

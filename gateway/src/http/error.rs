@@ -166,9 +166,10 @@ impl IntoResponse for ApiError {
         let (status, code) = self.status_and_code();
         let error =
             object([("code", Some(Json::from(code))), ("message", Some(Json::String(self.message())))]);
-        let halt_epoch = match &self {
-            Self::Service(ServiceError::Halted(_, epoch)) => Some(epoch_json(*epoch)),
-            _ => None,
+        let halt_epoch = if let Self::Service(ServiceError::Halted(_, epoch)) = &self {
+            Some(epoch_json(*epoch))
+        } else {
+            None
         };
         let body = object([("error", Some(error)), ("halt_epoch", halt_epoch)]);
         let mut response = json(status, body.to_string());

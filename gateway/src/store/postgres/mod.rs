@@ -165,7 +165,7 @@ impl Store for PostgresStore {
             tracing::error!("the table actpass.halt_state has no row");
             return Err(StoreError::Unavailable);
         };
-        Ok(self.halts.publish(Arc::new(active)))
+        Ok(self.halts.publish(&Arc::new(active)))
     }
 
     async fn halt(&self, id: &str) -> Result<Option<Halt>, StoreError> {

@@ -181,7 +181,7 @@ impl Writer {
             let connection = self.connected().await?;
             let failure = match connection.transact(&mut appends, &clock).await {
                 Ok(halts) => {
-                    self.halts.publish(halts);
+                    self.halts.publish(&halts);
                     return Ok(appends);
                 }
                 Err(failure) => failure,

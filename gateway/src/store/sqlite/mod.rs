@@ -123,7 +123,7 @@ impl SqliteStore {
         file.watch_files()?;
         let (jobs, queue) = Jobs::new();
         let halts = KnownHalts::default();
-        halts.publish(Arc::new(halts::active(&connection).map_err(sqlite)?));
+        halts.publish(&Arc::new(halts::active(&connection).map_err(sqlite)?));
         let file = Arc::new(file);
         let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock, halts.clone())?;
         let thread = std::thread::Builder::new()
@@ -175,7 +175,7 @@ impl Store for SqliteStore {
     }
 
     async fn halts(&self) -> Result<Arc<ActiveHalts>, StoreError> {
-        Ok(self.halts.publish(Arc::new(self.readers.read(halts::active).await?)))
+        Ok(self.halts.publish(&Arc::new(self.readers.read(halts::active).await?)))
     }
 
     async fn halt(&self, id: &str) -> Result<Option<Halt>, StoreError> {

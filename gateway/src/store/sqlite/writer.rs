@@ -144,7 +144,7 @@ impl Writer {
         prune(&transaction, now.div_euclid(1000), pruned)?;
         budgets::prune(&transaction, now, pruned)?;
         transaction.commit()?;
-        self.halts.publish(halts);
+        self.halts.publish(&halts);
         Ok(bytes)
     }
 

@@ -191,7 +191,7 @@ fn revoke(chain: &str, jti: &str) -> Transition {
 const FAR_FUTURE: i64 = 4_000_000_000;
 
 /// A person's decision on an approval, with its event.
-fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Transition {
+fn decision(tenant: &str, approval: &Approval, decided: &ApprovalDecision) -> Transition {
     let Record { mut event, .. } = event(tenant, "decisions", 2);
     let kind = if decided.approved { "approval.approved" } else { "approval.rejected" };
     event.event_type = kind.to_owned();
@@ -200,11 +200,11 @@ fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Tra
     event.metadata = Some(object([
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("decided_by", Some(Json::from(&*decided.by))),
-        ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
+        ("usable_until", Some(Json::String(rfc3339(approval.usable_until(decided))))),
     ]));
     let mut voted = Box::new(event.clone());
     voted.event_type = "approval.voted".to_owned();
-    let ballot = Box::new(ballot(&decided));
+    let ballot = Box::new(ballot(decided));
     let change = Change::DecideApproval { id: approval.id.clone(), ballot, voted, halt_epoch: Some(0) };
     Transition { event, change }
 }
@@ -650,7 +650,7 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
 
     let said = |approved, at| ApprovalDecision { approved, by: "alice".to_owned(), at, note: None };
     let decide = |tenant: &str, id: &str, decided: ApprovalDecision| {
-        store.change(decision(tenant, &approval(id), decided))
+        store.change(decision(tenant, &approval(id), &decided))
     };
     assert_eq!(decide("t", "apr_1", said(true, FAR_FUTURE + 100)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(decide("u", "apr_1", said(true, FAR_FUTURE + 50)).await, Ok(TransitionOutcome::Stale));
@@ -743,9 +743,9 @@ async fn row_without_event_grants_nothing(backend: &Backend) {
         store.decide(opening(id, false)).await.unwrap();
     }
     let yes = || ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &pending_approval("apr_2"), yes())).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_2"), &yes())).await.unwrap();
     let no = ApprovalDecision { approved: false, ..yes() };
-    store.change(decision("t", &pending_approval("apr_3"), no)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_3"), &no)).await.unwrap();
     let other = backend.outside().await;
     let forge = |set: &str, id: &str| format!("UPDATE approvals SET {set} WHERE id = '{id}'");
     let forged = forge("approved = true, decided_by = 'alice', decided_at = 4000000001", "apr_1");
@@ -813,7 +813,7 @@ async fn audit_finds_rows_without_events(backend: &Backend) {
     for id in ["apr_1", "apr_2", "apr_3"] {
         store.decide(opening(id, false)).await.unwrap();
     }
-    store.change(decision("t", &pending_approval("apr_1"), yes())).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), &yes())).await.unwrap();
     for jti in ["ap_1", "ap_2", "ap_3"] {
         store.record(issue(jti)).await.unwrap();
     }
@@ -851,7 +851,7 @@ async fn cleared_spent_flag_is_restored_from_ledger(backend: &Backend) {
     let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), &yes)).await.unwrap();
     for jti in ["ap_1", "ap_2"] {
         store
             .record(Record { mutation: issue(jti, FAR_FUTURE), ..event("t", "decisions", 1) })
@@ -945,7 +945,7 @@ async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
         store.decide(opening(id, false)).await.unwrap();
     }
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), &yes)).await.unwrap();
     store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     assert_eq!(store.decide(idempotent("t", "key", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
@@ -1007,7 +1007,7 @@ async fn one_open_approval_per_action(backend: &Backend) {
     assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR_FUTURE + 1).await, Ok(None));
     assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 100).await, Ok(None));
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    stores[0].change(decision("t", &approval, yes)).await.unwrap();
+    stores[0].change(decision("t", &approval, &yes)).await.unwrap();
     assert_eq!(
         stores[1].decide(opening("apr_a", true)).await,
         Ok(DecisionOutcome::Stale),
@@ -1021,7 +1021,7 @@ async fn append_only_tables_reject_changes(backend: &Backend) {
     let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
     let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
-    store.change(decision("t", &pending_approval("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &pending_approval("apr_1"), &yes)).await.unwrap();
     store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
