@@ -1,6 +1,7 @@
 //! Settings: read from a file or from command-line options, and validated completely before
 //! anything starts.
 
+mod sign_in;
 mod webhooks;
 
 use std::collections::{HashMap, HashSet};
@@ -31,6 +32,7 @@ use crate::passport;
 use crate::policy::{Policy, RiskTier};
 use crate::problems::Problems;
 use crate::seal::MasterKey;
+use crate::sign_in::SignInSettings;
 use crate::store::{Database, Location, TlsTrust};
 use crate::webhooks::Webhook;
 
@@ -95,6 +97,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// The webhooks.
     pub webhooks: Vec<Webhook>,
+    /// Sign-in of people at an identity provider.
+    pub sign_in: Option<SignInSettings>,
     /// Warnings about valid but suspicious settings, each with the member's name.
     pub warnings: Vec<String>,
 }
@@ -317,6 +321,7 @@ impl Settings {
             base_path: String::new(),
             log_level: LogLevel::default(),
             webhooks: Vec::new(),
+            sign_in: None,
             warnings: Vec::new(),
         })
     }
@@ -398,6 +403,7 @@ impl SettingsReader<'_> {
         let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
         self.check_lifters(lift_by.as_deref(), &keyring);
         let webhooks = self.webhooks(&mut root, &tenants);
+        let sign_in = self.sign_in(&mut root, &tenants);
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
@@ -448,6 +454,7 @@ impl SettingsReader<'_> {
             base_path,
             log_level,
             webhooks,
+            sign_in,
             warnings: self.warnings,
         })
     }

@@ -33,6 +33,7 @@ pub mod request;
 pub mod seal;
 pub mod server;
 mod service;
+pub mod sign_in;
 pub mod store;
 pub mod vault;
 pub mod webhooks;

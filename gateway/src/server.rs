@@ -34,6 +34,7 @@ use crate::passport::SigningKeyStore;
 use crate::passport::keys::SigningKeyError;
 use crate::seal::{MasterKey, SealError};
 use crate::service::{Service, SharedState};
+use crate::sign_in::SignIn;
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 use crate::webhooks::Dispatcher;
@@ -93,6 +94,9 @@ pub enum ServerError {
     /// The data is unusable.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The sign-in is unusable.
+    #[error("cannot use the identity provider: {0}")]
+    SignIn(String),
     /// A webhook is unusable.
     #[error("cannot use the webhook {0:?}: {1}")]
     Webhook(String, String),
@@ -156,6 +160,8 @@ impl Server {
         });
         let mut background = JoinSet::new();
         let page: Arc<str> = format!("{}{}", service.issuer, settings.base_path).into();
+        let sign_in = settings.sign_in.map(|sign_in| SignIn::new(sign_in, &page)).transpose();
+        let sign_in = sign_in.map_err(ServerError::SignIn)?;
         for webhook in service.webhooks.iter().cloned() {
             let name = Arc::clone(&webhook.name);
             let (store, clock) = (Arc::clone(&store), service.clock.clone());
@@ -175,7 +181,12 @@ impl Server {
             service,
             body_bytes: settings.body_bytes,
             body_timeout: timeouts.body,
-            page: Page::new(settings.tls.is_some(), settings.base_path.as_str().into()),
+            page: Page::new(
+                settings.tls.is_some(),
+                settings.base_path.as_str().into(),
+                Arc::clone(&store),
+                sign_in,
+            ),
             hosts: settings.hosts,
             trusted_proxies: settings.trusted_proxies.clone(),
             attempts: Attempts::default(),

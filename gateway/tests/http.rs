@@ -15,9 +15,9 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
     AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
-    HaltOutcome, Listing, Location, OutboxChange, PassportState, PendingCounts, Record, Rotation,
-    SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition, TransitionOutcome,
-    WebhookState,
+    HaltOutcome, IdHash, Listing, Location, OutboxChange, PassportState, PendingCounts, Record, Rotation,
+    SealedCredential, SealedKey, SessionChange, Store, StoreError, StoredEvent, StoredSession, Subject,
+    Transition, TransitionOutcome, WebhookState,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -865,6 +865,15 @@ impl Store for Broken {
         self.fail().await
     }
     async fn count_pending(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingCounts, StoreError> {
+        self.fail().await
+    }
+    async fn change_session(&self, _: SessionChange) -> Result<bool, StoreError> {
+        self.fail().await
+    }
+    async fn session(&self, _: IdHash) -> Result<Option<StoredSession>, StoreError> {
+        self.fail().await
+    }
+    async fn sign_in(&self, _: IdHash) -> Result<Option<(String, i64)>, StoreError> {
         self.fail().await
     }
     async fn change_outbox(&self, _: OutboxChange) -> Result<bool, StoreError> {

@@ -21,6 +21,8 @@ mod limits;
 mod passports;
 #[path = "people.rs"]
 mod people;
+#[path = "sign_in.rs"]
+mod sign_in;
 #[path = "vault.rs"]
 mod vault;
 #[path = "webhooks.rs"]

@@ -139,7 +139,7 @@ impl SettingsReader<'_> {
     }
 
     /// Reads a file that contains a secret.
-    fn secret(&mut self, place: &str, file: &str) -> Option<Secret> {
+    pub(super) fn secret(&mut self, place: &str, file: &str) -> Option<Secret> {
         let path = self.folder.join(file);
         let read = files::read_text(&path);
         if read.is_ok() {

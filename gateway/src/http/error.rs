@@ -17,6 +17,7 @@ pub(super) enum ApiError {
     BodyTimeout,
     BodyTooLarge(usize),
     BodyUnreadable,
+    InvalidForm(String),
     InvalidHost(&'static str),
     InvalidJson(String),
     InvalidPath,
@@ -39,6 +40,7 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
+            Self::InvalidForm(_) => (StatusCode::BAD_REQUEST, "invalid_form"),
             Self::InvalidHost(_) => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
@@ -82,7 +84,7 @@ impl ApiError {
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
             Self::BodyUnreadable => "the body ended unexpectedly".to_owned(),
             Self::InvalidHost(problem) => (*problem).to_owned(),
-            Self::InvalidJson(problem) => problem.clone(),
+            Self::InvalidForm(problem) | Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "method not allowed for this path; see the Allow header".to_owned(),
             Self::RateLimited(seconds) => {
@@ -189,6 +191,7 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::InvalidHost(_)
+            | Self::InvalidForm(_)
             | Self::InvalidJson(_)
             | Self::InvalidPath
             | Self::MethodNotAllowed

@@ -26,7 +26,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
         let client = client(connection.peer.ip(), request.headers(), &app.trusted_proxies);
         tracing::Span::current().record("peer", tracing::field::display(client));
         request.extensions_mut().insert(Client(client));
-        if app.page.is_logged_in(&app, request.headers()) {
+        if app.page.is_logged_in(&app, request.headers()).await {
             connection.authenticate();
         }
     }

@@ -9,6 +9,7 @@ mod postgres;
 mod proof;
 mod queue;
 mod sealed;
+mod sessions;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub(crate) use self::outbox::EXPIRY;
 pub use self::outbox::{Cursor, DeadLetter, DueItem, OutboxChange, Place, WebhookState};
 pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
+pub use self::sessions::{IdHash, SessionChange, StoredSession};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
 use crate::approvals::{Approval, Status};
 use crate::clock::Clock;
@@ -333,6 +335,27 @@ pub trait Store: Send + Sync + fmt::Debug {
         after: i64,
         limit: u32,
     ) -> Result<Vec<AccountUse>, StoreError>;
+
+    /// Changes sessions of the page; returns `false` if there is nothing to change.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn change_session(&self, change: SessionChange) -> Result<bool, StoreError>;
+
+    /// Returns a session of the page, even if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn session(&self, id: IdHash) -> Result<Option<StoredSession>, StoreError>;
+
+    /// Returns the data of a sign-in and its end, in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError>;
 
     /// Changes the state of a webhook; returns `false` if the change is not possible: another
     /// gateway has the lease, or the message is unknown.

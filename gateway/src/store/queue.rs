@@ -7,6 +7,7 @@ use super::append::{
 };
 use super::error::StoreError;
 use super::outbox::OutboxChange;
+use super::sessions::SessionChange;
 use super::{Rotation, SealedKey};
 use crate::ledger::Head;
 
@@ -24,6 +25,7 @@ pub(super) enum Job {
     Append(Append),
     Check(Reply<()>),
     Outbox(OutboxChange, Reply<bool>),
+    Session(SessionChange, Reply<bool>),
     Stop,
 }
 
@@ -114,6 +116,10 @@ impl Jobs {
         self.submit(|reply| Job::Outbox(change, reply)).await
     }
 
+    pub(super) async fn change_session(&self, change: SessionChange) -> Result<bool, StoreError> {
+        self.submit(|reply| Job::Session(change, reply)).await
+    }
+
     /// Stops the writer after the queued jobs; returns `false` if it is gone.
     pub(super) async fn stop(&self) -> bool {
         self.0.send(Job::Stop).await.is_ok()
@@ -127,6 +133,7 @@ pub(super) struct JobBatch {
     pub(super) appends: Vec<Append>,
     pub(super) checks: Vec<Reply<()>>,
     pub(super) outbox: Vec<(OutboxChange, Reply<bool>)>,
+    pub(super) sessions: Vec<(SessionChange, Reply<bool>)>,
 }
 
 impl JobBatch {
@@ -140,6 +147,7 @@ impl JobBatch {
                 Job::Append(append) => batch.appends.push(append),
                 Job::Check(reply) => batch.checks.push(reply),
                 Job::Outbox(change, reply) => batch.outbox.push((change, reply)),
+                Job::Session(change, reply) => batch.sessions.push((change, reply)),
                 // Execute queued jobs, reject later ones.
                 Job::Stop => queue.close(),
             }

@@ -20,6 +20,7 @@ use rustls::pki_types::CertificateDer;
 
 pub(crate) use self::addresses::is_public;
 pub(crate) use self::dispatch::Dispatcher;
+pub(crate) use self::sender::Target;
 pub use self::signature::SigningSecret;
 
 /// What an event announces to webhooks.

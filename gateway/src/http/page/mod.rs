@@ -8,6 +8,7 @@ mod assets;
 mod guard;
 mod session;
 mod show;
+mod sign_in;
 mod view;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 
 use self::guard::Form;
-use self::session::{Activity, Cookie, Cookies, Operator, Sessions};
+use self::session::{Activity, Cookie, Cookies, Opener, Operator, Sessions};
 use super::App;
 use super::budgets::read_page;
 use super::client::Client;
@@ -35,7 +36,8 @@ use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKeyHash, Capability};
 use crate::request::{DecisionNote, LiftHalt, StartHalt};
 use crate::service::{Authorized, ServiceError, VerifyScope};
-use crate::store::Listing;
+use crate::sign_in::{SignIn, SignInError};
+use crate::store::{Listing, Store};
 
 /// Delay of the response to a wrong key, which slows down guessing.
 const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
@@ -48,6 +50,7 @@ const MAX_DELAYED_LOGINS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Page {
     sessions: Sessions,
+    sign_in: Option<SignIn>,
     attempts: Arc<Semaphore>,
     /// Whether the gateway itself terminates TLS.
     tls: bool,
@@ -57,10 +60,11 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn new(tls: bool, base: Arc<str>) -> Self {
+    pub(crate) fn new(tls: bool, base: Arc<str>, store: Arc<dyn Store>, sign_in: Option<SignIn>) -> Self {
         let cookies = Cookies::new(Arc::clone(&base));
         Self {
-            sessions: Sessions::new(cookies.clone()),
+            sessions: Sessions::new(cookies.clone(), store),
+            sign_in,
             attempts: Arc::new(Semaphore::new(MAX_DELAYED_LOGINS)),
             tls,
             cookies,
@@ -74,12 +78,9 @@ impl Page {
     }
 
     /// Returns whether the request belongs to a session.
-    pub(super) fn is_logged_in(&self, app: &App, headers: &HeaderMap) -> bool {
+    pub(super) async fn is_logged_in(&self, app: &App, headers: &HeaderMap) -> bool {
         headers.contains_key(header::COOKIE)
-            && self
-                .sessions
-                .find(headers, &app.keyring, self.tls, app.service.clock.seconds(), Activity::Refresh)
-                .is_some()
+            && operator(app, headers, Activity::Refresh).await.is_ok_and(|operator| operator.is_some())
     }
 
     /// Redirects to a path of the page.
@@ -102,6 +103,9 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/halts/{id}/lift", post(lift_halt))
         .route("/login", post(login))
         .route("/logout", post(logout))
+        .route("/sign-in", get(sign_in::begin))
+        .route("/sign-in/callback", get(sign_in::callback))
+        .route("/sign-in/logout", post(sign_in::logout))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(middleware::from_fn(guard::security_headers))
 }
@@ -116,6 +120,8 @@ enum PageError {
     LoggedOut,
     LoginForm,
     Origin,
+    /// A sign-in failed; with the reason, if the person should know it.
+    SignIn(Option<SignInError>),
     Token,
     TooManyAttempts,
     WrongKey,
@@ -139,7 +145,7 @@ async fn index(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let Some(operator) = operator(&app, &headers, Activity::Counts) else {
+        let Some(operator) = operator(&app, &headers, Activity::Counts).await? else {
             return Ok(login_form(&app, &headers, StatusCode::OK, None));
         };
         let query = query.map(|Query(query)| query).unwrap_or_default();
@@ -159,7 +165,7 @@ async fn live(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Refresh).ok_or(PageError::LoggedOut)?;
+        let operator = operator(&app, &headers, Activity::Refresh).await?.ok_or(PageError::LoggedOut)?;
         let query = query.map(|Query(query)| query).unwrap_or_default();
         overview(&app, &operator, None, &query).await
     };
@@ -214,7 +220,7 @@ async fn budgets(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
+        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
         within_limit(&operator.key)?;
         let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
         let (after, limit) = read_page(&query).map_err(ApiError::from)?;
@@ -235,7 +241,7 @@ async fn detail(
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
+        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
         within_limit(&operator.key)?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
@@ -407,12 +413,11 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         };
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
         within_limit(key)?;
-        if let Some(before) = operator(&app, &headers, Activity::Refresh) {
-            app.page.sessions.close(&before);
+        if let Some(before) = operator(&app, &headers, Activity::Refresh).await? {
+            app.page.sessions.close(&before).await.map_err(ServiceError::from)?;
         }
-        let opened =
-            app.page.sessions.open(ApiKeyHash::of(presented.expose()), secure, app.service.clock.seconds());
-        let id = opened.map_err(|_| ServiceError::Internal)?;
+        let opener = Opener::Key(&ApiKeyHash::of(presented.expose()));
+        let id = open_session(&app, opener, &key.tenant.id, secure).await?;
         tracing::info!("logged in");
         let mut response = app.page.redirect("/");
         let cookies = &app.page.cookies;
@@ -429,7 +434,7 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let response = async {
         let (operator, _) = read_form(&app, request, &["token"]).await?;
-        app.page.sessions.close(&operator);
+        app.page.sessions.close(&operator).await.map_err(ServiceError::from)?;
         let mut response = app.page.redirect("/");
         for cookie in
             [true, false].into_iter().filter_map(|secure| app.page.cookies.unset(Cookie::Session, secure))
@@ -441,25 +446,45 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     finish(&app, &headers, response).await
 }
 
+/// Opens a session and returns its id.
+async fn open_session(
+    app: &App,
+    opener: Opener<'_>,
+    tenant_id: &Arc<str>,
+    secure: bool,
+) -> Result<Secret, ServiceError> {
+    let opened = app.page.sessions.open(opener, tenant_id, secure, app.service.clock.seconds()).await;
+    opened.map_err(|error| match error {
+        session::OpenError::Random(_) => ServiceError::Internal,
+        session::OpenError::Store(error) => error.into(),
+    })
+}
+
 /// Returns the operator of the request's session.
-fn operator(app: &App, headers: &HeaderMap, counts: Activity) -> Option<Operator> {
-    let now = app.service.clock.seconds();
-    let operator = app.page.sessions.find(headers, &app.keyring, app.page.tls, now, counts)?;
-    let key = &operator.key;
-    tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
-    Some(operator)
+async fn operator(
+    app: &App,
+    headers: &HeaderMap,
+    counts: Activity,
+) -> Result<Option<Operator>, ServiceError> {
+    let at = (app.page.tls, app.service.clock.seconds());
+    let sign_in = app.page.sign_in.as_ref();
+    let operator = app.page.sessions.find(headers, &app.keyring, sign_in, at, counts).await?;
+    if let Some(Operator { key, .. }) = &operator {
+        tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
+    }
+    Ok(operator)
 }
 
 /// Reads a form of a logged-in operator from the operator's own page.
 async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Operator, Form), PageError> {
     let (parts, body) = request.into_parts();
-    let sender = || {
+    let sender = async {
         guard::same_origin(&parts.headers, &parts.uri, app.page.tls)?;
-        let operator = operator(app, &parts.headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
+        let operator = operator(app, &parts.headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
         within_limit(&operator.key)?;
         Ok(operator)
     };
-    let operator = match sender() {
+    let operator = match sender.await {
         Ok(operator) => operator,
         Err(refusal) => {
             drain(body);
@@ -483,7 +508,8 @@ fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Optio
     let known = login_token(app, headers).map(|token| Ok(Secret::new(token)));
     let response: Result<_, ApiError> =
         known.unwrap_or_else(session::random).map_err(|_| ServiceError::Internal.into()).and_then(|token| {
-            let mut response = view::login(&app.page.base, status, problem, &token)?;
+            let mut response =
+                view::login(&app.page.base, status, problem, &token, app.page.sign_in.is_some())?;
             let cookie =
                 app.page.cookies.set(Cookie::Login, &token, app.page.tls).ok_or(ServiceError::Internal)?;
             response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -552,6 +578,20 @@ async fn render_error(app: &App, headers: &HeaderMap, refusal: PageError) -> Res
             "The form did not come from this gateway's page. Nothing was done. If it did, check that the \
             proxy forwards the browser's Host header unchanged.",
         ),
+        PageError::SignIn(None) => form(
+            StatusCode::FORBIDDEN,
+            "page_sign_in",
+            "The sign-in has expired, or was begun in another browser. Try again.",
+        ),
+        PageError::SignIn(Some(SignInError::NoRole)) => form(
+            StatusCode::FORBIDDEN,
+            "page_sign_in_no_role",
+            "You are signed in, but none of your groups has a role at this gateway.",
+        ),
+        PageError::SignIn(Some(error)) => {
+            tracing::warn!(%error, "a sign-in failed");
+            form(StatusCode::BAD_GATEWAY, "page_sign_in_failed", "The sign-in failed. Try again.")
+        }
         PageError::Token => failed(
             StatusCode::FORBIDDEN,
             "page_token",

@@ -1,8 +1,6 @@
-//! Sessions in memory, and their cookies.
+//! Sessions, which all gateways on the same data share, and their cookies.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use actpass_protocol::Secret;
 use cookie::SameSite;
@@ -12,32 +10,35 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::auth::{ApiKey, ApiKeyHash, Capability, Keyring};
+use crate::sign_in::{Identity, SignIn};
+use crate::store::{IdHash, SessionChange, Store, StoreError, StoredSession};
 
 /// Maximum session lifetime, in seconds.
 pub(super) const MAX_SESSION_SECONDS: i64 = 8 * 60 * 60;
 
+/// Maximum duration of a sign-in, in seconds.
+pub(super) const SIGN_IN_SECONDS: i64 = 10 * 60;
+
 /// Maximum idle time, in seconds. Automatic refreshes do not count as activity.
 pub(super) const MAX_IDLE_SECONDS: i64 = 30 * 60;
 
-/// Maximum number of sessions per key. Another login ends the least recently used session.
-const MAX_SESSIONS_PER_KEY: usize = 32;
+/// Maximum number of sessions per key or person. Another login ends the least recently used session.
+const MAX_SESSIONS: u32 = 32;
 
-/// The sessions of this process.
-#[derive(Default)]
+/// Activity is recorded if the last recorded one is at least this old, in seconds.
+const TOUCH_SECONDS: i64 = 60;
+
+/// The sessions of the page.
+#[derive(Debug)]
 pub(super) struct Sessions {
     cookies: Cookies,
-    open: Mutex<HashMap<SessionHash, Session>>,
+    store: Arc<dyn Store>,
 }
 
-/// The SHA-256 of a session id. The lookup time reveals only the hash of the sent id.
-type SessionHash = [u8; 32];
-
-struct Session {
-    key: ApiKeyHash,
-    token: Arc<Secret>,
-    secure: bool,
-    opened: i64,
-    used: i64,
+/// Who opens a session.
+pub(super) enum Opener<'a> {
+    Key(&'a ApiKeyHash),
+    Person(&'a Identity),
 }
 
 /// A logged-in person.
@@ -46,7 +47,7 @@ pub(super) struct Operator {
     pub(super) key: Arc<ApiKey>,
     /// CSRF token of the session's forms.
     pub(super) token: Arc<Secret>,
-    name: SessionHash,
+    id: IdHash,
 }
 
 /// Whether a lookup counts as activity.
@@ -56,75 +57,96 @@ pub(super) enum Activity {
     Refresh,
 }
 
+/// Error of opening a session.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 impl Sessions {
-    pub(super) fn new(cookies: Cookies) -> Self {
-        Self { cookies, open: Mutex::default() }
+    pub(super) fn new(cookies: Cookies, store: Arc<dyn Store>) -> Self {
+        Self { cookies, store }
     }
 
     /// Starts a session and returns its id, which is not stored.
-    pub(super) fn open(&self, key: ApiKeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
+    pub(super) async fn open(
+        &self,
+        opener: Opener<'_>,
+        tenant_id: &Arc<str>,
+        secure: bool,
+        now: i64,
+    ) -> Result<Secret, OpenError> {
         let (id, token) = (random()?, random()?);
-        let mut sessions = self.lock();
-        sessions.retain(|_, session| session.is_active(now));
-        let of_key = || sessions.iter().filter(|(_, session)| session.key == key);
-        if of_key().count() >= MAX_SESSIONS_PER_KEY {
-            let oldest = of_key().min_by_key(|(_, session)| session.used).map(|(name, _)| *name);
-            oldest.map(|oldest| sessions.remove(&oldest));
-        }
-        let session = Session { key, token: Arc::new(token), secure, opened: now, used: now };
-        sessions.insert(hash_of(&id), session);
+        let (opener, identity, seconds, provider_session) = match opener {
+            Opener::Key(key) => (format!("key:{key}"), None, MAX_SESSION_SECONDS, None),
+            Opener::Person(person) => (
+                person.opener(),
+                Some(person.to_json()),
+                person.session_seconds.min(MAX_SESSION_SECONDS),
+                person.provider_session.clone(),
+            ),
+        };
+        let session = StoredSession {
+            id: hash_of(id.expose()),
+            opener,
+            tenant_id: Arc::clone(tenant_id),
+            identity,
+            token: token.expose().to_owned(),
+            secure,
+            opened: now,
+            used: now,
+            until: now.saturating_add(seconds),
+            provider_session,
+        };
+        let idle_since = now.saturating_sub(MAX_IDLE_SECONDS);
+        let session = Box::new(session);
+        self.store.change_session(SessionChange::Open { session, limit: MAX_SESSIONS, idle_since }).await?;
         Ok(id)
     }
 
-    /// Finds the session of the request's cookie. The session ends if its key no longer may use
-    /// the page.
-    pub(super) fn find(
+    /// Finds the session of the request's cookie. The session ends if its key, or the person's
+    /// role, no longer may use the page.
+    pub(super) async fn find(
         &self,
         headers: &HeaderMap,
         keyring: &Keyring,
-        tls: bool,
-        now: i64,
+        sign_in: Option<&SignIn>,
+        (tls, now): (bool, i64),
         counts: Activity,
-    ) -> Option<Operator> {
-        let (id, secure) = match self.cookies.read(Cookie::Session, headers, true) {
-            Some(id) => (id, true),
-            None if tls => return None,
-            None => (self.cookies.read(Cookie::Session, headers, false)?, false),
+    ) -> Result<Option<Operator>, StoreError> {
+        let found = match self.cookies.read(Cookie::Session, headers, true) {
+            Some(id) => Some((id, true)),
+            None if tls => None,
+            None => self.cookies.read(Cookie::Session, headers, false).map(|id| (id, false)),
         };
-        let name = hash_of(&Secret::new(id));
-        let mut sessions = self.lock();
-        let session = sessions.get_mut(&name)?;
-        let key = keyring.known(&session.key).filter(|key| key.role.may(Capability::UsePage));
-        let Some(key) = key.filter(|_| session.secure == secure && session.is_active(now)) else {
-            sessions.remove(&name);
-            return None;
+        let Some((id, secure)) = found else { return Ok(None) };
+        let id = hash_of(id);
+        let Some(session) = self.store.session(id).await? else { return Ok(None) };
+        let is_active = now < session.until && now < session.used.saturating_add(MAX_IDLE_SECONDS);
+        let key = key_of(&session, keyring, sign_in).filter(|key| key.role.may(Capability::UsePage));
+        let Some(key) = key.filter(|_| session.secure == secure && is_active) else {
+            self.store.change_session(SessionChange::Close { id }).await?;
+            return Ok(None);
         };
-        if counts == Activity::Counts {
-            session.used = now;
+        if counts == Activity::Counts && now >= session.used.saturating_add(TOUCH_SECONDS) {
+            self.store.change_session(SessionChange::Touch { id, now }).await?;
         }
-        Some(Operator { key: Arc::clone(key), token: Arc::clone(&session.token), name })
+        Ok(Some(Operator { key, token: Arc::new(Secret::new(session.token)), id }))
     }
 
-    pub(super) fn close(&self, operator: &Operator) {
-        self.lock().remove(&operator.name);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionHash, Session>> {
-        // No code that holds the lock leaves a partial update on panic.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) async fn close(&self, operator: &Operator) -> Result<(), StoreError> {
+        self.store.change_session(SessionChange::Close { id: operator.id }).await.map(drop)
     }
 }
 
-impl fmt::Debug for Sessions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sessions({})", self.lock().len())
-    }
-}
-
-impl Session {
-    fn is_active(&self, now: i64) -> bool {
-        now < self.opened.saturating_add(MAX_SESSION_SECONDS)
-            && now < self.used.saturating_add(MAX_IDLE_SECONDS)
+/// Returns who acts in a session.
+fn key_of(session: &StoredSession, keyring: &Keyring, sign_in: Option<&SignIn>) -> Option<Arc<ApiKey>> {
+    match &session.identity {
+        None => keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?).cloned(),
+        Some(identity) => Some(Arc::new(ApiKey::of(sign_in?.principal(&Identity::parse(identity)?)?))),
     }
 }
 
@@ -135,6 +157,8 @@ pub(super) enum Cookie {
     Login,
     /// Session id.
     Session,
+    /// State of a sign-in, which returns from another site.
+    SignIn,
 }
 
 /// Reads and writes the page's cookies.
@@ -160,6 +184,9 @@ impl Cookies {
             (Cookie::Session, true, true) => "__Host-actpass",
             (Cookie::Session, true, false) => "__Secure-actpass",
             (Cookie::Session, false, _) => "actpass",
+            (Cookie::SignIn, true, true) => "__Host-actpass-sign-in",
+            (Cookie::SignIn, true, false) => "__Secure-actpass-sign-in",
+            (Cookie::SignIn, false, _) => "actpass-sign-in",
         }
     }
 
@@ -173,6 +200,7 @@ impl Cookies {
         let age = match cookie {
             Cookie::Login => None,
             Cookie::Session => Some(Duration::seconds(MAX_SESSION_SECONDS)),
+            Cookie::SignIn => Some(Duration::seconds(SIGN_IN_SECONDS)),
         };
         self.header(cookie, value.expose(), age, secure)
     }
@@ -182,18 +210,13 @@ impl Cookies {
         self.header(cookie, "", Some(Duration::ZERO), secure)
     }
 
-    fn header(
-        &self,
-        cookie: Cookie,
-        value: &str,
-        age: Option<Duration>,
-        secure: bool,
-    ) -> Option<HeaderValue> {
+    fn header(&self, kind: Cookie, value: &str, age: Option<Duration>, secure: bool) -> Option<HeaderValue> {
         let path = if self.base_path.is_empty() { "/" } else { &self.base_path };
-        let mut cookie = cookie::Cookie::new(self.name(cookie, secure), value);
+        let mut cookie = cookie::Cookie::new(self.name(kind, secure), value);
         cookie.set_path(path);
         cookie.set_http_only(true);
-        cookie.set_same_site(SameSite::Strict);
+        // The provider's redirect comes from another site.
+        cookie.set_same_site(if matches!(kind, Cookie::SignIn) { SameSite::Lax } else { SameSite::Strict });
         cookie.set_max_age(age);
         cookie.set_secure(secure);
         let mut header = HeaderValue::from_str(&cookie.to_string()).ok()?;
@@ -224,8 +247,9 @@ pub(super) fn constant_time_eq(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
 
-fn hash_of(id: &Secret) -> SessionHash {
-    Sha256::digest(id.expose().as_bytes()).into()
+/// Returns the SHA-256 of a secret id.
+pub(super) fn hash_of(id: &str) -> IdHash {
+    Sha256::digest(id.as_bytes()).into()
 }
 
 #[cfg(test)]
@@ -233,6 +257,7 @@ mod tests {
     use super::*;
     use crate::auth::{Role, Tenant};
     use crate::policy::Policy;
+    use crate::store::SqliteStore;
 
     const KEY: &str = "apdv_alice";
 
@@ -250,6 +275,31 @@ mod tests {
         keyring(&[(KEY, Role::Operator), ("apdv_bob", Role::Operator)])
     }
 
+    struct Test {
+        _folder: tempfile::TempDir,
+        sessions: Sessions,
+    }
+
+    impl Test {
+        fn new(cookies: Cookies) -> Self {
+            let folder = tempfile::TempDir::new().unwrap();
+            let store = SqliteStore::open(&folder.path().join("data")).unwrap();
+            Self { _folder: folder, sessions: Sessions::new(cookies, Arc::new(store)) }
+        }
+
+        async fn open(&self, key: &str, secure: bool, now: i64) -> Secret {
+            self.sessions.open(Opener::Key(&ApiKeyHash::of(key)), &"t".into(), secure, now).await.unwrap()
+        }
+
+        async fn find(&self, headers: &HeaderMap, keys: &Keyring, tls: bool, now: i64) -> Option<Operator> {
+            self.sessions.find(headers, keys, None, (tls, now), Activity::Counts).await.unwrap()
+        }
+
+        async fn is_open(&self, id: &Secret, now: i64) -> bool {
+            self.find(&with("actpass", id), &operators(), false, now).await.is_some()
+        }
+    }
+
     fn with(name: &str, id: &Secret) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let line = format!("theme=dark; {name}={}", id.expose());
@@ -257,114 +307,108 @@ mod tests {
         headers
     }
 
-    fn found(sessions: &Sessions, id: &Secret, now: i64) -> bool {
-        sessions.find(&with("actpass", id), &operators(), false, now, Activity::Counts).is_some()
-    }
-
-    #[test]
-    fn session_expires_when_idle_or_old() {
-        let sessions = Sessions::default();
-        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
+    #[tokio::test]
+    async fn session_expires_when_idle_or_old() {
+        let test = Test::new(Cookies::default());
+        let id = test.open(KEY, false, 0).await;
         for now in (0..MAX_SESSION_SECONDS).step_by(1000) {
-            assert!(found(&sessions, &id, now), "{now}");
+            assert!(test.is_open(&id, now).await, "{now}");
         }
-        assert!(!found(&sessions, &id, MAX_SESSION_SECONDS));
-        assert!(!found(&sessions, &id, 0), "an expired session stays expired");
+        assert!(!test.is_open(&id, MAX_SESSION_SECONDS).await);
+        assert!(!test.is_open(&id, 0).await, "an expired session stays expired");
 
-        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
-        assert!(found(&sessions, &id, MAX_IDLE_SECONDS - 1));
-        assert!(!found(&sessions, &id, 2 * MAX_IDLE_SECONDS - 1));
+        let id = test.open(KEY, false, 0).await;
+        assert!(test.is_open(&id, MAX_IDLE_SECONDS - 1).await);
+        assert!(!test.is_open(&id, 2 * MAX_IDLE_SECONDS - 1).await);
     }
 
-    #[test]
-    fn auto_refresh_does_not_extend_session() {
-        let sessions = Sessions::default();
-        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
-        let refresh =
-            |now| sessions.find(&with("actpass", &id), &operators(), false, now, Activity::Refresh).is_some();
-        assert!(refresh(MAX_IDLE_SECONDS - 1));
-        assert!(!refresh(MAX_IDLE_SECONDS));
-    }
-
-    #[test]
-    fn session_ends_when_its_key_is_removed() {
-        for keys in [vec![], vec![("apdv_bob", Role::Operator)], vec![(KEY, Role::Agent)]] {
-            let sessions = Sessions::default();
-            let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
+    #[tokio::test]
+    async fn auto_refresh_does_not_extend_session() {
+        let test = Test::new(Cookies::default());
+        let id = test.open(KEY, false, 0).await;
+        for (now, expected) in [(MAX_IDLE_SECONDS - 1, true), (MAX_IDLE_SECONDS, false)] {
             let headers = with("actpass", &id);
-            assert!(
-                sessions.find(&headers, &keyring(&keys), false, 1, Activity::Counts).is_none(),
-                "{keys:?}"
-            );
-            assert!(!found(&sessions, &id, 2), "the session does not return with the key");
+            let found =
+                test.sessions.find(&headers, &operators(), None, (false, now), Activity::Refresh).await;
+            assert_eq!(found.unwrap().is_some(), expected, "{now}");
         }
     }
 
-    #[test]
-    fn cookie_is_scoped_to_scheme_and_name() {
-        let sessions = Sessions::default();
-        let find = |headers: &HeaderMap, tls| {
-            sessions
-                .find(headers, &operators(), tls, 0, Activity::Counts)
-                .map(|operator| operator.key.name.clone())
-        };
-        let open = |secure| sessions.open(ApiKeyHash::of(KEY), secure, 0).unwrap();
-        assert_eq!(find(&with("__Host-actpass", &open(true)), true).as_deref(), Some(KEY));
-        assert_eq!(find(&with("__Host-actpass", &open(true)), false).as_deref(), Some(KEY), "behind a proxy");
-        assert_eq!(find(&with("actpass", &open(false)), true), None, "plain, over TLS");
-        assert_eq!(find(&with("actpass", &open(true)), false), None, "secure cookie over http");
-        assert_eq!(find(&with("actpass", &random().unwrap()), false), None);
+    #[tokio::test]
+    async fn session_ends_when_its_key_is_removed() {
+        for keys in [vec![], vec![("apdv_bob", Role::Operator)], vec![(KEY, Role::Agent)]] {
+            let test = Test::new(Cookies::default());
+            let id = test.open(KEY, false, 0).await;
+            let headers = with("actpass", &id);
+            assert!(test.find(&headers, &keyring(&keys), false, 1).await.is_none(), "{keys:?}");
+            assert!(!test.is_open(&id, 2).await, "the session does not return with the key");
+        }
+    }
 
-        let id = open(false);
+    #[tokio::test]
+    async fn cookie_is_scoped_to_scheme_and_name() {
+        let test = Test::new(Cookies::default());
+        let find = async |headers: &HeaderMap, tls| {
+            test.find(headers, &operators(), tls, 0).await.map(|operator| operator.key.name.clone())
+        };
+        let open = async |secure| test.open(KEY, secure, 0).await;
+        assert_eq!(find(&with("__Host-actpass", &open(true).await), true).await.as_deref(), Some(KEY));
+        let behind_proxy = find(&with("__Host-actpass", &open(true).await), false).await;
+        assert_eq!(behind_proxy.as_deref(), Some(KEY));
+        assert_eq!(find(&with("actpass", &open(false).await), true).await, None, "plain, over TLS");
+        assert_eq!(find(&with("actpass", &open(true).await), false).await, None, "secure cookie over http");
+        assert_eq!(find(&with("actpass", &random().unwrap()), false).await, None);
+
+        let id = open(false).await;
         let mut twice = with("actpass", &id);
         twice.append(header::COOKIE, HeaderValue::from_str(&format!("actpass={}", "0".repeat(64))).unwrap());
-        assert_eq!(find(&twice, false), None, "duplicate cookies");
-        assert_eq!(find(&with("actpass", &id), false).as_deref(), Some(KEY));
+        assert_eq!(find(&twice, false).await, None, "duplicate cookies");
+        assert_eq!(find(&with("actpass", &id), false).await.as_deref(), Some(KEY));
     }
 
-    #[test]
-    fn cookies_are_scoped_to_base_path() {
+    #[tokio::test]
+    async fn cookies_are_scoped_to_base_path() {
         let cookies = Cookies::new("/actpass".into());
-        let set = |secure| {
-            let header = cookies.set(Cookie::Session, &Secret::new("id"), secure).unwrap();
+        let set = |cookie, secure| {
+            let header = cookies.set(cookie, &Secret::new("id"), secure).unwrap();
             header.to_str().unwrap().to_owned()
         };
         let (strict, age) =
             ("HttpOnly; SameSite=Strict", format!("Path=/actpass; Max-Age={MAX_SESSION_SECONDS}"));
-        assert_eq!(set(true), format!("__Secure-actpass=id; {strict}; Secure; {age}"));
-        assert_eq!(set(false), format!("actpass=id; {strict}; {age}"));
-        let sessions = Sessions::new(cookies);
-        let id = sessions.open(ApiKeyHash::of(KEY), true, 0).unwrap();
-        let find = |name| sessions.find(&with(name, &id), &operators(), true, 0, Activity::Counts).is_some();
-        assert!(find("__Secure-actpass"));
-        assert!(!find("__Host-actpass"));
+        assert_eq!(set(Cookie::Session, true), format!("__Secure-actpass=id; {strict}; Secure; {age}"));
+        assert_eq!(set(Cookie::Session, false), format!("actpass=id; {strict}; {age}"));
+        assert_eq!(
+            set(Cookie::SignIn, true),
+            "__Secure-actpass-sign-in=id; HttpOnly; SameSite=Lax; Secure; Path=/actpass; Max-Age=600"
+        );
+        let test = Test::new(cookies);
+        let id = test.open(KEY, true, 0).await;
+        assert!(test.find(&with("__Secure-actpass", &id), &operators(), true, 0).await.is_some());
+        assert!(test.find(&with("__Host-actpass", &id), &operators(), true, 0).await.is_none());
     }
 
-    #[test]
-    fn sessions_per_key_are_bounded() {
-        let sessions = Sessions::default();
-        let bob = sessions.open(ApiKeyHash::of("apdv_bob"), false, 0).unwrap();
-        let first = sessions.open(ApiKeyHash::of(KEY), false, 1).unwrap();
-        let second = sessions.open(ApiKeyHash::of(KEY), false, 2).unwrap();
-        assert!(found(&sessions, &first, 3));
-        for now in 0..MAX_SESSIONS_PER_KEY - 1 {
-            sessions.open(ApiKeyHash::of(KEY), false, 4 + i64::try_from(now).unwrap()).unwrap();
+    #[tokio::test]
+    async fn sessions_per_key_are_bounded() {
+        let test = Test::new(Cookies::default());
+        let bob = test.open("apdv_bob", false, 0).await;
+        let first = test.open(KEY, false, 1).await;
+        let second = test.open(KEY, false, 2).await;
+        assert!(test.is_open(&first, 100).await);
+        for now in 0..i64::from(MAX_SESSIONS) - 1 {
+            test.open(KEY, false, 200 + now).await;
         }
-        assert!(!found(&sessions, &second, 100), "least recently used");
-        assert!(found(&sessions, &first, 100));
-        assert!(found(&sessions, &bob, 100));
-        assert_eq!(format!("{sessions:?}"), format!("Sessions({})", MAX_SESSIONS_PER_KEY + 1));
+        assert!(!test.is_open(&second, 300).await, "least recently used");
+        assert!(test.is_open(&first, 300).await);
+        assert!(test.is_open(&bob, 300).await);
     }
 
-    #[test]
-    fn logout_ends_one_session() {
-        let sessions = Sessions::default();
-        let open = || sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
-        let (detail, two) = (open(), open());
-        let operator =
-            sessions.find(&with("actpass", &detail), &operators(), false, 0, Activity::Counts).unwrap();
-        sessions.close(&operator);
-        assert!(!found(&sessions, &detail, 0));
-        assert!(found(&sessions, &two, 0));
+    #[tokio::test]
+    async fn logout_ends_one_session() {
+        let test = Test::new(Cookies::default());
+        let (one, two) = (test.open(KEY, false, 0).await, test.open(KEY, false, 0).await);
+        let operator = test.find(&with("actpass", &one), &operators(), false, 0).await.unwrap();
+        test.sessions.close(&operator).await.unwrap();
+        assert!(!test.is_open(&one, 0).await);
+        assert!(test.is_open(&two, 0).await);
     }
 }

@@ -64,6 +64,8 @@ struct Login<'a> {
     assets: &'a Assets,
     problem: Option<&'a str>,
     token: &'a str,
+    /// Whether people can sign in at an identity provider.
+    sign_in: bool,
 }
 
 /// Renders the login form.
@@ -72,8 +74,21 @@ pub(super) fn login(
     status: StatusCode,
     problem: Option<&str>,
     token: &Secret,
+    sign_in: bool,
 ) -> Result<Response, ApiError> {
-    page(status, &Login { base, assets: &ASSETS, problem, token: token.expose() })
+    page(status, &Login { base, assets: &ASSETS, problem, token: token.expose(), sign_in })
+}
+
+#[derive(Template)]
+#[template(path = "signed_in.html")]
+struct SignedInPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+}
+
+/// Renders the page that leads from a sign-in to the overview.
+pub(super) fn signed_in(base: &str) -> Result<Response, ApiError> {
+    page(StatusCode::OK, &SignedInPage { base, assets: &ASSETS })
 }
 
 /// The overview: pending approvals and the ledger's state.

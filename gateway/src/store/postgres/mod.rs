@@ -14,6 +14,7 @@ mod outbox;
 mod reader;
 mod rows;
 mod schema;
+mod sessions;
 mod text;
 mod writer;
 
@@ -40,6 +41,7 @@ use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
+use super::sessions::{IdHash, SessionChange, StoredSession};
 use super::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
     SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
@@ -369,6 +371,20 @@ impl Store for PostgresStore {
             Ok(AccountUse::of(row.try_get(0)?, account, row.try_get(3)?, row.try_get(4)?))
         })?;
         found.into_iter().collect::<Option<_>>().ok_or(StoreError::Unavailable)
+    }
+
+    async fn change_session(&self, change: SessionChange) -> Result<bool, StoreError> {
+        self.jobs.change_session(change).await
+    }
+
+    async fn session(&self, id: IdHash) -> Result<Option<StoredSession>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.session, &[&id.as_slice()]).await?;
+        first(&rows, |row| sessions::session_of(&id, row))
+    }
+
+    async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.sign_in, &[&state.as_slice()]).await?;
+        first(&rows, |row| Ok((row.try_get(0)?, row.try_get(1)?)))
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

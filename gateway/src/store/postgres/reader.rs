@@ -13,7 +13,8 @@ use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{StoredText, Text};
 use super::{
-    BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, outbox, to_sql,
+    BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, outbox, sessions,
+    to_sql,
 };
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
@@ -194,6 +195,8 @@ pub(super) struct ReadConnection {
     /// Of a webhook, and of a tenant.
     pub(super) dead_letters: [Statement; 2],
     pub(super) webhook_states: Statement,
+    pub(super) session: Statement,
+    pub(super) sign_in: Statement,
 }
 
 impl ReadConnection {
@@ -222,6 +225,8 @@ impl ReadConnection {
             due_events: client.prepare(outbox::DUE_EVENTS).await?,
             due_expired: client.prepare(outbox::DUE_EXPIRED).await?,
             webhook_states: client.prepare(outbox::STATES).await?,
+            session: client.prepare(sessions::FIND).await?,
+            sign_in: client.prepare(sessions::FIND_SIGN_IN).await?,
             list_approvals,
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,

@@ -5,13 +5,14 @@ use tokio_postgres::error::SqlState;
 
 use super::super::error::DatabaseError;
 use super::outbox::WEBHOOKS;
+use super::sessions::SESSIONS;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 6;
+pub(super) const SCHEMA_VERSION: i32 = 7;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 6] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS];
+const MIGRATIONS: [&str; 7] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS, SESSIONS];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;

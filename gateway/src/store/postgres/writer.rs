@@ -19,6 +19,7 @@ use super::super::lookup::delegation_marker;
 use super::super::outbox::OutboxChange;
 use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
+use super::super::sessions::SessionChange;
 use super::super::{PassportState, Rotation, SealedKey};
 use super::budgets::BudgetStatements;
 use super::halts::{self, HALT_LOCK_ID, HaltStatements};
@@ -27,7 +28,7 @@ use super::reader::{approval_columns, approval_of, decisions_of, passport_standi
 use super::rows::{Loaded, LoadedApproval, LoadedPassport};
 use super::schema::{member, of_approval, of_passport, spends};
 use super::text::{StoredText, Text};
-use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, outbox, to_sql};
+use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, outbox, sessions, to_sql};
 use crate::approvals::Approval;
 use crate::clock::{Clock, parse_millis};
 use crate::halts::{ActiveHalts, KnownHalts};
@@ -125,7 +126,8 @@ impl Writer {
     /// Runs until stopped or until all senders are gone.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.recv().await {
-            let JobBatch { keys, appends, checks, outbox } = JobBatch::collect_jobs(first, &mut queue);
+            let JobBatch { keys, appends, checks, outbox, sessions } =
+                JobBatch::collect_jobs(first, &mut queue);
             for (key, rotation, response) in keys {
                 let added = self.with_timeout(async |writer| writer.add_key(&key, rotation).await).await;
                 let _ = response.send(added.ok_or(StoreError::Unavailable));
@@ -138,6 +140,10 @@ impl Writer {
                     queue::reply_all(committed);
                     self.prune(added).await;
                 }
+            }
+            for (change, response) in sessions {
+                let done = self.with_timeout(async |writer| writer.change_session(&change).await).await;
+                let _ = response.send(done.ok_or(StoreError::Unavailable));
             }
             for (change, response) in outbox {
                 let done = self.with_timeout(async |writer| writer.change_outbox(&change).await).await;
@@ -214,6 +220,10 @@ impl Writer {
                 .await?;
         }
         Ok(transaction.commit().await?)
+    }
+
+    async fn change_session(&mut self, change: &SessionChange) -> Result<bool, Failure> {
+        Ok(sessions::change(&mut self.connected().await?.client, change).await?)
     }
 
     async fn change_outbox(&mut self, change: &OutboxChange) -> Result<bool, Failure> {

@@ -14,6 +14,7 @@ mod outbox;
 mod reader;
 mod rows;
 mod schema;
+mod sessions;
 mod writer;
 
 use std::cmp::Ordering;
@@ -39,6 +40,7 @@ use super::error::{OpenError, StoreError};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::queue::{Job, Jobs};
+use super::sessions::{IdHash, SessionChange, StoredSession};
 use super::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
     SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
@@ -330,6 +332,18 @@ impl Store for SqliteStore {
     ) -> Result<Vec<AccountUse>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         self.readers.read(move |connection| budgets::list(connection, &tenant_id, now, after, limit)).await
+    }
+
+    async fn change_session(&self, change: SessionChange) -> Result<bool, StoreError> {
+        self.jobs.change_session(change).await
+    }
+
+    async fn session(&self, id: IdHash) -> Result<Option<StoredSession>, StoreError> {
+        self.readers.read(move |connection| sessions::find(connection, &id)).await
+    }
+
+    async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError> {
+        self.readers.read(move |connection| sessions::find_sign_in(connection, &state)).await
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

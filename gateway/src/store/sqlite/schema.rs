@@ -6,14 +6,26 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use super::outbox::WEBHOOKS;
+use super::sessions::SESSIONS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 10;
+pub(super) const SCHEMA_VERSION: i64 = 11;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 10] =
-    [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS];
+const MIGRATIONS: [&str; 11] = [
+    LEDGER,
+    MANIFESTS,
+    PASSPORTS,
+    APPROVALS,
+    CREDENTIALS,
+    PROOFS,
+    BUDGETS,
+    HALTS,
+    OUTCOMES,
+    WEBHOOKS,
+    SESSIONS,
+];
 
 const LEDGER: &str = "
 CREATE TABLE chains (

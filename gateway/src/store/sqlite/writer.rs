@@ -13,6 +13,7 @@ use super::outbox;
 use super::reader::last_recorded;
 use super::rows::BatchTransaction;
 use super::schema::set_open;
+use super::sessions;
 use super::{budgets, halts};
 use crate::clock::Clock;
 use crate::halts::KnownHalts;
@@ -20,6 +21,7 @@ use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
 use crate::store::outbox::OutboxChange;
 use crate::store::queue::{self, Append, Job, JobBatch};
+use crate::store::sessions::SessionChange;
 use crate::store::{Rotation, SealedKey};
 
 /// Expired responses removed with a batch, in addition to as many as it adds.
@@ -61,7 +63,8 @@ impl Writer {
     /// Runs until stopped or until all senders are gone.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let JobBatch { keys, mut appends, checks, outbox } = JobBatch::collect_jobs(first, &mut queue);
+            let JobBatch { keys, mut appends, checks, outbox, sessions } =
+                JobBatch::collect_jobs(first, &mut queue);
             for (key, rotation, response) in keys {
                 let _ = response.send(self.add_key(&key, rotation));
             }
@@ -77,6 +80,9 @@ impl Writer {
                         tracing::error!(%error, events = appends.len(), "writing to the ledger failed");
                     }
                 }
+            }
+            for (change, response) in sessions {
+                let _ = response.send(self.change_session(&change));
             }
             for (change, response) in outbox {
                 let _ = response.send(self.change_outbox(&change));
@@ -117,6 +123,13 @@ impl Writer {
         let added = self.while_in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
         added.map_err(|error| {
             tracing::error!(%error, "storing a signing key failed");
+            StoreError::Unavailable
+        })
+    }
+
+    fn change_session(&mut self, change: &SessionChange) -> Result<bool, StoreError> {
+        self.while_in_place(|writer| sessions::change(&mut writer.connection, change)).map_err(|error| {
+            tracing::error!(%error, "storing a session failed");
             StoreError::Unavailable
         })
     }
