@@ -58,7 +58,7 @@ export const EVIDENCE = [
 ];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['passport', 'waitForApprovalMs'];
-/** Members of a guarded action that a verified passport determines; they are no options. */
+/** Members of a guarded action that a verified passport determines; options exclude them. */
 const OF_PASSPORT = ['agentId'];
 /** Options of every call that the native module reads. */
 const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];

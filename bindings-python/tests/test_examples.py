@@ -75,7 +75,7 @@ def test_daily_budget_example_requires_approval_of_sixth_refund() -> None:
     assert table[5][2] == "approval.approved"
 
 
-def test_two_people_example_refuses_the_person_who_asked() -> None:
+def test_two_people_example_refuses_the_requester() -> None:
     assert rows("two_people.py") == [
         ["alice", "refused:", "approval.self"],
         ["bob", "pending,", "still", "needed:", "security"],

@@ -502,8 +502,8 @@ impl ActPass {
 
     /// Verifies a passport offline with the gateway's public keys: see [`OfflineVerifyRequest`].
     /// Offline verification does not detect revocation or replay; the gateway does. It detects a
-    /// stop only if the client has seen a newer `halt_epoch` than the passport's, which it knows from
-    /// a claim, or if it has issued the passport itself (the last 1,024).
+    /// stop only if the client has seen a newer `halt_epoch` than the passport's, which is in a claim,
+    /// or stored if the client has issued the passport itself (the last 1,024).
     ///
     /// The keys are cached. They are fetched again after 10 minutes, and immediately for an unknown
     /// key id, but at most once per second. If a fetch fails, cached keys are used until they are

@@ -37,7 +37,7 @@ pub(crate) struct Decision<'a> {
     pub(crate) credential_id: Option<&'a str>,
     /// The amounts that it claims or would claim from budgets.
     pub(crate) charges: &'a [Charge],
-    /// What it announces to webhooks.
+    /// Its announcements to webhooks.
     pub(crate) announces: Vec<Announcement>,
 }
 

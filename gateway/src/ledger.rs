@@ -151,7 +151,7 @@ pub struct Draft {
     pub budgets: Option<Json>,
     /// Additional data of the client.
     pub metadata: Option<Json>,
-    /// What the event announces to webhooks.
+    /// Its announcements to webhooks.
     pub announces: Vec<Announcement>,
 }
 

@@ -1,4 +1,4 @@
-//! Sign-in by OpenID Connect, at a provider that can be told to misbehave.
+//! Sign-in by OpenID Connect, at a provider that can misbehave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -51,7 +51,7 @@ impl Key {
     }
 }
 
-/// What the provider knows and answers.
+/// State of the provider.
 struct Provider {
     issuer: String,
     /// Published.
@@ -394,7 +394,7 @@ async fn session_survives_restart_and_ends_with_the_setting() {
     assert!(browser.is_in().await);
     gateway.restart(|_| {}).await;
     browser.url.clone_from(&gateway.url);
-    assert!(!browser.is_in().await, "without a provider, nobody is signed in");
+    assert!(!browser.is_in().await, "without a provider, sessions of people end");
     assert_eq!(browser.get("/sign-in").await.0, 404);
     gateway.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Webhooks: what a receiver gets.
+//! Webhooks, as a receiver sees them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -48,7 +48,7 @@ impl Received {
     }
 }
 
-/// How a receiver answers.
+/// Response of a receiver.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Status(u16),
@@ -227,7 +227,7 @@ async fn approval_is_announced_once_and_its_decision_too() {
     assert_eq!(text(&messages[1].json(), "data.decided.status"), Some("approved"));
     assert_eq!(text(&messages[1].json(), "data.decided.by"), Some("name-of-apdv-one"));
     assert_eq!(text(&messages[3].json(), "data.decided.status"), Some("rejected"));
-    // The ledger names what was announced.
+    // The ledger names the announcements.
     let events = gateway.events("apdv_one", "decisions").await;
     let announcing: Vec<_> = events.iter().filter_map(|event| event.member("announces")).collect();
     assert_eq!(announcing.len(), 4, "{announcing:?}");
@@ -468,7 +468,7 @@ async fn slack_message_cannot_mention_or_link_by_agents_text() {
     gateway.stop().await;
 }
 
-/// A start does not announce what happened before a webhook was configured.
+/// A start announces no events from before the webhook was configured.
 #[tokio::test]
 async fn new_webhook_starts_at_the_present() {
     let receiver = Receiver::start().await;

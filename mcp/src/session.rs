@@ -57,7 +57,7 @@ pub(crate) struct Options {
     /// The URL of the gateway's page for people; `None` if it is the gateway's API.
     pub(crate) approval_page: Option<String>,
     pub(crate) pin: bool,
-    /// The gateway that knows which tools to hide; `None` hides none.
+    /// The gateway that determines the hidden tools; `None` hides no tool.
     pub(crate) hide: Option<Arc<Gateway>>,
     /// The audience of the passport that each call must present.
     pub(crate) require_passport: Option<String>,

@@ -58,7 +58,7 @@ export class PassportGuard {
   /**
    * Runs `execute` with a copy of `args` if `passport` and the decision permit the call.
    *
-   * @param passport - The passport that the call presents; `undefined` if it has none.
+   * @param passport - The passport that the call presents; `undefined` if it is missing.
    * @returns The outcome of the guard.
    * @throws {@link ActPassError} The gateway's keys are not available. Nothing has run.
    */

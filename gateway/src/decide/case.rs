@@ -485,7 +485,7 @@ impl<'a> Case<'a> {
     }
 
     /// Creates the event and the response of a ruling. With charges, the transaction completes the
-    /// response with the state of the budgets. `opens` tells whether it opens an approval.
+    /// response with the state of the budgets. With `opens`, it opens an approval.
     pub(super) fn charged_record(&self, ruling: &Ruling<'_>, charges: &[Charge], opens: bool) -> Fallback {
         let credential_id = self.credential_for(ruling).map(|credential| &*credential.id);
         let event = events::decision(
@@ -516,7 +516,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Returns what a ruling announces to webhooks.
+/// Returns the announcements of a ruling to webhooks.
 fn announcements(ruling: &Ruling<'_>, opens: bool) -> Vec<Announcement> {
     let by_budget =
         matches!(ruling, Ruling::ApprovalRequested { demand: Demand { budget: Some(_), .. }, .. });

@@ -118,7 +118,7 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, s
             .into(),
         ],
         Ruling::Halted(_) => {
-            vec!["Do not run it, and end what is running. Retry after an operator has lifted the halt.".into()]
+            vec!["Do not run it, and end running actions. Retry after an operator has lifted the halt.".into()]
         }
         Ruling::HistoryNotMeasurable { .. } => vec![
             format!(

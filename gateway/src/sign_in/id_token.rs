@@ -55,7 +55,7 @@ enum Material {
 pub(crate) struct Keys(Vec<Key>);
 
 impl Keys {
-    /// Reads the usable signing keys of a JWK Set; `None` if it is none.
+    /// Reads the usable signing keys of a JWK Set; `None` if it is invalid.
     pub(crate) fn parse(jwks: &Json) -> Option<Self> {
         let Some(Json::Array(keys)) = jwks.member("keys") else { return None };
         Some(Self(keys.iter().filter_map(Key::parse).collect()))
@@ -128,7 +128,7 @@ impl Key {
     }
 }
 
-/// What a token must claim.
+/// The required claims of a token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected<'a> {
     pub(crate) issuer: &'a str,

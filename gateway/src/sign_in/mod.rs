@@ -1,7 +1,7 @@
 //! Sign-in of people by OpenID Connect: the authorization code flow with PKCE.
 //!
 //! The gateway is a relying party. [`SignIn::begin`] sends the browser to the provider,
-//! [`SignIn::finish`] verifies what comes back, and [`SignIn::logout`] verifies a back-channel
+//! [`SignIn::finish`] verifies its token, and [`SignIn::logout`] verifies a back-channel
 //! logout. A sign-in ends with an [`Identity`], which is kept in the session.
 
 mod id_token;
@@ -86,9 +86,9 @@ pub(crate) struct SignIn {
 pub(crate) struct Begun {
     /// Where to send the browser.
     pub(crate) url: String,
-    /// The secret that the browser must bring back, in its cookie and in the URL.
+    /// The secret that the browser must return, in its cookie and in the URL.
     pub(crate) state: Secret,
-    /// What [`SignIn::finish`] needs.
+    /// The data for [`SignIn::finish`].
     pub(crate) data: String,
 }
 
@@ -161,7 +161,7 @@ impl SignIn {
         Ok(Begun { url, state: Secret::new(state), data: data.to_string() })
     }
 
-    /// Redeems the code and returns who signed in. `now` is in seconds since 1970.
+    /// Redeems the code and returns the person. `now` is in seconds since 1970.
     pub(crate) async fn finish(&self, code: &str, data: &str, now: i64) -> Result<Identity, SignInError> {
         let data = Json::parse(data.as_bytes()).map_err(|_| TokenError::Nonce)?;
         let text = |name| data.member(name).and_then(Json::as_str).unwrap_or_default();
@@ -184,9 +184,9 @@ impl SignIn {
             opener: text("sub").map(|subject| opener(&self.settings.issuer, &subject)),
             provider_session: text("sid"),
         };
-        // An ID token must not end sessions, nor a token that names nobody.
-        let names_nobody = logout.opener.is_none() && logout.provider_session.is_none();
-        if !is_logout || claims.member("nonce").is_some() || names_nobody {
+        // An ID token must not end sessions, nor a token without a person and a session.
+        let is_unnamed = logout.opener.is_none() && logout.provider_session.is_none();
+        if !is_logout || claims.member("nonce").is_some() || is_unnamed {
             return Err(TokenError::Malformed.into());
         }
         Ok(logout)

@@ -93,7 +93,7 @@ impl Provider {
             token: self.url("token_endpoint", text("token_endpoint"))?,
             secret_in_body: lists(methods, "client_secret_post") && !lists(methods, "client_secret_basic"),
             keys: Keys::parse(&keys)
-                .ok_or_else(|| SignInError::Provider("its keys are no JWK Set".to_owned()))?,
+                .ok_or_else(|| SignInError::Provider("its keys are not a JWK Set".to_owned()))?,
         });
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), Arc::clone(&metadata)));
@@ -173,7 +173,7 @@ impl Provider {
     }
 
     /// Sends a request and returns the JSON of a successful response. The body of another one may
-    /// contain what was sent, so it is not shown, except for a code of OAuth.
+    /// repeat the request, so it is not shown, except for a code of OAuth.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Json, SignInError> {
         let response = self.target.send(request, MAX_BYTES).await;
         let response = response.map_err(|error| SignInError::Provider(error.to_string()))?;

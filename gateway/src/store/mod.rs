@@ -378,7 +378,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: u32,
     ) -> Result<Vec<DueItem>, StoreError>;
 
-    /// Returns a webhook's messages that an operator asked to send again.
+    /// Returns a webhook's messages that an operator has queued again.
     ///
     /// # Errors
     ///

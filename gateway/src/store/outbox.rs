@@ -35,7 +35,7 @@ pub struct Place {
 pub struct DueItem {
     /// The source.
     pub cursor: Cursor,
-    /// Where the webhook stands in it.
+    /// The webhook's place in it.
     pub reached: Place,
     /// Failed attempts of the next message.
     pub attempts: u32,
@@ -64,7 +64,7 @@ pub struct DeadLetter {
     pub problem: String,
     /// When it was set aside, in milliseconds since 1970.
     pub failed_at: i64,
-    /// Whether an operator asked to send it again.
+    /// Whether an operator has queued it again.
     pub is_queued: bool,
 }
 
@@ -148,7 +148,7 @@ pub struct WebhookState {
     pub webhook: String,
     /// Failed attempts of the next message.
     pub attempts: u32,
-    /// When it is tried again, in milliseconds since 1970.
+    /// Time of the next attempt, in milliseconds since 1970.
     pub retry_at: i64,
     /// The last failure of the next message.
     pub problem: Option<String>,

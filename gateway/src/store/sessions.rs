@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// The SHA-256 of a secret id. The lookup time reveals only the hash of what was sent.
+/// The SHA-256 of a secret id. The lookup time reveals only the hash of the sent id.
 pub type IdHash = [u8; 32];
 
 /// A session of the page.
@@ -10,7 +10,7 @@ pub type IdHash = [u8; 32];
 pub struct StoredSession {
     /// The hash of its id.
     pub id: IdHash,
-    /// Who opened it: `key:` and the hash of an API key, or `person:` and issuer and subject.
+    /// Its opener: `key:` and the hash of an API key, or `person:` and issuer and subject.
     pub opener: String,
     /// The tenant.
     pub tenant_id: Arc<str>,
@@ -57,7 +57,7 @@ pub enum SessionChange {
     },
     /// Ends the sessions of an opener, or one that began with a session at the provider.
     CloseAll {
-        /// Who opened them; `None` for anyone.
+        /// Their opener; `None` for any.
         opener: Option<String>,
         /// The session at the provider; `None` for any.
         provider_session: Option<String>,
@@ -66,7 +66,7 @@ pub enum SessionChange {
     Begin {
         /// The hash of its state.
         state: IdHash,
-        /// What its end needs.
+        /// The data for its end.
         data: String,
         /// The time, in seconds since 1970.
         now: i64,

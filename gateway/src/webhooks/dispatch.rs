@@ -19,7 +19,7 @@ use crate::store::{Cursor, DeadLetter, DueItem, EXPIRY, OutboxChange, Place, Sto
 /// Interval of looking for announcements of other gateways, and for expired approvals.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Items that are read at once.
+/// Number of items per read.
 const PAGE: u32 = 64;
 
 /// Duration of a lease, in milliseconds: the time after which another gateway continues if this one
@@ -70,7 +70,7 @@ impl From<SenderError> for Failure {
 }
 
 impl Dispatcher {
-    /// Creates a dispatcher; `announced` wakes it. What is announced from now on is delivered.
+    /// Creates a dispatcher; `announced` wakes it. It delivers announcements from now on.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl Dispatcher {
         }
     }
 
-    /// Delivers what is due; returns whether there may be more.
+    /// Delivers due messages; returns whether there may be more.
     async fn deliver_due(&mut self) -> Result<bool, StoreError> {
         if !self.lease().await? {
             return Ok(false);
@@ -155,7 +155,7 @@ impl Dispatcher {
     async fn deliver(&self, item: &DueItem) -> Result<bool, StoreError> {
         let place = self.place_of(item);
         let subjects = self.subjects(&item.cursor, &place, Some(&item.content)).await?;
-        // What was sent before a failure is not sent again.
+        // Messages that were sent before a failure are not sent again.
         let is_partial = item.reached.number == item.number - 1 && item.cursor.source != EXPIRY;
         let sent = is_partial.then(|| Announcement::parse(&item.reached.detail)).flatten();
         let skip =
@@ -189,7 +189,7 @@ impl Dispatcher {
                 return Ok(false);
             }
         }
-        // Nothing that this webhook receives.
+        // No message for this webhook.
         if wanted.is_empty() && !self.advance(item, place, None).await? {
             return Ok(false);
         }
@@ -300,7 +300,7 @@ impl Dispatcher {
         self.store.change_outbox(change).await.map(drop)
     }
 
-    /// Returns what the item at `place` announces. `content` is its event, if it was read already.
+    /// Returns the announcements of the item at `place`. `content` is its event, if it was read already.
     async fn subjects(
         &self,
         cursor: &Cursor,

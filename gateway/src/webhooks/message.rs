@@ -1,4 +1,4 @@
-//! The content of messages. It depends only on what does not change, so each attempt sends the same
+//! The content of messages. It depends only on constant data, so each attempt sends the same
 //! bytes.
 
 use actpass_protocol::Json;
@@ -14,7 +14,7 @@ const MAX_ARGUMENT_BYTES: usize = 16 * 1024;
 /// Maximum length of the text of a Slack block.
 const MAX_BLOCK_CHARACTERS: usize = 2_900;
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
     pub(super) announcement: Announcement,
@@ -111,7 +111,7 @@ impl Subject {
                 let text = |name| decided.as_ref().and_then(|d| d.member(name)).and_then(Json::as_str);
                 format!("{} by {}", text("status").unwrap_or("decided"), text("by").unwrap_or("a person"))
             }
-            Announcement::ApprovalExpired => "Nobody decided before the deadline".to_owned(),
+            Announcement::ApprovalExpired => "The deadline passed without a decision".to_owned(),
             Announcement::ApprovalRequested => "An action needs your approval".to_owned(),
             Announcement::BudgetExceeded => "An action would exceed a budget".to_owned(),
             Announcement::LedgerCheckpoint => "Checkpoint of the ledger".to_owned(),

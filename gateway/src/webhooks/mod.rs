@@ -1,6 +1,6 @@
-//! Webhooks: requests that tell others what the gateway recorded.
+//! Webhooks: requests to others that report recorded events.
 //!
-//! The ledger is the outbox. An event names what it [announces](Announcement), so an announcement is
+//! The ledger is the outbox. An event names its [announcements](Announcement), so an announcement is
 //! durable in the transaction of its decision. For each webhook, the store keeps a position in each
 //! chain; [`dispatch`] sends the announcements after it in order and advances it. A message is sent
 //! at least once, with the same id each time.
@@ -23,7 +23,7 @@ pub(crate) use self::dispatch::Dispatcher;
 pub(crate) use self::sender::Target;
 pub use self::signature::SigningSecret;
 
-/// What an event announces to webhooks.
+/// An announcement of an event to webhooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Announcement {
     /// A person decided an approval.
@@ -85,7 +85,7 @@ pub struct Webhook {
     pub form: Form,
     /// The tenants whose announcements it receives.
     pub tenants: Vec<Arc<str>>,
-    /// What it receives.
+    /// The announcements that it receives.
     pub announcements: Vec<Announcement>,
     /// Whether messages contain the arguments of actions. Default: false.
     pub with_arguments: bool,

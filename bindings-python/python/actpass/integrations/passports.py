@@ -77,7 +77,7 @@ class PassportGuard:
         """Run ``execute`` on the calling thread if the passport and the decision permit the call.
 
         Args:
-            passport: The passport that the call presents; ``None`` if it has none.
+            passport: The passport that the call presents; ``None`` if it is missing.
             action: The action of the tool.
             args: The arguments. A copy is evaluated and passed to ``execute``.
             execute: Calls the tool with the arguments and the context.

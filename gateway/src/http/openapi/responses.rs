@@ -82,7 +82,7 @@ pub(in crate::http) struct Webhook {
     /// The last failure of the next message.
     #[schema(required = true)]
     problem: Option<String>,
-    /// When it is tried again.
+    /// Time of the next attempt.
     #[schema(required = true, format = DateTime)]
     retry_at: Option<String>,
     /// The number of messages that were set aside.
@@ -534,7 +534,7 @@ pub(in crate::http) struct Event {
     key_name: String,
     #[schema(nullable = false)]
     agent_id: Option<String>,
-    /// What it tells webhooks.
+    /// The types of messages that webhooks receive.
     #[schema(nullable = false)]
     announces: Option<Vec<String>>,
     #[schema(nullable = false)]

@@ -35,7 +35,7 @@ pub(super) struct Sessions {
     store: Arc<dyn Store>,
 }
 
-/// Who opens a session.
+/// The opener of a session.
 pub(super) enum Opener<'a> {
     Key(&'a ApiKeyHash),
     Person(&'a Identity),
@@ -142,7 +142,7 @@ impl Sessions {
     }
 }
 
-/// Returns who acts in a session.
+/// Returns the key that acts in a session.
 fn key_of(session: &StoredSession, keyring: &Keyring, sign_in: Option<&SignIn>) -> Option<Arc<ApiKey>> {
     match &session.identity {
         None => keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?).cloned(),

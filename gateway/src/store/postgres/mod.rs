@@ -409,7 +409,7 @@ impl Store for PostgresStore {
     async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
         let limit = i64::from(limit);
         let rows = self.readers.read(|reader| &reader.dead_letters[0], &[&Text(webhook), &limit]).await?;
-        all(&rows, outbox::dead_letter_of)
+        all(&rows, outbox::dead_message_of)
     }
 
     async fn dead_letters(
@@ -421,7 +421,7 @@ impl Store for PostgresStore {
         let limit = i64::from(limit);
         let rows =
             self.readers.read(|reader| &reader.dead_letters[1], &[&Text(tenant_id), &after, &limit]).await?;
-        all(&rows, outbox::dead_letter_of)
+        all(&rows, outbox::dead_message_of)
     }
 
     async fn webhook_states(&self, tenant_id: &str) -> Result<Vec<WebhookState>, StoreError> {

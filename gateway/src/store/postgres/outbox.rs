@@ -177,7 +177,7 @@ async fn apply(transaction: &Transaction<'_>, change: &OutboxChange) -> Result<b
     Ok(changed > 0)
 }
 
-/// Returns the next events that a webhook $1 may be told at $2.
+/// Returns the next announcing events for the webhook $1 at $2.
 pub(super) const DUE_EVENTS: &str = r#"
 SELECT cursors.tenant_id, source, number, detail, attempts, failing_since, seq, event
 FROM actpass.webhook_cursors AS cursors
@@ -186,7 +186,7 @@ JOIN actpass.events ON chain = chains.id AND seq > number AND strpos(event, '"an
 WHERE webhook = $1 AND retry_at <= $2
 ORDER BY retry_at, cursors.tenant_id, source, seq LIMIT $3"#;
 
-/// Returns the next approvals that expired before $4 that a webhook $1 may be told at $2.
+/// Returns the next approvals that expired before $4, for the webhook $1 at $2.
 pub(super) const DUE_EXPIRED: &str = "
 SELECT cursors.tenant_id, source, number, detail, attempts, failing_since, deadline, id
 FROM actpass.webhook_cursors AS cursors
@@ -210,7 +210,7 @@ pub(super) fn due_item_of(webhook: &Arc<str>, row: &Row) -> Result<DueItem, toki
     })
 }
 
-/// The columns for [`dead_letter_of`].
+/// The columns for [`dead_message_of`].
 const DEAD_LETTER: &str = "SELECT id, webhook, tenant_id, source, number, detail, announcement, message_id,
     problem, failed_at, is_queued FROM actpass.webhook_dead_letters";
 
@@ -222,7 +222,7 @@ pub(super) fn dead_letters() -> [String; 2] {
     ]
 }
 
-pub(super) fn dead_letter_of(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {
+pub(super) fn dead_message_of(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {
     let text = |column: usize| Ok::<_, tokio_postgres::Error>(row.try_get::<_, StoredText>(column)?.0);
     Ok(DeadLetter {
         id: row.try_get(0)?,

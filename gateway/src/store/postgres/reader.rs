@@ -192,7 +192,7 @@ pub(super) struct ReadConnection {
     pub(super) unproven_passports: Statement,
     pub(super) due_events: Statement,
     pub(super) due_expired: Statement,
-    /// Of a webhook, and of a tenant.
+    /// For a webhook, and for a tenant.
     pub(super) dead_letters: [Statement; 2],
     pub(super) webhook_states: Statement,
     pub(super) session: Statement,

@@ -211,11 +211,11 @@ pub(super) fn due(
     Ok(found)
 }
 
-/// The columns for [`dead_letter_of`].
+/// The columns for [`dead_message_of`].
 const DEAD_LETTER: &str = "SELECT id, webhook, tenant_id, source, number, detail, announcement, message_id,
     problem, failed_at, is_queued FROM webhook_dead_letters";
 
-fn dead_letter_of(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+fn dead_message_of(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     let webhook: String = row.get(1)?;
     Ok(DeadLetter {
         id: row.get(0)?,
@@ -238,7 +238,7 @@ pub(super) fn queued(
     let mut statement = connection.prepare_cached(&format!(
         "{DEAD_LETTER} WHERE webhook = ?1 AND is_queued = 1 ORDER BY id LIMIT ?2"
     ))?;
-    statement.query_map(params![webhook, limit], dead_letter_of)?.collect()
+    statement.query_map(params![webhook, limit], dead_message_of)?.collect()
 }
 
 /// Returns a page of the messages of a tenant that were set aside.
@@ -250,7 +250,7 @@ pub(super) fn dead_letters(
 ) -> rusqlite::Result<Vec<DeadLetter>> {
     let mut statement = connection
         .prepare_cached(&format!("{DEAD_LETTER} WHERE tenant_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3"))?;
-    statement.query_map(params![tenant_id, after, limit], dead_letter_of)?.collect()
+    statement.query_map(params![tenant_id, after, limit], dead_message_of)?.collect()
 }
 
 /// Returns the states of the webhooks of a tenant.
