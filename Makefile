@@ -33,7 +33,7 @@ NODE_VERSIONS ?= 20 22 24
 # Packages for the Python suite on each CPython; a missing one is skipped by name.
 SUITE_TOOLS := pytest>=8,<10 pytest-xdist>=3.6,<4 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 \
 	trio>=0.27 uvloop>=0.19 celery>=5.4,<6 django>=4.2,<6 fastapi>=0.115,<1 flask>=3,<4 numpy>=1.26,<3 pydantic>=2.10,<3
-TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
+TEST_TOOLS := $(SUITE_TOOLS) axe-playwright-python>=0.1.8,<0.2 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
@@ -232,6 +232,7 @@ test-page: $(TEST_VENV)/bin/maturin debug
 	@mkdir -p target/test-output && rm -f target/test-output/page*
 	cd tests/page && \
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
+		ACTPASS_TEST_PICTURES=$(CURDIR)/target/page-pictures \
 		$(TIMED) 'tests: page' $(CURDIR)/scripts/lib.sh keep_output $(CURDIR)/target/test-output/page.log \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 

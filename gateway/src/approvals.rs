@@ -120,6 +120,8 @@ pub struct Opening {
     pub person: String,
     /// The required people, fixed from now on.
     pub requirement: Requirement,
+    /// The event; `None` before it is recorded.
+    pub event: Option<Arc<Json>>,
 }
 
 impl Opening {
@@ -132,7 +134,7 @@ impl Opening {
     }
 
     /// Reads the opening from its event; `None` if it is invalid.
-    pub(crate) fn of_event(event: &Json) -> Option<Self> {
+    pub(crate) fn of_event(event: Json) -> Option<Self> {
         let metadata = event.member("metadata");
         let requirement = match metadata.and_then(|metadata| metadata.member("approval")) {
             Some(requirement) => Requirement::parse(requirement).ok()?,
@@ -140,7 +142,7 @@ impl Opening {
         };
         let person = metadata.and_then(|metadata| metadata.member("person")).and_then(Json::as_str);
         let person = person.or_else(|| event.member("key_name").and_then(Json::as_str))?;
-        Some(Self { person: person.to_owned(), requirement })
+        Some(Self { person: person.to_owned(), requirement, event: Some(Arc::new(event)) })
     }
 }
 
@@ -157,6 +159,8 @@ pub struct Ballot {
     pub allow_self: bool,
     /// The note of the person who votes.
     pub note: Option<String>,
+    /// The hash of the card that the person was shown, if the gateway showed it.
+    pub shown_hash: Option<String>,
 }
 
 impl Ballot {

@@ -118,6 +118,7 @@ fn vote(
     let metadata = [
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("has_note", Some(Json::Bool(ballot.note.is_some()))),
+        ("shown_hash", ballot.shown_hash.as_deref().map(Json::from)),
         ("usable_until", usable_until),
     ];
     let metadata = metadata.into_iter().chain(ballot.vote.to_metadata());

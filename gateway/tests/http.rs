@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_gateway::approvals::Approval;
+use actpass_gateway::budget::Account;
 use actpass_gateway::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
@@ -910,6 +911,12 @@ impl Store for Broken {
         self.fail().await
     }
     async fn budget_accounts(&self, _: &str, _: i64, _: i64, _: u32) -> Result<Vec<AccountUse>, StoreError> {
+        self.fail().await
+    }
+    async fn approval_events(&self, _: &str, _: &str, _: u32) -> Result<Vec<String>, StoreError> {
+        self.fail().await
+    }
+    async fn budget_uses(&self, _: &str, _: i64, _: &[Account]) -> Result<Vec<AccountUse>, StoreError> {
         self.fail().await
     }
     async fn credentials(&self, _: &str) -> Result<Vec<SealedCredential>, StoreError> {

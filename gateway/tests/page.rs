@@ -129,11 +129,8 @@ impl Browser {
     /// Submits the form on the request's page.
     async fn decide(&mut self, id: &str, word: &str, note: &str) -> (StatusCode, String) {
         let (_, page) = self.get(&format!("/approvals/{id}")).await;
-        let fields = [
-            ("token", token(&page)),
-            ("action_hash", field(&page, "action_hash")),
-            ("note", note.to_owned()),
-        ];
+        let fields =
+            [("token", token(&page)), ("shown_hash", field(&page, "shown_hash")), ("note", note.to_owned())];
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         self.post(&format!("/approvals/{id}/{word}"), &fields).await
     }
@@ -269,12 +266,12 @@ async fn forms_require_session_token() {
     let anothers = token(&again.get("/").await.1);
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get("/").await;
-    let (own, hash) = (token(&page), field(&page, "action_hash"));
+    let (own, hash) = (token(&page), field(&page, "shown_hash"));
     assert_eq!(hash.len(), 64);
 
     let paths = [format!("/approvals/{id}/approve"), format!("/approvals/{id}/reject")];
     let fields =
-        |token: &str| [("token", token.to_owned()), ("action_hash", hash.clone()), ("note", String::new())];
+        |token: &str| [("token", token.to_owned()), ("shown_hash", hash.clone()), ("note", String::new())];
     for path in &paths {
         for wrong in [
             "",
@@ -304,7 +301,7 @@ async fn forms_require_session_token() {
         let json = alice.client.post(format!("{}{path}", gateway.url)).header("cookie", alice.cookie());
         let json = json.header("origin", &gateway.url).header("content-type", "text/plain");
         assert_eq!(
-            json.body(format!("token={own}&action_hash={hash}&note=")).send().await.unwrap().status(),
+            json.body(format!("token={own}&shown_hash={hash}&note=")).send().await.unwrap().status(),
             400
         );
         let mut nobody = Browser::of(&gateway);
@@ -317,7 +314,7 @@ async fn forms_require_session_token() {
         let bearer =
             bearer.header("origin", &gateway.url).header("content-type", "application/x-www-form-urlencoded");
         assert_eq!(
-            bearer.body(format!("token={own}&action_hash={hash}&note=")).send().await.unwrap().status(),
+            bearer.body(format!("token={own}&shown_hash={hash}&note=")).send().await.unwrap().status(),
             403
         );
         let api =
@@ -347,7 +344,7 @@ async fn records_decision_with_note_and_decider() {
     for shown in ["refunds.create", "refund.medium_needs_approval", "0 s ago", "15 min left", ">sdk<"] {
         assert!(page.contains(shown), "{shown}");
     }
-    let fields = [("token", token(&page)), ("action_hash", field(&page, "action_hash"))];
+    let fields = [("token", token(&page)), ("shown_hash", field(&page, "shown_hash"))];
     let note = "called <i>them</i>\r\nand they said yes";
     let fields = [(fields[0].0, &*fields[0].1), (fields[1].0, &*fields[1].1), ("note", note)];
     let response = alice.send(&format!("/approvals/{yes}/approve"), &fields).await;
@@ -400,7 +397,7 @@ async fn late_decision_names_first_decider() {
     let (_, seen) = bob.get(&format!("/approvals/{id}")).await;
     assert_eq!(alice.decide(&id, "reject", "not this customer").await.0, 303);
     let fields =
-        [("token", token(&seen)), ("action_hash", field(&seen, "action_hash")), ("note", "fine".to_owned())];
+        [("token", token(&seen)), ("shown_hash", field(&seen, "shown_hash")), ("note", "fine".to_owned())];
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (status, page) = bob.post(&format!("/approvals/{id}/approve"), &fields).await;
     assert_eq!(status, 409);
@@ -415,7 +412,7 @@ async fn late_decision_names_first_decider() {
     let (_, seen) = bob.get(&format!("/approvals/{late}")).await;
     time.fetch_add(900, Ordering::SeqCst);
     let fields =
-        [("token", token(&seen)), ("action_hash", field(&seen, "action_hash")), ("note", String::new())];
+        [("token", token(&seen)), ("shown_hash", field(&seen, "shown_hash")), ("note", String::new())];
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let (status, page) = bob.post(&format!("/approvals/{late}/approve"), &fields).await;
     assert_eq!(status, 409);
@@ -432,12 +429,12 @@ async fn approves_displayed_action_only() {
     let large = ask_with(&gateway, "apk_one", r#"{"amount": 49999, "currency": "usd"}"#).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get(&format!("/approvals/{small}")).await;
-    let (token, seen) = (token(&page), field(&page, "action_hash"));
+    let (token, seen) = (token(&page), field(&page, "shown_hash"));
     for hash in [seen.as_str(), "", &"0".repeat(64)] {
-        let fields = [("token", token.as_str()), ("action_hash", hash), ("note", "")];
+        let fields = [("token", token.as_str()), ("shown_hash", hash), ("note", "")];
         let (status, page) = alice.post(&format!("/approvals/{large}/approve"), &fields).await;
         assert_eq!(status, 409);
-        assert!(page.contains("for a different action") && page.contains("49999"));
+        assert!(page.contains("have changed since this form") && page.contains("49999"));
     }
     assert_eq!(status_of(&gateway, &large).await, "pending");
     gateway.stop().await;
@@ -565,7 +562,7 @@ async fn page_isolates_tenants() {
     let id = ask(&gateway).await;
     let theirs = ask_with(&gateway, "apk_two", r#"{"amount": 30000, "currency": "usd"}"#).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
-    let hash = field(&alice.get("/").await.1, "action_hash");
+    let hash = field(&alice.get("/").await.1, "shown_hash");
     let mut eve = Browser::logged_in(&gateway, EVE).await;
     for path in ["/", "/live", &format!("/?decided={id}")] {
         let (status, page) = eve.get(path).await;
@@ -581,7 +578,7 @@ async fn page_isolates_tenants() {
     assert_eq!(eve.get(&format!("/approvals/{id}")).await.0, 404);
     let token = token(&eve.get("/").await.1);
     for word in ["approve", "reject"] {
-        let fields = [("token", token.as_str()), ("action_hash", &hash), ("note", "")];
+        let fields = [("token", token.as_str()), ("shown_hash", &hash), ("note", "")];
         assert_eq!(eve.post(&format!("/approvals/{id}/{word}"), &fields).await.0, 404);
     }
     assert_eq!(status_of(&gateway, &id).await, "pending");
@@ -603,7 +600,7 @@ async fn session_expires() {
     assert_eq!(status, 403, "refreshes do not extend the session");
     assert!(form.contains("type=\"password\""));
     let fields =
-        [("token", token(&page)), ("action_hash", field(&page, "action_hash")), ("note", String::new())];
+        [("token", token(&page)), ("shown_hash", field(&page, "shown_hash")), ("note", String::new())];
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(alice.post(&format!("/approvals/{id}/approve"), &fields).await.0, 403);
 
@@ -907,14 +904,14 @@ async fn deceptive_text_cannot_be_approved() {
 #[tokio::test]
 async fn pending_requests_are_paginated_and_filtered() {
     let (gateway, _) = start_with("pending_approvals = 200").await;
-    for number in 0..120 {
+    for number in 0..70 {
         ask_with(&gateway, "apk_bound", &format!(r#"{{"amount": {}, "currency": "usd"}}"#, 20_000 + number))
             .await;
     }
     let other = ask(&gateway).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     let (_, page) = alice.get("/").await;
-    assert_eq!(heading(&page), "100+ pending");
+    assert_eq!(heading(&page), "50+ pending");
     assert!(!page.contains(&format!("id=\"{other}\"")));
     let more =
         page.split_once("<p class=\"more\"><a href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
@@ -970,6 +967,13 @@ async fn page_works_under_base_path() {
             page.split_once("rel=\"stylesheet\" href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
         assert_eq!(alice.get(&style).await.0, 200);
         assert_eq!(alice.get(style.strip_prefix("/actpass").unwrap()).await.0, 200);
+        for path in ["/", "/approvals?agent=sdk", "/decisions?tool=refunds.create", "/budgets"] {
+            let (status, page) = alice.get(&format!("{root}{path}")).await;
+            assert_eq!(status, 200, "{path}");
+            for link in page.split("=\"/").skip(1) {
+                assert!(link.starts_with("actpass/"), "{path}: {}", link.lines().next().unwrap_or_default());
+            }
+        }
     }
     let decided = gateway
         .post(&format!("/actpass/api/v1/approvals/{id}/approve"), ALICE)
@@ -1029,5 +1033,326 @@ async fn lists_the_accounts_of_budgets() {
     assert!(page.contains("<td>4900</td>") && page.contains("<td>24h</td>"), "{page}");
     assert!(browser.get("/").await.1.contains("/budgets\">Budgets</a>"));
     assert_eq!(browser.get("/budgets?after=x").await.0, 422);
+    gateway.stop().await;
+}
+
+const APPROVER: &str = "apdv_page_approver_secret";
+const STRANGER: &str = "apdv_page_stranger_secret";
+const AUDITOR: &str = "apdv_page_auditor_secret";
+
+/// Starts a gateway whose refunds have a budget, and with approvers of `finance` and of `legal`, an
+/// auditor, and the operator Alice, whose agent is `apk_one`.
+async fn start_team() -> (Gateway, tempfile::TempDir) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let policy = std::fs::read_to_string(common::shipped_policy("refunds.json")).unwrap();
+    let medium = r#""reason": "refund.medium_needs_approval","#;
+    assert!(policy.contains(medium));
+    let policy =
+        policy.replace(medium, &format!(r#"{medium} "approval": {{"quorum": 2, "groups": ["finance"]}},"#));
+    let path = folder.path().join("policy.json");
+    std::fs::write(&path, policy).unwrap();
+    let gateway = Gateway::start_with("", |settings| {
+        let mut text = common::config_with("", &path.display().to_string());
+        for (key, name, role, more) in [
+            (ALICE, "alice", "operator", "person = \"alice\"\ngroups = [\"finance\"]"),
+            (BOB, "bob", "operator", "person = \"bob\"\ngroups = [\"finance\"]"),
+            (APPROVER, "carol", "approver", "person = \"carol\"\ngroups = [\"finance\"]"),
+            (STRANGER, "dave", "approver", "groups = [\"legal\"]"),
+            (AUDITOR, "audrey", "auditor", ""),
+            ("apk_alice", "agent-of-alice", "agent", "person = \"alice\""),
+        ] {
+            let hash = ApiKeyHash::of(key);
+            text += &format!(
+                "[[keys]]\nname = \"{name}\"\nhash = \"{hash}\"\ntenant = \"one\"\nrole = \"{role}\"\n{more}\n"
+            );
+        }
+        text += "[approvals]\nreuse = false\n";
+        let data = settings.data.clone();
+        *settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
+        settings.data = data;
+    })
+    .await;
+    (gateway, folder)
+}
+
+/// Returns the text of a page without markup.
+fn words(page: &str) -> String {
+    let mut text = String::new();
+    for piece in page.split('<') {
+        text += " ";
+        text += piece.split_once('>').map_or("", |(_, text)| text);
+    }
+    let text = text.replace("&#34;", "\"").replace("&#62;", ">").replace("&#60;", "<");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn card_shows_what_decides_and_the_vote_records_its_hash() {
+    let (gateway, _folder) = start_team().await;
+    for amount in ["4900", "100", "60000"] {
+        gateway.decide("apk_one", &common::refund(amount, "")).await;
+    }
+    gateway.decide("apk_one", &common::refund("1", "").replace("\"sdk\"", "\"another\"")).await;
+    let body = common::refund("20000", r#", "user_id": "u-7""#);
+    let id = text(&gateway.decide("apk_one", &body).await, "approval_request_id").unwrap().to_owned();
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let mut hashes = Vec::new();
+    for path in ["/".to_owned(), format!("/approvals/{id}")] {
+        let (_, page) = alice.get(&path).await;
+        hashes.push(field(&page, "shown_hash"));
+        let said = words(&page);
+        for shown in [
+            "Key name-of-apk-one",
+            "For u-7",
+            "Still needed 2 of finance",
+            "The rule \"medium_refund_needs_approval\" requires a person's approval",
+            "Reason refund.medium_needs_approval , rule medium_refund_needs_approval",
+            "args.currency == \"usd\" args.amount > 10000 args.amount <= 50000",
+            "Arguments that the policy reads args.currency \"usd\" args.amount 20000",
+            "daily_refunds {\"agent_id\":\"sdk\",\"args.currency\":\"usd\"}",
+            "used 5000 + this 20000 = 25000 of 50000 in 24h",
+            "deny refunds.create refund.over_limit",
+        ] {
+            assert!(said.replace("&#39;", "'").contains(shown), "{path}: {shown}\n{said}");
+        }
+        let (_, earlier) = said.split_once("Before this request, the same agent").unwrap();
+        let earlier = earlier.split("Note").next().unwrap();
+        assert_eq!(earlier.matches("refunds.create").count(), 3, "{earlier}");
+    }
+    assert_eq!((hashes[0].len(), &hashes[0]), (64, &hashes[1]), "the card is the same everywhere");
+    let (_, carols) = Browser::logged_in(&gateway, APPROVER).await.get(&format!("/approvals/{id}")).await;
+    assert_eq!(field(&carols, "shown_hash"), hashes[0], "and for everyone");
+
+    // Another action uses the budget: the decision is refused with the current card.
+    gateway.decide("apk_one", &common::refund("3000", "")).await;
+    let (_, form) = alice.get("/").await;
+    let token = token(&form);
+    for word in ["approve", "reject"] {
+        for wrong in [&*hashes[0], "", &"0".repeat(64)] {
+            let fields = [("token", &*token), ("shown_hash", wrong), ("note", "")];
+            let (status, page) = alice.post(&format!("/approvals/{id}/{word}"), &fields).await;
+            assert_eq!(status, 409, "{word} {wrong}");
+            assert!(page.contains("have changed since this form") && words(&page).contains("used 8000"));
+        }
+    }
+    assert_eq!(status_of(&gateway, &id).await, "pending");
+    let shown = field(&form, "shown_hash");
+    assert_ne!(shown, hashes[0]);
+    assert_eq!(alice.decide(&id, "approve", "").await.0, 303);
+
+    // A vote changes the card for the others too.
+    let mut bob = Browser::logged_in(&gateway, BOB).await;
+    let fields = [("token", &*self::token(&bob.get("/").await.1)), ("shown_hash", &*shown), ("note", "")];
+    assert_eq!(bob.post(&format!("/approvals/{id}/approve"), &fields).await.0, 409);
+    let (_, page) = bob.get(&format!("/approvals/{id}")).await;
+    let second = field(&page, "shown_hash");
+    assert!(words(&page).contains("Still needed 1 of finance"));
+    assert_eq!(bob.decide(&id, "approve", "").await.0, 303);
+    let events = gateway.events("apdv_one", "decisions").await;
+    let recorded: Vec<_> = events.iter().filter_map(|event| text(event, "metadata.shown_hash")).collect();
+    assert_eq!(recorded, [&*shown, &*second]);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn story_tells_votes_use_and_outcome() {
+    let (gateway, _folder) = start_team().await;
+    let asked = gateway.decide("apk_one", &common::refund("20000", "")).await;
+    let id = text(&asked, "approval_request_id").unwrap().to_owned();
+    for key in [ALICE, APPROVER] {
+        assert_eq!(Browser::logged_in(&gateway, key).await.decide(&id, "approve", "").await.0, 303);
+    }
+    let body = common::refund("20000", &format!(r#", "approval_request_id": "{id}""#));
+    let used = gateway.decide("apk_one", &body).await;
+    assert_eq!(text(&used, "decision"), Some("allow"), "{used}");
+    let request_hash = text(&used, "request_hash").unwrap();
+    let outcome = format!(
+        r#"{{"chain_id": "decisions", "event_type": "action.outcome", "request_hash": "{request_hash}",
+            "metadata": {{"ended": "returned"}}}}"#
+    );
+    let sent = gateway.post("/api/v1/evidence/events", "apk_one").body(outcome).send().await.unwrap();
+    assert_eq!(sent.status(), 200);
+    let (_, page) = Browser::logged_in(&gateway, AUDITOR).await.get(&format!("/approvals/{id}")).await;
+    let (_, story) = page.split_once("id=\"story-heading\"").unwrap();
+    let story = words(&format!("<{story}"));
+    let mut rest = &*story;
+    for told in [
+        "Requested with the key name-of-apk-one (refund.medium_needs_approval)",
+        "alice approved; more votes are needed",
+        "card shown",
+        "carol approved: the request is approved",
+        "card shown",
+        "Used: the action is allowed (approval.approved)",
+        "The action ended: returned",
+    ] {
+        rest = rest.split_once(told).unwrap_or_else(|| panic!("{told} in {story}")).1;
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn roles_limit_views_and_buttons() {
+    let (gateway, _folder) = start_team().await;
+    let body = common::refund("20000", "");
+    let id = text(&gateway.decide("apk_alice", &body).await, "approval_request_id").unwrap().to_owned();
+    let detail = format!("/approvals/{id}");
+    // Key, status of the decisions, the budgets and the request, and its buttons.
+    for (key, statuses, approve, reject) in [
+        (ALICE, [200, 200, 200], false, true),
+        (BOB, [200, 200, 200], true, true),
+        (APPROVER, [403, 403, 200], true, true),
+        (STRANGER, [403, 403, 404], false, false),
+        (AUDITOR, [200, 200, 200], false, false),
+    ] {
+        let mut browser = Browser::logged_in(&gateway, key).await;
+        let (_, list) = browser.get("/").await;
+        for ((path, link), status) in
+            [("/decisions", "Decisions"), ("/budgets", "Budgets"), (&*detail, "refunds.create")]
+                .into_iter()
+                .zip(statuses)
+        {
+            assert_eq!(browser.get(path).await.0, status, "{key} {path}");
+            let is_linked = list.contains(&format!("href=\"{path}\">{link}"));
+            assert_eq!(is_linked, status == 200, "{key} {path}");
+        }
+        for page in [&list, &browser.get(&detail).await.1] {
+            assert_eq!(page.contains("class=\"approve\""), approve, "{key}");
+            assert_eq!(page.contains("formaction=\"/approvals/apr_"), reject, "{key}");
+        }
+        assert_eq!(list.contains("name=\"select\""), reject, "{key}");
+        let (_, found) = browser.get("/approvals").await;
+        assert_eq!(found.contains(&id), statuses[2] == 200, "{key}");
+        // A form that the page did not offer is refused as well.
+        if !approve {
+            let hash = "0".repeat(64);
+            let token = token(&list);
+            let fields = [("token", &*token), ("shown_hash", &*hash), ("note", "")];
+            let status = browser.post(&format!("{detail}/approve"), &fields).await.0;
+            assert!([403, 404, 409].contains(&status.as_u16()), "{key}: {status}");
+        }
+    }
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    assert!(
+        alice
+            .get(&detail)
+            .await
+            .1
+            .contains("You cannot approve it: a person cannot approve their own request")
+    );
+    let (status, page) = alice.decide(&id, "approve", "").await;
+    assert!(status == 409 && page.contains("cannot approve their own request"), "{status}");
+    assert_eq!(status_of(&gateway, &id).await, "pending");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn selected_requests_are_rejected_with_one_note() {
+    let (gateway, _) = start().await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(ask(&gateway).await);
+    }
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    let selected: Vec<_> = page
+        .split("name=\"select\" value=\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(selected.len(), 4);
+    // One is decided in the meantime, and one form was changed.
+    let decided = selected[0].split('.').next().unwrap();
+    assert_eq!(alice.decide(decided, "approve", "").await.0, 303);
+    let changed = format!("{}.{}", selected[1].split('.').next().unwrap(), "0".repeat(64));
+    let token = token(&page);
+    let fields = [
+        ("token", &*token),
+        ("note", "duplicates"),
+        ("select", &*selected[0]),
+        ("select", &*changed),
+        ("select", &*selected[2]),
+        ("select", &*selected[3]),
+    ];
+    assert_eq!(alice.post("/approvals/reject", &fields[1..]).await.0, 400);
+    assert_eq!(alice.post("/approvals/reject", &[fields[0], fields[1], ("select", "x")]).await.0, 400);
+    let (status, page) = alice.post("/approvals/reject", &fields).await;
+    assert_eq!(status, 200);
+    let said = words(&page);
+    assert!(said.contains("Rejected: 2. Not rejected: 2."), "{said}");
+    assert!(said.contains("alice already approved this") && said.contains("have changed since this form"));
+    let mut statuses = Vec::new();
+    for id in &ids {
+        statuses.push(status_of(&gateway, id).await);
+    }
+    statuses.sort();
+    assert_eq!(statuses, ["approved", "pending", "rejected", "rejected"]);
+    let last = selected[3].split('.').next().unwrap();
+    assert!(alice.get(&format!("/approvals/{last}")).await.1.contains("duplicates"));
+    let events = gateway.events("apk_one", "decisions").await;
+    assert_eq!(events.iter().filter(|event| text(event, "metadata.shown_hash").is_some()).count(), 3);
+    assert_eq!(heading(&alice.post("/approvals/reject", &fields[..2]).await.1), "1 pending");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn approvals_and_decisions_are_searched_page_by_page() {
+    let (gateway, _) = start_with("pending_approvals = 200").await;
+    let refused = gateway.decide("apk_one", &common::refund("90000", "")).await;
+    let event_id = text(&refused, "evidence_event_id").unwrap().to_owned();
+    let mut ids = Vec::new();
+    for number in 0..101 {
+        let args = format!(r#"{{"amount": {}, "currency": "usd"}}"#, 20_000 + number);
+        ids.push(ask_with(&gateway, "apk_one", &args).await);
+    }
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    assert_eq!(alice.decide(&ids[7], "reject", "").await.0, 303);
+    let count = |page: &str| page.matches("<tr>").count().saturating_sub(1);
+    let more = |page: &str| {
+        let (_, rest) = page.split_once("<p class=\"more\"><a href=\"").unwrap();
+        rest.split_once('"').unwrap().0.replace("&#38;", "&")
+    };
+    let (_, first) = alice.get("/approvals?agent=sdk").await;
+    assert_eq!(count(&first), 100);
+    let (_, second) = alice.get(&more(&first)).await;
+    assert!(count(&second) == 1 && !second.contains("class=\"more\""));
+    for id in &ids {
+        assert!(first.contains(id) != second.contains(id), "{id}");
+    }
+    let (_, rejected) = alice.get("/approvals?status=rejected").await;
+    assert!(
+        count(&rejected) == 1
+            && rejected.contains(&ids[7])
+            && rejected.contains("<option value=\"rejected\" selected>")
+    );
+    assert!(alice.get("/approvals?tool=none").await.1.contains("No approvals found."));
+
+    // 1 denial, 101 requests, 1 rejection.
+    let (mut path, mut counts) = ("/decisions?".to_owned(), Vec::new());
+    loop {
+        let (_, page) = alice.get(&path).await;
+        counts.push(count(&page));
+        if !page.contains("class=\"more\"") {
+            break;
+        }
+        path = more(&page);
+    }
+    assert_eq!(counts, [50, 50, 3]);
+    for (query, expected) in [
+        (format!("event={event_id}"), 1),
+        ("decision=deny".to_owned(), 1),
+        ("decision=rejected".to_owned(), 1),
+        ("reason=refund.over_limit&agent=sdk&tool=refunds.create".to_owned(), 1),
+        ("reason=refund.over_limit&agent=other".to_owned(), 0),
+        ("agent=%3Cb%3E".to_owned(), 0),
+    ] {
+        let (_, page) = alice.get(&format!("/decisions?{query}")).await;
+        assert_eq!(count(&page), expected, "{query}");
+        assert!(page.contains("Searched events 1 to 103.") && !page.contains("<b>"), "{query}");
+    }
+    let mut eve = Browser::logged_in(&gateway, EVE).await;
+    for path in ["/approvals", "/decisions"] {
+        let (_, page) = eve.get(path).await;
+        assert!(!page.contains("refunds.create") && !page.contains("<tr>"), "{path}");
+    }
     gateway.stop().await;
 }

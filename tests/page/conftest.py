@@ -40,7 +40,7 @@ class Gateway:
         """Write the settings and start the gateway."""
         keys = [("agent", AGENT, "agent"), ("alice", ALICE, "operator"), ("bob", "apdv_page_bob_secret", "operator")]
         settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\n'
-        settings += f"policy = {json.dumps(str(ROOT / 'policies/dev.json'))}\n"
+        settings += f"policy = {json.dumps(str(ROOT / 'policies/refunds.json'))}\n"
         for name, key, role in keys:
             hashing = subprocess.run([GATEWAY, "key", "hash"], input=key, capture_output=True, text=True, check=True)
             settings += f'[[keys]]\nname = "{name}"\n{hashing.stdout.strip()}\ntenant = "shop"\nrole = "{role}"\n'
@@ -154,7 +154,7 @@ def operator(visit):
 
     def page(**settings):
         page = visit(**settings)
-        page.get_by_label("Operator API key").fill(ALICE)
+        page.get_by_label("API key").fill(ALICE)
         page.get_by_role("button", name="Log in").click()
         page.get_by_role("button", name="Log out").wait_for()
         return page

@@ -74,7 +74,7 @@ def test_operator_rejects_and_logs_out(gateway, operator, script):
     page.get_by_role("button", name="Verify all events").click()
     expect(page.locator(".state")).to_contain_text("All events are verified")
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Operator API key")).to_be_visible()
+    expect(page.get_by_label("API key")).to_be_visible()
     assert not [cookie for cookie in page.context.cookies() if cookie["name"] == "actpass"]
 
 
@@ -141,21 +141,33 @@ def test_double_click_decides_once_and_late_decision_is_reported(gateway, operat
 def test_page_is_usable_by_keyboard(gateway, visit):
     approval = gateway.ask()
     page = visit()
-    expect(page.get_by_label("Operator API key")).to_be_focused()
+    expect(page.get_by_label("API key")).to_be_focused()
     page.keyboard.type(ALICE)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="1 pending").wait_for()
-    stops = []
-    for _ in range(8):
+    stops, outlines = [], []
+    expected = ["Skip to content", "ActPass", "Requests", "Approvals", "Decisions", "Budgets", "Log out", "Refresh"]
+    expected += ["refunds.create", "note", "Approve", "Reject", "select", "note", "Reject selected"]
+    for _ in expected:
         page.keyboard.press("Tab")
         stops.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
-    assert stops[:7] == ["ActPass", "Log out", "Refresh", "refunds.create", "note", "Approve", "Reject"]
-    page.keyboard.press("Shift+Tab")
-    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid"
-    page.keyboard.press("Shift+Tab")
+        outlines.append(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+    assert stops == expected
+    assert set(outlines) == {"solid"}
+    for _ in range(5):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.type("called the customer")
+    page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.locator(".done").wait_for()
+    # The link skips the navigation.
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "refunds.create"
+    page.keyboard.press("Enter")
+    expect(page.locator("blockquote")).to_have_text("called the customer")
     assert gateway.approval(approval)["status"] == "approved"
 
 

@@ -342,7 +342,7 @@ impl<'a> Case<'a> {
                 .saturating_add(requirement.deadline_seconds().unwrap_or(self.context.approval_seconds)),
             decided: None,
             note: None,
-            opening: Some(Opening { person: self.key.person().to_owned(), requirement }),
+            opening: Some(Opening { person: self.key.person().to_owned(), requirement, event: None }),
             votes: Vec::new(),
             spent: false,
             proven: true,

@@ -69,7 +69,7 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
     }
 }
 
-fn by_rule(rule: &Rule, tool: &str) -> String {
+pub(crate) fn by_rule(rule: &Rule, tool: &str) -> String {
     let verb = match rule.decision() {
         Decision::Allow => "allows",
         Decision::Deny => "denies",
@@ -78,7 +78,7 @@ fn by_rule(rule: &Rule, tool: &str) -> String {
     format!("The rule {:?} {verb} the tool {tool:?} ({}).", rule.name(), rule.reason())
 }
 
-fn over_budget(budget: &Budget, tool: &str) -> String {
+pub(crate) fn over_budget(budget: &Budget, tool: &str) -> String {
     let effect = match budget.on_exceed() {
         OnExceed::Deny => "is denied",
         OnExceed::RequireApproval => "needs a person's approval",

@@ -7,7 +7,7 @@
 
 mod case;
 mod context;
-mod explain;
+pub(crate) mod explain;
 mod response;
 mod ruling;
 

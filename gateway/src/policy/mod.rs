@@ -15,6 +15,7 @@ mod analysis;
 mod budget;
 mod cases;
 mod check;
+mod describe;
 mod evaluate;
 mod history;
 mod index;

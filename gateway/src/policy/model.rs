@@ -125,6 +125,16 @@ pub(super) enum Measure {
     Sum(usize),
 }
 
+impl Measure {
+    /// Index of the path of the number to sum.
+    pub(super) const fn path(self) -> Option<usize> {
+        match self {
+            Self::Count => None,
+            Self::Sum(path) => Some(path),
+        }
+    }
+}
+
 /// The decision about an action that would exceed a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExceed {

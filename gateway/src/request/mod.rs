@@ -215,6 +215,8 @@ pub struct DecisionNote {
     pub note: Option<String>,
     /// The absent person in whose place the vote is given.
     pub on_behalf_of: Option<String>,
+    /// The hash of the card that the person was shown. Only the gateway's own page sets it.
+    pub shown_hash: Option<String>,
 }
 
 impl DecisionNote {
@@ -228,6 +230,7 @@ impl DecisionNote {
         Ok(Self {
             note: members.optional_text("note", 2000)?,
             on_behalf_of: members.optional_text("for", 256)?,
+            shown_hash: None,
         })
     }
 }

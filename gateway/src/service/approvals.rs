@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 use super::{Authorized, Service, ServiceError};
-use crate::approvals::{Approval, Ballot, Opening, Status, VoteRefusal};
+use crate::approvals::{Approval, Opening, Status, VoteRefusal};
 use crate::auth::{Principal, Role, is_same_person};
 use crate::delegation::Delegation;
 use crate::events;
@@ -124,13 +124,7 @@ impl Service {
             }
         };
         let vote = self.vote(who, approval, opening, approved, note.on_behalf_of.as_deref()).await?;
-        let ballot = Ballot {
-            vote,
-            asker: who.asker(),
-            rejects_all: who.role == Role::Operator,
-            allow_self: self.allow_self_approval,
-            note: note.note,
-        };
+        let ballot = self.ballot(who, vote, note.note, note.shown_hash);
         let event = events::approval_decided(who, approval, &ballot);
         let voted = Box::new(events::approval_voted(who, approval, &ballot));
         let record = |halt_epoch| {
@@ -156,11 +150,7 @@ impl Service {
                 self.notifier.decided(id);
                 self.announced.notify_waiters();
             }
-            TransitionOutcome::Refused(VoteRefusal::Altered) => return Err(ServiceError::ApprovalAltered),
-            TransitionOutcome::Refused(refusal) => {
-                let needed = opening.requirement.describe(&opening.requirement.missing(&[]));
-                return Err(ServiceError::VoteRefused(refusal, needed));
-            }
+            TransitionOutcome::Refused(refusal) => return Err(Self::refused(opening, refusal)),
             TransitionOutcome::Stale => {
                 let now = self.find_approval(who, id).await?.ok_or(NOT_FOUND)?;
                 return Err(ServiceError::AlreadyDecided(now.status(self.clock.seconds())));
@@ -169,9 +159,22 @@ impl Service {
         self.find_approval(who, id).await?.ok_or(NOT_FOUND)
     }
 
+    /// Returns the error of a vote that does not count.
+    pub(super) fn refused(Opening { requirement, .. }: &Opening, refusal: VoteRefusal) -> ServiceError {
+        match refusal {
+            VoteRefusal::Altered => ServiceError::ApprovalAltered,
+            VoteRefusal::AlreadyVoted
+            | VoteRefusal::NoSeat
+            | VoteRefusal::NotDelegated
+            | VoteRefusal::SelfApproval => {
+                ServiceError::VoteRefused(refusal, requirement.describe(&requirement.missing(&[])))
+            }
+        }
+    }
+
     /// Returns the vote of the principal: for the principal's own seat if present, otherwise for the
     /// seat of an absent person.
-    async fn vote(
+    pub(super) async fn vote(
         &self,
         who: &Principal,
         approval: &Approval,

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actpass_protocol::Json;
+use actpass_protocol::{ACTION_OUTCOME, Json};
 
 use super::evidence::ChainReader;
-use super::{Service, ServiceError};
+use super::{Authorized, Service, ServiceError};
+use crate::approvals::Approval;
 use crate::ledger::{
     APPROVAL_APPROVED, APPROVAL_REJECTED, APPROVAL_VOTED, DECISION, DECISIONS, Head, Verifier,
 };
@@ -16,6 +17,21 @@ const VERIFY_BATCH: u64 = 1000;
 
 /// Maximum number of decisions shown.
 const MAX_DECISIONS: usize = 20;
+
+/// Maximum number of decisions that a search returns.
+const SEARCHED_DECISIONS: usize = 50;
+
+/// Maximum number of events that a search examines.
+const SEARCHED_EVENTS: u64 = 5000;
+
+/// Number of events that a search reads in one step.
+const SEARCH_BATCH: u64 = 500;
+
+/// Maximum number of votes and uses in a story.
+const STORY_EVENTS: u32 = 100;
+
+/// Number of events after the use of an approval that are searched for the outcome.
+const OUTCOME_EVENTS: u64 = 1000;
 
 /// Number of recent events that are searched for decisions.
 const SCANNED_EVENTS: u64 = 60;
@@ -123,17 +139,125 @@ impl Service {
             };
             after = last.seq;
             let events = page.iter().filter_map(|event| Json::parse(event.text.as_bytes()).ok());
-            found.extend(events.map(|event| LastDecision { event }).filter(|last| {
-                matches!(
-                    last.text("event_type"),
-                    Some(APPROVAL_APPROVED | APPROVAL_REJECTED | APPROVAL_VOTED | DECISION)
-                )
-            }));
+            found.extend(events.filter_map(LastDecision::of));
         }
         found.reverse();
         found.truncate(MAX_DECISIONS);
         Ok(found)
     }
+
+    /// Searches decisions, newest first: up to [`SEARCHED_DECISIONS`] among at most
+    /// [`SEARCHED_EVENTS`] events.
+    pub(crate) async fn search_decisions(
+        self: &Arc<Self>,
+        Authorized(who): Authorized<'_>,
+        search: &DecisionSearch,
+    ) -> Result<SearchResult, ServiceError> {
+        let tenant_id = &who.tenant.id;
+        let head = self.head(tenant_id, DECISIONS).await?.unwrap_or_default();
+        let last = search.before.map_or(head.length, |before| before.saturating_sub(1).min(head.length));
+        let lowest = last.saturating_sub(SEARCHED_EVENTS);
+        let (mut found, mut end) = (Vec::new(), last);
+        while end > lowest {
+            let start = end.saturating_sub(SEARCH_BATCH).max(lowest);
+            let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), end);
+            let (mut after, mut batch) = (start, Vec::new());
+            loop {
+                let page = reader.page(after).await?;
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                for event in page {
+                    let decision = Json::parse(event.text.as_bytes()).ok().and_then(LastDecision::of);
+                    batch
+                        .extend(decision.filter(|decision| search.matches(decision)).map(|d| (event.seq, d)));
+                }
+            }
+            for (seq, decision) in batch.into_iter().rev() {
+                if found.len() == SEARCHED_DECISIONS {
+                    let next = seq.saturating_add(1);
+                    return Ok(SearchResult { found, first: next, last, next: Some(next) });
+                }
+                found.push(decision);
+            }
+            end = start;
+        }
+        let next = (end > 0).then(|| end.saturating_add(1));
+        Ok(SearchResult { found, first: end.saturating_add(1), last, next })
+    }
+
+    /// Returns the events of an approval's story, oldest first: opened, voted on, decided, used, and
+    /// the outcome of the action, if reported among the next [`OUTCOME_EVENTS`] events.
+    pub(crate) async fn story(
+        self: &Arc<Self>,
+        tenant_id: &Arc<str>,
+        approval: &Approval,
+    ) -> Result<Vec<LastDecision>, ServiceError> {
+        let opening = approval.opening.as_ref().and_then(|opening| opening.event.as_deref());
+        let mut story: Vec<_> =
+            opening.into_iter().map(|event| LastDecision { event: event.clone() }).collect();
+        let events = self.store.approval_events(tenant_id, &approval.id, STORY_EVENTS);
+        let events = self.with_timeout(events).await?;
+        let events = events.iter().filter_map(|text| Json::parse(text.as_bytes()).ok());
+        story.extend(events.map(|event| LastDecision { event }));
+        let used = story.iter().rev().find(|event| event.text("decision") == Some("allow"));
+        let Some((seq, request)) =
+            used.and_then(|used| Some((used.seq()?, used.text("request_hash")?.to_owned())))
+        else {
+            return Ok(story);
+        };
+        let until = seq.saturating_add(OUTCOME_EVENTS);
+        let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), until);
+        let mut after = seq;
+        loop {
+            let page = reader.page(after).await?;
+            let Some(last) = page.last() else { return Ok(story) };
+            after = last.seq;
+            let events = page.iter().filter_map(|event| Json::parse(event.text.as_bytes()).ok());
+            let events = events.map(|event| LastDecision { event });
+            story.extend(events.filter(|event| {
+                event.text("event_type") == Some(ACTION_OUTCOME)
+                    && event.text("request_hash") == Some(&request)
+            }));
+        }
+    }
+}
+
+/// Selection of decisions; `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DecisionSearch {
+    pub(crate) agent: Option<String>,
+    pub(crate) tool: Option<String>,
+    /// The decision word; see [`LastDecision::decision`].
+    pub(crate) decision: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) event_id: Option<String>,
+    /// Only events before this one.
+    pub(crate) before: Option<u64>,
+}
+
+impl DecisionSearch {
+    fn matches(&self, decision: &LastDecision) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
+        };
+        is(&self.agent, decision.text("agent_id"))
+            && is(&self.tool, decision.text("tool_id"))
+            && is(&self.decision, Some(decision.decision()))
+            && is(&self.reason, decision.text("reason_code"))
+            && is(&self.event_id, decision.text("event_id"))
+    }
+}
+
+/// A page of decisions, newest first.
+#[derive(Clone, Debug)]
+pub(crate) struct SearchResult {
+    pub(crate) found: Vec<LastDecision>,
+    /// The first event that was searched.
+    pub(crate) first: u64,
+    /// The last event that was searched.
+    pub(crate) last: u64,
+    /// Continue before this event.
+    pub(crate) next: Option<u64>,
 }
 
 /// A decision in the ledger, by policy or person.
@@ -143,6 +267,25 @@ pub(crate) struct LastDecision {
 }
 
 impl LastDecision {
+    /// Returns the event as a decision; `None` for other events.
+    fn of(event: Json) -> Option<Self> {
+        let last = Self { event };
+        let kind = last.text("event_type")?;
+        [APPROVAL_APPROVED, APPROVAL_REJECTED, APPROVAL_VOTED, DECISION].contains(&kind).then_some(last)
+    }
+
+    fn seq(&self) -> Option<u64> {
+        match self.event.member("seq")? {
+            Json::Number(number) => number.as_str().parse().ok(),
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
+        }
+    }
+
+    /// Returns a text in the event's metadata.
+    pub(crate) fn metadata(&self, member: &str) -> Option<&str> {
+        self.event.member("metadata")?.member(member)?.as_str()
+    }
+
     /// Returns the decision word.
     pub(crate) fn decision(&self) -> &str {
         match self.text("event_type") {
@@ -155,7 +298,7 @@ impl LastDecision {
 
     /// Returns the name of the person who decided, if any.
     pub(crate) fn decided_by(&self) -> Option<&str> {
-        self.event.member("metadata")?.member("decided_by")?.as_str()
+        self.metadata("decided_by")
     }
 
     pub(crate) fn text(&self, member: &str) -> Option<&str> {

@@ -5,6 +5,7 @@
 
 mod approvals;
 mod budgets;
+mod cards;
 mod chain_status;
 mod delegations;
 mod error;
@@ -20,8 +21,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify, Semaphore};
 
+pub(crate) use self::cards::{BudgetEffect, EarlierDecision, RequestCard, Standing};
 use self::chain_status::VerifiedChains;
-pub(crate) use self::chain_status::{ChainState, ChainStatus, LastDecision, VerifyScope};
+pub(crate) use self::chain_status::{
+    ChainState, ChainStatus, DecisionSearch, LastDecision, SearchResult, VerifyScope,
+};
 pub(crate) use self::delegations::{new_delegation, read_delegations, revoke as revoke_delegation};
 pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;

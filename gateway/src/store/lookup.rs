@@ -119,7 +119,7 @@ pub(super) fn delegation_marker(id: &str) -> String {
     member.into_string()
 }
 
-/// Selection of a tenant's approvals, ordered by deadline, nearest first.
+/// Selection of a tenant's approvals, ordered by deadline, earliest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The time, in seconds since 1970.
@@ -130,7 +130,9 @@ pub struct Listing {
     pub agent: Option<String>,
     /// Filter by tool.
     pub tool: Option<String>,
-    /// Only approvals after the one with this id.
+    /// Whether the order is reversed: latest deadline first.
+    pub is_newest_first: bool,
+    /// Only approvals after the one with this id, in that order.
     pub after: Option<String>,
     /// Maximum number of approvals.
     pub limit: u32,

@@ -34,6 +34,7 @@ pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sessions::{IdHash, SessionChange, StoredSession};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
 use crate::approvals::{Approval, Status};
+use crate::budget::Account;
 use crate::clock::Clock;
 use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::Head;
@@ -289,12 +290,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         self.approvals(tenant_id, Listing { now, status, limit, ..Listing::default() }).await
     }
 
-    /// Returns a page of a tenant's approvals, nearest deadline first.
+    /// Returns a page of a tenant's approvals, in the order of the listing.
     ///
     /// # Errors
     ///
     /// Returns an error if the store is unavailable.
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError>;
+
+    /// Returns the texts of up to `limit` events that voted on, decided or used an approval, oldest
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn approval_events(&self, tenant_id: &str, id: &str, limit: u32)
+    -> Result<Vec<String>, StoreError>;
 
     /// Counts approvals pending at `now` that requests of `asker` opened.
     ///
@@ -334,6 +344,19 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: i64,
         after: i64,
         limit: u32,
+    ) -> Result<Vec<AccountUse>, StoreError>;
+
+    /// Returns the use of those of a tenant's `accounts` that have claims, like
+    /// [`Store::budget_accounts`], in any order.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn budget_uses(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        accounts: &[Account],
     ) -> Result<Vec<AccountUse>, StoreError>;
 
     /// Changes sessions of the page; returns `false` if there is nothing to change.

@@ -90,10 +90,8 @@ pub(super) fn verify_against_ledger(
     votes: Option<&str>,
     is_spent: bool,
 ) -> Approval {
-    approval.opening = opened
-        .and_then(parse)
-        .filter(|event| opens(event, &approval))
-        .and_then(|event| Opening::of_event(&event));
+    approval.opening =
+        opened.and_then(parse).filter(|event| opens(event, &approval)).and_then(Opening::of_event);
     let mut decision = None;
     for event in votes.unwrap_or_default().lines().filter_map(parse) {
         let approved = match text_of(&event, "event_type") {

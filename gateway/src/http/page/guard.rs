@@ -68,7 +68,7 @@ pub(super) fn same_origin(headers: &HeaderMap, uri: &Uri, tls: bool) -> Result<b
     }
 }
 
-/// The fields of a form: each of `names` exactly once, and no others.
+/// The fields of a form: each of `names` exactly once, `repeated` any number of times, no others.
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -77,6 +77,7 @@ impl Form {
         headers: &HeaderMap,
         body: Body,
         names: &[&str],
+        repeated: Option<&str>,
     ) -> Result<Self, PageError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -87,9 +88,15 @@ impl Form {
         let reading = tokio::time::timeout(app.body_timeout, read(body, FORM_BYTES));
         let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
         let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
-        let whole =
-            fields.len() == names.len() && names.iter().all(|name| fields.iter().any(|(n, _)| n == name));
+        let mut single: Vec<_> = fields.iter().map(|(name, _)| &**name).collect();
+        single.retain(|name| Some(*name) != repeated);
+        let whole = single.len() == names.len() && names.iter().all(|name| single.contains(name));
         whole.then_some(Self(fields)).ok_or(PageError::Form)
+    }
+
+    /// Returns the values of a repeated field.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn field(&self, name: &str) -> &str {

@@ -35,7 +35,7 @@ use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKeyHash, Capability};
 use crate::request::{DecisionNote, LiftHalt, StartHalt};
-use crate::service::{Authorized, ServiceError, VerifyScope};
+use crate::service::{Authorized, DecisionSearch, ServiceError, VerifyScope};
 use crate::sign_in::{SignIn, SignInError};
 use crate::store::{Listing, Store};
 
@@ -45,6 +45,9 @@ const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
 /// Maximum number of delayed responses. Beyond it, wrong keys are rejected immediately; a valid key
 /// is always accepted.
 const MAX_DELAYED_LOGINS: usize = 16;
+
+/// Number of requests per page with their cards.
+const CARDS_PER_PAGE: u32 = 50;
 
 /// State of the page.
 #[derive(Debug)]
@@ -93,8 +96,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(index))
         .route("/live", get(live))
+        .route("/approvals", get(approvals))
+        .route("/approvals/reject", post(reject_selected))
         .route("/approvals/{id}", get(detail))
         .route("/budgets", get(budgets))
+        .route("/decisions", get(decisions))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/reject", post(reject))
         .route("/assets/{name}", get(assets::serve))
@@ -153,7 +159,7 @@ async fn index(
             Some((_, id)) => app.service.find_approval(&operator.key, id).await?,
             None => None,
         };
-        overview(&app, &operator, done, &query).await
+        overview(&app, &operator, done.map(view::Done::Voted), &query).await
     };
     finish(&app, &headers, response).await
 }
@@ -175,28 +181,27 @@ async fn live(
 async fn overview(
     app: &Arc<App>,
     operator: &Operator,
-    done: Option<Approval>,
+    done: Option<view::Done>,
     query: &[(String, String)],
 ) -> Result<Response, PageError> {
     within_limit(&operator.key)?;
     let tenant_id = &operator.key.tenant.id;
     let now = app.service.clock.seconds();
-    let given = |name: &str| {
-        let value = query.iter().find(|(given, _)| given == name).map(|(_, value)| value.clone());
-        value.filter(|value| !value.is_empty())
-    };
-    let filter =
-        view::Filter { agent: given("agent").unwrap_or_default(), tool: given("tool").unwrap_or_default() };
+    let filter = view::Filter::read(query, &["agent", "tool"]);
     let listing = Listing {
         now,
         status: Some(Status::Pending),
-        agent: given("agent"),
-        tool: given("tool"),
-        after: given("after"),
-        limit: DEFAULT_PAGE_SIZE,
+        agent: filter.get("agent"),
+        tool: filter.get("tool"),
+        after: given(query, "after"),
+        limit: CARDS_PER_PAGE,
+        ..Listing::default()
     };
     let reader = Authorized::of(&operator.key, Capability::ListApprovals)?;
     let (pending, next) = app.service.list_approvals(reader, listing).await?;
+    let listed: Vec<_> = view::listed(&pending).collect();
+    let cards = cards(app, operator, &listed).await?;
+    let cards = listed.iter().map(|approval| approval.id.clone()).zip(cards).collect();
     let ledger = match operator.key.role.may(Capability::ReadLedger) {
         true => {
             let chain = app.service.chain_status(tenant_id, VerifyScope::Incremental).await?;
@@ -209,8 +214,92 @@ async fn overview(
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
-    let overview = view::Overview { base, operator, now, pending, next, filter, done, ledger, halts };
+    let overview = view::Overview { base, operator, now, pending, cards, next, filter, done, ledger, halts };
     Ok(app.service.run(bytes, move || overview.render()).await?)
+}
+
+/// Returns the value of a query parameter; `None` if it is missing or empty.
+fn given(query: &[(String, String)], name: &str) -> Option<String> {
+    let value = query.iter().find(|(given, _)| given == name).map(|(_, value)| value.clone());
+    value.filter(|value| !value.is_empty())
+}
+
+/// Returns the cards of approvals, each with the operator's rights to decide it.
+async fn cards(
+    app: &App,
+    operator: &Operator,
+    approvals: &[&Approval],
+) -> Result<Vec<view::Shown>, ServiceError> {
+    let cards = app.service.cards(&operator.key.tenant, approvals).await?;
+    let now = app.service.clock.seconds();
+    let mut shown = Vec::with_capacity(cards.len());
+    for (approval, card) in approvals.iter().zip(cards) {
+        let is_pending = approval.status(now) == Status::Pending;
+        let standing = match Authorized::of(&operator.key, Capability::DecideApprovals) {
+            Ok(decider) if is_pending => Some(app.service.standing(decider, approval).await?),
+            Ok(_) | Err(_) => None,
+        };
+        shown.push(view::Shown { card, standing });
+    }
+    Ok(shown)
+}
+
+/// Lists approvals of any status, latest first.
+async fn approvals(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
+    let response = async {
+        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
+        within_limit(&operator.key)?;
+        let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+        let filter = view::Filter::read(&query, &["status", "agent", "tool"]);
+        let now = app.service.clock.seconds();
+        let listing = Listing {
+            now,
+            status: filter.get("status").and_then(|word| Status::parse(&word)),
+            agent: filter.get("agent"),
+            tool: filter.get("tool"),
+            is_newest_first: true,
+            after: given(&query, "after"),
+            limit: DEFAULT_PAGE_SIZE,
+        };
+        let reader = Authorized::of(&operator.key, Capability::ListApprovals)?;
+        let (approvals, next) = app.service.list_approvals(reader, listing).await?;
+        let base = Arc::clone(&app.page.base);
+        let list = view::Approvals { base, operator, now, approvals, filter, next };
+        Ok(app.service.run(0, move || list.render()).await?)
+    };
+    finish(&app, &headers, response).await
+}
+
+/// Searches decisions, newest first.
+async fn decisions(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
+    let response = async {
+        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
+        within_limit(&operator.key)?;
+        let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+        let filter = view::Filter::read(&query, &["agent", "tool", "decision", "reason", "event"]);
+        let search = DecisionSearch {
+            agent: filter.get("agent"),
+            tool: filter.get("tool"),
+            decision: filter.get("decision"),
+            reason: filter.get("reason"),
+            event_id: filter.get("event"),
+            before: given(&query, "before").and_then(|before| before.parse().ok()),
+        };
+        let reader = Authorized::of(&operator.key, Capability::ReadLedger)?;
+        let result = app.service.search_decisions(reader, &search).await?;
+        let base = Arc::clone(&app.page.base);
+        let list = view::Decisions { base, operator, result, filter };
+        Ok(app.service.run(0, move || list.render()).await?)
+    };
+    finish(&app, &headers, response).await
 }
 
 /// Lists the accounts of budgets.
@@ -259,9 +348,10 @@ async fn render_detail(
     let now = app.service.clock.seconds();
     let bytes = approval.args.len();
     let base = Arc::clone(&app.page.base);
-    app.service
-        .run(bytes, move || view::ApprovalDetail { base, operator, now, approval, problem }.render())
-        .await
+    let shown = cards(app, &operator, &[&approval]).await?.pop().ok_or(ServiceError::Internal)?;
+    let story = app.service.story(&operator.key.tenant.id, &approval).await?;
+    let detail = view::ApprovalDetail { base, operator, now, approval, shown, story, problem };
+    app.service.run(bytes, move || detail.render()).await
 }
 
 async fn approve(
@@ -288,38 +378,78 @@ async fn decide(
 ) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, form) = read_form(&app, request, &["action_hash", "note", "token"]).await?;
+        let (operator, form) = read_form(&app, request, &["note", "shown_hash", "token"], None).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-        let approval = app.service.approval(&operator.key, &id).await?;
-        // Approve only the displayed action: compare the hash of the stored action, not the stored
-        // hash.
-        if !session::constant_time_eq(
-            form.field("action_hash"),
-            approval.recompute_hash().as_deref().unwrap_or_default(),
-        ) {
-            let problem = "This form was for a different action. Nothing was decided. The current request \
-            is shown below.";
-            return Err(PageError::Conflict(Box::new((operator, approval, problem.to_owned()))));
+        let note = read_note(form.field("note"))?;
+        let decided = vote(&app, &operator, &id, form.field("shown_hash"), approved, note).await?;
+        Ok(app.page.redirect(&format!("/?decided={}", decided.id)))
+    };
+    finish(&app, &headers, response).await
+}
+
+/// Votes on the card in the form: refused if it has changed since.
+async fn vote(
+    app: &App,
+    operator: &Operator,
+    id: &str,
+    shown_hash: &str,
+    approved: bool,
+    note: Option<String>,
+) -> Result<Approval, PageError> {
+    let conflict =
+        |approval, problem| Err(PageError::Conflict(Box::new((operator.clone(), approval, problem))));
+    let decider = Authorized::of(&operator.key, Capability::DecideApprovals)?;
+    let approval = app.service.approval(&operator.key, id).await?;
+    let now = app.service.clock.seconds();
+    if approval.status(now) != Status::Pending {
+        let problem = view::too_late(&approval, now);
+        return conflict(approval, problem);
+    }
+    let shown = cards(app, operator, &[&approval]).await?.pop().ok_or(ServiceError::Internal)?;
+    let Some(hash) = shown.card.hash.as_deref().filter(|hash| session::constant_time_eq(shown_hash, hash))
+    else {
+        let problem = "The request, its votes or its budgets have changed since this form. Nothing was \
+            decided. The current card is shown below.";
+        return conflict(approval, problem.to_owned());
+    };
+    if approved && let Some(withheld) = view::withheld(&approval, &shown)? {
+        let problem = format!("{} It cannot be approved here. Nothing was decided.", withheld.why);
+        return conflict(approval, problem);
+    }
+    let note = DecisionNote { note, on_behalf_of: None, shown_hash: Some(hash.to_owned()) };
+    match app.service.decide_approval(decider, &approval, approved, note).await {
+        Ok(decided) => Ok(decided),
+        Err(ServiceError::AlreadyDecided(_)) => {
+            let approval = app.service.approval(&operator.key, id).await?;
+            let problem = view::too_late(&approval, app.service.clock.seconds());
+            conflict(approval, problem)
         }
-        if approved && let Some(withheld) = view::withheld(&approval)? {
-            let problem = format!("{} It cannot be approved here. Nothing was decided.", withheld.why);
-            return Err(PageError::Conflict(Box::new((operator, approval, problem))));
+        Err(error @ ServiceError::VoteRefused(..)) => {
+            conflict(approval, format!("Nothing was decided: {}.", ApiError::from(error).message()))
         }
-        let note = DecisionNote { note: read_note(form.field("note"))?, on_behalf_of: None };
-        let decider = Authorized::of(&operator.key, Capability::DecideApprovals)?;
-        match app.service.decide_approval(decider, &approval, approved, note).await {
-            Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
-            Err(ServiceError::AlreadyDecided(_)) => {
-                let now = app.service.approval(&operator.key, &id).await?;
-                let problem = view::too_late(&now, app.service.clock.seconds());
-                Err(PageError::Conflict(Box::new((operator, now, problem))))
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Rejects the selected requests with one note. Those that changed since the form stay.
+async fn reject_selected(State(app): State<Arc<App>>, request: Request) -> Response {
+    let headers = request.headers().clone();
+    let response = async {
+        let (operator, form) = read_form(&app, request, &["note", "token"], Some("select")).await?;
+        let note = read_note(form.field("note"))?;
+        let (mut rejected, mut refused) = (0, Vec::new());
+        for selected in form.all("select") {
+            let (id, shown_hash) = selected.split_once('.').ok_or(PageError::Form)?;
+            match vote(&app, &operator, id, shown_hash, false, note.clone()).await {
+                Ok(_) => rejected += 1,
+                Err(PageError::Conflict(conflict)) => {
+                    let (_, approval, problem) = *conflict;
+                    refused.push((approval, problem));
+                }
+                Err(error) => return Err(error),
             }
-            Err(error @ ServiceError::VoteRefused(..)) => {
-                let problem = format!("Nothing was decided: {}.", ApiError::from(error).message());
-                Err(PageError::Conflict(Box::new((operator, approval, problem))))
-            }
-            Err(error) => Err(error.into()),
         }
+        overview(&app, &operator, Some(view::Done::Rejected { count: rejected, refused }), &[]).await
     };
     finish(&app, &headers, response).await
 }
@@ -338,7 +468,7 @@ fn read_note(text: &str) -> Result<Option<String>, ApiError> {
 async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, _) = read_form(&app, request, &["token"]).await?;
+        let (operator, _) = read_form(&app, request, &["token"], None).await?;
         Authorized::of(&operator.key, Capability::ReadLedger)?;
         app.service.chain_status(&operator.key.tenant.id, VerifyScope::Full).await?;
         Ok(app.page.redirect("/#chain"))
@@ -350,7 +480,7 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn start_halt(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, form) = read_form(&app, request, &["id", "reason", "scope", "token"]).await?;
+        let (operator, form) = read_form(&app, request, &["id", "reason", "scope", "token"], None).await?;
         let members = ["id", "reason", "scope"].map(|name| (name, form.field(name).trim()));
         let given = members.into_iter().filter(|(_, value)| !value.is_empty());
         let body = Json::Object(given.map(|(name, value)| (name.to_owned(), Json::from(value))).collect());
@@ -368,7 +498,7 @@ async fn lift_halt(
 ) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, form) = read_form(&app, request, &["reason", "token"]).await?;
+        let (operator, form) = read_form(&app, request, &["reason", "token"], None).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let body = Json::Object(vec![("reason".to_owned(), Json::from(form.field("reason").trim()))]);
         let LiftHalt { reason } = LiftHalt::read(body).map_err(ApiError::from)?;
@@ -390,7 +520,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
                 return Err(refusal);
             }
         };
-        let form = Form::read(&app, &headers, body, &["key", "token"]).await?;
+        let form = Form::read(&app, &headers, body, &["key", "token"], None).await?;
         let expected = login_token(&app, &headers).ok_or(PageError::LoginForm)?;
         if !session::constant_time_eq(form.field("token"), expected) {
             return Err(PageError::LoginForm);
@@ -433,7 +563,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, _) = read_form(&app, request, &["token"]).await?;
+        let (operator, _) = read_form(&app, request, &["token"], None).await?;
         app.page.sessions.close(&operator).await.map_err(ServiceError::from)?;
         let mut response = app.page.redirect("/");
         for cookie in
@@ -475,8 +605,14 @@ async fn operator(
     Ok(operator)
 }
 
-/// Reads a form of a logged-in operator from the operator's own page.
-async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Operator, Form), PageError> {
+/// Reads a form of a logged-in operator from the operator's own page. Only the field `repeated` may
+/// occur any number of times.
+async fn read_form(
+    app: &App,
+    request: Request,
+    fields: &[&str],
+    repeated: Option<&str>,
+) -> Result<(Operator, Form), PageError> {
     let (parts, body) = request.into_parts();
     let sender = async {
         guard::same_origin(&parts.headers, &parts.uri, app.page.tls)?;
@@ -491,7 +627,7 @@ async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Oper
             return Err(refusal);
         }
     };
-    let form = Form::read(app, &parts.headers, body, fields).await?;
+    let form = Form::read(app, &parts.headers, body, fields, repeated).await?;
     match session::constant_time_eq(form.field("token"), operator.token.expose()) {
         true => Ok((operator, form)),
         false => Err(PageError::Token),

@@ -118,7 +118,7 @@ pub(super) async fn logout(State(app): State<Arc<App>>, request: Request) -> Res
 
 async fn end_sessions(app: &App, headers: &HeaderMap, body: Body) -> Result<(), PageError> {
     let sign_in = configured(app)?;
-    let form = Form::read(app, headers, body, &["logout_token"]).await?;
+    let form = Form::read(app, headers, body, &["logout_token"], None).await?;
     let logout = sign_in.logout(form.field("logout_token"), app.service.clock.seconds()).await;
     let logout = logout.map_err(|error| PageError::SignIn(Some(error)))?;
     let change = SessionChange::CloseAll { opener: logout.opener, provider_session: logout.provider_session };

@@ -1,11 +1,13 @@
 //! View models of the templates.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use actpass_protocol::{Json, Secret};
 use askama::Template;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
+use rust_decimal::Decimal;
 
 use super::super::error::ApiError;
 use super::assets::{ASSETS, Assets};
@@ -16,8 +18,12 @@ use crate::auth::Capability;
 use crate::budget;
 use crate::clock::rfc3339;
 use crate::halts::{Halt, Scope};
+use crate::ledger::{APPROVAL_VOTED, DECISION};
 use crate::quorum::{Requirement, Vote};
-use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
+use crate::service::{
+    BudgetEffect, ChainState, ChainStatus, EarlierDecision, LastDecision, RequestCard, SearchResult,
+    ServiceError, Standing,
+};
 use crate::store::AccountUse;
 
 /// Requests with larger arguments are shown and decided on their detail page only.
@@ -97,11 +103,13 @@ pub(super) struct Overview {
     pub(super) operator: Operator,
     pub(super) now: i64,
     pub(super) pending: Vec<Approval>,
+    /// The cards of those that are [`listed`], by id.
+    pub(super) cards: HashMap<String, Shown>,
     /// Start of the next page, if any.
     pub(super) next: Option<String>,
     pub(super) filter: Filter,
-    /// The approval decided by the form that redirected here.
-    pub(super) done: Option<Approval>,
+    /// The effect of the form before this page.
+    pub(super) done: Option<Done>,
     /// The ledger's state and the last decisions, if the role may read the ledger.
     pub(super) ledger: Option<(ChainStatus, Vec<LastDecision>)>,
     /// The active halts of the tenant.
@@ -120,7 +128,10 @@ struct OverviewPage<'a> {
     as_of: String,
     waiting: String,
     cards: Vec<Card<'a>>,
+    /// Whether any card can be selected.
+    selects: bool,
     done: Option<DecisionNotice>,
+    bulk: Option<BulkNotice<'a>>,
     ledger: Option<(ChainSummary, Vec<Row<'a>>)>,
     halts: Vec<HaltLine<'a>>,
     /// The scopes that the operator may stop; empty for other roles.
@@ -129,13 +140,9 @@ struct OverviewPage<'a> {
 
 impl Overview {
     pub(super) fn render(&self) -> Result<Response, ApiError> {
-        let mut left = MAX_LIST_BYTES;
         let mut cards = Vec::with_capacity(self.pending.len());
         for approval in &self.pending {
-            let bytes = approval.args.len();
-            let shown = bytes <= MAX_CARD_BYTES && bytes <= left;
-            left -= if shown { bytes } else { 0 };
-            cards.push(Card::of(approval, self.now, shown, Folding::Long)?);
+            cards.push(Card::of(approval, self.cards.get(&approval.id), self.now, Folding::Long)?);
         }
         let more = if self.next.is_some() { "+" } else { "" };
         page(
@@ -143,13 +150,21 @@ impl Overview {
             &OverviewPage {
                 base: &self.base,
                 filter: &self.filter,
-                next: self.next.as_ref().map(|next| self.filter.query(next)),
+                next: self.next.as_ref().map(|next| self.filter.query(&[("after", next)])),
                 assets: &ASSETS,
-                who: SignedIn::of(&self.operator),
+                who: SignedIn::of(&self.operator, Place::Requests),
                 as_of: format_utc(self.now),
                 waiting: format!("{}{more}", cards.len()),
+                selects: cards.iter().any(|card| card.selection().is_some()),
                 cards,
-                done: self.done.as_ref().and_then(|approval| DecisionNotice::of(approval, self.now)),
+                done: match &self.done {
+                    Some(Done::Voted(approval)) => DecisionNotice::of(approval, self.now),
+                    Some(Done::Rejected { .. }) | None => None,
+                },
+                bulk: match &self.done {
+                    Some(Done::Rejected { count, refused }) => Some(BulkNotice::of(*count, refused)),
+                    Some(Done::Voted(_)) | None => None,
+                },
                 ledger: self
                     .ledger
                     .as_ref()
@@ -185,26 +200,166 @@ impl<'a> HaltLine<'a> {
     }
 }
 
-/// Filter of the list; empty members match all.
+/// The effect of a form.
+pub(super) enum Done {
+    /// It voted on this approval.
+    Voted(Approval),
+    /// It rejected several; with those that it did not reject, and why.
+    Rejected { count: usize, refused: Vec<(Approval, String)> },
+}
+
+/// The card of an approval, and the person's rights to decide it while it is pending.
+pub(super) struct Shown {
+    pub(super) card: RequestCard,
+    pub(super) standing: Option<Standing>,
+}
+
+/// Returns those of the approvals that the list shows with their arguments.
+pub(super) fn listed(approvals: &[Approval]) -> impl Iterator<Item = &Approval> {
+    let mut left = MAX_LIST_BYTES;
+    approvals.iter().filter(move |approval| {
+        let bytes = approval.args.len();
+        let shown = bytes <= MAX_CARD_BYTES && bytes <= left;
+        left -= if shown { bytes } else { 0 };
+        shown
+    })
+}
+
+/// The fields of a search form; empty values match all.
 pub(super) struct Filter {
-    pub(super) agent: String,
-    pub(super) tool: String,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Filter {
-    fn is_set(&self) -> bool {
-        !self.agent.is_empty() || !self.tool.is_empty()
+    /// Reads the fields `names` from a query.
+    pub(super) fn read(query: &[(String, String)], names: &[&'static str]) -> Self {
+        let value = |name: &str| super::given(query, name).unwrap_or_default();
+        Self { fields: names.iter().map(|name| (*name, value(name))).collect() }
     }
 
-    /// Returns the query of the page after the approval `after`.
-    fn query(&self, after: &str) -> String {
+    /// Returns the value of a field; `None` if it is empty.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        Some(self.value(name).to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn value(&self, name: &str) -> &str {
+        self.fields.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+
+    fn is_set(&self) -> bool {
+        self.fields.iter().any(|(_, value)| !value.is_empty())
+    }
+
+    /// Returns the query of another page.
+    fn query(&self, place: &[(&str, &str)]) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("agent", &*self.agent), ("tool", &*self.tool), ("after", after)] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
+        let fields = self.fields.iter().map(|(name, value)| (*name, &**value));
+        query.extend_pairs(fields.chain(place.iter().copied()).filter(|(_, value)| !value.is_empty()));
         query.finish()
+    }
+}
+
+/// A page of approvals of any status.
+pub(super) struct Approvals {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    pub(super) now: i64,
+    pub(super) approvals: Vec<Approval>,
+    pub(super) filter: Filter,
+    /// Start of the next page, if any.
+    pub(super) next: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "approvals.html")]
+struct ApprovalsPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    rows: Vec<ApprovalRow<'a>>,
+    filter: &'a Filter,
+    statuses: [Status; 4],
+    next: Option<String>,
+}
+
+struct ApprovalRow<'a> {
+    id: &'a str,
+    created: Timestamp,
+    status: &'static str,
+    tool: DisplayText,
+    agent: Option<DisplayText>,
+    user: Option<DisplayText>,
+    by: Option<DisplayText>,
+}
+
+impl Approvals {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let name = |text: &Option<String>| text.as_deref().map(DisplayText::name);
+        let rows = self.approvals.iter().map(|approval| ApprovalRow {
+            id: &approval.id,
+            created: Timestamp::of(approval.created_at),
+            status: approval.status(self.now).as_str(),
+            tool: DisplayText::name(&approval.tool),
+            agent: name(&approval.agent_id),
+            user: name(&approval.user_id),
+            by: approval.decided.as_ref().map(|decided| DisplayText::name(&decided.by)),
+        });
+        page(
+            StatusCode::OK,
+            &ApprovalsPage {
+                base: &self.base,
+                assets: &ASSETS,
+                who: SignedIn::of(&self.operator, Place::Approvals),
+                rows: rows.collect(),
+                filter: &self.filter,
+                statuses: Status::ALL,
+                next: self.next.as_ref().map(|next| self.filter.query(&[("after", next)])),
+            },
+        )
+    }
+}
+
+/// A page of decisions.
+pub(super) struct Decisions {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    pub(super) result: SearchResult,
+    pub(super) filter: Filter,
+}
+
+#[derive(Template)]
+#[template(path = "decisions.html")]
+struct DecisionsPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    last: Vec<Row<'a>>,
+    filter: &'a Filter,
+    words: [&'static str; 6],
+    searched: String,
+    next: Option<String>,
+}
+
+impl Decisions {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let SearchResult { found, first, last, next } = &self.result;
+        let searched = match first > last {
+            true => "No events.".to_owned(),
+            false => format!("Searched events {} to {}.", group_thousands(*first), group_thousands(*last)),
+        };
+        page(
+            StatusCode::OK,
+            &DecisionsPage {
+                base: &self.base,
+                assets: &ASSETS,
+                who: SignedIn::of(&self.operator, Place::Decisions),
+                last: found.iter().map(Row::of).collect(),
+                filter: &self.filter,
+                words: ["allow", "deny", "require_approval", "approved", "rejected", "voted"],
+                searched,
+                next: next.map(|next| self.filter.query(&[("before", &next.to_string())])),
+            },
+        )
     }
 }
 
@@ -261,7 +416,7 @@ impl Budgets {
             &BudgetsPage {
                 base: &self.base,
                 assets: &ASSETS,
-                who: SignedIn::of(&self.operator),
+                who: SignedIn::of(&self.operator, Place::Budgets),
                 rows,
                 is_first: self.is_first,
                 next: self.next,
@@ -276,6 +431,9 @@ pub(super) struct ApprovalDetail {
     pub(super) operator: Operator,
     pub(super) now: i64,
     pub(super) approval: Approval,
+    pub(super) shown: Shown,
+    /// The events of its story.
+    pub(super) story: Vec<LastDecision>,
     pub(super) problem: Option<String>,
 }
 
@@ -289,6 +447,7 @@ struct ApprovalDetailPage<'a> {
     problem: Option<&'a str>,
     status: &'static str,
     outcome: Option<Outcome>,
+    story: Vec<StoryLine<'a>>,
 }
 
 impl ApprovalDetail {
@@ -299,18 +458,51 @@ impl ApprovalDetail {
             &ApprovalDetailPage {
                 base: &self.base,
                 assets: &ASSETS,
-                who: SignedIn::of(&self.operator),
-                card: Card::of(
-                    &self.approval,
-                    self.now,
-                    self.approval.args.len() <= MAX_DETAIL_BYTES,
-                    Folding::Nothing,
-                )?,
+                who: SignedIn::of(&self.operator, Place::Other),
+                card: Card::of(&self.approval, Some(&self.shown), self.now, Folding::Nothing)?,
                 problem: self.problem.as_deref(),
                 status: status.as_str(),
                 outcome: Outcome::of(&self.approval, status),
+                story: self.story.iter().map(StoryLine::of).collect(),
             },
         )
+    }
+}
+
+/// An event of an approval's story.
+struct StoryLine<'a> {
+    at: &'a str,
+    what: DisplayText,
+    event_id: &'a str,
+    shown_hash: Option<&'a str>,
+}
+
+impl<'a> StoryLine<'a> {
+    fn of(event: &'a LastDecision) -> Self {
+        let text = |member| event.text(member).unwrap_or_default();
+        let person = || {
+            let person = event.metadata("person").or(event.decided_by()).unwrap_or_default();
+            let absent = event.metadata("for").map(|absent| format!(" for {absent}"));
+            format!("{person}{}", absent.unwrap_or_default())
+        };
+        let what = match (text("event_type"), event.decision()) {
+            (DECISION, "allow") => format!("Used: the action is allowed ({})", text("reason_code")),
+            (DECISION, _) => format!("Requested with the key {} ({})", text("key_name"), text("reason_code")),
+            (APPROVAL_VOTED, _) => format!("{} approved; more votes are needed", person()),
+            (_, "approved") => format!("{} approved: the request is approved", person()),
+            (_, "rejected") => format!("{} rejected: the request is rejected", person()),
+            (_, _) => format!("The action ended: {}", event.metadata("ended").unwrap_or("unknown")),
+        };
+        Self {
+            at: text("created_at"),
+            what: DisplayText::name(&what),
+            event_id: text("event_id"),
+            shown_hash: event.metadata("shown_hash"),
+        }
+    }
+
+    fn clock(&self) -> String {
+        clock(self.at)
     }
 }
 
@@ -322,9 +514,8 @@ pub(super) struct Withheld {
 }
 
 /// Returns why an approval cannot be approved on its detail page; `None` if it can.
-pub(super) fn withheld(approval: &Approval) -> Result<Option<Withheld>, ApiError> {
-    let shown = approval.args.len() <= MAX_DETAIL_BYTES;
-    Ok(Card::of(approval, approval.created_at, shown, Folding::Nothing)?.withheld)
+pub(super) fn withheld(approval: &Approval, shown: &Shown) -> Result<Option<Withheld>, ApiError> {
+    Ok(Card::of(approval, Some(shown), approval.created_at, Folding::Nothing)?.withheld)
 }
 
 /// Explains why a decision came too late.
@@ -349,25 +540,133 @@ struct SignedIn<'a> {
     name: DisplayText,
     tenant: DisplayText,
     token: &'a str,
-    /// Whether the role may decide approvals.
-    decides: bool,
+    /// The current place in the navigation.
+    place: Place,
+    reads_ledger: bool,
+    reads_budgets: bool,
+}
+
+/// A place in the navigation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Approvals,
+    Budgets,
+    Decisions,
+    Other,
+    Requests,
 }
 
 impl<'a> SignedIn<'a> {
-    fn of(operator: &'a Operator) -> Self {
+    fn of(operator: &'a Operator, place: Place) -> Self {
         Self {
             name: DisplayText::name(&operator.key.name),
             tenant: DisplayText::name(&operator.key.tenant.id),
             token: operator.token.expose(),
-            decides: operator.key.role.may(Capability::DecideApprovals),
+            place,
+            reads_ledger: operator.key.role.may(Capability::ReadLedger),
+            reads_budgets: operator.key.role.may(Capability::ReadBudgets),
         }
     }
 }
 
-/// An approval in the list.
+/// The parts of a card that are not in the request.
+struct ShownCard<'a> {
+    hash: Option<&'a str>,
+    rule: Option<DisplayText>,
+    summary: DisplayText,
+    conditions: Vec<DisplayText>,
+    notices: &'a [String],
+    key: Option<DisplayText>,
+    /// The requesting person, if different from the key.
+    person: Option<DisplayText>,
+    /// The arguments that the policy reads.
+    read: Vec<(DisplayText, DisplayText)>,
+    budgets: Vec<BudgetLine>,
+    earlier: Vec<EarlierLine<'a>>,
+    approves: bool,
+    rejects: bool,
+    /// Why the person cannot approve it.
+    hindrance: Option<String>,
+}
+
+struct BudgetLine {
+    name: DisplayText,
+    account: DisplayText,
+    window: String,
+    limit: String,
+    used: String,
+    adds: String,
+    after: String,
+    exceeds: bool,
+}
+
+struct EarlierLine<'a> {
+    at: &'a str,
+    decision: DisplayText,
+    kind: &'static str,
+    tool: DisplayText,
+    reason: DisplayText,
+}
+
+impl EarlierLine<'_> {
+    fn clock(&self) -> String {
+        clock(self.at)
+    }
+}
+
+impl<'a> ShownCard<'a> {
+    fn of(approval: &'a Approval, Shown { card, standing }: &'a Shown, folds: Folding) -> Self {
+        let person = approval.opening.as_ref().map(|opening| &*opening.person);
+        let budget = |effect: &BudgetEffect| {
+            let charge = &effect.charge;
+            let number = |number: Decimal| number.normalize().to_string();
+            BudgetLine {
+                name: DisplayText::name(&charge.account.budget),
+                account: DisplayText::name(&charge.account.key),
+                window: charge.window.to_string(),
+                limit: charge.limit.map(number).unwrap_or_default(),
+                used: number(effect.used),
+                adds: number(charge.amount),
+                after: number(effect.after()),
+                exceeds: effect.exceeds(),
+            }
+        };
+        let earlier = |decision: &'a EarlierDecision| EarlierLine {
+            at: &decision.at,
+            decision: DisplayText::name(&decision.decision.replace('_', " ")),
+            kind: kind(&decision.decision),
+            tool: DisplayText::name(&decision.tool),
+            reason: DisplayText::name(&decision.reason),
+        };
+        let standing = standing.as_ref();
+        let refusal = standing.and_then(|standing| standing.approve.clone().err());
+        Self {
+            hash: card.hash.as_deref(),
+            rule: card.rule.as_deref().map(DisplayText::name),
+            summary: DisplayText::name(&card.summary),
+            conditions: card.conditions.iter().map(|condition| DisplayText::name(condition)).collect(),
+            notices: &card.notices,
+            key: card.key.as_deref().map(DisplayText::name),
+            person: person.filter(|person| Some(*person) != card.key.as_deref()).map(DisplayText::name),
+            read: card
+                .arguments
+                .iter()
+                .map(|(path, value)| (DisplayText::name(path), DisplayText::json(value, folds)))
+                .collect(),
+            budgets: card.budgets.iter().map(budget).collect(),
+            earlier: card.earlier.iter().map(earlier).collect(),
+            approves: standing.is_some_and(|standing| standing.approve.is_ok()),
+            rejects: standing.is_some_and(|standing| standing.rejects),
+            hindrance: refusal.map(|refusal| ApiError::from(refusal).message()),
+        }
+    }
+}
+
+/// An approval in the list or on its own page.
 struct Card<'a> {
     id: &'a str,
     action_hash: &'a str,
+    shown: Option<ShownCard<'a>>,
     tool: DisplayText,
     resource: Option<DisplayText>,
     goal: DisplayText,
@@ -392,8 +691,14 @@ struct Card<'a> {
 }
 
 impl<'a> Card<'a> {
-    fn of(approval: &'a Approval, now: i64, shown: bool, folds: Folding) -> Result<Self, ApiError> {
-        let value = match shown {
+    /// Without a card, the arguments are not shown.
+    fn of(
+        approval: &'a Approval,
+        shown: Option<&'a Shown>,
+        now: i64,
+        folds: Folding,
+    ) -> Result<Self, ApiError> {
+        let value = match shown.is_some() && approval.args.len() <= MAX_DETAIL_BYTES {
             true => Some(Json::parse(approval.args.as_bytes()).map_err(|_| ServiceError::Internal)?),
             false => None,
         };
@@ -404,6 +709,7 @@ impl<'a> Card<'a> {
         let mut card = Self {
             id: &approval.id,
             action_hash: &approval.action_hash,
+            shown: shown.map(|shown| ShownCard::of(approval, shown, folds)),
             tool: DisplayText::name(&approval.tool),
             resource: present(&approval.resource),
             goal: DisplayText::prose(&approval.goal),
@@ -435,6 +741,9 @@ impl<'a> Card<'a> {
         let Some(arguments) = arguments else {
             return because(format!("The arguments are too large to display: {} bytes.", self.bytes));
         };
+        if self.shown.as_ref().is_some_and(|shown| shown.hash.is_none()) {
+            return because("The card has no canonical form, so no vote can identify it.".to_owned());
+        }
         if let Some((detail, other)) = confusable_names(arguments) {
             let (detail, other) =
                 (DisplayText::name(&detail).plain_text(), DisplayText::name(&other).plain_text());
@@ -445,6 +754,22 @@ impl<'a> Card<'a> {
             return because(why.to_owned());
         }
         None
+    }
+
+    /// Returns whether the person may approve it here.
+    fn approves(&self) -> bool {
+        self.withheld.is_none() && self.shown.as_ref().is_some_and(|shown| shown.approves)
+    }
+
+    /// Returns whether the person may reject it here.
+    fn rejects(&self) -> bool {
+        !self.is_altered() && self.shown.as_ref().is_some_and(|shown| shown.rejects)
+    }
+
+    /// Returns the value that selects it for rejection with others.
+    fn selection(&self) -> Option<String> {
+        let hash = self.shown.as_ref().and_then(|shown| shown.hash).filter(|_| self.rejects())?;
+        Some(format!("{}.{hash}", self.id))
     }
 
     fn is_altered(&self) -> bool {
@@ -543,6 +868,21 @@ impl DecisionNotice {
     }
 }
 
+/// Notice about several rejections just made.
+struct BulkNotice<'a> {
+    count: usize,
+    refused: Vec<(&'a str, DisplayText, &'a str)>,
+}
+
+impl<'a> BulkNotice<'a> {
+    fn of(count: usize, refused: &'a [(Approval, String)]) -> Self {
+        let refused = refused
+            .iter()
+            .map(|(approval, problem)| (&*approval.id, DisplayText::name(&approval.tool), problem.as_str()));
+        Self { count, refused: refused.collect() }
+    }
+}
+
 /// Summary of the chain of decisions.
 struct ChainSummary {
     length: String,
@@ -587,20 +927,17 @@ struct Row<'a> {
     agent: Option<DisplayText>,
     by: Option<DisplayText>,
     approval: Option<&'a str>,
+    event_id: &'a str,
 }
 
 impl<'a> Row<'a> {
     fn of(last: &'a LastDecision) -> Self {
         let name = |member| last.text(member).filter(|text: &&str| !text.is_empty()).map(DisplayText::name);
-        let kind = match last.decision() {
-            "allow" | "approved" => "good",
-            "deny" | "rejected" => "bad",
-            _ => "open",
-        };
         Self {
             at: last.text("created_at").unwrap_or_default(),
             decision: DisplayText::name(&last.decision().replace('_', " ")),
-            kind,
+            kind: kind(last.decision()),
+            event_id: last.text("event_id").unwrap_or_default(),
             tool: name("tool_id"),
             reason: name("reason_code"),
             agent: name("agent_id"),
@@ -610,11 +947,24 @@ impl<'a> Row<'a> {
     }
 
     fn clock(&self) -> String {
-        // 2026-01-02T03:04:05.678Z
-        match (self.at.get(..10), self.at.get(11..19)) {
-            (Some(day), Some(time)) => format!("{day} {time}"),
-            _ => self.at.to_owned(),
-        }
+        clock(self.at)
+    }
+}
+
+/// Formats the time of an event, such as 2026-01-02T03:04:05.678Z.
+fn clock(at: &str) -> String {
+    match (at.get(..10), at.get(11..19)) {
+        (Some(day), Some(time)) => format!("{day} {time}"),
+        _ => at.to_owned(),
+    }
+}
+
+/// Returns the style of a decision word.
+fn kind(decision: &str) -> &'static str {
+    match decision {
+        "allow" | "approved" => "good",
+        "deny" | "rejected" => "bad",
+        _ => "open",
     }
 }
 

@@ -33,12 +33,13 @@ pub(super) fn has_event(subject: Subject) -> String {
 
 /// SQL after the columns; parameters: $2 time, $3 agent, $4 tool, $5 last id of the previous page,
 /// $6 limit.
-pub(super) fn list_approvals(status: Option<Status>) -> String {
+pub(super) fn list_approvals(status: Option<Status>, is_newest_first: bool) -> String {
+    let (beyond, order) = if is_newest_first { ("<", "DESC") } else { (">", "ASC") };
     format!(
         "AND {} AND ($3::text IS NULL OR agent_id = $3) AND ($4::text IS NULL OR tool = $4)
-         AND ($5::text IS NULL OR (deadline, id) >
+         AND ($5::text IS NULL OR (deadline, id) {beyond}
              (SELECT deadline, id FROM actpass.approvals WHERE tenant_id = $1 AND id = $5))
-         ORDER BY deadline, id LIMIT $6",
+         ORDER BY deadline {order}, id {order} LIMIT $6",
         condition(status, "$2::bigint", "true", "false")
     )
 }

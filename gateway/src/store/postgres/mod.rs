@@ -291,21 +291,41 @@ impl Store for PostgresStore {
     }
 
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
-        let Listing { now, status, agent, tool, after, limit } = listing;
+        let Listing { now, status, agent, tool, is_newest_first, after, limit } = listing;
         let texts = [agent, tool, after];
         let [agent, tool, after] = texts.each_ref().map(|text| text.as_deref().map(Text));
         let limit = i64::from(limit);
         // A function pointer instead of a closure, because it captures nothing.
-        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match status {
-            None => |reader| &reader.list_approvals[0],
-            Some(Status::Approved) => |reader| &reader.list_approvals[1],
-            Some(Status::Expired) => |reader| &reader.list_approvals[2],
-            Some(Status::Pending) => |reader| &reader.list_approvals[3],
-            Some(Status::Rejected) => |reader| &reader.list_approvals[4],
-        };
+        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement =
+            match (status, is_newest_first) {
+                (None, false) => |reader| &reader.list_approvals[0],
+                (Some(Status::Approved), false) => |reader| &reader.list_approvals[1],
+                (Some(Status::Expired), false) => |reader| &reader.list_approvals[2],
+                (Some(Status::Pending), false) => |reader| &reader.list_approvals[3],
+                (Some(Status::Rejected), false) => |reader| &reader.list_approvals[4],
+                (None, true) => |reader| &reader.list_newest[0],
+                (Some(Status::Approved), true) => |reader| &reader.list_newest[1],
+                (Some(Status::Expired), true) => |reader| &reader.list_newest[2],
+                (Some(Status::Pending), true) => |reader| &reader.list_newest[3],
+                (Some(Status::Rejected), true) => |reader| &reader.list_newest[4],
+            };
         let rows =
             self.readers.read(statement, &[&Text(tenant_id), &now, &agent, &tool, &after, &limit]).await?;
         all(&rows, approval_of)
+    }
+
+    async fn approval_events(
+        &self,
+        tenant_id: &str,
+        id: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let limit = i64::from(limit);
+        let rows = self
+            .readers
+            .read(|reader| &reader.approval_events, &[&Text(tenant_id), &Text(id), &limit])
+            .await?;
+        all(&rows, |row| row.try_get(0))
     }
 
     async fn count_pending(
@@ -363,14 +383,22 @@ impl Store for PostgresStore {
             .readers
             .read(|reader| &reader.budget_accounts, &[&Text(tenant_id), &now, &after, &limit])
             .await?;
-        let found = all(&rows, |row| {
-            let account = Account {
-                budget: row.try_get::<_, StoredText>(1)?.0,
-                key: row.try_get::<_, StoredText>(2)?.0,
-            };
-            Ok(AccountUse::of(row.try_get(0)?, account, row.try_get(3)?, row.try_get(4)?))
-        })?;
-        found.into_iter().collect::<Option<_>>().ok_or(StoreError::Unavailable)
+        uses_of(&rows)
+    }
+
+    async fn budget_uses(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        accounts: &[Account],
+    ) -> Result<Vec<AccountUse>, StoreError> {
+        let budgets: Vec<_> = accounts.iter().map(|account| Text(&account.budget)).collect();
+        let keys: Vec<_> = accounts.iter().map(|account| Text(&account.key)).collect();
+        let rows = self
+            .readers
+            .read(|reader| &reader.budget_uses, &[&Text(tenant_id), &now, &budgets, &keys])
+            .await?;
+        uses_of(&rows)
     }
 
     async fn change_session(&self, change: SessionChange) -> Result<bool, StoreError> {
@@ -459,6 +487,15 @@ impl Store for PostgresStore {
         }
         self.readers.release();
     }
+}
+
+fn uses_of(rows: &[tokio_postgres::Row]) -> Result<Vec<AccountUse>, StoreError> {
+    let found = all(rows, |row| {
+        let account =
+            Account { budget: row.try_get::<_, StoredText>(1)?.0, key: row.try_get::<_, StoredText>(2)?.0 };
+        Ok(AccountUse::of(row.try_get(0)?, account, row.try_get(3)?, row.try_get(4)?))
+    })?;
+    found.into_iter().collect::<Option<_>>().ok_or(StoreError::Unavailable)
 }
 
 /// The server and its reconnect state.

@@ -72,6 +72,16 @@ macro_rules! approval_columns {
 /// The statement for [`approval_of`].
 const APPROVAL: &str = concat!(approval_columns!(), " FROM actpass.approvals WHERE tenant_id = $1");
 
+/// The events that voted on, decided or used the approval $2.
+const APPROVAL_EVENTS: &str = concat!(
+    "SELECT event FROM actpass.events WHERE chain =
+        (SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = 'decisions') AND ",
+    member!("approval_request_id"),
+    " = $2 AND ",
+    of_approval!(),
+    " ORDER BY seq LIMIT $3"
+);
+
 /// State of a passport by its row and the ledger, from rows named `passports`.
 macro_rules! passport_standing {
     () => {
@@ -168,7 +178,9 @@ pub(super) struct ReadConnection {
     pub(super) acknowledged_halts: Statement,
     pub(super) active_halts: Statement,
     pub(super) approval: Statement,
+    pub(super) approval_events: Statement,
     pub(super) budget_accounts: Statement,
+    pub(super) budget_uses: Statement,
     pub(super) credential: Statement,
     pub(super) credentials: Statement,
     pub(super) events: Statement,
@@ -183,6 +195,8 @@ pub(super) struct ReadConnection {
     pub(super) count_pending: Statement,
     /// In the order of [`STATUSES`].
     pub(super) list_approvals: [Statement; 5],
+    /// The same, latest deadline first.
+    pub(super) list_newest: [Statement; 5],
     /// In the order of [`Subject::ALL`].
     pub(super) has_event: [Statement; 3],
     pub(super) signing_keys: Statement,
@@ -208,14 +222,18 @@ impl ReadConnection {
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(PLANNER_SETTINGS).await?;
         client.batch_execute("SET default_transaction_read_only = on").await?;
-        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", lookup::list_approvals(status)));
-        let list_approvals = [
-            client.prepare(&a).await?,
-            client.prepare(&b).await?,
-            client.prepare(&c).await?,
-            client.prepare(&d).await?,
-            client.prepare(&e).await?,
-        ];
+        let list = async |is_newest_first| -> Result<[Statement; 5], tokio_postgres::Error> {
+            let query = |status| format!("{APPROVAL} {}", lookup::list_approvals(status, is_newest_first));
+            let [a, b, c, d, e] = STATUSES.map(query);
+            Ok([
+                client.prepare(&a).await?,
+                client.prepare(&b).await?,
+                client.prepare(&c).await?,
+                client.prepare(&d).await?,
+                client.prepare(&e).await?,
+            ])
+        };
+        let (list_approvals, list_newest) = (list(false).await?, list(true).await?);
         let [a, b, c] = Subject::ALL.map(lookup::has_event);
         let has_event = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
         let [a, b] = outbox::dead_letters();
@@ -228,6 +246,7 @@ impl ReadConnection {
             session: client.prepare(sessions::FIND).await?,
             sign_in: client.prepare(sessions::FIND_SIGN_IN).await?,
             list_approvals,
+            list_newest,
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,
             acknowledged_halts: client.prepare(halts::ACKNOWLEDGED).await?,
@@ -235,6 +254,7 @@ impl ReadConnection {
             halt: client.prepare(halts::FIND).await?,
             halts: client.prepare(halts::LIST).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
+            approval_events: client.prepare(APPROVAL_EVENTS).await?,
             budget_accounts: client
                 .prepare(
                     "SELECT id, budget, account, used, (
@@ -243,6 +263,16 @@ impl ReadConnection {
                      ) FROM actpass.budget_accounts
                      WHERE tenant_id = $1 AND id > $3 AND NOT starts_with(budget, 'history:')
                      ORDER BY id LIMIT $4",
+                )
+                .await?,
+            budget_uses: client
+                .prepare(
+                    "SELECT id, budget, account, used, (
+                         SELECT string_agg(amount, ',') FROM actpass.budget_claims
+                         WHERE budget_claims.account = budget_accounts.id AND expires_at <= $2 AND counts
+                     ) FROM actpass.budget_accounts
+                     JOIN unnest($3::text[], $4::text[]) AS wanted (budget, account) USING (budget, account)
+                     WHERE tenant_id = $1",
                 )
                 .await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,

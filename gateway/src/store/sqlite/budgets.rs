@@ -193,19 +193,39 @@ pub(super) fn list(
     after: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<AccountUse>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT id, budget, account, used, (
-             SELECT group_concat(amount) FROM budget_claims
-             WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2 AND counts
-         ) FROM budget_accounts WHERE tenant_id = ?1 AND id > ?3 AND budget NOT GLOB 'history:*' ORDER BY id LIMIT ?4",
-    )?;
-    let found = statement.query_map(params![tenant_id, now, after, limit], |row| {
-        let account = Account { budget: row.get(1)?, key: row.get(2)? };
-        let (used, expired) = (row.get::<_, String>(3)?, row.get::<_, Option<String>>(4)?);
-        AccountUse::of(row.get(0)?, account, &used, expired.as_deref())
-            .ok_or(rusqlite::Error::InvalidColumnType(3, "used".to_owned(), rusqlite::types::Type::Text))
-    })?;
-    found.collect()
+    let query = format!("{USES} AND id > ?3 AND budget NOT GLOB 'history:*' ORDER BY id LIMIT ?4");
+    let mut statement = connection.prepare_cached(&query)?;
+    statement.query_map(params![tenant_id, now, after, limit], use_of)?.collect()
+}
+
+/// Returns the use of those of the accounts that have claims.
+pub(super) fn uses(
+    connection: &Connection,
+    tenant_id: &str,
+    now: i64,
+    accounts: &[Account],
+) -> rusqlite::Result<Vec<AccountUse>> {
+    let mut statement = connection.prepare_cached(&format!("{USES} AND budget = ?3 AND account = ?4"))?;
+    let found = accounts.iter().map(|Account { budget, key }| {
+        statement.query_row(params![tenant_id, now, budget, key], use_of).optional()
+    });
+    found.filter_map(Result::transpose).collect()
+}
+
+/// The uses of the accounts of the tenant ?1 at the time ?2.
+const USES: &str = "SELECT id, budget, account, used, (
+        SELECT group_concat(amount) FROM budget_claims
+        WHERE budget_claims.account = budget_accounts.id AND expires_at <= ?2 AND counts
+    ) FROM budget_accounts WHERE tenant_id = ?1";
+
+fn use_of(row: &Row<'_>) -> rusqlite::Result<AccountUse> {
+    let account = Account { budget: row.get(1)?, key: row.get(2)? };
+    let (used, expired) = (row.get::<_, String>(3)?, row.get::<_, Option<String>>(4)?);
+    AccountUse::of(row.get(0)?, account, &used, expired.as_deref()).ok_or(rusqlite::Error::InvalidColumnType(
+        3,
+        "used".to_owned(),
+        rusqlite::types::Type::Text,
+    ))
 }
 
 /// Removes up to `limit` expired claims of any account, and accounts without claims.

@@ -28,9 +28,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 pub use self::backup::{BackupError, BackupSummary, backup};
 use self::database::{DataFile, Lock, connect, connect_reader, make_private};
 use self::reader::{
-    APPROVAL, CREDENTIAL, Readers, TOOL_EVENT, approval_of, credential_of, find_approval, find_approvals_for,
-    find_chain, find_credential, find_manifest, find_passport, find_unproven, last_recorded, read_page,
-    read_signing_keys,
+    APPROVAL, APPROVAL_EVENTS, CREDENTIAL, Readers, TOOL_EVENT, approval_of, credential_of, find_approval,
+    find_approvals_for, find_chain, find_credential, find_manifest, find_passport, find_unproven,
+    last_recorded, read_page, read_signing_keys,
 };
 pub(super) use self::reader::{read_chain, read_keys};
 use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
@@ -46,6 +46,7 @@ use super::{
     SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::Approval;
+use crate::budget::Account;
 use crate::clock::Clock;
 use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::{DECISIONS, Head};
@@ -272,10 +273,25 @@ impl Store for SqliteStore {
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         let read = move |connection: &Connection| {
-            let query = format!("{APPROVAL} {}", lookup::list_approvals(listing.status));
+            let query =
+                format!("{APPROVAL} {}", lookup::list_approvals(listing.status, listing.is_newest_first));
             let mut statement = connection.prepare_cached(&query)?;
             let Listing { now, agent, tool, after, limit, .. } = listing;
             statement.query_map(params![tenant_id, now, agent, tool, after, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn approval_events(
+        &self,
+        tenant_id: &str,
+        id: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let (tenant_id, id) = (tenant_id.to_owned(), id.to_owned());
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(APPROVAL_EVENTS)?;
+            statement.query_map(params![tenant_id, id, limit], |row| row.get(0))?.collect()
         };
         self.readers.read(read).await
     }
@@ -378,6 +394,16 @@ impl Store for SqliteStore {
     async fn webhook_states(&self, tenant_id: &str) -> Result<Vec<WebhookState>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         self.readers.read(move |connection| outbox::states(connection, &tenant_id)).await
+    }
+
+    async fn budget_uses(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        accounts: &[Account],
+    ) -> Result<Vec<AccountUse>, StoreError> {
+        let (tenant_id, accounts) = (tenant_id.to_owned(), accounts.to_vec());
+        self.readers.read(move |connection| budgets::uses(connection, &tenant_id, now, &accounts)).await
     }
 
     async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {

@@ -59,6 +59,17 @@ pub(super) const APPROVAL: &str = concat!(
     FROM approvals WHERE tenant_id = ?1"#
 );
 
+/// The events that voted on, decided or used the approval ?2.
+pub(super) const APPROVAL_EVENTS: &str = concat!(
+    "SELECT event FROM events INDEXED BY events_by_approval WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("approval_request_id"),
+    " = ?2 AND ",
+    of_approval!(),
+    " ORDER BY seq LIMIT ?3"
+);
+
 /// State of a passport by its row and the ledger.
 const PASSPORT: &str = concat!(
     "SELECT revoked OR EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = ",

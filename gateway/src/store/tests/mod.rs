@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use super::{
     AllowBasis, ApprovalOpening, Change, Claim, Claims, CredentialPin, Database, DecisionOutcome,
-    DecisionRecord, Excess, Fallback, Idempotency, ManifestPin, Mutation, PassportState, PostgresStore,
-    Record, SealedCredential, SealedKey, SeenResponse, SingleUse, SqliteStore, Store, StoreError, TlsTrust,
-    Transition, TransitionOutcome,
+    DecisionRecord, Excess, Fallback, Idempotency, Listing, ManifestPin, Mutation, PassportState,
+    PostgresStore, Record, SealedCredential, SealedKey, SeenResponse, SingleUse, SqliteStore, Store,
+    StoreError, TlsTrust, Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, ApprovalDecision, Ballot, Opening, Status};
 use crate::budget::{Account, Charge, Outcomes, Window};
@@ -225,6 +225,7 @@ fn ballot(decided: &ApprovalDecision) -> Ballot {
         rejects_all: false,
         allow_self: false,
         note: decided.note.clone(),
+        shown_hash: None,
     }
 }
 
@@ -631,7 +632,7 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
         deadline: FAR_FUTURE + 100,
         decided: None,
         note: None,
-        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default(), event: None }),
         votes: Vec::new(),
         spent: false,
         proven: true,
@@ -639,7 +640,15 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
     for id in ["apr_1", "apr_2"] {
         store.decide(opening_of("t", approval(id), false)).await.unwrap();
     }
-    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
+    let opened = store.approval("t", "apr_1").await.unwrap().unwrap();
+    let opening = opened.opening.as_ref().and_then(|opening| opening.event.clone());
+    let recorded = opening.as_ref().and_then(|event| event.member("approval_request_id")?.as_str());
+    assert_eq!(recorded, Some("apr_1"));
+    let approval = |id: &str| {
+        let opening = approval(id).opening.map(|known| Opening { event: opening.clone(), ..known });
+        Approval { opening, ..approval(id) }
+    };
+    assert_eq!(opened, approval("apr_1"));
     assert_eq!(store.approval("u", "apr_1").await, Ok(None));
     let pending = async |now, limit| store.pending_approvals("t", now, limit).await.unwrap().len();
     assert_eq!(
@@ -647,6 +656,15 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
         (2, 0, 1)
     );
     assert_eq!(store.pending_approvals("u", 0, 9).await, Ok(Vec::new()));
+    let list = async |is_newest_first, after: Option<&str>| {
+        let after = after.map(str::to_owned);
+        let listing = Listing { is_newest_first, after, limit: 9, ..Listing::default() };
+        let found = store.approvals("t", listing).await.unwrap();
+        found.into_iter().map(|approval| approval.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(false, None).await, ["apr_1", "apr_2"]);
+    assert_eq!(list(true, None).await, ["apr_2", "apr_1"]);
+    assert_eq!(list(true, Some("apr_2")).await, ["apr_1"]);
 
     let said = |approved, at| ApprovalDecision { approved, by: "alice".to_owned(), at, note: None };
     let decide = |tenant: &str, id: &str, decided: ApprovalDecision| {
@@ -678,6 +696,10 @@ async fn approval_is_decided_once_before_deadline(backend: &Backend) {
         ..approval("apr_1")
     };
     assert_eq!(found, kept);
+    let story = store.approval_events("t", "apr_1", 9).await.unwrap();
+    assert!(story.len() == 1 && story[0].contains(r#""event_type":"approval.approved""#), "{story:?}");
+    assert_eq!(store.approval_events("t", "apr_2", 9).await, Ok(Vec::new()));
+    assert_eq!(store.approval_events("u", "apr_1", 9).await, Ok(Vec::new()));
     assert_eq!(pending(0, 9).await, 1);
     assert_eq!(texts(&*store, "t", "c").await.len(), 3);
     assert_eq!(texts(&*store, "t", "decisions").await.len(), 3);
@@ -701,7 +723,7 @@ fn pending_approval(id: &str) -> Approval {
         deadline: FAR_FUTURE + 100,
         decided: None,
         note: None,
-        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default(), event: None }),
         votes: Vec::new(),
         spent: false,
         proven: true,

@@ -231,7 +231,7 @@ async fn texts_round_trip() {
         deadline: FAR_FUTURE + 9,
         decided: None,
         note: None,
-        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default() }),
+        opening: Some(Opening { person: "key".to_owned(), requirement: Requirement::default(), event: None }),
         votes: Vec::new(),
         spent: false,
         proven: true,
@@ -241,7 +241,10 @@ async fn texts_round_trip() {
     assert_eq!((odd_one, second.is_ok()), (Ok(DecisionOutcome::Recorded), true));
     assert!(was_answered(&store.decide(append.clone()).await.unwrap(), "first"));
     store.decide(opening_of(odd, approval.clone(), true)).await.unwrap();
-    assert_eq!(store.approval(odd, "apr_1").await, Ok(Some(approval)));
+    let found = store.approval(odd, "apr_1").await.unwrap().unwrap();
+    assert!(found.opening.as_ref().is_some_and(|opening| opening.event.is_some()));
+    assert_eq!(Approval { opening: approval.opening.clone(), ..found }, approval);
+    assert_eq!(store.approval_events(odd, odd, 9).await, Ok(Vec::new()));
     assert_eq!(first_broken(&store, odd, odd).await, None);
     assert_eq!(store.head(odd, "a").await, Ok(None));
     assert_eq!(store.passport("\0", "\0").await, Ok(None));

@@ -25,6 +25,11 @@
       || (!selection.isCollapsed && selection.containsNode(element, true));
   }
 
+  // Returns the hash of what a card shows. The gateway refuses a decision on an earlier one.
+  function hash(card) {
+    return card.querySelector("input[name=shown_hash]")?.value;
+  }
+
   // Removes the card while the page is hidden, otherwise marks it.
   function end(card) {
     const note = card.querySelector("textarea");
@@ -34,7 +39,7 @@
     }
     card.classList.add("ended");
     card.querySelector(".gone").hidden = false;
-    for (const button of card.querySelectorAll("button")) button.disabled = true;
+    for (const button of card.querySelectorAll("button, [name=select]")) button.disabled = true;
   }
 
   function show(next) {
@@ -46,6 +51,7 @@
         end(card);
       } else {
         card.querySelector(".times").replaceWith(document.adoptNode(fresh.querySelector(".times")));
+        card.querySelector(".changed").hidden = hash(card) === hash(fresh);
         found.delete(card.id);
       }
     }
