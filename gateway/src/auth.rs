@@ -4,9 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actpass_protocol::{Json, Mode, Secret};
-use governor::DefaultDirectRateLimiter;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -113,7 +115,7 @@ impl Role {
             Capability::ReadBudgets | Capability::ReadHalts | Capability::ReadWebhooks => {
                 matches!(self, Self::Auditor | Self::Operator)
             }
-            Capability::Halt | Capability::ManageTools | Capability::Redeliver => {
+            Capability::Halt | Capability::ManageTools | Capability::Redeliver | Capability::Reload => {
                 matches!(self, Self::Operator)
             }
         }
@@ -157,13 +159,15 @@ pub enum Capability {
     ReadWebhooks,
     /// Send a message to a webhook again.
     Redeliver,
+    /// Reload the settings.
+    Reload,
     /// Log in to the page.
     UsePage,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,
@@ -177,6 +181,7 @@ impl Capability {
         Self::ReadTools,
         Self::ReadWebhooks,
         Self::Redeliver,
+        Self::Reload,
         Self::UsePage,
     ];
 
@@ -196,6 +201,7 @@ impl Capability {
             Self::ReadTools => "read tools",
             Self::ReadWebhooks => "read webhooks",
             Self::Redeliver => "send messages again",
+            Self::Reload => "reload the settings",
             Self::UsePage => "use the page",
         }
     }
@@ -302,11 +308,36 @@ pub struct ApiKey {
     /// The person or program that acts with this key.
     pub principal: Principal,
     /// Rate limiter; `None` if unlimited.
-    pub limiter: Option<DefaultDirectRateLimiter>,
+    pub limiter: Option<Arc<RequestLimit>>,
     /// Limits of requests with this key.
     pub grants: Grants,
+    /// From when the key is rejected, in seconds since 1970; `None` for never.
+    pub expires_at: Option<i64>,
     /// Held while an approval is opened, so that the pending limit is exact.
-    pub opening: tokio::sync::Mutex<()>,
+    pub opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A limit of requests, with the requests so far.
+#[derive(Debug)]
+pub struct RequestLimit {
+    quota: Quota,
+    limiter: DefaultDirectRateLimiter,
+}
+
+impl RequestLimit {
+    /// Creates a limit without requests so far.
+    pub fn new(quota: Quota) -> Self {
+        Self { quota, limiter: DefaultDirectRateLimiter::direct(quota) }
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    ///
+    /// Returns the time to wait if the limit is reached.
+    pub fn check(&self) -> Result<(), Duration> {
+        self.limiter.check().map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
+    }
 }
 
 impl ApiKey {
@@ -318,7 +349,12 @@ impl ApiKey {
     /// Creates an unlimited key that acts as `principal`.
     pub fn of(principal: Principal) -> Self {
         let grants = Grants::of(principal.role, principal.agent.is_some());
-        Self { principal, limiter: None, grants, opening: tokio::sync::Mutex::default() }
+        Self { principal, limiter: None, grants, expires_at: None, opening: Arc::default() }
+    }
+
+    /// Returns whether the key is rejected at `now`, in seconds since 1970.
+    pub fn has_expired(&self, now: i64) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 }
 
@@ -486,18 +522,42 @@ impl Keyring {
         self.buckets.values().flatten().map(|(_, key)| &**key)
     }
 
-    /// Looks up a presented key.
-    pub fn find(&self, presented: &str) -> Option<&Arc<ApiKey>> {
+    /// Looks up a presented key that is not expired at `now`, in seconds since 1970.
+    pub fn find(&self, presented: &str, now: i64) -> Option<&Arc<ApiKey>> {
         if presented.len() > MAX_KEY_BYTES {
             return None;
         }
-        self.known(&ApiKeyHash::of(presented))
+        self.known(&ApiKeyHash::of(presented), now)
     }
 
-    /// Looks up a key by its hash.
-    pub fn known(&self, hash: &ApiKeyHash) -> Option<&Arc<ApiKey>> {
+    /// Same as [`Keyring::find`], by the key's hash.
+    pub fn known(&self, hash: &ApiKeyHash, now: i64) -> Option<&Arc<ApiKey>> {
         let bucket = self.buckets.get(&hash.bucket())?;
-        bucket.iter().find_map(|(known, key)| (known == hash).then_some(key))
+        let key = bucket.iter().find_map(|(known, key)| (known == hash).then_some(key))?;
+        if key.has_expired(now) {
+            tracing::info!(tenant = &*key.tenant.id, key = &*key.name, "an expired key was rejected");
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Continues the state of the keys of `before` that have the same tenant and name: their
+    /// requests so far, if the limit is the same, and their approvals that are being opened.
+    pub fn continue_from(&mut self, before: &Self) {
+        let name_of = |key: &ApiKey| (Arc::clone(&key.tenant.id), Arc::clone(&key.name));
+        let before: HashMap<_, _> = before.keys().map(|key| (name_of(key), key)).collect();
+        for (_, key) in self.buckets.values_mut().flatten() {
+            let before = before.get(&name_of(key));
+            // A new keyring is the only owner of its keys.
+            if let (Some(before), Some(key)) = (before, Arc::get_mut(key)) {
+                key.opening = Arc::clone(&before.opening);
+                if let (Some(limit), Some(so_far)) = (&mut key.limiter, &before.limiter)
+                    && limit.quota == so_far.quota
+                {
+                    *limit = Arc::clone(so_far);
+                }
+            }
+        }
     }
 }
 
@@ -508,18 +568,18 @@ mod tests {
     #[test]
     fn finds_key_by_hash() {
         let keyring = keyring("apk_one");
-        assert_eq!(keyring.find("apk_one").map(|key| &*key.name), Some("agent"));
+        assert_eq!(keyring.find("apk_one", 0).map(|key| &*key.name), Some("agent"));
         for unknown in ["", "apk_on", "apk_one ", "apk_two", &ApiKeyHash::of("apk_one").to_string()] {
-            assert!(keyring.find(unknown).is_none(), "{unknown:?}");
+            assert!(keyring.find(unknown, 0).is_none(), "{unknown:?}");
         }
     }
 
     #[test]
     fn rejects_overlong_key() {
         let long = "k".repeat(MAX_KEY_BYTES + 1);
-        assert!(keyring(&long).find(&long).is_none());
+        assert!(keyring(&long).find(&long, 0).is_none());
         let longest = "k".repeat(MAX_KEY_BYTES);
-        assert!(keyring(&longest).find(&longest).is_some());
+        assert!(keyring(&longest).find(&longest, 0).is_some());
     }
 
     #[test]
@@ -572,6 +632,45 @@ mod tests {
         let distinct: std::collections::HashSet<_> = keys.iter().map(Secret::expose).collect();
         assert_eq!(distinct.len(), keys.len());
         assert!(generate(Role::Operator).unwrap().expose().starts_with("apdv_"));
+    }
+
+    #[test]
+    fn state_of_unchanged_keys_continues() {
+        let keyring = |name: &str, per_second: u32| {
+            let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
+            let tenant = Arc::new(Tenant { id: "t".into(), policy });
+            let quota = Quota::per_second(per_second.try_into().unwrap());
+            let limiter = Some(Arc::new(RequestLimit::new(quota)));
+            let mut keyring = Keyring::default();
+            let key = ApiKey { limiter, ..ApiKey::new(name, tenant, Role::Agent, None) };
+            keyring.add(ApiKeyHash::of("apk_one"), key);
+            keyring
+        };
+        let before = keyring("agent", 1);
+        let known = |keyring: &Keyring| Arc::clone(keyring.find("apk_one", 0).unwrap());
+        let first = known(&before);
+        assert!(first.limiter.as_ref().unwrap().check().is_ok());
+        for (name, per_second, same_limit, same_opening) in
+            [("agent", 1, true, true), ("agent", 2, false, true), ("other", 1, false, false)]
+        {
+            let mut after = keyring(name, per_second);
+            after.continue_from(&before);
+            let after = known(&after);
+            assert_eq!(after.limiter.as_ref().unwrap().check().is_err(), same_limit, "{name} {per_second}");
+            assert_eq!(Arc::ptr_eq(&after.opening, &first.opening), same_opening, "{name} {per_second}");
+        }
+    }
+
+    #[test]
+    fn expired_key_is_unknown() {
+        let mut keyring = Keyring::default();
+        let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
+        let tenant = Arc::new(Tenant { id: "t".into(), policy });
+        let key = ApiKey { expires_at: Some(10), ..ApiKey::new("agent", tenant, Role::Agent, None) };
+        keyring.add(ApiKeyHash::of("apk_one"), key);
+        for (now, is_known) in [(0, true), (9, true), (10, false), (11, false)] {
+            assert_eq!(keyring.find("apk_one", now).is_some(), is_known, "{now}");
+        }
     }
 
     fn keyring(key: &str) -> Keyring {

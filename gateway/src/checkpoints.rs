@@ -28,7 +28,7 @@ const CHECKPOINTED_CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Interval between checkpoints of a chain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
     /// Number of new events after which a checkpoint is due.
     pub events: u64,
@@ -142,12 +142,17 @@ impl Checkpoints {
         Self { interval, clock, started: None, last: HashMap::new() }
     }
 
-    /// Creates due checkpoints until the future is dropped.
-    pub async fn run(mut self, store: &dyn Store, keys: Option<&SigningKeyStore>, tenants: &[String]) {
+    /// Creates due checkpoints until the future is dropped. `tenants` returns the current tenants.
+    pub async fn run(
+        mut self,
+        store: &dyn Store,
+        keys: Option<&SigningKeyStore>,
+        tenants: impl Fn() -> Arc<[String]>,
+    ) {
         let pause = POLL_INTERVAL.min(Duration::from_secs(self.interval.seconds.into()));
         loop {
             tokio::time::sleep(pause).await;
-            if let Err(error) = self.make(store, keys, tenants).await {
+            if let Err(error) = self.make(store, keys, &tenants()).await {
                 tracing::warn!(%error, "checkpoints could not be created; retrying");
             }
         }

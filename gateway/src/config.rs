@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_protocol::Json;
-use governor::{DefaultDirectRateLimiter, Quota};
+use actpass_protocol::{Json, sha256_hex};
+use governor::Quota;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -21,12 +21,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
 use crate::auth::{
-    ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, Role, Tenant,
-    WELL_KNOWN_KEYS,
+    ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, RequestLimit,
+    Role, Tenant, WELL_KNOWN_KEYS,
 };
 use crate::checkpoints::Interval;
-use crate::clock::{Clock, rfc3339};
-use crate::files;
+use crate::clock::{Clock, parse_millis, rfc3339};
+use crate::files::{self, ReadFile};
 use crate::hosts::{Authority, Hosts};
 use crate::passport;
 use crate::policy::{Policy, RiskTier};
@@ -55,8 +55,8 @@ pub struct Settings {
     pub tls: Option<Arc<ServerConfig>>,
     /// Maximum body size, in bytes.
     pub body_bytes: usize,
-    /// Tenant ids in alphabetical order.
-    pub tenants: Vec<String>,
+    /// The tenants in the order of their ids.
+    pub tenants: Vec<Arc<Tenant>>,
     /// API keys, with their tenants and policies.
     pub keyring: Keyring,
     /// The people who may decide approvals.
@@ -101,6 +101,61 @@ pub struct Settings {
     pub sign_in: Option<SignInSettings>,
     /// Warnings about valid but suspicious settings, each with the member's name.
     pub warnings: Vec<String>,
+    /// The file that a reload reads; `None` without such a file.
+    pub source: Option<PathBuf>,
+    /// Whether changed files are reloaded without a request. Default: false.
+    pub watch: bool,
+    /// The SHA-256, in hex, of the settings without secrets.
+    pub hash: String,
+    /// The files that were read, including the settings.
+    pub(crate) files: Vec<ReadFile>,
+}
+
+/// The settings that only a restart changes.
+#[derive(Clone, Debug)]
+pub(crate) struct FixedSettings {
+    listen: SocketAddr,
+    data: Location,
+    log: LogFormat,
+    log_level: LogLevel,
+    has_tls: bool,
+    issuer: Option<String>,
+    master_key: MasterKeySource,
+    checkpoints: Interval,
+    connections: ConnectionLimits,
+    base_path: String,
+    watch: bool,
+}
+
+impl FixedSettings {
+    /// Whether changed files are reloaded without a request.
+    pub(crate) const fn watches(&self) -> bool {
+        self.watch
+    }
+
+    /// Returns the members that differ.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let (here, there) = (&self.connections, &other.connections);
+        let data = match (&self.data, &other.data) {
+            (Location::File(_), Location::File(_)) => "data",
+            (Location::Database(_) | Location::File(_), _) => "database_url",
+        };
+        let members = [
+            ("listen", self.listen == other.listen),
+            (data, self.data == other.data),
+            ("log", self.log == other.log),
+            ("log_level", self.log_level == other.log_level),
+            ("tls", self.has_tls == other.has_tls),
+            ("issuer", self.issuer == other.issuer),
+            ("master_key_file", self.master_key == other.master_key),
+            ("ledger", self.checkpoints == other.checkpoints),
+            ("limits.connections", here.total == there.total),
+            ("limits.connections_per_address", here.per_address == there.per_address),
+            ("page.base_path", self.base_path == other.base_path),
+            ("watch", self.watch == other.watch),
+        ];
+        members.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
 }
 
 /// Connection limits.
@@ -187,7 +242,7 @@ pub const MASTER_KEY_VARIABLE: &str = "ACTPASS_MASTER_KEY";
 pub const DATABASE_URL_VARIABLE: &str = "ACTPASS_DATABASE_URL";
 
 /// Source of the master key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MasterKeySource {
     /// The data file's path with `.master-key` appended; created if missing.
     BesideData,
@@ -241,9 +296,37 @@ impl Settings {
     ///
     /// Returns every problem with the member's name.
     pub fn load(path: &Path) -> Result<Self, Problems> {
-        let text = files::read_text(path).map_err(|error| Problems::one(path.display(), error))?;
+        Self::load_files(path).0
+    }
+
+    /// Same as [`Settings::load`]; also returns the files that were read, even if they are invalid.
+    pub(crate) fn load_files(path: &Path) -> (Result<Self, Problems>, Vec<ReadFile>) {
+        let read = files::read_bytes(path);
+        let mut files = vec![ReadFile::of(path, read.as_ref().map(|bytes| bytes.as_slice()))];
+        let text = read.and_then(|bytes| files::to_text(&bytes));
+        let text = text.map_err(|error| Problems::one(path.display(), error));
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, folder)
+        let settings = text.and_then(|text| Self::parse_files(&text, folder, &mut files));
+        let settings =
+            settings.map(|settings| Self { source: Some(path.to_owned()), files: files.clone(), ..settings });
+        (settings, files)
+    }
+
+    /// The settings that only a restart changes.
+    pub(crate) fn fixed(&self) -> FixedSettings {
+        FixedSettings {
+            listen: self.listen,
+            data: self.data.clone(),
+            log: self.log,
+            log_level: self.log_level,
+            has_tls: self.tls.is_some(),
+            issuer: self.issuer.clone(),
+            master_key: self.master_key.clone(),
+            checkpoints: self.checkpoints,
+            connections: self.connections,
+            base_path: self.base_path.clone(),
+            watch: self.watch,
+        }
     }
 
     /// Parses settings from text; relative paths are resolved against `folder`.
@@ -252,6 +335,10 @@ impl Settings {
     ///
     /// Same as [`Settings::load`].
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Problems> {
+        Self::parse_files(text, folder, &mut Vec::new())
+    }
+
+    fn parse_files(text: &str, folder: &Path, files: &mut Vec<ReadFile>) -> Result<Self, Problems> {
         // The parser's own message quotes the line, which may contain a secret.
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error
@@ -259,7 +346,7 @@ impl Settings {
                 .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
             Problems::one(format_args!("line {line}"), error.message().lines().next().unwrap_or_default())
         })?;
-        SettingsReader { problems: Problems::default(), warnings: Vec::new(), folder }.settings(table)
+        SettingsReader { problems: Problems::default(), warnings: Vec::new(), folder, files }.settings(&table)
     }
 
     /// Returns the settings of `actpass-gateway dev`: tenant `dev`, keys `apk_dev` and `apdv_dev`,
@@ -275,7 +362,7 @@ impl Settings {
             return Err(Problems::one("--listen", problem));
         }
         let policy = match policy {
-            Some(path) => load_policy("--policy", path)?,
+            Some(path) => parse_policy("--policy", path, &files::read_bytes(path))?,
             None => Policy::parse(DEV_POLICY)?,
         };
         let data = match data {
@@ -301,7 +388,7 @@ impl Settings {
             log: LogFormat::default(),
             tls: None,
             body_bytes: DEFAULT_BODY_BYTES,
-            tenants: vec!["dev".to_owned()],
+            tenants: vec![tenant],
             keyring,
             directory: Directory::default(),
             timeouts: Timeouts::default(),
@@ -323,6 +410,10 @@ impl Settings {
             webhooks: Vec::new(),
             sign_in: None,
             warnings: Vec::new(),
+            source: None,
+            watch: false,
+            hash: String::new(),
+            files: Vec::new(),
         })
     }
 }
@@ -353,11 +444,15 @@ const RATE_WARNING_ABOVE: u32 = 100_000;
 /// Minimum number of distinct bytes of a master key; 32 random bytes have about 30.
 const MIN_DISTINCT_BYTES: usize = 12;
 
-/// Loads a policy file; problems are reported for the member `place`.
-fn load_policy(place: &str, path: &Path) -> Result<Policy, Problems> {
+/// Parses the content of a policy file; problems are reported for the member `place`.
+fn parse_policy(
+    place: &str,
+    path: &Path,
+    text: &Result<zeroize::Zeroizing<Vec<u8>>, String>,
+) -> Result<Policy, Problems> {
     let place = format!("{place}: {}", path.display());
-    let text = files::read_bytes(path).map_err(|error| Problems::one(&place, error))?;
-    Policy::parse(&text).map_err(|found| {
+    let text = text.as_ref().map_err(|error| Problems::one(&place, error))?;
+    Policy::parse(text).map_err(|found| {
         let mut problems = Problems::default();
         problems.add_all(&place, &found);
         problems
@@ -376,11 +471,43 @@ struct SettingsReader<'f> {
     problems: Problems,
     warnings: Vec<String>,
     folder: &'f Path,
+    /// The files that were read.
+    files: &'f mut Vec<ReadFile>,
+}
+
+/// Words in the names of members that contain secrets, or are made from them.
+const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "url"];
+
+/// Returns the SHA-256 of the settings without secrets. A hash of the whole file would permit to test
+/// candidates for a weak password offline.
+fn hash_settings(table: &Table, certificate: Option<&[CertificateDer<'_>]>) -> String {
+    fn without_secrets(value: &Value) -> Value {
+        match value {
+            Value::Table(table) => Value::Table(of_table(table)),
+            Value::Array(items) => Value::Array(items.iter().map(without_secrets).collect()),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_) => value.clone(),
+        }
+    }
+    fn of_table(table: &Table) -> Table {
+        let is_secret = |name: &str| SECRET_WORDS.iter().any(|word| name.contains(word));
+        let shown = table.iter().filter(|(name, _)| !is_secret(name));
+        shown.map(|(name, value)| (name.clone(), without_secrets(value))).collect()
+    }
+    let mut text = of_table(table).to_string().into_bytes();
+    for certificate in certificate.into_iter().flatten() {
+        text.extend_from_slice(sha256_hex(certificate).as_bytes());
+    }
+    sha256_hex(&text)
 }
 
 impl SettingsReader<'_> {
-    fn settings(mut self, table: Table) -> Result<Settings, Problems> {
-        let mut root = Section::new("", table);
+    fn settings(mut self, table: &Table) -> Result<Settings, Problems> {
+        let mut root = Section::new("", table.clone());
+        let watch = root.optional_bool("watch", &mut self.problems).unwrap_or(false);
         let listen = self.listen(&mut root);
         let data = self.data(&mut root);
         let log = self.log(&mut root);
@@ -397,7 +524,8 @@ impl SettingsReader<'_> {
         let lift_by = self.halts(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
-        let tls = self.tls(&mut root);
+        let (tls, certificate) = self.tls(&mut root).unzip();
+        let hash = hash_settings(table, certificate.as_deref());
         let tenants = self.tenants(&mut root);
         let mut directory = self.people(&mut root, &tenants);
         let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
@@ -426,8 +554,8 @@ impl SettingsReader<'_> {
         let hosts =
             Hosts::Named(hosts.into_iter().chain(issuer.as_deref().and_then(Authority::of_url)).collect());
         let timeouts = Timeouts::default();
-        let mut tenants: Vec<_> = tenants.into_keys().collect();
-        tenants.sort_unstable();
+        let mut tenants: Vec<_> = tenants.into_values().flatten().collect();
+        tenants.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         self.problems.or(Settings {
             listen,
             data,
@@ -456,7 +584,18 @@ impl SettingsReader<'_> {
             webhooks,
             sign_in,
             warnings: self.warnings,
+            source: None,
+            watch,
+            hash,
+            files: Vec::new(),
         })
+    }
+
+    /// Reads a file that the settings name.
+    fn read(&mut self, path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+        let read = files::read_bytes(path);
+        self.files.push(ReadFile::of(path, read.as_ref().map(|bytes| bytes.as_slice())));
+        read
     }
 
     fn warn(&mut self, place: impl fmt::Display, problem: impl fmt::Display) {
@@ -684,7 +823,7 @@ impl SettingsReader<'_> {
                 self.problems.add("master_key_file", problem);
                 return MasterKeySource::Missing;
             }
-            (Some(file), None) => match files::read_text(&file) {
+            (Some(file), None) => match self.read(&file).and_then(|bytes| files::to_text(&bytes)) {
                 Ok(text) => {
                     self.warn_if_open("master_key_file", &file);
                     (format!("master_key_file: {}", file.display()), Some(text.to_string()))
@@ -850,7 +989,8 @@ impl SettingsReader<'_> {
         limits
     }
 
-    fn tls(&mut self, root: &mut Section) -> Option<Arc<ServerConfig>> {
+    /// Returns the configuration and its certificates.
+    fn tls(&mut self, root: &mut Section) -> Option<(Arc<ServerConfig>, Vec<CertificateDer<'static>>)> {
         let mut section = root.section("tls", &mut self.problems)?;
         let certificate = section.text("certificate", &mut self.problems);
         let key = section.text("key", &mut self.problems);
@@ -863,11 +1003,11 @@ impl SettingsReader<'_> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain.clone(), key));
         match config {
             Ok(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-                Some(Arc::new(config))
+                Some((Arc::new(config), chain))
             }
             Err(error) => {
                 self.problems.add("tls.key", format_args!("cannot be used with tls.certificate: {error}"));
@@ -878,7 +1018,7 @@ impl SettingsReader<'_> {
 
     fn certificates(&mut self, place: &str, path: &str) -> Option<Vec<CertificateDer<'static>>> {
         let path = self.folder.join(path);
-        let chain = files::read_bytes(&path).and_then(|bytes| {
+        let chain = self.read(&path).and_then(|bytes| {
             let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
             chain.map_err(|error| error.to_string())
         });
@@ -913,8 +1053,9 @@ impl SettingsReader<'_> {
 
     fn private_key(&mut self, path: String) -> Option<PrivateKeyDer<'static>> {
         let path = self.folder.join(path);
+        let bytes = self.read(&path);
         let read = || {
-            let bytes = files::read_bytes(&path)?;
+            let bytes = bytes?;
             // PKCS #8 marks encryption in the label, older formats in a header.
             let is_encrypted = [b"-----BEGIN ENCRYPTED PRIVATE KEY".as_slice(), b"Proc-Type: 4,ENCRYPTED"]
                 .into_iter()
@@ -950,12 +1091,10 @@ impl SettingsReader<'_> {
             let policy = section.text("policy", &mut self.problems);
             section.finish(&mut self.problems);
             let place = section.member("policy");
-            let policy = policy.and_then(|policy| match load_policy(&place, &self.folder.join(policy)) {
-                Ok(policy) => Some(policy),
-                Err(found) => {
-                    self.problems.extend(found);
-                    None
-                }
+            let policy = policy.and_then(|policy| {
+                let path = self.folder.join(policy);
+                let text = self.read(&path);
+                parse_policy(&place, &path, &text).map_err(|found| self.problems.extend(found)).ok()
             });
             let Some(id) = id else {
                 continue;
@@ -1031,6 +1170,10 @@ impl SettingsReader<'_> {
                 self.problems.add(section.member("groups"), problem);
             }
             let grants = self.grants(&mut section, role, agent.is_some());
+            let expires_at = section.optional_time("expires_at", &mut self.problems);
+            if expires_at.is_some_and(|expires_at| expires_at <= Clock::default().seconds()) {
+                self.warn(section.member("expires_at"), "has passed; the key is rejected");
+            }
             let halt_all = section.optional_bool("halt_all", &mut self.problems).unwrap_or(false);
             if halt_all && !role.is_none_or(|role| role.may(Capability::Halt)) {
                 self.problems.add(section.member("halt_all"), "needs the role operator");
@@ -1075,8 +1218,9 @@ impl SettingsReader<'_> {
                     principal.groups = groups.into();
                 }
                 let key = ApiKey {
-                    limiter: limits.quota.map(DefaultDirectRateLimiter::direct),
+                    limiter: limits.quota.map(|quota| Arc::new(RequestLimit::new(quota))),
                     grants,
+                    expires_at,
                     ..ApiKey::of(principal)
                 };
                 keyring.add(hash, key);
@@ -1202,6 +1346,19 @@ impl Section {
             return None;
         }
         Some(text)
+    }
+
+    /// A time in seconds since 1970, as a TOML time with an offset or the same text in a string.
+    fn optional_time(&mut self, name: &str, problems: &mut Problems) -> Option<i64> {
+        let value = self.members.remove(name)?;
+        let time = value.as_datetime().map(ToString::to_string);
+        let text = time.or_else(|| value.as_str().map(str::to_owned)).unwrap_or_default();
+        let seconds = parse_millis(&text).map(|millis| millis.div_euclid(1000));
+        if seconds.is_none() {
+            let problem = "expected a time in UTC such as \"2027-01-31T00:00:00Z\"";
+            problems.add(self.member(name), format_args!("{problem}, found {value}"));
+        }
+        seconds
     }
 
     fn optional_bool(&mut self, name: &str, problems: &mut Problems) -> Option<bool> {

@@ -13,6 +13,7 @@ use crate::delegation::Delegation;
 use crate::halts::{Acknowledgement, Halt, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
+use crate::policy::Policy;
 use crate::request::{Evidence, Issue, Preflight, Text};
 use crate::store::SealedCredential;
 use crate::webhooks::Announcement;
@@ -57,11 +58,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
         decision: owned(Some(decision.decision)),
         reason_code: owned(Some(decision.reason_code)),
         matched_rules: Some(decision.rule.iter().map(|rule| (*rule).to_owned()).collect()),
-        policy: Some(PolicyRef {
-            id: policy.id().to_owned(),
-            version: policy.version().clone(),
-            hash: policy.hash().to_owned(),
-        }),
+        policy: Some(PolicyRef::of(policy)),
         request_hash: request.request_hash.clone(),
         approval_request_id: owned(decision.approval),
         passport_jti: owned(decision.passport_jti),
@@ -241,6 +238,60 @@ pub(crate) fn halt_acknowledged(key: &ApiKey, acknowledgement: &Acknowledgement)
             ledger::HALT_ACKNOWLEDGED,
         )
     }
+}
+
+/// The hashes of a tenant's settings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadedHashes<'a> {
+    pub(crate) settings: &'a str,
+    /// The tenant's policy; `None` if the tenant is not in the settings.
+    pub(crate) policy: Option<&'a Policy>,
+}
+
+/// The settings were reloaded; by the key `by`, or by the gateway itself.
+pub(crate) fn policy_reloaded(
+    tenant_id: &Arc<str>,
+    by: Option<&Arc<str>>,
+    trigger: &str,
+    [before, after]: [LoadedHashes<'_>; 2],
+) -> Draft {
+    let policy = |loaded: LoadedHashes<'_>| loaded.policy.map(|policy| Json::from(policy.hash()));
+    Draft {
+        announces: vec![Announcement::PolicyReloaded],
+        policy: after.policy.map(PolicyRef::of),
+        metadata: Some(object([
+            ("trigger", Some(Json::from(trigger))),
+            ("settings_hash_before", Some(Json::from(before.settings))),
+            ("settings_hash", Some(Json::from(after.settings))),
+            ("policy_hash_before", policy(before)),
+            ("policy_hash", policy(after)),
+        ])),
+        ..of_reload(tenant_id, by, ledger::POLICY_RELOADED)
+    }
+}
+
+/// A reload was refused for this number of problems; the settings `current` stay in force.
+pub(crate) fn reload_refused(
+    tenant_id: &Arc<str>,
+    by: Option<&Arc<str>>,
+    trigger: &str,
+    current: LoadedHashes<'_>,
+    problems: usize,
+) -> Draft {
+    Draft {
+        policy: current.policy.map(PolicyRef::of),
+        metadata: Some(object([
+            ("trigger", Some(Json::from(trigger))),
+            ("settings_hash", Some(Json::from(current.settings))),
+            ("problems", Some(Json::Number(Number::from(i64::try_from(problems).unwrap_or(i64::MAX))))),
+        ])),
+        ..of_reload(tenant_id, by, ledger::RELOAD_REFUSED)
+    }
+}
+
+fn of_reload(tenant_id: &Arc<str>, by: Option<&Arc<str>>, event_type: &str) -> Draft {
+    let by = by.map_or_else(|| Arc::from(GATEWAY), Arc::clone);
+    draft(Arc::clone(tenant_id), by, ledger::DECISIONS, event_type)
 }
 
 /// A checkpoint of a chain; `previous` is the hash of the previous checkpoint event.

@@ -1,7 +1,8 @@
 //! Reading of user-written text files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -26,16 +27,36 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     }
 }
 
-/// Same as [`read_bytes`], as text.
+/// Converts the bytes of a file to text.
 ///
 /// # Errors
 ///
-/// Same as [`read_bytes`]; also if the file is not UTF-8.
-pub(crate) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
-    let bytes = read_bytes(path)?;
-    let text = str::from_utf8(&bytes)
+/// Returns an error if they are not UTF-8.
+pub(crate) fn to_text(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
+    let text = str::from_utf8(bytes)
         .map_err(|error| format!("is not UTF-8: invalid byte {}", error.valid_up_to() + 1))?;
     Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A file and the content that was read from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReadFile {
+    path: PathBuf,
+    /// The SHA-256; `None` if the file was unreadable.
+    hash: Option<[u8; 32]>,
+}
+
+impl ReadFile {
+    /// Describes what [`read_bytes`] has returned.
+    pub(crate) fn of(path: &Path, read: Result<&[u8], &String>) -> Self {
+        Self { path: path.to_owned(), hash: read.ok().map(|bytes| Sha256::digest(bytes).into()) }
+    }
+
+    /// Reads the file again.
+    pub(crate) fn again(&self) -> Self {
+        let read = read_bytes(&self.path);
+        Self::of(&self.path, read.as_ref().map(|bytes| bytes.as_slice()))
+    }
 }
 
 /// Returns whether anyone but the owner can read the file.
@@ -73,7 +94,7 @@ mod tests {
             (b"a\xff".to_vec(), Err("is not UTF-8: invalid byte 2")),
         ] {
             std::fs::write(&file, &bytes).unwrap();
-            match (read_text(&file), expected) {
+            match (read_bytes(&file).and_then(|bytes| to_text(&bytes)), expected) {
                 (Ok(text), Ok(expected)) => assert_eq!(text.as_str(), expected),
                 (Err(problem), Err(expected)) => assert!(problem.contains(expected), "{problem}"),
                 (found, _) => panic!("{bytes:?}: {found:?}"),

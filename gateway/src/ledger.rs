@@ -12,6 +12,7 @@ use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::object_writer::ObjectWriter;
+use crate::policy::Policy;
 use crate::webhooks::Announcement;
 
 /// The `previous_event_hash` of a chain's first event.
@@ -76,6 +77,12 @@ pub const HALT_LIFTED: &str = "halt.lifted";
 /// Event type of acknowledged halts; reserved for the gateway.
 pub const HALT_ACKNOWLEDGED: &str = "halt.acknowledged";
 
+/// Event type of reloaded settings; reserved for the gateway.
+pub const POLICY_RELOADED: &str = "policy.reloaded";
+
+/// Event type of refused reloads; reserved for the gateway.
+pub const RELOAD_REFUSED: &str = "policy.reload_refused";
+
 /// Event types that clients cannot use.
 pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
@@ -92,6 +99,8 @@ pub const RESERVED: &[&str] = &[
     HALT_STARTED,
     PASSPORT_ISSUED,
     PASSPORT_REVOKED,
+    POLICY_RELOADED,
+    RELOAD_REFUSED,
     TOOL_APPROVED,
 ];
 
@@ -164,6 +173,13 @@ pub struct PolicyRef {
     pub version: Json,
     /// The policy's hash.
     pub hash: String,
+}
+
+impl PolicyRef {
+    /// Refers to `policy`.
+    pub fn of(policy: &Policy) -> Self {
+        Self { id: policy.id().to_owned(), version: policy.version().clone(), hash: policy.hash().to_owned() }
+    }
 }
 
 /// Returns the SHA-256, in hex, of an idempotency key and the fingerprint of its body.

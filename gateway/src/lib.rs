@@ -29,6 +29,7 @@ pub mod passport;
 pub mod policy;
 pub mod problems;
 pub mod quorum;
+mod reload;
 pub mod request;
 pub mod seal;
 pub mod server;

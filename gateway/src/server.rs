@@ -13,16 +13,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use ipnet::IpNet;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use crate::approvals::ApprovalNotifier;
+use crate::auth::Tenant;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
@@ -32,6 +33,8 @@ use crate::connections::{
 use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::SigningKeyStore;
 use crate::passport::keys::SigningKeyError;
+use crate::policy::Policy;
+use crate::reload::{Reloader, Reloads};
 use crate::seal::{MasterKey, SealError};
 use crate::service::{Service, SharedState};
 use crate::sign_in::SignIn;
@@ -76,8 +79,10 @@ pub struct Server {
     scheme: &'static str,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    /// The tasks that create checkpoints, notice the halts of others and deliver to webhooks.
+    /// The tasks that create checkpoints, notice the halts of others, deliver to webhooks and reload
+    /// the settings.
     background: JoinSet<()>,
+    reloads: Reloads,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
 }
@@ -134,77 +139,79 @@ impl Server {
             match master_key(&settings.master_key, &settings.data).map_err(SigningKeyError::from)? {
                 Some(master) => {
                     let vault = Vault::new(&master).map_err(SigningKeyError::from)?;
-                    (Some(vault), Some(SigningKeyStore::open(&*store, master).await?))
+                    (Some(Arc::new(vault)), Some(Arc::new(SigningKeyStore::open(&*store, master).await?)))
                 }
                 None => (None, None),
             };
         let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
-        let service = Arc::new(Service {
+        let base_path: Arc<str> = settings.base_path.as_str().into();
+        let issuer = settings.issuer.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+        let shared = Shared {
+            base_path: Arc::clone(&base_path),
+            attempts: Arc::default(),
+            timeouts,
             store: Arc::clone(&store),
-            issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
+            issuer: issuer.as_str().into(),
             keys,
             vault,
-            approval_seconds: settings.approval_seconds,
-            reuse_approvals: settings.reuse_approvals,
-            allow_self_approval: settings.allow_self_approval,
-            directory: settings.directory,
-            pending_approvals: settings.pending_approvals,
-            lift_by: settings.lift_by,
-            retention_seconds: settings.retention_seconds,
             notifier: notifier.clone(),
-            clock: settings.clock,
-            webhooks: settings.webhooks,
+            clock: settings.clock.clone(),
             announced: Arc::default(),
-            store_timeout: timeouts.store,
-            state: SharedState::default(),
-        });
+            page_url: format!("{issuer}{base_path}").into(),
+            holder: uuid::Uuid::now_v7().simple().to_string().into(),
+            state: Arc::default(),
+        };
+        let (reloads, requests) = Reloads::new(settings.source.is_some());
+        let limits = within_file_limit(settings.connections);
+        let (source, fixed, files) = (settings.source.clone(), settings.fixed(), settings.files.clone());
+        let in_force = InForce::new(settings, &shared, &reloads, None)?;
+        let dispatchers = in_force.dispatchers(&shared).await?;
+        let (replace, in_force) = watch::channel(Arc::new(in_force));
         let mut background = JoinSet::new();
-        let page: Arc<str> = format!("{}{}", service.issuer, settings.base_path).into();
-        let sign_in = settings.sign_in.map(|sign_in| SignIn::new(sign_in, &page)).transpose();
-        let sign_in = sign_in.map_err(ServerError::SignIn)?;
-        for webhook in service.webhooks.iter().cloned() {
-            let name = Arc::clone(&webhook.name);
-            let (store, clock) = (Arc::clone(&store), service.clock.clone());
-            let announced = Arc::clone(&service.announced);
-            let dispatcher = Dispatcher::new(webhook, store, clock, Arc::clone(&page), announced)
-                .await
-                .map_err(|problem| ServerError::Webhook(name.to_string(), problem))?;
-            background.spawn(dispatcher.run());
-        }
         background.spawn({
-            let service = Arc::clone(&service);
-            async move { checkpoints.run(&*service.store, service.keys.as_ref(), &settings.tenants).await }
+            let service = Arc::clone(in_force.borrow().service());
+            let in_force = in_force.clone();
+            let tenants =
+                move || in_force.borrow().tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+            async move { checkpoints.run(&*service.store, service.keys.as_deref(), tenants).await }
         });
         background.spawn(poll_halts(Arc::clone(&store)));
-        let app = Arc::new(App {
-            keyring: settings.keyring,
-            service,
-            body_bytes: settings.body_bytes,
-            body_timeout: timeouts.body,
-            page: Page::new(
-                settings.tls.is_some(),
-                settings.base_path.as_str().into(),
-                Arc::clone(&store),
-                sign_in,
-            ),
-            hosts: settings.hosts,
-            trusted_proxies: settings.trusted_proxies.clone(),
-            attempts: Attempts::default(),
+        let mut delivering = JoinSet::new();
+        dispatchers.into_iter().for_each(|dispatcher| {
+            delivering.spawn(dispatcher.run());
         });
-        let limits = within_file_limit(settings.connections);
+        match source.zip(requests) {
+            Some((source, requests)) => {
+                let reloads = reloads.clone();
+                let reloader = Reloader { source, fixed, files, shared, replace, reloads, delivering };
+                background.spawn(reloader.run(requests));
+            }
+            None => {
+                background.spawn(async move { while delivering.join_next().await.is_some() {} });
+            }
+        }
         let (stop, stopping) = watch::channel(false);
         let context = ConnectionContext {
             builder: builder(&timeouts),
-            routes: router(app),
-            base_path: settings.base_path.into(),
+            in_force,
+            base_path,
             timeouts,
-            tls: settings.tls.map(TlsAcceptor::from),
             connections: Connections::new(limits),
-            trusted_proxies: settings.trusted_proxies.into(),
             stopping,
         };
         let serving = tokio::spawn(serve(listener, context));
-        Ok(Self { address, scheme, stop, serving, background, store, notifier })
+        Ok(Self { address, scheme, stop, serving, background, reloads, store, notifier })
+    }
+
+    /// Reloads the settings from their file, like SIGHUP. Returns immediately; the log has the result.
+    pub fn reload(&self) {
+        self.reloads.by_signal();
+    }
+
+    /// Returns a function that does the same as [`Server::reload`].
+    pub fn reloader(&self) -> impl Fn() + Send + 'static {
+        let reloads = self.reloads.clone();
+        move || reloads.by_signal()
     }
 
     /// Returns the listening address.
@@ -251,6 +258,116 @@ impl Server {
     }
 }
 
+/// State that a reload keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    base_path: Arc<str>,
+    attempts: Arc<Attempts>,
+    timeouts: Timeouts,
+    store: Arc<dyn Store>,
+    issuer: Arc<str>,
+    keys: Option<Arc<SigningKeyStore>>,
+    vault: Option<Arc<Vault>>,
+    notifier: ApprovalNotifier,
+    clock: Clock,
+    announced: Arc<Notify>,
+    /// URL of the page, in messages to webhooks.
+    page_url: Arc<str>,
+    /// Identifies this gateway in the leases of webhooks.
+    holder: Arc<str>,
+    state: Arc<SharedState>,
+}
+
+/// State that a reload replaces as a whole. A request uses one of these from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    /// The routes with the keys, the policies and the other settings of requests.
+    routes: Router,
+    app: Arc<App>,
+    tls: Option<Arc<ServerConfig>>,
+    pub(crate) tenants: Vec<Arc<Tenant>>,
+    /// The SHA-256 of the settings.
+    pub(crate) hash: String,
+}
+
+impl InForce {
+    /// Puts validated settings in place of `before`.
+    pub(crate) fn new(
+        settings: Settings,
+        shared: &Shared,
+        reloads: &Reloads,
+        before: Option<&Self>,
+    ) -> Result<Self, ServerError> {
+        let sign_in = settings.sign_in.map(|sign_in| SignIn::new(sign_in, &shared.page_url)).transpose();
+        let sign_in = sign_in.map_err(ServerError::SignIn)?;
+        let mut keyring = settings.keyring;
+        if let Some(before) = before {
+            keyring.continue_from(&before.app.keyring);
+        }
+        let service = Service {
+            store: Arc::clone(&shared.store),
+            issuer: Arc::clone(&shared.issuer),
+            keys: shared.keys.clone(),
+            vault: shared.vault.clone(),
+            approval_seconds: settings.approval_seconds,
+            reuse_approvals: settings.reuse_approvals,
+            allow_self_approval: settings.allow_self_approval,
+            directory: settings.directory,
+            pending_approvals: settings.pending_approvals,
+            lift_by: settings.lift_by,
+            retention_seconds: settings.retention_seconds,
+            notifier: shared.notifier.clone(),
+            clock: shared.clock.clone(),
+            webhooks: settings.webhooks,
+            announced: Arc::clone(&shared.announced),
+            store_timeout: shared.timeouts.store,
+            state: Arc::clone(&shared.state),
+        };
+        let app = Arc::new(App {
+            keyring,
+            service: Arc::new(service),
+            body_bytes: settings.body_bytes,
+            body_timeout: shared.timeouts.body,
+            page: Page::new(
+                settings.tls.is_some(),
+                Arc::clone(&shared.base_path),
+                Arc::clone(&shared.store),
+                sign_in,
+            ),
+            hosts: settings.hosts,
+            trusted_proxies: settings.trusted_proxies,
+            attempts: Arc::clone(&shared.attempts),
+            reloads: reloads.clone(),
+        });
+        let routes = router(Arc::clone(&app));
+        Ok(Self { routes, app, tls: settings.tls, tenants: settings.tenants, hash: settings.hash })
+    }
+
+    /// Creates the dispatchers of the webhooks.
+    pub(crate) async fn dispatchers(&self, shared: &Shared) -> Result<Vec<Dispatcher>, ServerError> {
+        let mut dispatchers = Vec::with_capacity(self.app.service.webhooks.len());
+        for webhook in self.app.service.webhooks.iter().cloned() {
+            let name = webhook.name.to_string();
+            let (store, clock) = (Arc::clone(&shared.store), shared.clock.clone());
+            let announced = Arc::clone(&shared.announced);
+            let (page, holder) = (Arc::clone(&shared.page_url), Arc::clone(&shared.holder));
+            let dispatcher = Dispatcher::new(webhook, store, clock, page, announced, holder).await;
+            dispatchers.push(dispatcher.map_err(|problem| ServerError::Webhook(name, problem))?);
+        }
+        Ok(dispatchers)
+    }
+
+    /// Returns the use cases.
+    pub(crate) fn service(&self) -> &Arc<Service> {
+        &self.app.service
+    }
+
+    /// Returns the policy of a tenant.
+    pub(crate) fn policy(&self, tenant_id: &str) -> Option<&Policy> {
+        self.tenants.iter().find(|tenant| &*tenant.id == tenant_id).map(|tenant| &tenant.policy)
+    }
+}
+
 /// Interval of the polls for halts that another gateway or a command has changed. They wake requests
 /// that wait. Decisions do not depend on them.
 const HALT_POLL: Duration = Duration::from_millis(250);
@@ -293,12 +410,10 @@ async fn advance_clock(clock: &Clock, store: &dyn Store) -> Result<(), SigningKe
 #[derive(Clone)]
 struct ConnectionContext {
     builder: auto::Builder<TokioExecutor>,
-    routes: Router,
+    in_force: watch::Receiver<Arc<InForce>>,
     base_path: Arc<str>,
     timeouts: Timeouts,
-    tls: Option<TlsAcceptor>,
     connections: Arc<Connections>,
-    trusted_proxies: Arc<[IpNet]>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -359,7 +474,10 @@ async fn serve(listener: TcpListener, mut context: ConnectionContext) {
             continue;
         };
         let address = peer.ip().to_canonical();
-        let is_proxy = context.trusted_proxies.iter().any(|network| network.contains(&address));
+        let is_proxy = {
+            let in_force = context.in_force.borrow();
+            in_force.app.trusted_proxies.iter().any(|network| network.contains(&address))
+        };
         // Evicted connections close as soon as their tasks run.
         for _ in 0..MAX_ADMIT_ATTEMPTS {
             match context.connections.admit(peer, local, is_proxy) {
@@ -387,7 +505,7 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
     let connection = Arc::clone(&admitted.connection);
     let stream = WriteTimeout::new(stream, context.timeouts.response);
     let mut stopping = context.stopping.clone();
-    let tls = context.tls.clone();
+    let tls = context.in_force.borrow().tls.clone().map(TlsAcceptor::from);
     let serving = async {
         match tls {
             None => serve_connection(stream, &admitted, context).await,
@@ -417,12 +535,12 @@ async fn serve_connection(
     context: ConnectionContext,
 ) {
     let connection = &admitted.connection;
-    let (routes, base_path) = (&context.routes, &context.base_path);
+    let (in_force, base_path) = (&context.in_force, &context.base_path);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let in_flight = connection.begin();
         request.extensions_mut().insert(Arc::clone(connection));
         let request = under_base_path(request.map(Body::new), base_path);
-        let mut routes = routes.clone();
+        let mut routes = in_force.borrow().routes.clone();
         async move {
             let response = routes.call(request).await?;
             Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, in_flight)))

@@ -22,13 +22,13 @@ fn reads_complete_settings() {
     assert!(matches!(&settings.data, Location::File(path) if *path == folder.path().join("data.db")));
     assert_eq!(settings.log, LogFormat::Json);
     assert_eq!(settings.body_bytes, 5000);
-    let bound = settings.keyring.find("apk_bound").unwrap();
+    let bound = settings.keyring.find("apk_bound", 0).unwrap();
     assert_eq!((&*bound.name, bound.role), ("name-of-apk-bound", Role::Agent));
     assert_eq!(bound.agent.as_ref().and_then(|agent| agent.as_str()), Some("support"));
     assert!(bound.limiter.is_some());
-    assert_eq!(settings.keyring.find("apdv_one").unwrap().role, Role::Operator);
-    assert_eq!(&*settings.keyring.find("apk_two").unwrap().tenant.id, "two");
-    assert!(settings.keyring.find("apk_three").is_none());
+    assert_eq!(settings.keyring.find("apdv_one", 0).unwrap().role, Role::Operator);
+    assert_eq!(&*settings.keyring.find("apk_two", 0).unwrap().tenant.id, "two");
+    assert!(settings.keyring.find("apk_three", 0).is_none());
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn unset_settings_have_defaults() {
     assert_eq!(settings.body_bytes, 1_048_576);
     assert_eq!(settings.log, LogFormat::Text);
     assert!(settings.tls.is_none());
-    assert!(settings.keyring.find("apk_one").unwrap().limiter.is_none());
+    assert!(settings.keyring.find("apk_one", 0).unwrap().limiter.is_none());
 }
 
 #[test]
@@ -255,8 +255,8 @@ fn dev_loads_policy() {
     std::fs::write(&path, r#"{"id": "mine", "version": 1, "rules": []}"#).unwrap();
     let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let settings = Settings::dev(listen, Some("x.db".into()), Some(&path)).unwrap();
-    assert_eq!(settings.keyring.find("apk_dev").unwrap().tenant.policy.id(), "mine");
-    assert_eq!(settings.keyring.find("apdv_dev").unwrap().role, Role::Operator);
+    assert_eq!(settings.keyring.find("apk_dev", 0).unwrap().tenant.policy.id(), "mine");
+    assert_eq!(settings.keyring.find("apdv_dev", 0).unwrap().role, Role::Operator);
     std::fs::write(&path, "{}").unwrap();
     let problems = Settings::dev(listen, Some("x.db".into()), Some(&path)).unwrap_err().to_string();
     assert!(problems.starts_with("--policy: "), "{problems}");

@@ -8,12 +8,14 @@ use std::path::Path;
 
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
+use actpass_gateway::server::Server;
 use actpass_gateway::store::{SqliteStore, Store};
 use actpass_gateway::vault::{self, Vault};
 use actpass_protocol::{Json, Secret};
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 use regex::Regex;
 use reqwest::RequestBuilder;
+use tempfile::TempDir;
 
 #[tokio::test]
 async fn committed_openapi_is_current() {
@@ -183,7 +185,7 @@ async fn responses_match_openapi() {
     let receiver = url.clone();
     // A receiver that refuses every message.
     let told = Gateway::start_with("", |settings| {
-        let folder = tempfile::TempDir::new().unwrap();
+        let folder = TempDir::new().unwrap();
         let text = common::config("")
             + &format!(
                 "[[webhooks]]\nname = \"w\"\nurl = \"{receiver}/none\"\nform = \"slack\"\nmax_retry_seconds = 1\n\
@@ -302,6 +304,16 @@ async fn responses_match_openapi() {
         compared.ask(CHAIN, get(&format!("/api/v1/evidence/chains/c?{query}"), "apk_one"), status).await;
     }
     compared.ask("/healthz", get("/healthz", ""), 200).await;
+    let reload = "/api/v1/reload";
+    compared.ask(reload, post(reload, "apk_one", ""), 403).await;
+    compared.ask(reload, post(reload, "apdv_one", ""), 409).await;
+    let folder = TempDir::new().unwrap();
+    let settings = folder.path().join("gateway.toml");
+    std::fs::write(&settings, common::config("")).unwrap();
+    let reloading = Server::start(Settings::load(&settings).unwrap()).await.unwrap();
+    let request = client.post(format!("{}{reload}", reloading.url())).bearer_auth("apdv_one");
+    compared.ask(reload, request, 200).await;
+    reloading.stop().await.unwrap();
     for (body, status) in [("{", 400), ("{}", 422)] {
         compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", body), status).await;
     }

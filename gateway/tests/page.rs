@@ -38,7 +38,7 @@ async fn start_with(limits: &str) -> (Gateway, Arc<AtomicU64>) {
 fn add_operators(keyring: &mut Keyring) {
     for (key, name, beside) in [(ALICE, "alice", "apk_one"), (BOB, "bob", "apk_one"), (EVE, "eve", "apk_two")]
     {
-        let tenant = Arc::clone(&keyring.find(beside).unwrap().tenant);
+        let tenant = Arc::clone(&keyring.find(beside, 0).unwrap().tenant);
         keyring.add(ApiKeyHash::of(key), ApiKey::new(name, tenant, Role::Operator, None));
     }
 }

@@ -577,6 +577,44 @@ async fn sighup_is_ignored() {
     assert!(log.contains("SIGHUP ignored"), "{log}");
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn sighup_reloads_settings() {
+    let folder = TempDir::new().unwrap();
+    let policy = |reason: &str| {
+        format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": [], "decision": "allow", "reason": "{reason}"}}]}}"#
+        )
+    };
+    let file = folder.path().join("policy.json");
+    std::fs::write(&file, policy("first")).unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), common::config_with("", "policy.json")).unwrap();
+    let gateway = Running::serve(folder.path());
+    let client = common::client();
+    let hang_up = || {
+        let process = gateway.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
+    };
+    let wait_until = async |text: &str| {
+        while !std::fs::read_to_string(&gateway.log).unwrap().contains(text) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    for (text_of_policy, logged, reason) in [
+        (policy("second"), "settings reloaded", "second"),
+        ("{".to_owned(), "the settings were not reloaded; the previous ones are in force", "second"),
+    ] {
+        std::fs::write(&file, text_of_policy).unwrap();
+        hang_up();
+        wait_until(logged).await;
+        let response = decide(&client, &gateway.url, "apk_one", refund("1", "")).await.unwrap();
+        assert_eq!(text(&response, "reason_code"), Some(reason));
+    }
+    let (code, _, log) = gateway.end("TERM");
+    assert_eq!(code, Some(0));
+    assert!(log.contains("tenants[0].policy: policy.json: policy: "), "{log}");
+}
+
 #[tokio::test]
 async fn log_has_actor_action_and_decision() {
     let folder = TempDir::new().unwrap();

@@ -90,9 +90,10 @@ fn serve(
             let _ = writeln!(out, "approve at {}/ with the operator key {key}", server.url());
         }
         tracing::info!(address = %server.address(), "started");
+        let reload = server.reloader();
         server
             .run_until(async {
-                let signal = signals.any().await;
+                let signal = signals.any(reload).await;
                 tracing::info!(signal, "stopping");
             })
             .await
@@ -121,15 +122,11 @@ impl Signals {
         })
     }
 
-    /// Waits for a termination signal. SIGHUP is ignored: its sender expects a reload, or has
-    /// closed the terminal.
-    async fn any(mut self) -> &'static str {
+    /// Waits for a termination signal, and reloads on SIGHUP.
+    async fn any(mut self, reload: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
-                Some(()) = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP ignored: settings are read at start; restart the gateway to \
-                    apply changes");
-                }
+                Some(()) = self.hangup.recv() => reload(),
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.terminate.recv() => return "SIGTERM",
             }
@@ -146,7 +143,7 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn any(self) -> &'static str {
+    async fn any(self, _reload: impl Fn()) -> &'static str {
         match tokio::signal::ctrl_c().await {
             Ok(()) => "Ctrl-C",
             Err(_) => std::future::pending().await,

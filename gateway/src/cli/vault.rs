@@ -122,8 +122,9 @@ pub(super) fn with_vault(
     job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let settings = Settings::load(&arguments.config).map_err(Failure::Settings)?;
-    let tenant = match (&arguments.tenant, settings.tenants.as_slice()) {
-        (Some(tenant), tenants) if tenants.contains(tenant) => tenant,
+    let tenants: Vec<_> = settings.tenants.iter().map(|tenant| &*tenant.id).collect();
+    let tenant = match (arguments.tenant.as_deref(), tenants.as_slice()) {
+        (Some(tenant), tenants) if tenants.contains(&tenant) => tenant,
         (None, [only]) => only,
         (_, tenants) => {
             let problem = format!("--tenant: expected one of {}", tenants.join(", "));

@@ -141,7 +141,7 @@ impl SettingsReader<'_> {
     /// Reads a file that contains a secret.
     pub(super) fn secret(&mut self, place: &str, file: &str) -> Option<Secret> {
         let path = self.folder.join(file);
-        let read = files::read_text(&path);
+        let read = self.read(&path).and_then(|bytes| files::to_text(&bytes));
         if read.is_ok() {
             self.warn_if_open(place, &path);
         }

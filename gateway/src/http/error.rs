@@ -61,6 +61,7 @@ impl ApiError {
                 ServiceError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
                 ServiceError::NotGranted(_) => (StatusCode::FORBIDDEN, "not_granted"),
                 ServiceError::NotOwn(_) => (StatusCode::FORBIDDEN, "not_own"),
+                ServiceError::ReloadRefused(_) => (StatusCode::CONFLICT, "reload_refused"),
                 ServiceError::TooManyHalts => (StatusCode::CONFLICT, "too_many_halts"),
                 ServiceError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
                 ServiceError::VoteRefused(refusal, _) => match refusal {
@@ -145,6 +146,9 @@ fn message_of(error: &ServiceError) -> String {
         ServiceError::NotFound(what) => format!("{what} not found"),
         ServiceError::NotGranted(problem) => problem.clone(),
         ServiceError::NotOwn(problem) => (*problem).to_owned(),
+        ServiceError::ReloadRefused(problems) => {
+            format!("the settings were not reloaded, the previous ones are in force: {problems}")
+        }
         ServiceError::TooManyHalts => {
             format!("there are already {MAX_ACTIVE} active halts; lift one, or stop the tenant")
         }

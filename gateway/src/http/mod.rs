@@ -16,6 +16,7 @@ mod paging;
 mod passports;
 mod preflight;
 mod receive;
+mod reload;
 mod tools;
 mod webhooks;
 
@@ -37,8 +38,9 @@ use utoipa_axum::routes;
 pub(crate) use self::attempts::Attempts;
 use self::error::ApiError;
 pub(crate) use self::page::Page;
-use crate::auth::Keyring;
+use crate::auth::{ApiKey, Keyring};
 use crate::hosts::Hosts;
+use crate::reload::Reloads;
 use crate::service::{Service, ServiceError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,7 +63,16 @@ pub(crate) struct App {
     /// Proxies whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Rate limiter for invalid API keys.
-    pub attempts: Attempts,
+    pub attempts: Arc<Attempts>,
+    /// Reloads of the settings.
+    pub reloads: Reloads,
+}
+
+impl App {
+    /// Returns the presented API key if it is known and has not expired.
+    fn find_key(&self, presented: &str) -> Option<&Arc<ApiKey>> {
+        self.keyring.find(presented, self.service.clock.seconds())
+    }
 }
 
 /// Builds the router with all routes.
@@ -117,6 +128,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(halts::lift))
         .routes(routes!(halts::watch))
         .routes(routes!(halts::acknowledge))
+        .routes(routes!(reload::reload))
         .routes(routes!(tools::approve, tools::read))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::dead_letters))

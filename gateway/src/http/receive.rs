@@ -8,7 +8,6 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use governor::clock::{Clock, DefaultClock};
 use http::request::Parts;
 use http::{HeaderMap, header};
 
@@ -32,7 +31,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Some(key) = bearer(&parts.headers).and_then(|key| app.keyring.find(key)) else {
+        let Some(key) = bearer(&parts.headers).and_then(|key| app.find_key(key)) else {
             app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0))?;
             return Err(ApiError::Unauthenticated);
         };
@@ -67,10 +66,9 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
 
 /// Counts a request against the key's rate limit.
 pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
-    let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
+    let Some(Err(wait)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
         return Ok(());
     };
-    let wait = not_until.wait_time_from(DefaultClock::default().now());
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     Err(ApiError::RateLimited(seconds.max(1)))
 }

@@ -40,6 +40,8 @@ pub(crate) enum ServiceError {
     NotGranted(String),
     /// The record belongs to another key or agent; with the explanation.
     NotOwn(&'static str),
+    /// The settings were not reloaded; with the problems. The previous ones are in force.
+    ReloadRefused(String),
     /// The limit of active halts is reached.
     TooManyHalts,
     /// The store is unavailable.

@@ -50,9 +50,9 @@ pub(crate) struct Service {
     /// The issuer of passports.
     pub(crate) issuer: Arc<str>,
     /// The passport signing keys; `None` without a master key.
-    pub(crate) keys: Option<SigningKeyStore>,
+    pub(crate) keys: Option<Arc<SigningKeyStore>>,
     /// The vault; `None` without a master key.
-    pub(crate) vault: Option<Vault>,
+    pub(crate) vault: Option<Arc<Vault>>,
     /// Time to decide an approval, in seconds.
     pub(crate) approval_seconds: i64,
     /// Whether approvals are reused for the same action.
@@ -78,7 +78,7 @@ pub(crate) struct Service {
     /// Timeout of store operations.
     pub(crate) store_timeout: Duration,
     /// Shared in-memory state.
-    pub(crate) state: SharedState,
+    pub(crate) state: Arc<SharedState>,
 }
 
 /// Shared in-memory state.

@@ -40,7 +40,7 @@ use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use crate::ledger::Head;
 
 /// Location of a gateway's data.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A PostgreSQL database, which several gateways may share.
     Database(Database),

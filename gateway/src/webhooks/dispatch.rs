@@ -70,7 +70,8 @@ impl From<SenderError> for Failure {
 }
 
 impl Dispatcher {
-    /// Creates a dispatcher; `announced` wakes it. It delivers announcements from now on.
+    /// Creates a dispatcher; `announced` wakes it. It delivers announcements from now on. A dispatcher
+    /// with the same `holder` continues without waiting for the end of the lease.
     ///
     /// # Errors
     ///
@@ -81,13 +82,13 @@ impl Dispatcher {
         clock: Clock,
         page: Arc<str>,
         announced: Arc<Notify>,
+        holder: Arc<str>,
     ) -> Result<Self, String> {
         let trusted = webhook.authorities.as_deref();
         let target = Target::new(trusted, webhook.allow_private_address, webhook.timeout)?;
         let (name, tenants) = (Arc::clone(&webhook.name), webhook.tenants.clone());
         let register = OutboxChange::Register { webhook: name, tenants, now: clock.millis() };
         store.change_outbox(register).await.map_err(|error| error.to_string())?;
-        let holder = uuid::Uuid::now_v7().simple().to_string().into();
         Ok(Self { webhook, target, store, clock, holder, page, announced, leased_until: 0 })
     }
 

@@ -82,6 +82,7 @@ impl Subject {
             ("approval", self.approval.as_ref().map(|approval| describe(approval, with_arguments, link))),
             ("decided", self.decided()),
             ("checkpoint", event("metadata").filter(|_| self.announcement == Announcement::LedgerCheckpoint)),
+            ("reload", event("metadata").filter(|_| self.announcement == Announcement::PolicyReloaded)),
         ]);
         object([
             ("type", Some(Json::from(self.announcement.as_str()))),
@@ -115,6 +116,7 @@ impl Subject {
             Announcement::ApprovalRequested => "An action needs your approval".to_owned(),
             Announcement::BudgetExceeded => "An action would exceed a budget".to_owned(),
             Announcement::LedgerCheckpoint => "Checkpoint of the ledger".to_owned(),
+            Announcement::PolicyReloaded => "The settings were reloaded".to_owned(),
         }
     }
 

@@ -36,16 +36,19 @@ pub enum Announcement {
     BudgetExceeded,
     /// A checkpoint of a chain.
     LedgerCheckpoint,
+    /// The settings were reloaded.
+    PolicyReloaded,
 }
 
 impl Announcement {
     /// All announcements.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ApprovalDecided,
         Self::ApprovalExpired,
         Self::ApprovalRequested,
         Self::BudgetExceeded,
         Self::LedgerCheckpoint,
+        Self::PolicyReloaded,
     ];
 
     /// The word used in settings, events and messages.
@@ -56,6 +59,7 @@ impl Announcement {
             Self::ApprovalRequested => "approval.requested",
             Self::BudgetExceeded => "budget.exceeded",
             Self::LedgerCheckpoint => "ledger.checkpoint",
+            Self::PolicyReloaded => "policy.reloaded",
         }
     }
 

@@ -278,6 +278,25 @@ pub(in crate::http) struct AcknowledgedHalts {
     halt_epoch: u64,
 }
 
+/// Result of a reload.
+#[derive(ToSchema)]
+pub(in crate::http) struct Reloaded {
+    /// True.
+    reloaded: bool,
+    /// SHA-256 of the previous settings, without secrets.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    settings_hash_before: String,
+    /// SHA-256 of the settings in force, without secrets.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    settings_hash: String,
+    /// Hash of the tenant's previous policy.
+    #[schema(pattern = "^[0-9a-f]{64}$", nullable = false)]
+    policy_hash_before: Option<String>,
+    /// Hash of the tenant's policy; absent if the tenant was removed.
+    #[schema(pattern = "^[0-9a-f]{64}$", nullable = false)]
+    policy_hash: Option<String>,
+}
+
 /// Filter for halts.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

@@ -214,7 +214,20 @@ async fn overview(
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
-    let overview = view::Overview { base, operator, now, pending, cards, next, filter, done, ledger, halts };
+    let reload_refused = app.reloads.report().refused_at;
+    let overview = view::Overview {
+        base,
+        operator,
+        now,
+        pending,
+        cards,
+        next,
+        filter,
+        done,
+        ledger,
+        halts,
+        reload_refused,
+    };
     Ok(app.service.run(bytes, move || overview.render()).await?)
 }
 
@@ -526,7 +539,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
             return Err(PageError::LoginForm);
         }
         let presented = Secret::new(form.field("key").trim());
-        let key = app.keyring.find(presented.expose()).filter(|key| key.role.may(Capability::UsePage));
+        let key = app.find_key(presented.expose()).filter(|key| key.role.may(Capability::UsePage));
         // A valid key is always accepted, regardless of concurrent wrong keys.
         let Some(key) = key else {
             app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;

@@ -126,7 +126,7 @@ impl Sessions {
         let id = hash_of(id);
         let Some(session) = self.store.session(id).await? else { return Ok(None) };
         let is_active = now < session.until && now < session.used.saturating_add(MAX_IDLE_SECONDS);
-        let key = key_of(&session, keyring, sign_in).filter(|key| key.role.may(Capability::UsePage));
+        let key = key_of(&session, keyring, sign_in, now).filter(|key| key.role.may(Capability::UsePage));
         let Some(key) = key.filter(|_| session.secure == secure && is_active) else {
             self.store.change_session(SessionChange::Close { id }).await?;
             return Ok(None);
@@ -143,9 +143,14 @@ impl Sessions {
 }
 
 /// Returns the key that acts in a session.
-fn key_of(session: &StoredSession, keyring: &Keyring, sign_in: Option<&SignIn>) -> Option<Arc<ApiKey>> {
+fn key_of(
+    session: &StoredSession,
+    keyring: &Keyring,
+    sign_in: Option<&SignIn>,
+    now: i64,
+) -> Option<Arc<ApiKey>> {
     match &session.identity {
-        None => keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?).cloned(),
+        None => keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?, now).cloned(),
         Some(identity) => Some(Arc::new(ApiKey::of(sign_in?.principal(&Identity::parse(identity)?)?))),
     }
 }

@@ -114,6 +114,8 @@ pub(super) struct Overview {
     pub(super) ledger: Option<(ChainStatus, Vec<LastDecision>)>,
     /// The active halts of the tenant.
     pub(super) halts: Vec<Arc<Halt>>,
+    /// When the last reload of the settings was refused, if it was, in seconds since 1970.
+    pub(super) reload_refused: Option<i64>,
 }
 
 #[derive(Template)]
@@ -134,6 +136,7 @@ struct OverviewPage<'a> {
     bulk: Option<BulkNotice<'a>>,
     ledger: Option<(ChainSummary, Vec<Row<'a>>)>,
     halts: Vec<HaltLine<'a>>,
+    reload_refused: Option<String>,
     /// The scopes that the operator may stop; empty for other roles.
     scopes: &'static [Scope],
 }
@@ -170,6 +173,7 @@ impl Overview {
                     .as_ref()
                     .map(|(chain, last)| (ChainSummary::of(chain), last.iter().map(Row::of).collect())),
                 halts: self.halts.iter().map(|halt| HaltLine::of(halt)).collect(),
+                reload_refused: self.reload_refused.map(format_utc),
                 scopes: match self.operator.key.role.may(Capability::Halt) {
                     true => &Scope::ALL,
                     false => &[],

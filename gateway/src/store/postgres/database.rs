@@ -43,8 +43,19 @@ const UNSUPPORTED_PARAMETERS: [(&str, &str); 6] = [
 pub struct Database {
     config: Arc<Config>,
     tls: MakeRustlsConnect,
+    /// The trusted certificate authorities; `None` for those of the operating system.
+    authorities: Option<Arc<[CertificateDer<'static>]>>,
     place: Arc<str>,
 }
+
+/// Compares the servers, the credentials and the requirements, not the data.
+impl PartialEq for Database {
+    fn eq(&self, other: &Self) -> bool {
+        self.config == other.config && self.authorities == other.authorities
+    }
+}
+
+impl Eq for Database {}
 
 /// TLS requirements for connections to other machines.
 #[derive(Debug, Default)]
@@ -99,8 +110,9 @@ impl Database {
         if config.get_application_name().is_none() {
             config.application_name("actpass-gateway");
         }
+        let authorities = trust.authorities.as_deref().map(Arc::from);
         let tls = connector(tls.then_some(trust.authorities))?;
-        Ok(Self { config: Arc::new(config), tls, place: place.into() })
+        Ok(Self { config: Arc::new(config), tls, authorities, place: place.into() })
     }
 
     /// Opens a new connection.
