@@ -47,7 +47,7 @@ def test_deceptive_arguments_are_escaped_and_cannot_be_approved(gateway, operato
     # Deceptive text cannot be approved on the page.
     expect(card.locator(".withheld")).to_contain_text("cannot be approved here")
     assert card.get_by_role("button", name="Approve").count() == 0
-    card.get_by_role("button", name="Reject").click()
+    card.get_by_role("button", name="Reject", exact=True).click()
     expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
     expect(page.get_by_role("heading", name="No pending requests")).to_be_visible()
     expect(page).to_have_title("Approvals · ActPass")
@@ -68,7 +68,7 @@ def test_operator_rejects_and_logs_out(gateway, operator, script):
     page = operator(java_script_enabled=script)
     cookie = session(page)
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
-    page.get_by_role("button", name="Reject").click()
+    page.get_by_role("button", name="Reject", exact=True).click()
     expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
     assert gateway.approval(approval)["status"] == "rejected"
     page.get_by_role("button", name="Verify all events").click()

@@ -65,7 +65,7 @@ def test_views_have_no_findings_of_axe(gateway, visit, scheme, width):
     for name, path in paths.items():
         page.goto(gateway.url + path)
         findings += check(page, f"{name}-{scheme}-{width}")
-    assert findings == []
+    assert not findings, "\n".join(map(str, findings))
     # The failure is a 404.
     page.watch.found = [found for found in page.watch.found if "status of 404" not in found]
 
@@ -138,3 +138,13 @@ def test_changed_card_is_marked_and_its_form_refused(gateway, operator):
     page.watch.found = [found for found in page.watch.found if "status of 409" not in found]
     page.get_by_role("button", name="Approve").click()
     expect(page.locator(".done")).to_contain_text("approved by alice")
+
+
+def test_takes_the_picture_of_the_documentation(gateway, operator):
+    body = {"tool": "refunds.create", "resource": "order/7702", "agent_id": "support", "goal": "Refund order 7702"}
+    for amount in (4900, 900000):
+        gateway.call("/api/v1/actions/preflight", {**body, "args": {"amount": amount, "currency": "usd"}})
+    gateway.ask({"charge": "ch_7731", "reason": "damaged"}, user_id="customer-118")
+    page = operator(viewport={"width": 960, "height": 1080})
+    expect(page.get_by_role("heading", name="1 pending")).to_be_visible()
+    page.screenshot(path=PICTURES / "the-page.png")

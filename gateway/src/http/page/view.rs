@@ -657,7 +657,8 @@ impl<'a> ShownCard<'a> {
                 .iter()
                 .map(|(path, value)| (DisplayText::name(path), DisplayText::json(value, folds)))
                 .collect(),
-            budgets: card.budgets.iter().map(budget).collect(),
+            // Afterwards, the use may contain the action itself.
+            budgets: card.budgets.iter().filter(|_| approval.decided.is_none()).map(budget).collect(),
             earlier: card.earlier.iter().map(earlier).collect(),
             approves: standing.is_some_and(|standing| standing.approve.is_ok()),
             rejects: standing.is_some_and(|standing| standing.rejects),
