@@ -145,6 +145,6 @@ def test_takes_the_picture_of_the_documentation(gateway, operator):
     for amount in (4900, 900000):
         gateway.call("/api/v1/actions/preflight", {**body, "args": {"amount": amount, "currency": "usd"}})
     gateway.ask({"charge": "ch_7731", "reason": "damaged"}, user_id="customer-118")
-    page = operator(viewport={"width": 960, "height": 1080})
+    page = operator(viewport={"width": 960, "height": 1260})
     expect(page.get_by_role("heading", name="1 pending")).to_be_visible()
     page.screenshot(path=PICTURES / "the-page.png")

@@ -25,7 +25,7 @@
       || (!selection.isCollapsed && selection.containsNode(element, true));
   }
 
-  // Returns the hash of what a card shows. The gateway refuses a decision on an earlier one.
+  // Returns the hash of a card. The gateway refuses a decision on an earlier one.
   function hash(card) {
     return card.querySelector("input[name=shown_hash]")?.value;
   }
