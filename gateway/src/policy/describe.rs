@@ -21,12 +21,8 @@ impl Policy {
     pub fn describe(&self, rule: &Rule) -> Vec<String> {
         let conditions = rule.when.iter().map(|condition| {
             let path = |index: usize| self.paths.get(index).map(ToString::to_string).unwrap_or_default();
-            match &condition.test {
-                Test::Compare(comparison, other) => {
-                    format!("{} {comparison} {}", path(condition.path), path(*other))
-                }
-                test => format!("{} {test}", path(condition.path)),
-            }
+            let other = condition.test.other_path().map(|other| format!(" {}", path(other)));
+            format!("{} {}{}", path(condition.path), condition.test, other.unwrap_or_default())
         });
         let histories = match rule.histories.len() {
             0 => None,
@@ -46,10 +42,7 @@ impl Policy {
     ) -> Vec<(String, &'a Json)> {
         let of_conditions = |conditions: &[Condition]| -> Vec<usize> {
             let paths = conditions.iter().flat_map(|condition| {
-                let other = match condition.test {
-                    Test::Compare(_, other) => Some(other),
-                    _ => None,
-                };
+                let other = condition.test.other_path();
                 [Some(condition.path), other].into_iter().flatten()
             });
             paths.collect()
@@ -99,6 +92,13 @@ impl Relation {
             Self::Greater => ">",
             Self::Less => "<",
         }
+    }
+}
+
+impl Test {
+    /// Index of the path that it compares with.
+    fn other_path(&self) -> Option<usize> {
+        if let Self::Compare(_, other) = self { Some(*other) } else { None }
     }
 }
 

@@ -159,7 +159,7 @@ async fn index(
             Some((_, id)) => app.service.find_approval(&operator.key, id).await?,
             None => None,
         };
-        overview(&app, &operator, done.map(view::Done::Voted), &query).await
+        overview(&app, &operator, done.map(|done| view::Done::Voted(Box::new(done))), &query).await
     };
     finish(&app, &headers, response).await
 }

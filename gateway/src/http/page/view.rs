@@ -207,7 +207,7 @@ impl<'a> HaltLine<'a> {
 /// The effect of a form.
 pub(super) enum Done {
     /// It voted on this approval.
-    Voted(Approval),
+    Voted(Box<Approval>),
     /// It rejected several; with those that it did not reject, and why.
     Rejected { count: usize, refused: Vec<(Approval, String)> },
 }
