@@ -90,7 +90,19 @@ def runs_of(path: Path, kind: str) -> list[Run]:
     ]
 
 
-AREAS = {"changes", "circuit", "failures", "halts", "lost", "outcomes", "replays", "retries", "table", "texts", "unmapped"}
+AREAS = {
+    "changes",
+    "circuit",
+    "failures",
+    "halts",
+    "lost",
+    "outcomes",
+    "replays",
+    "retries",
+    "table",
+    "texts",
+    "unmapped",
+}
 if not hasattr(_native, "break_next_call"):  # Released wheels have no test hooks, so no call can be broken.
     AREAS -= {"lost"}
 FILES = sorted(path for path in VECTORS.glob("*/*.json") if path.parent.name != "lost" or "lost" in AREAS)

@@ -1,4 +1,4 @@
-"""A refund needs approval by two people, one of finance and one of security. The requester, Alice, cannot be one of them.
+"""A refund needs approval by two people, one of finance and one of security, and not by its requester, Alice.
 
 Alice's approval is refused, although she is of finance. The refund runs once Bob and Carol have approved it.
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 
+use crate::announcement::Announcement;
 use crate::approvals::{Approval, Ballot};
 use crate::auth::{ApiKey, Principal};
 use crate::budget::{self, Charge};
@@ -15,8 +16,6 @@ use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::object_writer::object;
 use crate::policy::Policy;
 use crate::request::{Evidence, Issue, Preflight, Text};
-use crate::store::SealedCredential;
-use crate::webhooks::Announcement;
 
 /// Actor name of events caused by the gateway itself.
 const GATEWAY: &str = "(gateway)";
@@ -181,9 +180,20 @@ pub(crate) fn passport_revoked(key: &Principal, jti: &str, reason: Option<&str>)
     }
 }
 
+/// A credential of the vault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CredentialRef<'a> {
+    pub(crate) tool_id: &'a str,
+    pub(crate) id: &'a str,
+}
+
 /// A tool's credential was set.
-pub(crate) fn credential_set(tenant_id: &str, credential: &SealedCredential) -> Draft {
-    let expires_at = credential.expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
+pub(crate) fn credential_set(
+    tenant_id: &str,
+    credential: CredentialRef<'_>,
+    expires_at: Option<i64>,
+) -> Draft {
+    let expires_at = expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
     Draft {
         metadata: Some(object([("expires_at", Some(expires_at))])),
         ..of_credential(tenant_id, credential, ledger::CREDENTIAL_SET)
@@ -191,14 +201,14 @@ pub(crate) fn credential_set(tenant_id: &str, credential: &SealedCredential) -> 
 }
 
 /// A tool's credential was removed.
-pub(crate) fn credential_removed(tenant_id: &str, credential: &SealedCredential) -> Draft {
+pub(crate) fn credential_removed(tenant_id: &str, credential: CredentialRef<'_>) -> Draft {
     of_credential(tenant_id, credential, ledger::CREDENTIAL_REMOVED)
 }
 
-fn of_credential(tenant_id: &str, credential: &SealedCredential, event_type: &str) -> Draft {
+fn of_credential(tenant_id: &str, credential: CredentialRef<'_>, event_type: &str) -> Draft {
     Draft {
-        tool_id: Some(credential.tool_id.clone()),
-        credential_id: Some(credential.id.clone()),
+        tool_id: Some(credential.tool_id.to_owned()),
+        credential_id: Some(credential.id.to_owned()),
         ..draft(Arc::from(tenant_id), Arc::from(COMMAND_LINE), ledger::VAULT, event_type)
     }
 }

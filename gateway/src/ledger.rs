@@ -11,9 +11,9 @@ use std::time::SystemTime;
 use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
+use crate::announcement::Announcement;
 use crate::object_writer::ObjectWriter;
 use crate::policy::Policy;
-use crate::webhooks::Announcement;
 
 /// The `previous_event_hash` of a chain's first event.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";

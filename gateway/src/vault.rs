@@ -15,9 +15,10 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use crate::clock::rfc3339;
+use crate::events::{self, CredentialRef};
+use crate::ledger;
 use crate::seal::{Cipher, MasterKey, Purpose, SealError};
 use crate::store::{Change, Mutation, Record, SealedCredential, Transition};
-use crate::{events, ledger};
 
 /// Reason code: the tool's credential has expired.
 pub const EXPIRED: &str = "credential.expired";
@@ -142,7 +143,7 @@ pub fn add_credential(response: &[u8], secret: &Secret, expires_at: Option<i64>)
 
 /// Creates the record that sets a credential, replacing the tool's earlier one.
 pub fn set(tenant_id: &str, credential: SealedCredential) -> Record {
-    let event = events::credential_set(tenant_id, &credential);
+    let event = events::credential_set(tenant_id, reference(&credential), credential.expires_at);
     Record { event, mutation: Some(Mutation::SetCredential(Box::new(credential))) }
 }
 
@@ -157,7 +158,11 @@ pub fn was_set(event: &str, id: &str) -> bool {
 /// Creates the transition that removes a credential; stale if it was replaced.
 pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Transition {
     let change = Change::RemoveCredential { tool_id: credential.tool_id.clone(), id: credential.id.clone() };
-    Transition { event: events::credential_removed(tenant_id, credential), change }
+    Transition { event: events::credential_removed(tenant_id, reference(credential)), change }
+}
+
+fn reference(credential: &SealedCredential) -> CredentialRef<'_> {
+    CredentialRef { tool_id: &credential.tool_id, id: &credential.id }
 }
 
 #[cfg(test)]

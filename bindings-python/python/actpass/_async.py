@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union, overload
 
 from . import _native, _run
+from ._call import answer
 from ._errors import ActionBlockedError, ActPassError
 from ._kinds import Awaited
 from ._outcome import GuardOutcome
-from ._run import answer
 from ._settings import Self, limits
 from ._telemetry import instrument
 from ._tools import ToolAction, Unguarded

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Optional, TypeVar
 
+from ._call import answer
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -59,12 +61,10 @@ class HaltSignal:
 
     async def wait_async(self) -> None:
         """Wait until the action is stopped; for event loops. Use ``asyncio.wait_for`` for a timeout."""
-        from . import _run  # noqa: PLC0415
-
         if self._native is None:
             await sys.modules["asyncio"].get_running_loop().create_future()
         else:
-            await _run.answer(self._native.call())
+            await answer(self._native.call())
 
     async def cancelling(self, part: Awaitable[T]) -> T:
         """Await ``part``, a part of the function that may be stopped at any point; cancel it if the action is stopped.

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from . import _run
-from ._run import answer
+from ._call import answer
 from ._settings import Limits, Settings
 from ._telemetry import instrument
 

@@ -503,12 +503,3 @@ def running() -> tuple[_native.CompletionQueue, Any]:
     from . import _loop  # noqa: PLC0415
 
     return _loop.running()
-
-
-async def answer(call: _native.Call) -> Any:
-    """Await a call; cancel it if the task stops waiting."""
-    try:
-        return await call.future
-    except BaseException:
-        call.cancel()
-        raise

@@ -89,7 +89,7 @@ impl SettingsReader<'_> {
     }
 
     /// The URL is never shown: it may contain a secret.
-    fn webhook_url(&mut self, section: &mut Section, allow_private_address: bool) -> Option<http::Uri> {
+    fn webhook_url(&mut self, section: &mut Section, allow_private_address: bool) -> Option<webhooks::Url> {
         let given = section.optional_text("url", &mut self.problems).map(Secret::new);
         let file = section.optional_text("url_file", &mut self.problems);
         let (place, url) = match (given, file) {

@@ -7,6 +7,7 @@ use rust_decimal::Decimal;
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
 use super::response;
 use super::ruling::{Demand, Grant, Ruling, Unapproved};
+use crate::announcement::Announcement;
 use crate::approvals::{self, Approval, Opening, Status};
 use crate::auth::ApiKey;
 use crate::budget::Charge;
@@ -18,7 +19,6 @@ use crate::passport::{self, Claims, PassportError};
 use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured, Values};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, Claim, EarlierResponse, Excess, Fallback, SingleUse};
-use crate::webhooks::Announcement;
 
 /// The ruling and its effects.
 pub(super) struct Evaluation<'a> {

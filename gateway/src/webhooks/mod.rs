@@ -18,56 +18,12 @@ use std::time::Duration;
 use actpass_protocol::Secret;
 use rustls::pki_types::CertificateDer;
 
+pub use crate::announcement::Announcement;
+
 pub(crate) use self::addresses::is_public;
 pub(crate) use self::dispatch::Dispatcher;
 pub(crate) use self::sender::Target;
 pub use self::signature::SigningSecret;
-
-/// An announcement of an event to webhooks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Announcement {
-    /// A person decided an approval.
-    ApprovalDecided,
-    /// An approval's deadline passed without a decision.
-    ApprovalExpired,
-    /// An action needs a person's approval.
-    ApprovalRequested,
-    /// An action would have exceeded a budget.
-    BudgetExceeded,
-    /// A checkpoint of a chain.
-    LedgerCheckpoint,
-    /// The settings were reloaded.
-    PolicyReloaded,
-}
-
-impl Announcement {
-    /// All announcements.
-    pub const ALL: [Self; 6] = [
-        Self::ApprovalDecided,
-        Self::ApprovalExpired,
-        Self::ApprovalRequested,
-        Self::BudgetExceeded,
-        Self::LedgerCheckpoint,
-        Self::PolicyReloaded,
-    ];
-
-    /// The word used in settings, events and messages.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ApprovalDecided => "approval.decided",
-            Self::ApprovalExpired => "approval.expired",
-            Self::ApprovalRequested => "approval.requested",
-            Self::BudgetExceeded => "budget.exceeded",
-            Self::LedgerCheckpoint => "ledger.checkpoint",
-            Self::PolicyReloaded => "policy.reloaded",
-        }
-    }
-
-    /// Parses an announcement's word; `None` if it is unknown.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|announcement| announcement.as_str() == word)
-    }
-}
 
 /// The form of a webhook's messages.
 #[derive(Clone, Debug)]
@@ -78,13 +34,16 @@ pub enum Form {
     Slack,
 }
 
+/// A URL to send requests to.
+pub(crate) type Url = http::Uri;
+
 /// A webhook, as configured.
 #[derive(Clone)]
 pub struct Webhook {
     /// The unique name.
     pub name: Arc<str>,
     /// The URL; it may contain a secret.
-    pub(crate) url: http::Uri,
+    pub(crate) url: Url,
     /// The form of its messages.
     pub form: Form,
     /// The tenants whose announcements it receives.
@@ -117,9 +76,9 @@ impl fmt::Debug for Webhook {
 /// # Errors
 ///
 /// Returns the problem without the URL, which may contain a secret.
-pub(crate) fn parse_url(text: &Secret, allow_private_address: bool) -> Result<http::Uri, String> {
+pub(crate) fn parse_url(text: &Secret, allow_private_address: bool) -> Result<Url, String> {
     let expected = "expected a URL such as \"https://hooks.example/path\"";
-    let url: http::Uri = text.expose().trim().parse().map_err(|_| expected.to_owned())?;
+    let url: Url = text.expose().trim().parse().map_err(|_| expected.to_owned())?;
     let host = url.host().ok_or(expected)?;
     let is_loopback = host == "localhost" || addresses::literal(host).is_some_and(|ip| ip.is_loopback());
     match url.scheme_str() {
@@ -175,13 +134,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn announcement_words_are_unique() {
-        for announcement in Announcement::ALL {
-            assert_eq!(Announcement::parse(announcement.as_str()), Some(announcement));
-        }
-        assert_eq!(Announcement::parse("approval"), None);
     }
 }

@@ -106,9 +106,10 @@ pub(super) async fn logout(State(app): State<Arc<App>>, request: Request) -> Res
         Ok(()) => json(StatusCode::OK, "{}".to_owned()),
         Err(PageError::Api(error)) => error.into_response(),
         Err(refusal) => {
-            let problem = match refusal {
-                PageError::SignIn(Some(error)) => error.to_string(),
-                _ => "expected a form with a logout_token".to_owned(),
+            let problem = if let PageError::SignIn(Some(error)) = refusal {
+                error.to_string()
+            } else {
+                "expected a form with a logout_token".to_owned()
             };
             tracing::warn!(problem, "a logout of the identity provider was refused");
             ApiError::InvalidForm(problem).into_response()

@@ -1,0 +1,17 @@
+"""Calls of the native module, awaited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import _native
+
+
+async def answer(call: _native.Call) -> Any:
+    """Await a call; cancel it if the task stops waiting."""
+    try:
+        return await call.future
+    except BaseException:
+        call.cancel()
+        raise
