@@ -1,52 +1,26 @@
-//! Reloads of the settings while requests are served.
-//!
-//! A task reads the settings on a request (a signal, an operator's call, changed files) with the code
-//! that reads them at start, validates them completely, records the reload in the ledger of each
-//! tenant, and then replaces the settings in force as a whole. A failure leaves the previous ones in
-//! force and is reported in the log, the ledger, the response and the [`ReloadReport`].
+//! Requests for reloads of the settings, and reports of them.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::auth::ApiKey;
-use crate::config::{FixedSettings, Settings};
-use crate::events::{self, LoadedHashes};
-use crate::files::ReadFile;
-use crate::ledger::Draft;
-use crate::problems::Problems;
-use crate::server::{InForce, ServerError, Shared};
+use crate::auth::{ApiKey, Tenant};
+use crate::policy::Policy;
 use crate::service::ServiceError;
-use crate::store::Record;
-use crate::webhooks::Dispatcher;
-
-/// Interval of the polls of the files with `watch = true`. Changed files are reloaded when two polls
-/// read the same content, because a partially written file may be valid.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Maximum number of attempts to read files that change during the read, and the delay between them.
-const MAX_READS: usize = 5;
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Maximum number of waiting requests.
 const QUEUE: usize = 64;
 
 /// Cause of a reload.
 #[derive(Clone, Debug)]
-enum Trigger {
+pub(crate) enum Trigger {
     Operator(Arc<str>, Arc<str>),
     Signal,
     Watch,
 }
 
 impl Trigger {
-    const fn as_str(&self) -> &'static str {
+    pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Operator(..) => "operator",
             Self::Signal => "signal",
@@ -55,7 +29,7 @@ impl Trigger {
     }
 
     /// Returns the operator's key name in events of its tenant.
-    fn operator(&self, tenant_id: &str) -> Option<&Arc<str>> {
+    pub(crate) fn operator(&self, tenant_id: &str) -> Option<&Arc<str>> {
         match self {
             Self::Operator(tenant, name) if **tenant == *tenant_id => Some(name),
             Self::Operator(..) | Self::Signal | Self::Watch => None,
@@ -63,13 +37,28 @@ impl Trigger {
     }
 }
 
+/// The settings that were loaded, as far as a reload reports them.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) tenants: Vec<Arc<Tenant>>,
+    /// The SHA-256 of the settings.
+    pub(crate) hash: String,
+}
+
+impl Loaded {
+    /// Returns the policy of a tenant.
+    pub(crate) fn policy(&self, tenant_id: &str) -> Option<&Policy> {
+        self.tenants.iter().find(|tenant| &*tenant.id == tenant_id).map(|tenant| &tenant.policy)
+    }
+}
+
 /// The settings before and after a reload.
-type Change = [Arc<InForce>; 2];
+pub(crate) type Change = [Arc<Loaded>; 2];
 
 #[derive(Debug)]
 pub(crate) struct ReloadRequest {
-    trigger: Trigger,
-    reply: Option<oneshot::Sender<Result<Change, ServiceError>>>,
+    pub(crate) trigger: Trigger,
+    pub(crate) reply: Option<oneshot::Sender<Result<Change, ServiceError>>>,
 }
 
 /// Reloads since the start.
@@ -99,7 +88,7 @@ pub(crate) struct Hashes {
 }
 
 impl Reloads {
-    /// Returns the receiver for [`Reloader::run`] if there is a file of settings.
+    /// Returns the receiver of the requests if there is a file of settings.
     pub(crate) fn new(has_file: bool) -> (Self, Option<mpsc::Receiver<ReloadRequest>>) {
         let (requests, queue) = has_file.then(|| mpsc::channel(QUEUE)).unzip();
         (Self { requests, report: Arc::default() }, queue)
@@ -107,6 +96,22 @@ impl Reloads {
 
     pub(crate) fn report(&self) -> ReloadReport {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a reload; `now` is in seconds since 1970.
+    pub(crate) fn count(&self, succeeded: bool, now: i64) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        match succeeded {
+            true => {
+                report.succeeded += 1;
+                report.succeeded_at = Some(now);
+                report.refused_at = None;
+            }
+            false => {
+                report.refused += 1;
+                report.refused_at = Some(now);
+            }
+        }
     }
 
     /// Requests a reload without waiting for it.
@@ -131,213 +136,9 @@ impl Reloads {
         let request = ReloadRequest { trigger, reply: Some(reply) };
         requests.send(request).await.map_err(|_| ServiceError::Unavailable)?;
         let change = replied.await.map_err(|_| ServiceError::Unavailable)??;
-        Ok(change.map(|in_force| Hashes {
-            settings: in_force.hash.clone(),
-            policy: in_force.policy(tenant_id).map(|policy| policy.hash().to_owned()),
+        Ok(change.map(|loaded| Hashes {
+            settings: loaded.hash.clone(),
+            policy: loaded.policy(tenant_id).map(|policy| policy.hash().to_owned()),
         }))
     }
-}
-
-/// Why a reload was refused.
-enum Refusal {
-    Problems(Problems),
-    Store(ServiceError),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Problems(problems) => f.write_str(&problems.iter().collect::<Vec<_>>().join("; ")),
-            Self::Store(_) => f.write_str("the ledger is unavailable"),
-        }
-    }
-}
-
-/// Reloads the settings.
-#[derive(Debug)]
-pub(crate) struct Reloader {
-    pub(crate) source: PathBuf,
-    pub(crate) fixed: FixedSettings,
-    /// The files of the last attempt.
-    pub(crate) files: Vec<ReadFile>,
-    pub(crate) shared: Shared,
-    pub(crate) replace: watch::Sender<Arc<InForce>>,
-    pub(crate) reloads: Reloads,
-    /// The tasks that deliver to webhooks.
-    pub(crate) delivering: JoinSet<()>,
-}
-
-impl Reloader {
-    /// Reloads on requests, and on changed files if `watch` is set.
-    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<ReloadRequest>) {
-        let watches = self.fixed.watches();
-        let mut polls = tokio::time::interval(WATCH_INTERVAL);
-        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut changed = None;
-        loop {
-            let request = tokio::select! {
-                Some(request) = requests.recv() => request,
-                _ = polls.tick(), if watches => {
-                    let found = again(&self.files).await;
-                    let is_stable = changed.as_ref() == Some(&found);
-                    changed = (found != self.files).then_some(found);
-                    if changed.is_none() || !is_stable {
-                        continue;
-                    }
-                    ReloadRequest { trigger: Trigger::Watch, reply: None }
-                }
-            };
-            let files = self.files.clone();
-            let result = self.reload(&request.trigger).await;
-            if let Err(Refusal::Store(_)) = result {
-                // The next poll reloads again.
-                self.files = files;
-            }
-            self.report(result.is_ok());
-            let result = result.map_err(|refusal| {
-                let trigger = request.trigger.as_str();
-                tracing::error!(
-                    trigger,
-                    problems = %refusal,
-                    "the settings were not reloaded; the previous ones are in force"
-                );
-                match refusal {
-                    Refusal::Problems(_) => ServiceError::ReloadRefused(refusal.to_string()),
-                    Refusal::Store(error) => error,
-                }
-            });
-            if let Some(reply) = request.reply {
-                // The caller may be gone.
-                let _ = reply.send(result);
-            }
-        }
-    }
-
-    fn report(&self, succeeded: bool) {
-        let now = self.replace.borrow().service().clock.seconds();
-        let mut report = self.reloads.report.lock().unwrap_or_else(PoisonError::into_inner);
-        match succeeded {
-            true => {
-                report.succeeded += 1;
-                report.succeeded_at = Some(now);
-                report.refused_at = None;
-            }
-            false => {
-                report.refused += 1;
-                report.refused_at = Some(now);
-            }
-        }
-    }
-
-    async fn reload(&mut self, trigger: &Trigger) -> Result<Change, Refusal> {
-        let before = Arc::clone(&self.replace.borrow());
-        let settings = match self.load().await {
-            Ok(settings) => settings,
-            Err(problems) => {
-                self.record_refusal(trigger, &before, problems.len()).await;
-                return Err(Refusal::Problems(problems));
-            }
-        };
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
-        let (after, dispatchers) = match self.prepare(settings, &before).await {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                self.record_refusal(trigger, &before, 1).await;
-                return Err(Refusal::Problems(Problems::one(self.source.display(), error)));
-            }
-        };
-        // Recorded first: no decision of a policy precedes the event of its reload.
-        let change = [before, after];
-        let tenants = change.iter().flat_map(|in_force| &in_force.tenants);
-        for tenant_id in tenants.map(|tenant| &tenant.id).collect::<BTreeSet<_>>() {
-            let [before, after] = change.each_ref().map(|in_force| hashes(in_force, tenant_id));
-            let by = trigger.operator(tenant_id);
-            let event = events::policy_reloaded(tenant_id, by, trigger.as_str(), [before, after]);
-            self.record(event).await.map_err(Refusal::Store)?;
-        }
-        let [before, after] = &change;
-        tracing::info!(
-            trigger = trigger.as_str(),
-            settings_hash_before = before.hash,
-            settings_hash = after.hash,
-            "settings reloaded"
-        );
-        self.replace.send_replace(Arc::clone(after));
-        // An attempt that is aborted is repeated: delivery is at least once.
-        self.delivering.shutdown().await;
-        dispatchers.into_iter().for_each(|dispatcher| {
-            self.delivering.spawn(dispatcher.run());
-        });
-        Ok(change)
-    }
-
-    /// Creates everything that can fail.
-    async fn prepare(
-        &self,
-        settings: Settings,
-        before: &InForce,
-    ) -> Result<(Arc<InForce>, Vec<Dispatcher>), ServerError> {
-        let after = InForce::new(settings, &self.shared, &self.reloads, Some(before))?;
-        let dispatchers = after.dispatchers(&self.shared).await?;
-        Ok((Arc::new(after), dispatchers))
-    }
-
-    /// Reads and validates the settings; repeats it if a file has changed during the read.
-    async fn load(&mut self) -> Result<Settings, Problems> {
-        for _ in 0..MAX_READS {
-            let source = self.source.clone();
-            let (settings, files) = load(source).await;
-            self.files = files;
-            if again(&self.files).await == self.files {
-                let settings = settings?;
-                let mut problems = Problems::default();
-                for member in self.fixed.differences(&settings.fixed()) {
-                    problems.add(member, "changed, which needs a restart of the gateway");
-                }
-                return problems.or(settings);
-            }
-            tokio::time::sleep(READ_AGAIN_AFTER).await;
-        }
-        Err(Problems::one(self.source.display(), "the files change while they are read; try again"))
-    }
-
-    async fn record_refusal(&self, trigger: &Trigger, current: &InForce, problems: usize) {
-        for tenant in &current.tenants {
-            let by = trigger.operator(&tenant.id);
-            let hashes = hashes(current, &tenant.id);
-            let event = events::reload_refused(&tenant.id, by, trigger.as_str(), hashes, problems);
-            if self.record(event).await.is_err() {
-                tracing::error!(tenant = &*tenant.id, "the refused reload could not be recorded");
-            }
-        }
-    }
-
-    async fn record(&self, event: Draft) -> Result<(), ServiceError> {
-        let service = Arc::clone(self.replace.borrow().service());
-        service.with_timeout(service.store.record(Record::of(event))).await.map(|_| ())
-    }
-}
-
-fn hashes<'a>(in_force: &'a InForce, tenant_id: &str) -> LoadedHashes<'a> {
-    LoadedHashes { settings: &in_force.hash, policy: in_force.policy(tenant_id) }
-}
-
-/// Reads the settings on a blocking thread.
-async fn load(source: PathBuf) -> (Result<Settings, Problems>, Vec<ReadFile>) {
-    let place = source.clone();
-    let loading = tokio::task::spawn_blocking(move || Settings::load_files(&source));
-    loading.await.unwrap_or_else(|_| (Err(internal(&place)), Vec::new()))
-}
-
-fn internal(source: &Path) -> Problems {
-    Problems::one(source.display(), "internal error while reading the settings")
-}
-
-/// Reads the files again on a blocking thread.
-async fn again(files: &[ReadFile]) -> Vec<ReadFile> {
-    let files = files.to_vec();
-    let reading = tokio::task::spawn_blocking(move || files.iter().map(ReadFile::again).collect());
-    reading.await.unwrap_or_default()
 }

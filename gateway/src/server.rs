@@ -1,5 +1,7 @@
 //! The gateway server.
 
+mod reloader;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +24,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
+use self::reloader::Reloader;
 use crate::approvals::ApprovalNotifier;
-use crate::auth::Tenant;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
@@ -33,8 +35,7 @@ use crate::connections::{
 use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::SigningKeyStore;
 use crate::passport::keys::SigningKeyError;
-use crate::policy::Policy;
-use crate::reload::{Reloader, Reloads};
+use crate::reload::{Loaded, Reloads};
 use crate::seal::{MasterKey, SealError};
 use crate::service::{Service, SharedState};
 use crate::sign_in::SignIn;
@@ -172,7 +173,7 @@ impl Server {
             let service = Arc::clone(in_force.borrow().service());
             let in_force = in_force.clone();
             let tenants =
-                move || in_force.borrow().tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+                move || in_force.borrow().loaded.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
             async move { checkpoints.run(&*service.store, service.keys.as_deref(), tenants).await }
         });
         background.spawn(poll_halts(Arc::clone(&store)));
@@ -285,9 +286,7 @@ pub(crate) struct InForce {
     routes: Router,
     app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,
-    pub(crate) tenants: Vec<Arc<Tenant>>,
-    /// The SHA-256 of the settings.
-    pub(crate) hash: String,
+    loaded: Arc<Loaded>,
 }
 
 impl InForce {
@@ -340,7 +339,8 @@ impl InForce {
             reloads: reloads.clone(),
         });
         let routes = router(Arc::clone(&app));
-        Ok(Self { routes, app, tls: settings.tls, tenants: settings.tenants, hash: settings.hash })
+        let loaded = Arc::new(Loaded { tenants: settings.tenants, hash: settings.hash });
+        Ok(Self { routes, app, tls: settings.tls, loaded })
     }
 
     /// Creates the dispatchers of the webhooks.
@@ -360,11 +360,6 @@ impl InForce {
     /// Returns the use cases.
     pub(crate) fn service(&self) -> &Arc<Service> {
         &self.app.service
-    }
-
-    /// Returns the policy of a tenant.
-    pub(crate) fn policy(&self, tenant_id: &str) -> Option<&Policy> {
-        self.tenants.iter().find(|tenant| &*tenant.id == tenant_id).map(|tenant| &tenant.policy)
     }
 }
 
