@@ -63,7 +63,8 @@ async fn decision_members_are_ordered() {
             "evidence_event_id",
             "evidence_chain_id",
             "request_hash",
-            "policy_hash"
+            "policy_hash",
+            "halt_epoch"
         ]
     );
     assert_eq!(text(&response, "risk_tier"), Some("critical"));

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from .. import _native, _run
 from .._json import name_of
-from .._run import answer
+from .._call import answer
 from .._settings import Settings, limits
 from .._telemetry import instrument
 from .._tools import ToolAction, wrong
