@@ -107,7 +107,7 @@ async fn issued_passport_has_requested_claims() {
     let response =
         call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
     let names: Vec<_> = response.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["token", "jwks_uri", "jti", "expires_at"]);
+    assert_eq!(names, ["token", "jwks_uri", "jti", "expires_at", "halt_epoch"]);
     assert_eq!(text(&response, "jwks_uri"), Some("https://gateway.example/.well-known/jwks.json"));
     assert_eq!(text(&response, "expires_at"), Some("2027-01-15T08:01:00Z"));
     let jti = text(&response, "jti").unwrap();

@@ -242,7 +242,7 @@ async fn person_signs_in_and_decides_with_the_role_of_a_group() {
         at.split_once('"').unwrap().0.to_owned()
     };
     let form: String = form_urlencoded::Serializer::new(String::new())
-        .append_pair("action_hash", &field("action_hash"))
+        .append_pair("shown_hash", &field("shown_hash"))
         .append_pair("note", "")
         .append_pair("token", &field("token"))
         .finish();
