@@ -119,7 +119,7 @@ async fn issued_passport_has_requested_claims() {
     assert_eq!(
         verified.to_string(),
         format!(
-            r#"{{"valid":true,"errors":[],"claims":{{"iss":"https://gateway.example","aud":"mcp://shop","tenant_id":"one","agent_id":"sdk","user_id":"u7","goal":"refund an order","allowed_tools":["refunds.create"],"allowed_resources":[],"resource_constraints":{{"max_amount":10000,"currency":"usd"}},"risk_tier":"medium","iat":1800000000,"exp":1800000060,"jti":"{jti}"}}}}"#
+            r#"{{"valid":true,"errors":[],"claims":{{"iss":"https://gateway.example","aud":"mcp://shop","tenant_id":"one","agent_id":"sdk","user_id":"u7","goal":"refund an order","allowed_tools":["refunds.create"],"allowed_resources":[],"resource_constraints":{{"max_amount":10000,"currency":"usd"}},"risk_tier":"medium","iat":1800000000,"exp":1800000060,"jti":"{jti}"}},"halt_epoch":0}}"#
         )
     );
     let bound = call(&gateway, ISSUE, "apk_bound", &passport("")).await;
