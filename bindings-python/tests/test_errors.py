@@ -44,7 +44,9 @@ TREE: dict[type[ActPassError], tuple[str, str, tuple[type[BaseException], ...]]]
     actpass.ActPassTimeoutError: ("timeout", "actpass.timeout", ()),
 }
 CLASSES = [
-    getattr(actpass, name) for name in actpass.__all__ if name.endswith("Error") and name != "ActionBlockedError"
+    getattr(actpass, name)
+    for name in actpass.__all__
+    if name.endswith("Error") and name not in {"ActionBlockedError", "HaltedError"}
 ]
 
 

@@ -198,12 +198,12 @@ def test_runs_after_decision_and_sends_one_request(client: ActPassClient, allowi
     assert (seen_inside, len(allowing.seen())) == (1, 1)
 
 
-def test_context_has_decision_and_credential_only(client: ActPassClient) -> None:
+def test_context_has_decision_credential_and_halt_only(client: ActPassClient) -> None:
     callback = Callback()
     client.guard(execute_fn=callback, **ACTION)
     [context] = callback.contexts
     assert type(context) is dict
-    assert context == {"credential": None, "decision": ALLOW}
+    assert context == {"credential": None, "decision": ALLOW, "halt": context["halt"]}
 
 
 def test_credential_is_only_in_context(hostile: Hostile) -> None:

@@ -106,7 +106,7 @@ def test_permit_returns_outcome_of_the_action(asking: Asking, allowing: Played) 
     permit = asking.permit()
     assert (permit.tool, permit.decision["evidence_event_id"]) == (ACTION["tool"], "ev_1")
     context = permit.spend()
-    assert context == {"credential": None, "decision": permit.decision}
+    assert context == {"credential": None, "decision": permit.decision, "halt": context["halt"]}
     out = asking.wait_for(lambda: permit.returned(result))
     assert isinstance(out, GuardOutcome)
     assert out["result"] is out.unwrap() is result

@@ -74,6 +74,7 @@ def report(out: Any) -> None:
 
 def confirmed(base_url: str) -> list[tuple[int, int]]:
     """Return the epoch and the number of functions in flight of each confirmation, in order; wait for the last."""
+    found: list[dict[str, Any]] = []
     for _ in range(200):
         found = operate(base_url, "GET", "/api/v1/halts?status=all")["confirmations"]
         if any(one["in_flight"] == 0 for one in found):

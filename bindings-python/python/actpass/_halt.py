@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Optional, TypeVar
+from collections.abc import Awaitable
+from typing import Any, Optional, TypeVar
 
+from . import _native
 from ._call import answer
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from . import _native
 
 T = TypeVar("T")
 
@@ -102,6 +99,13 @@ class HaltSignal:
         finally:
             halted.cancel()
             running.cancel()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Return the pydantic schema: an instance, or its data with the member ``halted``."""
+        from ._pydantic import halt_schema  # noqa: PLC0415
+
+        return halt_schema(cls)
 
     def __repr__(self) -> str:
         """Show whether the action was stopped."""

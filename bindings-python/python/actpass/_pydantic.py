@@ -84,3 +84,16 @@ def client_schema(kind: type) -> Any:
 def _with_request_id(value: Any) -> Any:
     request_id = getattr(value, "request_id", None)
     return value if request_id is None else {**value, "request_id": request_id}
+
+
+def halt_schema(kind: Any) -> Any:
+    """Return the schema of a signal; read from data, it is of no running function."""
+    data = core_schema.typed_dict_schema({"halted": core_schema.typed_dict_field(core_schema.bool_schema())})
+    read = core_schema.no_info_after_validator_function(lambda _: kind(), data)
+    return core_schema.json_or_python_schema(
+        json_schema=read,
+        python_schema=core_schema.union_schema([core_schema.is_instance_schema(kind), read]),
+        serialization=core_schema.plain_serializer_function_ser_schema(
+            lambda signal: {"halted": signal.halted}, return_schema=data
+        ),
+    )

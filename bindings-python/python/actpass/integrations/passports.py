@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from .. import _native, _run
-from .._json import name_of
 from .._call import answer
+from .._json import name_of
 from .._settings import Settings, limits
 from .._telemetry import instrument
 from .._tools import ToolAction, wrong
