@@ -1,6 +1,6 @@
 //! The use case of budgets: listing their accounts.
 
-use super::{Authorized, Service, ServiceError};
+use super::{Authorized, Service, ServiceError, page_of};
 use crate::store::AccountUse;
 
 impl Service {
@@ -12,10 +12,6 @@ impl Service {
         limit: u32,
     ) -> Result<(Vec<AccountUse>, Option<i64>), ServiceError> {
         let page = self.store.budget_accounts(&key.tenant.id, self.clock.millis(), after, limit + 1);
-        let mut accounts = self.with_timeout(page).await?;
-        let has_more = accounts.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-        accounts.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next = accounts.last().map(|account| account.id).filter(|_| has_more);
-        Ok((accounts, next))
+        Ok(page_of(self.with_timeout(page).await?, limit, |account| account.id))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Authorized, Service, ServiceError};
+use super::{Authorized, Service, ServiceError, page_of};
 use crate::auth::{ApiKey, Capability, Principal, Role};
 use crate::events;
 use crate::halts::{Acknowledged, Acknowledgement, Halt, HaltSubject, Scope};
@@ -142,14 +142,12 @@ impl Service {
         Authorized(key): Authorized<'_>,
         mut listing: HaltListing,
     ) -> Result<(u64, Vec<Halt>, Option<u64>), ServiceError> {
-        let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
-        listing.limit = listing.limit.saturating_add(1);
+        let limit = listing.limit;
+        listing.limit = limit.saturating_add(1);
         listing.tenant_id = Some(key.tenant.id.to_string());
         let epoch = self.with_timeout(self.store.halts()).await?.epoch;
-        let mut found = self.with_timeout(self.store.list_halts(listing)).await?;
-        let is_last = found.len() <= wanted;
-        found.truncate(wanted);
-        let next = found.last().map(|halt| halt.epoch).filter(|_| !is_last);
+        let found = self.with_timeout(self.store.list_halts(listing)).await?;
+        let (found, next) = page_of(found, limit, |halt| halt.epoch);
         Ok((epoch, found, next))
     }
 
@@ -161,14 +159,9 @@ impl Service {
         before: Option<i64>,
         limit: u32,
     ) -> Result<(Vec<Acknowledged>, Option<i64>), ServiceError> {
-        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
         let before = before.unwrap_or(i64::MAX);
         let page = self.store.acknowledged_halts(&key.tenant.id, before, limit.saturating_add(1));
-        let mut found = self.with_timeout(page).await?;
-        let is_last = found.len() <= wanted;
-        found.truncate(wanted);
-        let next = found.last().map(|acknowledged| acknowledged.id).filter(|_| !is_last);
-        Ok((found, next))
+        Ok(page_of(self.with_timeout(page).await?, limit, |acknowledged| acknowledged.id))
     }
 
     /// Returns as soon as the epoch is newer than the client's, or at `until`.

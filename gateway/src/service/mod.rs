@@ -103,6 +103,15 @@ impl Default for SharedState {
     }
 }
 
+/// Returns the first `limit` items, and the id to continue after if there are more.
+fn page_of<T, I>(mut found: Vec<T>, limit: u32, id: impl FnOnce(&T) -> I) -> (Vec<T>, Option<I>) {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| has_more).map(id);
+    (found, next)
+}
+
 impl Service {
     /// Checks whether the gateway can decide.
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Authorized, Service, ServiceError};
+use super::{Authorized, Service, ServiceError, page_of};
 use crate::store::{DeadLetter, OutboxChange, WebhookState};
 use crate::webhooks::Webhook;
 
@@ -31,11 +31,7 @@ impl Service {
         limit: u32,
     ) -> Result<(Vec<DeadLetter>, Option<i64>), ServiceError> {
         let page = self.store.dead_letters(&key.tenant.id, after, limit + 1);
-        let mut found = self.with_timeout(page).await?;
-        let has_more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next = found.last().map(|dead| dead.id).filter(|_| has_more);
-        Ok((found, next))
+        Ok(page_of(self.with_timeout(page).await?, limit, |dead| dead.id))
     }
 
     /// Queues a message that was set aside.
