@@ -560,6 +560,49 @@ fn policy_check_compares_with_an_older_policy() {
     }
 }
 
+#[test]
+fn policy_diff_reports_changed_requests_and_cases() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| {
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy-check");
+        shared.join(format!("{name}.json")).display().to_string()
+    };
+    let [old, new] = ["wider-limit.old", "wider-limit"].map(file);
+    let cases = r#"[{"name": "small", "input": {"tool": "pay", "args": {"amount": 1}}},
+                    {"name": "large", "input": {"tool": "pay", "args": {"amount": 150}}}]"#;
+    std::fs::write(folder.path().join("cases.json"), cases).unwrap();
+    let output = run(folder.path(), &["policy", "diff", &old, &new, "--cases", "cases.json"]);
+    let printed = out(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}{}", err(&output));
+    let change = "deny -> allow\n  allow (test.pay, rule \"pay\") instead of deny (policy.no_match, no rule)\n    example: ";
+    assert!(printed.starts_with(change), "{printed}");
+    let case = "case \"large\": allow (test.pay, rule \"pay\") instead of deny (policy.no_match, no rule)\n1 of 2 cases change\n";
+    assert!(printed.ends_with(case), "{printed}");
+    assert!(err(&output).contains("1 changes from"), "{}", err(&output));
+
+    let output = run(folder.path(), &["policy", "diff", &old, &new, "--cases", "cases.json", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(report["complete"], true);
+    assert_eq!(report["changes"][0]["old"]["decision"], "deny");
+    assert_eq!(report["changes"][0]["new"]["decision"], "allow");
+    assert_eq!(report["cases"], 2);
+    assert_eq!(report["changed_cases"][0]["name"], "large");
+    // The example is a case that the new policy answers so.
+    std::fs::write(folder.path().join("example.json"), format!("[{}]", report["changes"][0]["example"]))
+        .unwrap();
+    for (policy, code) in [(&new, 0), (&old, 1)] {
+        let output = run(folder.path(), &["policy", "test", policy, "example.json"]);
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+    }
+
+    let output = run(folder.path(), &["policy", "diff", &old, &old, "--cases", "cases.json"]);
+    assert_eq!(
+        (output.status.code(), &*out(&output)),
+        (Some(0), "no request changes\n0 of 2 cases change\n")
+    );
+}
+
 #[tokio::test]
 async fn sighup_is_ignored() {
     let folder = TempDir::new().unwrap();

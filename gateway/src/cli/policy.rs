@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use actpass_protocol::Json;
 use clap::Subcommand;
 
 use super::{Failure, print};
 use crate::files;
-use crate::policy::{Cases, Finding, FindingKind, Insight, InsightKind, Policy};
+use crate::object_writer::object;
+use crate::policy::{
+    CaseChange, Cases, Change, Changes, Decision, Finding, FindingKind, Insight, InsightKind, OpenChange,
+    Outcome, Policy,
+};
 use crate::problems::Problems;
 
 #[derive(Debug, Subcommand)]
@@ -18,6 +23,19 @@ pub(super) enum PolicyCommand {
         /// Report where the policy grants more than this one, a JSON file
         #[arg(long, value_name = "OLD")]
         against: Option<PathBuf>,
+    },
+    /// Report the requests that a new policy answers differently
+    Diff {
+        /// The policy in force, a JSON file
+        old: PathBuf,
+        /// The new policy, a JSON file
+        new: PathBuf,
+        /// Report also which of these test cases change, a JSON file; `expect` is optional in it
+        #[arg(long, value_name = "FILE")]
+        cases: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Test a policy against expected decisions
     Test {
@@ -32,6 +50,7 @@ impl PolicyCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Check { file, against } => check_policy(&file, against.as_deref()),
+            Self::Diff { old, new, cases, json } => diff_policies(&old, &new, cases.as_deref(), json),
             Self::Test { file, cases } => test_policy(&file, &cases),
         }
     }
@@ -97,6 +116,115 @@ fn print_insight(insight: &Insight, must_know: bool) {
     if let Some(witness) = &insight.witness {
         eprintln!("  example: {witness}");
     }
+}
+
+fn diff_policies(old: &Path, new: &Path, cases: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let [before, after] = [old, new].map(|file| parse_file(file, Policy::parse));
+    let (before, after) = (before?, after?);
+    let cases = cases.map(|cases| parse_file(cases, Cases::parse_inputs)).transpose()?;
+    let changes = after.changes_from(&before);
+    let changed_cases: Option<Vec<CaseChange>> =
+        cases.as_ref().map(|cases| cases.iter().filter_map(|case| case.change(&before, &after)).collect());
+    if json {
+        let list = |items: Vec<Json>| Some(Json::Array(items));
+        let report = object([
+            ("old", Some(describe(&before))),
+            ("new", Some(describe(&after))),
+            ("complete", Some(Json::Bool(changes.open.is_empty()))),
+            ("changes", list(changes.found.iter().map(Change::to_json).collect())),
+            ("open", list(changes.open.iter().map(OpenChange::to_json).collect())),
+            ("cases", cases.as_ref().map(|cases| count(cases.iter().count()))),
+            (
+                "changed_cases",
+                changed_cases
+                    .as_ref()
+                    .and_then(|cases| list(cases.iter().map(CaseChange::to_json).collect())),
+            ),
+        ]);
+        print(report)?;
+    } else {
+        print_changes(&changes)?;
+        if let (Some(cases), Some(changed)) = (&cases, &changed_cases) {
+            for change in changed {
+                print(format_args!(
+                    "case {:?}: {} instead of {}",
+                    change.name,
+                    answer(&change.new, &change.members),
+                    answer(&change.old, &[])
+                ))?;
+            }
+            print(format_args!("{} of {} cases change", changed.len(), cases.iter().count()))?;
+        }
+    }
+    match (changes.found.len(), changes.open.len(), changed_cases.map_or(0, |cases| cases.len())) {
+        (0, 0, 0) => Ok(()),
+        (found, open, cases) => Err(Failure::Failed(format!(
+            "{}: {found} changes from {}, {open} open questions, {cases} changed cases",
+            new.display(),
+            old.display()
+        ))),
+    }
+}
+
+fn count(count: usize) -> Json {
+    Json::Number(i64::try_from(count).unwrap_or(i64::MAX).into())
+}
+
+fn describe(policy: &Policy) -> Json {
+    object([
+        ("id", Some(Json::from(policy.id()))),
+        ("version", Some(policy.version().clone())),
+        ("hash", Some(Json::from(policy.hash()))),
+    ])
+}
+
+/// The answer of a policy; if the decision is the same, with the other members that change.
+fn answer(outcome: &Outcome, members: &[&str]) -> String {
+    let rule = outcome.rule.as_ref().map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule:?}"));
+    let others = members.iter().filter(|member| !["decision", "reason_code"].contains(member));
+    let others: Vec<_> = others.filter(|_| !members.contains(&"decision")).copied().collect();
+    let others = if others.is_empty() { String::new() } else { format!("; other {}", others.join(", ")) };
+    format!("{} ({}, {rule}{others})", outcome.decision, outcome.reason)
+}
+
+/// Prints the changes, grouped by the decisions.
+fn print_changes(changes: &Changes) -> Result<(), Failure> {
+    for old in Decision::ALL {
+        for new in Decision::ALL {
+            let of_kind = |change: &&Change| change.old.decision == old && change.new.decision == new;
+            let mut found = changes.found.iter().filter(of_kind).peekable();
+            if found.peek().is_some() {
+                print(format_args!("{old} -> {new}"))?;
+            }
+            for change in found {
+                let times = match change.times {
+                    1 => String::new(),
+                    times => format!(", from equal request number {times} of a window"),
+                };
+                print(format_args!(
+                    "  {} instead of {}{times}",
+                    answer(&change.new, &change.members),
+                    answer(&change.old, &[])
+                ))?;
+                print(format_args!("    example: {}", change.witness))?;
+            }
+        }
+    }
+    for open in &changes.open {
+        let rule = |name: &Option<String>| {
+            name.as_ref().map_or_else(|| "no rule".to_owned(), |name| format!("rule {name:?}"))
+        };
+        print(format_args!(
+            "open question: which requests {} decides instead of {} ({})",
+            rule(&open.new),
+            rule(&open.old),
+            open.because
+        ))?;
+    }
+    if changes.found.is_empty() && changes.open.is_empty() {
+        print("no request changes")?;
+    }
+    Ok(())
 }
 
 fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {

@@ -4,9 +4,11 @@ use std::fmt;
 
 use actpass_protocol::Json;
 
+use super::analysis::changed_members;
 use super::evaluate::{Input, Values};
 use super::model::{Decision, Root, Rule};
-use super::{NO_MATCH, Policy};
+use super::{NO_MATCH, Outcome, Policy};
+use crate::object_writer::object;
 use crate::problems::Problems;
 
 /// Test cases; see [`Cases::parse`].
@@ -21,6 +23,22 @@ impl Cases {
     /// Returns every problem: invalid JSON, unknown or missing members, wrong types, unknown
     /// decisions, duplicate names, or no cases.
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let cases = Self::parse_inputs(text)?;
+        for (index, case) in cases.0.iter().enumerate() {
+            if case.expect.is_none() {
+                problems.add(format_args!("cases[{index}].expect"), wanted("a decision or an object", None));
+            }
+        }
+        problems.or(cases)
+    }
+
+    /// As [`Cases::parse`], but cases need no expectation.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cases::parse`].
+    pub fn parse_inputs(text: &[u8]) -> Result<Self, Problems> {
         let file = Json::parse(text).map_err(|error| Problems::one("cases", error))?;
         let mut problems = Problems::default();
         let list = match &file {
@@ -64,7 +82,7 @@ pub struct Case {
     input: Json,
     /// The rules whose history conditions hold, or do not.
     history: Vec<(String, bool)>,
-    expect: Expect,
+    expect: Option<Expect>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,11 +121,12 @@ impl Case {
                 compare("history", name, "(no rule with history conditions)");
             }
         }
-        compare("decision", self.expect.decision.as_str(), decision.as_str());
-        if let Some(expected) = &self.expect.reason_code {
+        let Some(expect) = &self.expect else { return mismatches };
+        compare("decision", expect.decision.as_str(), decision.as_str());
+        if let Some(expected) = &expect.reason_code {
             compare("reason_code", expected, reason);
         }
-        if let Some(expected) = &self.expect.rule {
+        if let Some(expected) = &expect.rule {
             compare("rule", expected.as_deref().unwrap_or("(none)"), rule);
         }
         mismatches
@@ -116,6 +135,19 @@ impl Case {
     /// Returns the name of the deciding rule of `policy`; `None` if no rule matches.
     pub fn decided_by<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
         self.first_match(policy).map(|rule| rule.name())
+    }
+
+    /// Returns how the answer of `new` differs from the one of `old`; `None` if it does not. Budgets
+    /// do not apply.
+    pub fn change(&self, old: &Policy, new: &Policy) -> Option<CaseChange> {
+        let (before, after) = (self.first_match(old), self.first_match(new));
+        let members = changed_members(before, after);
+        (!members.is_empty()).then(|| CaseChange {
+            name: self.name.clone(),
+            old: Outcome::of(before),
+            new: Outcome::of(after),
+            members,
+        })
     }
 
     fn first_match<'p>(&self, policy: &'p Policy) -> Option<&'p Rule> {
@@ -148,7 +180,10 @@ impl Case {
         };
         let input = Self::read_input(&format!("{place}.input"), case.member("input"), problems);
         let history = Self::read_history(&format!("{place}.history"), case.member("history"), problems);
-        let expect = Expect::read(&format!("{place}.expect"), case.member("expect"), problems);
+        let expect = match case.member("expect") {
+            None => Some(None),
+            expect => Expect::read(&format!("{place}.expect"), expect, problems).map(Some),
+        };
         Some(Self { name: name?, input: input?, history: history?, expect: expect? })
     }
 
@@ -235,6 +270,32 @@ impl Expect {
             }
         };
         Some(Self { decision: known?, reason_code: reason_code?, rule: rule? })
+    }
+}
+
+/// A case that two policies answer differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseChange {
+    /// The case's name.
+    pub name: String,
+    /// The answer of the old policy.
+    pub old: Outcome,
+    /// The answer of the new policy.
+    pub new: Outcome,
+    /// The differing members of the answers.
+    pub members: Vec<&'static str>,
+}
+
+impl CaseChange {
+    /// As JSON: `name`, `old`, `new` and `members`.
+    pub fn to_json(&self) -> Json {
+        let members = self.members.iter().map(|member| Json::from(*member)).collect();
+        object([
+            ("name", Some(Json::from(&*self.name))),
+            ("old", Some(self.old.to_json())),
+            ("new", Some(self.new.to_json())),
+            ("members", Some(Json::Array(members))),
+        ])
     }
 }
 

@@ -25,9 +25,9 @@ mod model;
 mod tests;
 
 use actpass_protocol::Json;
-pub use analysis::{Insight, InsightKind};
+pub use analysis::{Change, Changes, Insight, InsightKind, OpenChange, Outcome};
 pub use budget::NotMeasurable;
-pub use cases::{Case, Cases, Mismatch};
+pub use cases::{Case, CaseChange, Cases, Mismatch};
 pub use check::{Finding, FindingKind};
 pub use evaluate::{Input, Values};
 pub use history::Unmeasured;

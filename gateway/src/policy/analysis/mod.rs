@@ -10,6 +10,7 @@
 //! `contains` and `ends_with` of strings, `matches` and `value_path` are complete if an example of
 //! each combination is found; contradictions of pairs are known.
 
+mod diff;
 mod domain;
 mod model;
 mod solve;
@@ -23,6 +24,8 @@ use actpass_protocol::Json;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
+pub(super) use self::diff::changed_members;
+pub use self::diff::{Change, Changes, OpenChange, Outcome};
 use self::model::{Answer, Model, Question};
 use self::solve::Clause;
 use self::witness::{Reply, Witness};
@@ -576,25 +579,36 @@ impl<'p> Comparison<'p> {
 
 /// Returns whether `new` limits at least as much as `old`.
 fn is_kept(of_old: &Policy, old: &Budget, of_new: &Policy, new: &Budget) -> bool {
-    let text = |policy: &Policy, budget: &Budget| {
-        let path = |path: usize| policy.paths.get(path).map(ToString::to_string);
-        let conditions = |condition: &Condition| {
-            let test = if let Test::Compare(comparison, other) = &condition.test {
-                format!("{comparison:?} {:?}", path(*other))
-            } else {
-                format!("{:?}", condition.test)
-            };
-            (path(condition.path), test)
-        };
-        let measure = match budget.measure {
-            super::model::Measure::Count => None,
-            super::model::Measure::Sum(sum) => path(sum),
-        };
-        let when: Vec<_> = budget.when.iter().map(conditions).collect();
-        let per: Vec<_> = budget.per.iter().map(|index| path(*index)).collect();
-        (when, per, measure, budget.window.millis(), budget.release_on_failure)
-    };
     let is_as_strict = old.on_exceed == new.on_exceed || new.on_exceed == super::OnExceed::Deny;
     let limit = |budget: &Budget| -> Decimal { budget.limit };
-    is_as_strict && limit(new) <= limit(old) && text(of_old, old) == text(of_new, new)
+    is_as_strict && limit(new) <= limit(old) && shape(of_old, old) == shape(of_new, new)
+}
+
+/// The actions that a budget sums, and how.
+#[derive(PartialEq, Eq)]
+struct Shape {
+    when: Vec<(Option<String>, String)>,
+    per: Vec<Option<String>>,
+    sum: Option<String>,
+    window: i64,
+    release_on_failure: bool,
+}
+
+fn shape(policy: &Policy, budget: &Budget) -> Shape {
+    let path = |path: usize| policy.paths.get(path).map(ToString::to_string);
+    let conditions = |condition: &Condition| {
+        let test = if let Test::Compare(comparison, other) = &condition.test {
+            format!("{comparison:?} {:?}", path(*other))
+        } else {
+            format!("{:?}", condition.test)
+        };
+        (path(condition.path), test)
+    };
+    Shape {
+        when: budget.when.iter().map(conditions).collect(),
+        per: budget.per.iter().map(|index| path(*index)).collect(),
+        sum: budget.measure.path().and_then(path),
+        window: budget.window.millis(),
+        release_on_failure: budget.release_on_failure,
+    }
 }

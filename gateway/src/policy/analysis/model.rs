@@ -598,6 +598,18 @@ impl<'p> Model<'p> {
         clauses
     }
 
+    /// Clauses: the request is part of the history, but its amount cannot be measured.
+    pub(super) fn not_tracked(&self, policy: usize, tracker: usize) -> Option<Vec<Clause>> {
+        let of_policy = self.policies.get(policy)?;
+        // Only histories with a sum are encoded.
+        let before = of_policy.trackers.iter().take(tracker);
+        let at = before.filter(|tracker| tracker.measure.path().is_some()).count();
+        let (of, measured) = self.encoded.get(policy)?.trackers.get(at)?;
+        let mut clauses: Vec<Clause> = of.iter().flat_map(|atom| atom.holds.clone()).collect();
+        clauses.push(measured.fails.clone());
+        Some(clauses)
+    }
+
     /// Clauses: the budget applies to an amount that does not fit, or otherwise to one above 0.
     pub(super) fn applies(&self, policy: usize, budget: usize, exceeds: bool) -> Option<Vec<Clause>> {
         let (when, sum) = self.encoded.get(policy)?.budgets.get(budget)?;

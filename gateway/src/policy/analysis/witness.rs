@@ -8,6 +8,7 @@ use rust_decimal::Decimal;
 use super::super::model::{Decision, OnExceed, Path, Root, Rule};
 use super::super::{Input, NO_MATCH, Policy, Values};
 use crate::budget::{self, Account};
+use crate::history;
 use crate::object_writer::object;
 
 /// The sums of the histories of a request, by account name. `None` if a value of `same` is missing.
@@ -140,7 +141,7 @@ impl Witness {
     }
 
     /// Returns the engine's answer after `earlier` requests like this one, whose amounts the budgets
-    /// already have. `None` if the histories of an `allow` cannot be measured.
+    /// already have. `None` if that amount is too large.
     pub(super) fn reply<'p>(&self, policy: &'p Policy, earlier: u32) -> Option<Reply<'p>> {
         let input = self.input();
         let mut values = Values::of(policy, &input);
@@ -156,7 +157,9 @@ impl Witness {
         let Ok(charges) = policy.charges(&mut values) else {
             return reply(Decision::Deny, budget::NOT_MEASURABLE);
         };
-        policy.tracked(&mut values).ok()?;
+        if policy.tracked(&mut values).is_err() {
+            return reply(Decision::Deny, history::NOT_MEASURABLE);
+        }
         let mut asks = None;
         for (of, charge) in &charges {
             let used = charge.amount.checked_mul(Decimal::from(earlier))?;
