@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use actpass_core::token::{PublicKey, TokenType, Unverified, encode, signing_input};
+use actpass_core::token::{Algorithm, PublicKey, TokenType, Unverified, encode, signing_input};
 use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, Json, canonical_json, hash_payload};
 use actpass_gateway::policy::Policy;
@@ -68,11 +68,11 @@ fn json(costs: &mut Costs) -> Result<(), Failure> {
 fn signatures(costs: &mut Costs) -> Result<(), Failure> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no key")?;
     let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|_| "no key")?;
-    let key = PublicKey::new("k1", pair.public_key().as_ref()).ok_or("no public key")?;
+    let key = PublicKey::new("k1", Algorithm::EdDsa, pair.public_key().as_ref()).ok_or("no public key")?;
     let claims = Json::parse(
         br#"{"iss":"https://gateway.example","sub":"agent:support_agent","aud":"mcp://stripe","exp":4102444800,"iat":1700000000,"jti":"0192f0c1-0000-7000-8000-000000000000","goal":"resolve_refund_request","allowed_tools":["stripe.refund.create"]}"#,
     )?;
-    let input = signing_input(TokenType::Passport, "k1", &claims);
+    let input = signing_input(TokenType::Passport, &key, &claims);
     let token = format!("{input}.{}", encode(pair.sign(input.as_bytes())));
     Unverified::passport(&token)?.verify(&key)?;
     let verify = || Unverified::passport(black_box(&token)).and_then(|token| token.verify(&key));

@@ -450,7 +450,7 @@ export class ActPass {
   /**
    * Verifies a passport locally with the gateway's cached public keys.
    *
-   * Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of
+   * Checks the signature (EdDSA or ES256), issuer, audience, expiry and tenant, and the agent and user if given, with 10 seconds of
    * clock leeway. Issuer and tenant default to the key set's, then to the client's. Only the gateway can detect a
    * revoked or spent passport. Keys are refetched after 10 minutes, and immediately for an unknown key id (at most once a
    * second). If that fails, cached keys are used until they are one hour old.

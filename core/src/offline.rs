@@ -201,6 +201,7 @@ mod tests {
     use super::*;
     use crate::clock::TokioClock;
     use actpass_protocol::ErrorKind;
+    use actpass_protocol::token::Algorithm;
     use tokio::time::Instant;
 
     #[test]
@@ -254,7 +255,7 @@ mod tests {
                 fetches.set(fetches.get() + 1);
                 answer
                     .map(|id| KeySet {
-                        keys: vec![PublicKey::new(id, &[0; 32]).unwrap()],
+                        keys: vec![PublicKey::new(id, Algorithm::EdDsa, &[0; 32]).unwrap()],
                         ..KeySet::default()
                     })
                     .ok_or_else(|| Error::new(ErrorKind::Connection, "down"))
@@ -290,7 +291,10 @@ mod tests {
         let find = async |key: &'static str| {
             let fetch = async || {
                 fetches.set(fetches.get() + 1);
-                Ok(KeySet { keys: vec![PublicKey::new("k1", &[0; 32]).unwrap()], ..KeySet::default() })
+                Ok(KeySet {
+                    keys: vec![PublicKey::new("k1", Algorithm::EdDsa, &[0; 32]).unwrap()],
+                    ..KeySet::default()
+                })
             };
             cache.find(key, &TokioClock, fetch).await.unwrap().find(key).is_some()
         };

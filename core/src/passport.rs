@@ -192,8 +192,8 @@ impl VerifyRequest {
 
 /// A request to verify a passport offline.
 ///
-/// The signature must verify with one of the gateway's Ed25519 keys. Issuer, audience and validity
-/// period must match, with 10 s of clock leeway. The tenant, if known, and the agent and user, if
+/// The signature must verify with the gateway's key that the passport names, by that key's
+/// algorithm (`EdDSA` or `ES256`). Issuer, audience and validity period must match, with 10 s of clock leeway. The tenant, if known, and the agent and user, if
 /// given, must match the passport. A passport with a `halt_epoch` older than the newest one that the
 /// client has seen is rejected (`halted`).
 ///

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actpass_protocol::token::Algorithm;
 use actpass_protocol::{Json, sha256_hex};
 use governor::Quota;
 use ipnet::IpNet;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub issuer: Option<String>,
     /// Source of the master key, which seals signing keys and credentials.
     pub master_key: MasterKeySource,
+    /// Algorithm of new signing keys. Default: EdDSA.
+    pub signing_algorithm: Algorithm,
     /// Time to decide an approval, in seconds. Default: 900.
     pub approval_seconds: i64,
     /// Whether a request reuses a pending or approved approval for the same action instead of
@@ -121,6 +124,7 @@ pub(crate) struct FixedSettings {
     has_tls: bool,
     issuer: Option<String>,
     master_key: MasterKeySource,
+    signing_algorithm: Algorithm,
     checkpoints: Interval,
     connections: ConnectionLimits,
     base_path: String,
@@ -148,6 +152,7 @@ impl FixedSettings {
             ("tls", self.has_tls == other.has_tls),
             ("issuer", self.issuer == other.issuer),
             ("master_key_file", self.master_key == other.master_key),
+            ("signing_algorithm", self.signing_algorithm == other.signing_algorithm),
             ("ledger", self.checkpoints == other.checkpoints),
             ("limits.connections", here.total == there.total),
             ("limits.connections_per_address", here.per_address == there.per_address),
@@ -322,6 +327,7 @@ impl Settings {
             has_tls: self.tls.is_some(),
             issuer: self.issuer.clone(),
             master_key: self.master_key.clone(),
+            signing_algorithm: self.signing_algorithm,
             checkpoints: self.checkpoints,
             connections: self.connections,
             base_path: self.base_path.clone(),
@@ -394,6 +400,7 @@ impl Settings {
             timeouts: Timeouts::default(),
             issuer: None,
             master_key: MasterKeySource::BesideData,
+            signing_algorithm: Algorithm::EdDsa,
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
             reuse_approvals: true,
             allow_self_approval: false,
@@ -518,6 +525,7 @@ impl SettingsReader<'_> {
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
+        let signing_algorithm = self.signing_algorithm(&mut root);
         let (approval_seconds, reuse_approvals, allow_self_approval) = self.approvals(&mut root);
         let retention_seconds = self.idempotency(&mut root);
         let checkpoints = self.checkpoints(&mut root);
@@ -568,6 +576,7 @@ impl SettingsReader<'_> {
             timeouts,
             issuer,
             master_key,
+            signing_algorithm,
             approval_seconds,
             reuse_approvals,
             allow_self_approval,
@@ -645,6 +654,17 @@ impl SettingsReader<'_> {
             let words = LogLevel::ALL.map(LogLevel::as_str).join(", ");
             self.problems.add("log_level", format_args!("expected one of {words}, found {word:?}"));
             LogLevel::default()
+        })
+    }
+
+    fn signing_algorithm(&mut self, root: &mut Section) -> Algorithm {
+        let Some(name) = root.optional_text("signing_algorithm", &mut self.problems) else {
+            return Algorithm::EdDsa;
+        };
+        Algorithm::from_name(&name).unwrap_or_else(|| {
+            let names = Algorithm::ALL.map(Algorithm::as_str).join(", ");
+            self.problems.add("signing_algorithm", format_args!("expected one of {names}, found {name:?}"));
+            Algorithm::EdDsa
         })
     }
 

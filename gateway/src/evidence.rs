@@ -459,6 +459,7 @@ fn event_label(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
+    use actpass_protocol::token::Algorithm;
     use rusqlite::Connection;
     use tempfile::TempDir;
 
@@ -483,7 +484,8 @@ mod tests {
 
     fn export_signed(path: &Path) -> (Result<Head, ExportError>, String) {
         let master = MasterKey::parse(&"07".repeat(32)).unwrap();
-        let ring = SigningKeys::open(&[SealedKey::generate(&master).unwrap()], &master).unwrap();
+        let ring =
+            SigningKeys::open(&[SealedKey::generate(&master, Algorithm::EdDsa).unwrap()], &master).unwrap();
         let mut out = Vec::new();
         let chain = Chain { tenant_id: "t", chain_id: "c" };
         let data = Location::File(path.to_owned());

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actpass_protocol::token::Algorithm;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
@@ -140,7 +141,9 @@ impl Server {
             match master_key(&settings.master_key, &settings.data).map_err(SigningKeyError::from)? {
                 Some(master) => {
                     let vault = Vault::new(&master).map_err(SigningKeyError::from)?;
-                    (Some(Arc::new(vault)), Some(Arc::new(SigningKeyStore::open(&*store, master).await?)))
+                    let keys = SigningKeyStore::open(&*store, master, settings.signing_algorithm).await?;
+                    warn_of_algorithm(&keys, settings.signing_algorithm);
+                    (Some(Arc::new(vault)), Some(Arc::new(keys)))
                 }
                 None => (None, None),
             };
@@ -593,6 +596,17 @@ fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
 #[cfg(not(unix))]
 fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     limits
+}
+
+/// Warns if the active key has another algorithm than the settings.
+fn warn_of_algorithm(keys: &SigningKeyStore, configured: Algorithm) {
+    if let Some(active) = keys.cached().algorithm().filter(|active| *active != configured) {
+        tracing::warn!(
+            %active,
+            %configured,
+            "signing_algorithm differs from the active signing key's: run actpass-gateway keys rotate"
+        );
+    }
 }
 
 /// Returns the path of the master key file of a data file.

@@ -15,7 +15,7 @@ use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::passport::SigningKeyStore;
 use actpass_gateway::seal::MasterKey;
-use actpass_protocol::token::PublicKey;
+use actpass_protocol::token::{Algorithm, PublicKey};
 use actpass_protocol::{Json, hash_payload};
 use common::{EVIDENCE, Gateway, refund, text};
 
@@ -93,7 +93,8 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     .await;
     let folder = gateway.folder.path().to_owned();
     let store = gateway.data.open_existing().await.unwrap();
-    let keys = SigningKeyStore::open(&*store, MasterKey::parse(MASTER).unwrap()).await.unwrap();
+    let keys =
+        SigningKeyStore::open(&*store, MasterKey::parse(MASTER).unwrap(), Algorithm::EdDsa).await.unwrap();
     let interval = Interval { events: 5, seconds: 3600 };
     let mut checkpoints = Checkpoints::new(interval, clock);
     let tenants = ["one".to_owned(), "two".to_owned()];

@@ -302,6 +302,7 @@ fn validates_optional_settings() {
         ("trusted_proxies = [\"proxy.example\"]", "trusted_proxies: expected addresses or networks"),
         ("trusted_proxies = [\"0.0.0.0/0\"]", "trusted_proxies: \"0.0.0.0/0\" covers every address"),
         ("log_level = \"trace\"", "log_level: expected one of error, warn, info, debug"),
+        ("signing_algorithm = \"RS256\"", "signing_algorithm: expected one of EdDSA, ES256"),
         ("page = 1", "page: expected a table"),
     ] {
         let problems = with(lines, &[]).unwrap_err();

@@ -14,7 +14,7 @@ use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::passport::SigningKeys;
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::json::Number;
-use actpass_protocol::token::{TokenType, encode};
+use actpass_protocol::token::{Algorithm, TokenType, encode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Gateway, PREFLIGHT, json, text};
@@ -556,6 +556,49 @@ async fn concurrent_requests_use_passport_once() {
     let recorded = |decision| events.iter().filter(|event| text(event, "decision") == Some(decision)).count();
     assert_eq!((recorded("allow"), recorded("deny"), events.len()), (1, 2 * 199, 400));
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn es256_passports_are_verified_everywhere_by_their_key_alone() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let time = Arc::new(AtomicU64::new(now));
+    let settings = with(&time);
+    let gateway = Gateway::start_with("", |given| {
+        settings(given);
+        given.signing_algorithm = Algorithm::Es256;
+    })
+    .await;
+    let readers = Readers::new(gateway);
+    let token = issue(&readers.gateway, "").await;
+    assert_eq!(readers.refuse(&token, "mcp://shop").await, None);
+
+    let jwks = readers.gateway.client.get(format!("{}/.well-known/jwks.json", readers.gateway.url));
+    let (_, jwks) = json(jwks.send().await.unwrap()).await;
+    let Some(Json::Array(keys)) = jwks.member("keys") else { panic!("{jwks}") };
+    for (member, expected) in [("kty", "EC"), ("crv", "P-256"), ("alg", "ES256"), ("use", "sig")] {
+        assert_eq!(text(&keys[0], member), Some(expected));
+    }
+    assert_eq!((keys.len(), keys[0].member("d")), (1, None));
+
+    let kid = text(&keys[0], "kid").unwrap();
+    let parts: Vec<_> = token.split('.').collect();
+    let with_alg = |alg: &str| encode(format!(r#"{{"alg":"{alg}","kid":"{kid}","typ":"JWT"}}"#));
+    let x = URL_SAFE_NO_PAD.decode(text(&keys[0], "x").unwrap()).unwrap();
+    let confused = format!("{}.{}", with_alg("HS256"), parts[1]);
+    let mac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &x), confused.as_bytes());
+    let other = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let eddsa = format!("{}.{}", with_alg("EdDSA"), parts[1]);
+    for (token, expected) in [
+        (format!("{confused}.{}", encode(mac)), "passport.algorithm"),
+        (format!("{eddsa}.{}", encode(other.sign(eddsa.as_bytes()))), "passport.algorithm"),
+        (format!("{eddsa}.{}", parts[2]), "passport.algorithm"),
+        (format!("{}.{}.{}", with_alg("none"), parts[1], ""), "passport.algorithm"),
+        (format!("{}.{}.{}", parts[0], parts[1], encode([0; 64])), "passport.signature"),
+        (format!("{}.{}.{}", parts[0], encode("{}"), parts[2]), "passport.signature"),
+    ] {
+        assert_eq!(readers.refuse(&token, "mcp://shop").await.as_deref(), Some(expected), "{token}");
+    }
+    readers.gateway.stop().await;
 }
 
 #[tokio::test]

@@ -181,6 +181,10 @@ async fn invalid_settings_leave_the_previous_ones_in_force() {
         (valid.replace("data.db", "other.db"), "data: changed, which needs a restart"),
         (valid.replace("[[tenants]]", "log = \"json\"\n[[tenants]]"), "log: changed"),
         (valid.replace("[[tenants]]", "log_level = \"warn\"\n[[tenants]]"), "log_level: changed"),
+        (
+            valid.replace("[[tenants]]", "signing_algorithm = \"ES256\"\n[[tenants]]"),
+            "signing_algorithm: changed",
+        ),
         (valid.replace("[[tenants]]", "watch = true\n[[tenants]]"), "watch: changed"),
         (valid.replace("[[tenants]]", "issuer = \"https://g.example\"\n[[tenants]]"), "issuer: changed"),
         (

@@ -1,22 +1,23 @@
 //! Passport tokens, as read by the gateway and by clients that verify offline.
 //!
 //! A token is a restricted compact JWS (RFC 7515): three base64url parts without padding, a header
-//! of only `alg`, `kid` and `typ`, and Ed25519 (RFC 8037). [`Unverified::passport`] parses it,
-//! [`Unverified::verify`] checks the signature, [`Claims`] holds the claims, and
-//! [`Claims::validate`] checks them against the presentation. [`PassportError`] lists every reason
-//! for rejection.
+//! of only `alg`, `kid` and `typ`, and a signature by Ed25519 (RFC 8037) or ECDSA with P-256 (RFC
+//! 7518). The key that `kid` names fixes the [`Algorithm`]; a token with another `alg` is rejected.
+//! [`Unverified::passport`] parses a token, [`Unverified::verify`] checks the signature, [`Claims`]
+//! holds the claims, and [`Claims::validate`] checks them against the presentation.
+//! [`PassportError`] lists every reason for rejection.
 //!
 //! ```
 //! use actpass_protocol::Json;
-//! use actpass_protocol::token::{Presentation, Claims, PublicKey, PassportError, ValidationTime, TokenType, Unverified, encode, signing_input};
+//! use actpass_protocol::token::{Algorithm, Presentation, Claims, PublicKey, PassportError, ValidationTime, TokenType, Unverified, encode, signing_input};
 //! use ed25519_dalek::{Signer, SigningKey};
 //!
 //! let pair = SigningKey::from_bytes(&[7; 32]);
-//! let key = PublicKey::new("k1", pair.verifying_key().as_bytes()).unwrap();
+//! let key = PublicKey::new("k1", Algorithm::EdDsa, pair.verifying_key().as_bytes()).unwrap();
 //! let claims = Json::parse(br#"{"iss": "https://gateway", "aud": "mcp://shop", "tenant_id": "acme", "agent_id": "bot",
 //!     "user_id": null, "goal": "refund", "allowed_tools": ["refunds.create"], "allowed_resources": [],
 //!     "resource_constraints": {}, "risk_tier": "low", "iat": 1000, "exp": 1300, "jti": "ap_1"}"#).unwrap();
-//! let input = signing_input(TokenType::Passport, "k1", &claims);
+//! let input = signing_input(TokenType::Passport, &key, &claims);
 //! let token = format!("{input}.{}", encode(pair.sign(input.as_bytes()).to_bytes()));
 //!
 //! let unverified = Unverified::passport(&token)?;
@@ -33,22 +34,21 @@
 //! # Ok::<(), PassportError>(())
 //! ```
 
+mod key;
+
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::{PUBLIC_KEY_LENGTH, Signature, VerifyingKey};
 
 use crate::json::Json;
+pub use key::{Algorithm, PublicKey};
 
 /// The maximum length of a token in bytes.
 pub const MAX_BYTES: usize = 32 * 1024;
 
 /// The maximum length of a JWK Set in bytes.
 pub const MAX_JWKS_BYTES: usize = 64 * 1024;
-
-/// The only supported algorithm.
-pub const ALGORITHM: &str = "EdDSA";
 
 /// Why a passport is rejected.
 ///
@@ -64,7 +64,7 @@ pub const ALGORITHM: &str = "EdDSA";
 pub enum PassportError {
     /// Issued to another agent.
     Agent,
-    /// An algorithm other than EdDSA.
+    /// An unknown algorithm, or another one than the key's.
     Algorithm,
     /// Bound to an approval of another action.
     Approval,
@@ -162,7 +162,7 @@ impl fmt::Display for PassportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Agent => "was issued to another agent",
-            Self::Algorithm => "is not signed with EdDSA",
+            Self::Algorithm => "is not signed with the algorithm of its key",
             Self::Approval => "is bound to an approval of another action",
             Self::Audience => "is for another audience",
             Self::Constraint => "does not permit these arguments",
@@ -216,6 +216,7 @@ impl TokenType {
 /// A parsed token. Only its form was checked; its content is untrusted.
 #[derive(Debug)]
 pub struct Unverified<'t> {
+    algorithm: Algorithm,
     kid: String,
     signed: &'t str,
     signature: Vec<u8>,
@@ -227,7 +228,7 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     ///
-    /// [`PassportError::Algorithm`] for another algorithm, before any other error;
+    /// [`PassportError::Algorithm`] for an unknown algorithm, before any other error;
     /// [`PassportError::Malformed`] for padding, spare bits, white space, a missing `kid`, or an
     /// unknown or duplicate header member.
     pub fn passport(token: &'t str) -> Result<Self, PassportError> {
@@ -249,8 +250,8 @@ impl<'t> Unverified<'t> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(PassportError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(PassportError::Malformed)?;
-        let kid = read_header(&decode(header)?, typ)?;
-        Ok(Self { kid, signed, signature: decode(signature)?, payload: decode(payload)? })
+        let (algorithm, kid) = read_header(&decode(header)?, typ)?;
+        Ok(Self { algorithm, kid, signed, signature: decode(signature)?, payload: decode(payload)? })
     }
 
     /// The id of the key that the token claims to be signed with.
@@ -267,26 +268,27 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     ///
-    /// [`PassportError::UnknownKey`] if `key` has another id, [`PassportError::Signature`] if the
-    /// signature is invalid.
+    /// [`PassportError::UnknownKey`] if `key` has another id, [`PassportError::Algorithm`] if the
+    /// token names another algorithm than the key's, [`PassportError::Signature`] if the signature
+    /// is invalid.
     pub fn verify(self, key: &PublicKey) -> Result<Vec<u8>, PassportError> {
-        if key.kid != self.kid {
+        if key.kid() != self.kid {
             return Err(PassportError::UnknownKey);
         }
-        let signature = Signature::from_slice(&self.signature).map_err(|_| PassportError::Signature)?;
-        // Strict: a key of small order would accept a signature of any message.
-        VerifyingKey::from_bytes(&key.bytes)
-            .and_then(|key| key.verify_strict(self.signed.as_bytes(), &signature))
-            .map_err(|_| PassportError::Signature)?;
+        if key.algorithm() != self.algorithm {
+            return Err(PassportError::Algorithm);
+        }
+        key.verify(self.signed.as_bytes(), &self.signature)?;
         Ok(self.payload)
     }
 }
 
-/// Builds the signed part of a token. Append a dot and the [`encode`]d signature to complete it.
-pub fn signing_input(typ: TokenType, kid: &str, claims: &Json) -> String {
+/// Builds the signed part of a token for `key`. Append a dot and the [`encode`]d signature to
+/// complete it.
+pub fn signing_input(typ: TokenType, key: &PublicKey, claims: &Json) -> String {
     let header = Json::Object(vec![
-        ("alg".to_owned(), Json::from(ALGORITHM)),
-        ("kid".to_owned(), Json::from(kid)),
+        ("alg".to_owned(), Json::from(key.algorithm().as_str())),
+        ("kid".to_owned(), Json::from(key.kid())),
         ("typ".to_owned(), Json::from(typ.as_str())),
     ]);
     format!("{}.{}", encode(header.to_string()), encode(claims.to_string()))
@@ -305,89 +307,20 @@ fn decode(part: &str) -> Result<Vec<u8>, PassportError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| PassportError::Malformed)
 }
 
-/// Returns the `kid` of a header.
-fn read_header(bytes: &[u8], typ: TokenType) -> Result<String, PassportError> {
+/// Returns the algorithm and the `kid` of a header.
+fn read_header(bytes: &[u8], typ: TokenType) -> Result<(Algorithm, String), PassportError> {
     let header = Json::parse(bytes).map_err(|_| PassportError::Malformed)?;
     let text = |name| header.member(name).and_then(Json::as_str);
-    if text("alg").ok_or(PassportError::Malformed)? != ALGORITHM {
-        return Err(PassportError::Algorithm);
-    }
+    let algorithm = text("alg").ok_or(PassportError::Malformed)?;
+    let algorithm = Algorithm::from_name(algorithm).ok_or(PassportError::Algorithm)?;
     // Reject members such as `crit`, which demands extensions, or `jwk`, which supplies its own
     // key.
     let is_known = |name: &str| matches!(name, "alg" | "kid" | "typ");
     let members = header.as_object().unwrap_or_default();
     let closed = members.iter().all(|(name, _)| is_known(name)) && typ.permits(header.member("typ"));
     match text("kid") {
-        Some(kid) if closed && !kid.is_empty() => Ok(kid.to_owned()),
+        Some(kid) if closed && !kid.is_empty() => Ok((algorithm, kid.to_owned())),
         Some(_) | None => Err(PassportError::Malformed),
-    }
-}
-
-/// An Ed25519 public key that verifies tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicKey {
-    kid: String,
-    bytes: [u8; PUBLIC_KEY_LENGTH],
-}
-
-impl PublicKey {
-    /// Creates the key `kid`; `None` unless `bytes` is 32 bytes long.
-    pub fn new(kid: impl Into<String>, bytes: &[u8]) -> Option<Self> {
-        Some(Self { kid: kid.into(), bytes: bytes.try_into().ok()? })
-    }
-
-    /// The key id.
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-
-    /// The key as a JWK (RFC 8037).
-    pub fn to_jwk(&self) -> Json {
-        let text = |name: &str, value: &str| (name.to_owned(), Json::from(value));
-        Json::Object(vec![
-            text("kty", "OKP"),
-            text("crv", "Ed25519"),
-            text("x", &encode(self.bytes)),
-            text("kid", &self.kid),
-            text("alg", ALGORITHM),
-            text("use", "sig"),
-        ])
-    }
-
-    /// Parses the Ed25519 keys of a JWK Set of at most [`MAX_JWKS_BYTES`]. Keys of other types or
-    /// uses are skipped.
-    ///
-    /// # Errors
-    ///
-    /// The problem, to follow `expected a JWK Set:`.
-    ///
-    /// ```
-    /// use actpass_protocol::token::PublicKey;
-    ///
-    /// let key = PublicKey::new("k1", &[7; 32]).unwrap();
-    /// let set = format!(r#"{{"keys": [{}, {{"kty": "RSA"}}]}}"#, key.to_jwk());
-    /// assert_eq!(PublicKey::parse_jwks(set.as_bytes())?, [key]);
-    /// assert!(PublicKey::parse_jwks(b"{}").is_err());
-    /// # Ok::<(), &str>(())
-    /// ```
-    pub fn parse_jwks(text: &[u8]) -> Result<Vec<Self>, &'static str> {
-        if text.len() > MAX_JWKS_BYTES {
-            return Err("the JWK Set is larger than 64 KiB");
-        }
-        let set = Json::parse(text).map_err(|_| "not JSON, or a duplicate key")?;
-        match set.member("keys") {
-            Some(Json::Array(keys)) => Ok(keys.iter().filter_map(Self::parse_jwk).collect()),
-            Some(_) | None => Err("missing list `keys`"),
-        }
-    }
-
-    fn parse_jwk(key: &Json) -> Option<Self> {
-        let text = |name| key.member(name).and_then(Json::as_str);
-        let signs = key.member("use").is_none() || text("use") == Some("sig");
-        if text("kty") != Some("OKP") || text("crv") != Some("Ed25519") || !signs {
-            return None;
-        }
-        Self::new(text("kid")?, &decode(text("x")?).ok()?)
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Once;
 
 use actpass_protocol::Json;
 use actpass_protocol::token::{
-    Claims, MAX_BYTES, MAX_JWKS_BYTES, PassportError, Presentation, PublicKey, TokenType, Unverified,
-    ValidationTime, encode, signing_input,
+    Algorithm, Claims, MAX_BYTES, MAX_JWKS_BYTES, PassportError, Presentation, PublicKey, TokenType,
+    Unverified, ValidationTime, encode, signing_input,
 };
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::signature::{self, Signer, Verifier};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 const HEADER: &str = r#"{"alg":"EdDSA","kid":"k1","typ":"JWT"}"#;
@@ -21,7 +21,7 @@ fn pair(seed: u8) -> Ed25519KeyPair {
 }
 
 fn key() -> PublicKey {
-    PublicKey::new("k1", pair(7).public_key().as_ref()).unwrap()
+    PublicKey::new("k1", Algorithm::EdDsa, pair(7).public_key().as_ref()).unwrap()
 }
 
 fn sign_with(pair: &Ed25519KeyPair, header: &str, claims: &str) -> String {
@@ -42,7 +42,7 @@ fn accepts_the_one_valid_form() {
     for header in [HEADER, r#" { "kid" : "k1", "alg" : "EdDSA" } "#] {
         assert_eq!(open(&sign(header, CLAIMS)).unwrap().jti(), "ap_1");
     }
-    let written = signing_input(TokenType::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    let written = signing_input(TokenType::Passport, &key(), &Json::parse(CLAIMS.as_bytes()).unwrap());
     assert_eq!(sign(HEADER, CLAIMS).rsplit_once('.').unwrap().0, written);
     assert_eq!(open(&sign(HEADER, CLAIMS)).unwrap().as_json().to_string(), CLAIMS);
 }
@@ -84,6 +84,9 @@ fn rejects_unknown_header_members() {
         (r#"{"alg": "RS256"}"#, PassportError::Algorithm),
         (r#"{"alg": "eddsa", "kid": "k1"}"#, PassportError::Algorithm),
         (r#"{"alg": "Ed25519", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": "ES256", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": "ES256", "kid": "k2"}"#, PassportError::UnknownKey),
+        (r#"{"alg": "ES384", "kid": "k1"}"#, PassportError::Algorithm),
         (r#"{"alg": ["EdDSA"], "kid": "k1"}"#, PassportError::Malformed),
         (r#"{"alg": {"EdDSA": null}, "kid": "k1"}"#, PassportError::Malformed),
         (r#"{"kid": "k1"}"#, PassportError::Malformed),
@@ -143,7 +146,7 @@ fn rejects_malformed_parts() {
 #[test]
 fn verifies_only_with_the_named_key() {
     assert_eq!(open(&sign_with(&pair(8), HEADER, CLAIMS)).unwrap_err(), PassportError::Signature);
-    let other = PublicKey::new("k2", pair(7).public_key().as_ref()).unwrap();
+    let other = PublicKey::new("k2", Algorithm::EdDsa, pair(7).public_key().as_ref()).unwrap();
     let token = sign(HEADER, CLAIMS);
     let passport = Unverified::passport(&token).unwrap();
     assert_eq!(passport.verify(&other).unwrap_err(), PassportError::UnknownKey);
@@ -158,7 +161,7 @@ fn rejects_other_token_types() {
         (None, true, false),
     ] {
         let input = match typ {
-            Some(typ) => signing_input(typ, "k1", &claims),
+            Some(typ) => signing_input(typ, &key(), &claims),
             None => format!("{}.{}", encode(r#"{"alg":"EdDSA","kid":"k1"}"#), encode(CLAIMS)),
         };
         let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
@@ -258,7 +261,7 @@ fn applies_leeway_exactly() {
 }
 
 #[test]
-fn keeps_only_ed25519_keys_of_a_jwks() {
+fn keeps_only_usable_keys_of_a_jwks() {
     let x = encode([7; 32]);
     let set = format!(
         r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"good","x":"{x}"}},{{"kty":"OKP","crv":"X25519","kid":"b","x":"{x}"}},
@@ -309,7 +312,7 @@ fn any_changed_byte_invalidates_a_passport() {
 
 #[test]
 fn jsonwebtoken_reads_our_tokens() {
-    let input = signing_input(TokenType::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    let input = signing_input(TokenType::Passport, &key(), &Json::parse(CLAIMS.as_bytes()).unwrap());
     let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
     assert!(others_read(&token).unwrap().same_value(&claims));
@@ -326,25 +329,26 @@ fn jsonwebtoken_reads_our_tokens() {
 #[test]
 fn reads_tokens_from_jsonwebtoken() {
     install();
-    let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::EdDSA) };
+    let header = Header { kid: Some("k1".to_owned()), ..Header::new(jsonwebtoken::Algorithm::EdDSA) };
     let claims: serde_json::Value = serde_json::from_str(CLAIMS).unwrap();
     let seed = EncodingKey::from_ed_der(&[7; 32]);
     let token = jsonwebtoken::encode(&header, &claims, &seed).unwrap();
     assert_eq!(open(&token).unwrap().jti(), "ap_1");
-    let nameless = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &seed).unwrap();
+    let nameless =
+        jsonwebtoken::encode(&Header::new(jsonwebtoken::Algorithm::EdDSA), &claims, &seed).unwrap();
     assert_eq!(open(&nameless).unwrap_err(), PassportError::Malformed);
 }
 
 /// The claims as a general JWT library reads the token, restricted to EdDSA.
 fn others_read(token: &str) -> Option<Json> {
     install();
-    let mut wanted = Validation::new(Algorithm::EdDSA);
+    let mut wanted = Validation::new(jsonwebtoken::Algorithm::EdDSA);
     wanted.required_spec_claims.clear();
     (wanted.validate_exp, wanted.validate_aud) = (false, false);
     let key = DecodingKey::from_ed_der(pair(7).public_key().as_ref());
     let read = jsonwebtoken::decode::<serde_json::Value>(token, &key, &wanted).ok()?;
     let header = read.header;
-    assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::EdDSA, Some("k1")));
+    assert_eq!((header.alg, header.kid.as_deref()), (jsonwebtoken::Algorithm::EdDSA, Some("k1")));
     Some(Json::from(read.claims))
 }
 
@@ -376,13 +380,13 @@ impl Verifier<Vec<u8>> for Lent {
 }
 
 impl JwtSigner for Lent {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::EdDSA
+    fn algorithm(&self) -> jsonwebtoken::Algorithm {
+        jsonwebtoken::Algorithm::EdDSA
     }
 }
 
 impl JwtVerifier for Lent {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::EdDSA
+    fn algorithm(&self) -> jsonwebtoken::Algorithm {
+        jsonwebtoken::Algorithm::EdDSA
     }
 }

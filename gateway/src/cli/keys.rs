@@ -11,8 +11,8 @@ use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// Create a new signing key, also while the gateway runs; old keys verify until their passports
-    /// expire
+    /// Create a new signing key of signing_algorithm, also while the gateway runs; old keys verify
+    /// until their passports expire
     Rotate {
         /// Settings, a TOML file
         #[arg(long, value_name = "FILE")]
@@ -30,8 +30,10 @@ impl KeysCommand {
 
 fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
     let master = require_master_key(settings)?;
-    let rotate =
-        async |store: &dyn Store| SigningKeyStore::rotate(store, &master).await.map_err(Failure::new);
+    let algorithm = settings.signing_algorithm;
+    let rotate = async |store: &dyn Store| {
+        SigningKeyStore::rotate(store, &master, algorithm).await.map_err(Failure::new)
+    };
     let kid = with_store(&settings.data, rotate)?;
     print(format_args!("kid = \"{kid}\""))
 }

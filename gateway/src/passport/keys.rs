@@ -1,12 +1,13 @@
-//! Passport signing keys: Ed25519, sealed in the data store.
+//! Signing keys: Ed25519 or P-256, sealed in the data store. A key has one algorithm for its life.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
-use actpass_protocol::token::{self, PublicKey, TokenType, Unverified};
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use actpass_protocol::token::{self, Algorithm, PublicKey, TokenType, Unverified};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -14,6 +15,9 @@ use super::{Claims, PassportError};
 use crate::object_writer::ObjectWriter;
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, SealedKey, Store, StoreError};
+
+/// Length of an Ed25519 seed in bytes. A sealed P-256 key is a PKCS #8 document, which is longer.
+const SEED_LENGTH: usize = 32;
 
 /// Maximum age of the response of [`SigningKeyStore::jwks`].
 const JWKS_AGE: Duration = Duration::from_secs(1);
@@ -38,16 +42,23 @@ pub enum SigningKeyError {
 }
 
 impl SealedKey {
-    /// Generates and seals a new key.
+    /// Generates and seals a new key of `algorithm`.
     ///
     /// # Errors
     ///
     /// Returns an error if the operating system provides no randomness.
-    pub fn generate(master: &MasterKey) -> Result<Self, SigningKeyError> {
-        let seed: Zeroizing<[u8; 32]> = random()?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| SigningKeyError::Crypto)?;
-        let kid = thumbprint(&pair);
-        let sealed = master.cipher(Purpose::SigningKey)?.seal(kid.as_bytes(), seed.as_ref())?;
+    pub fn generate(master: &MasterKey, algorithm: Algorithm) -> Result<Self, SigningKeyError> {
+        let private = Zeroizing::new(match algorithm {
+            Algorithm::EdDsa => random::<SEED_LENGTH>()?.to_vec(),
+            Algorithm::Es256 => {
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                    .map_err(|_| SigningKeyError::Crypto)?
+                    .as_ref()
+                    .to_vec()
+            }
+        });
+        let kid = Pair::parse(&private).ok_or(SigningKeyError::Crypto)?.thumbprint();
+        let sealed = master.cipher(Purpose::SigningKey)?.seal(kid.as_bytes(), &private)?;
         Ok(Self { kid, sealed, active: true, needed_until: 0 })
     }
 
@@ -56,28 +67,73 @@ impl SealedKey {
         self.open(master).is_ok()
     }
 
-    fn open(&self, master: &MasterKey) -> Result<Ed25519KeyPair, SigningKeyError> {
+    fn open(&self, master: &MasterKey) -> Result<Pair, SigningKeyError> {
         let failed = || SigningKeyError::Sealed(self.kid.clone());
-        let seed =
+        let private =
             master.cipher(Purpose::SigningKey)?.open(self.kid.as_bytes(), &self.sealed).ok_or_else(failed)?;
         // Derive the public key, so that a forged one in the data file has no effect.
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| failed())?;
-        if thumbprint(&pair) == self.kid { Ok(pair) } else { Err(failed()) }
+        let pair = Pair::parse(&private).ok_or_else(failed)?;
+        if pair.thumbprint() == self.kid { Ok(pair) } else { Err(failed()) }
     }
 }
 
-/// Computes the JWK thumbprint (RFC 7638), the hash of these members in this order.
-fn thumbprint(pair: &Ed25519KeyPair) -> String {
-    let mut key = ObjectWriter::new();
-    key.string("crv", Some("Ed25519"));
-    key.string("kty", Some("OKP"));
-    key.string("x", Some(&token::encode(pair.public_key())));
-    token::encode(Sha256::digest(key.finish()))
+/// An opened signing key.
+enum Pair {
+    Ed25519(Ed25519KeyPair),
+    P256(Box<EcdsaKeyPair>),
+}
+
+impl Pair {
+    /// Parses an Ed25519 seed, or the PKCS #8 document of a P-256 key.
+    fn parse(private: &[u8]) -> Option<Self> {
+        if private.len() == SEED_LENGTH {
+            return Ed25519KeyPair::from_seed_unchecked(private).ok().map(Self::Ed25519);
+        }
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, private, &SystemRandom::new())
+            .ok()
+            .map(|pair| Self::P256(Box::new(pair)))
+    }
+
+    fn public(&self, kid: &str) -> Option<PublicKey> {
+        match self {
+            Self::Ed25519(pair) => PublicKey::new(kid, Algorithm::EdDsa, pair.public_key().as_ref()),
+            Self::P256(pair) => PublicKey::new(kid, Algorithm::Es256, pair.public_key().as_ref()),
+        }
+    }
+
+    /// Computes the JWK thumbprint (RFC 7638), the hash of these members in this order.
+    fn thumbprint(&self) -> String {
+        let mut key = ObjectWriter::new();
+        match self {
+            Self::Ed25519(pair) => {
+                key.string("crv", Some("Ed25519"));
+                key.string("kty", Some("OKP"));
+                key.string("x", Some(&token::encode(pair.public_key())));
+            }
+            Self::P256(pair) => {
+                // An uncompressed point: a byte, then two coordinates of equal length.
+                let point = pair.public_key().as_ref().get(1..).unwrap_or_default();
+                let (x, y) = point.split_at(point.len() / 2);
+                key.string("crv", Some("P-256"));
+                key.string("kty", Some("EC"));
+                key.string("x", Some(&token::encode(x)));
+                key.string("y", Some(&token::encode(y)));
+            }
+        }
+        token::encode(Sha256::digest(key.finish()))
+    }
+
+    fn sign(&self, message: &[u8]) -> Option<String> {
+        match self {
+            Self::Ed25519(pair) => Some(token::encode(pair.sign(message))),
+            Self::P256(pair) => pair.sign(&SystemRandom::new(), message).ok().map(token::encode),
+        }
+    }
 }
 
 struct OpenSigningKey {
     public: PublicKey,
-    pair: Ed25519KeyPair,
+    pair: Pair,
     active: bool,
     needed_until: i64,
 }
@@ -94,8 +150,7 @@ impl SigningKeys {
     pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, SigningKeyError> {
         let open = |key: &SealedKey| {
             let (pair, active, needed_until) = (key.open(master)?, key.active, key.needed_until);
-            let public =
-                PublicKey::new(&*key.kid, pair.public_key().as_ref()).ok_or(SigningKeyError::Crypto)?;
+            let public = pair.public(&key.kid).ok_or(SigningKeyError::Crypto)?;
             Ok(Arc::new(OpenSigningKey { public, pair, active, needed_until }))
         };
         Ok(Self(keys.iter().map(open).collect::<Result<_, SigningKeyError>>()?))
@@ -105,14 +160,23 @@ impl SigningKeys {
     ///
     /// # Errors
     ///
-    /// Returns an error if there is no active key.
+    /// Returns an error if there is no active key, or no randomness.
     pub fn sign(&self, typ: TokenType, claims: &Json) -> Result<(String, String), SigningKeyError> {
-        let key = self.0.iter().rfind(|key| key.active).ok_or(SigningKeyError::Crypto)?;
-        let mut token = token::signing_input(typ, key.public.kid(), claims);
-        let signature = key.pair.sign(token.as_bytes());
+        let key = self.active().ok_or(SigningKeyError::Crypto)?;
+        let mut token = token::signing_input(typ, &key.public, claims);
+        let signature = key.pair.sign(token.as_bytes()).ok_or(SigningKeyError::Crypto)?;
         token.push('.');
-        token.push_str(&token::encode(signature));
+        token.push_str(&signature);
         Ok((token, key.public.kid().to_owned()))
+    }
+
+    fn active(&self) -> Option<&OpenSigningKey> {
+        self.0.iter().rfind(|key| key.active).map(|key| &**key)
+    }
+
+    /// Returns the algorithm of the active key.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.active().map(|key| key.public.algorithm())
     }
 
     /// Returns the public keys, including retired ones.
@@ -131,8 +195,7 @@ impl SigningKeys {
         Claims::parse(&passport.verify(&signer.ok_or(PassportError::UnknownKey)?.public)?)
     }
 
-    /// Returns the public keys needed to verify passports valid at `now`: the `keys` of a JWK Set
-    /// (RFC 8037).
+    /// Returns the public keys needed to verify passports valid at `now`: the `keys` of a JWK Set.
     pub fn jwks(&self, now: i64) -> Json {
         let needed = self.0.iter().filter(|key| key.active || key.needed_until > now);
         Json::Array(needed.map(|key| key.public.to_jwk()).collect())
@@ -153,31 +216,39 @@ pub struct SigningKeyStore {
 }
 
 impl SigningKeyStore {
-    /// Opens the stored keys; creates the first one if the store is empty.
+    /// Opens the stored keys; creates the first one, of `algorithm`, if the store is empty.
     ///
     /// # Errors
     ///
     /// Returns an error if the store fails, or `master` did not seal a key.
-    pub async fn open(store: &dyn Store, master: MasterKey) -> Result<Self, SigningKeyError> {
+    pub async fn open(
+        store: &dyn Store,
+        master: MasterKey,
+        algorithm: Algorithm,
+    ) -> Result<Self, SigningKeyError> {
         let mut keys = store.signing_keys().await?;
         if keys.is_empty() {
-            store.add_signing_key(SealedKey::generate(&master)?, Rotation::First).await?;
+            store.add_signing_key(SealedKey::generate(&master, algorithm)?, Rotation::First).await?;
             keys = store.signing_keys().await?;
         }
         let keys = Arc::new(SigningKeys::open(&keys, &master)?);
         Ok(Self { master, keys: RwLock::new((keys, Instant::now())) })
     }
 
-    /// Creates a new active key and returns its id. Earlier keys verify until their last passport
-    /// expires.
+    /// Creates a new active key of `algorithm` and returns its id. Earlier keys verify until their
+    /// last passport expires.
     ///
     /// # Errors
     ///
     /// Same as [`SigningKeyStore::open`].
-    pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, SigningKeyError> {
+    pub async fn rotate(
+        store: &dyn Store,
+        master: &MasterKey,
+        algorithm: Algorithm,
+    ) -> Result<String, SigningKeyError> {
         // A different master key would make all keys unusable.
         Self::check(store, master).await?;
-        let key = SealedKey::generate(master)?;
+        let key = SealedKey::generate(master, algorithm)?;
         let kid = key.kid.clone();
         store.add_signing_key(key, Rotation::Next).await?;
         Ok(kid)

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use actpass_protocol::Json;
-use actpass_protocol::token::{self, TokenType};
+use actpass_protocol::token::{self, Algorithm, PublicKey, TokenType, Unverified};
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ fn store(folder: &TempDir) -> SqliteStore {
 }
 
 async fn ring(folder: &TempDir) -> std::sync::Arc<SigningKeys> {
-    SigningKeyStore::open(&store(folder), master(1)).await.unwrap().cached()
+    SigningKeyStore::open(&store(folder), master(1), Algorithm::EdDsa).await.unwrap().cached()
 }
 
 fn kids(ring: &SigningKeys, now: i64) -> Vec<String> {
@@ -98,7 +98,8 @@ async fn forged_tokens_get_specific_errors() {
     }
     // A valid `kid` with a foreign signature.
     let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
-    let input = token::signing_input(TokenType::Passport, &kid, &claims);
+    let key = ring.public_keys().pop().unwrap();
+    let input = token::signing_input(TokenType::Passport, &key, &claims);
     let forged = format!("{input}.{}", token::encode(pair.sign(input.as_bytes())));
     assert_eq!(ring.verify(&forged).unwrap_err(), PassportError::Signature);
     // Signed by this gateway, but not a passport.
@@ -114,11 +115,17 @@ async fn ring_of(folder: &TempDir) -> std::sync::Arc<SigningKeys> {
 async fn signing_keys_survive_restart_encrypted() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
-    let first = SigningKeyStore::open(&store, master(1)).await.unwrap().cached();
-    let again = SigningKeyStore::open(&store, master(1)).await.unwrap().cached();
+    let first = SigningKeyStore::open(&store, master(1), Algorithm::EdDsa).await.unwrap().cached();
+    let again = SigningKeyStore::open(&store, master(1), Algorithm::EdDsa).await.unwrap().cached();
     assert_eq!(kids(&first, 0), kids(&again, 0));
-    assert!(matches!(SigningKeyStore::open(&store, master(2)).await, Err(SigningKeyError::Sealed(_))));
-    assert!(matches!(SigningKeyStore::rotate(&store, &master(2)).await, Err(SigningKeyError::Sealed(_))));
+    assert!(matches!(
+        SigningKeyStore::open(&store, master(2), Algorithm::EdDsa).await,
+        Err(SigningKeyError::Sealed(_))
+    ));
+    assert!(matches!(
+        SigningKeyStore::rotate(&store, &master(2), Algorithm::EdDsa).await,
+        Err(SigningKeyError::Sealed(_))
+    ));
     assert_eq!(store.signing_keys().await.unwrap().len(), 1);
     store.close().await;
     drop(store);
@@ -133,26 +140,31 @@ async fn signing_keys_survive_restart_encrypted() {
 async fn sealed_signing_keys_are_bound_to_kid() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
-    let (mut one, other) =
-        (SealedKey::generate(&master(1)).unwrap(), SealedKey::generate(&master(1)).unwrap());
+    let (mut one, other) = (
+        SealedKey::generate(&master(1), Algorithm::EdDsa).unwrap(),
+        SealedKey::generate(&master(1), Algorithm::EdDsa).unwrap(),
+    );
     assert!(one.sealed.len() == 12 + 32 + 16 && one.sealed != other.sealed);
     one.kid = other.kid;
     store.add_signing_key(one, Rotation::Next).await.unwrap();
-    assert!(matches!(SigningKeyStore::open(&store, master(1)).await, Err(SigningKeyError::Sealed(_))));
+    assert!(matches!(
+        SigningKeyStore::open(&store, master(1), Algorithm::EdDsa).await,
+        Err(SigningKeyError::Sealed(_))
+    ));
 }
 
 #[tokio::test]
 async fn retired_keys_verify_until_last_passport_expires() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
-    let keys = SigningKeyStore::open(&store, master(1)).await.unwrap();
+    let keys = SigningKeyStore::open(&store, master(1), Algorithm::EdDsa).await.unwrap();
     let (token, old) =
         keys.cached().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     let issue =
         Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200, halt_epoch: 0 };
     store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
-    let new = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();
+    let new = SigningKeyStore::rotate(&store, &master(1), Algorithm::EdDsa).await.unwrap();
     assert_eq!(kids(&keys.cached(), 0), std::slice::from_ref(&old));
     let ring = keys.read(&store).await.unwrap();
     assert_eq!(kids(&ring, 199), [old.clone(), new.clone()]);
@@ -161,7 +173,7 @@ async fn retired_keys_verify_until_last_passport_expires() {
     assert_eq!(ring.sign(TokenType::Passport, &Json::Null).unwrap().1, new);
 
     // A key that never signed is not needed.
-    let newest = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();
+    let newest = SigningKeyStore::rotate(&store, &master(1), Algorithm::EdDsa).await.unwrap();
     assert_eq!(kids(&keys.read(&store).await.unwrap(), 199), [old, newest]);
 }
 
@@ -178,4 +190,36 @@ fn opens_signing_key_sealed_by_earlier_version() {
     };
     assert!(key.opens_with(&master(7)));
     assert!(!SealedKey { kid: "another".to_owned(), ..key }.opens_with(&master(7)));
+}
+
+#[tokio::test]
+async fn algorithm_belongs_to_the_key() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
+    let keys = SigningKeyStore::open(&store, master(1), Algorithm::Es256).await.unwrap();
+    let (first, kid) = keys.cached().sign(TokenType::Passport, &claims).unwrap();
+    assert_eq!(keys.cached().algorithm(), Some(Algorithm::Es256));
+    assert!(first.starts_with(&token::encode(format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"JWT"}}"#))));
+    assert_eq!(keys.cached().verify(&first).unwrap().jti(), "ap_1");
+    let jwks = format!(r#"{{"keys": {}}}"#, keys.cached().jwks(0));
+    let published = PublicKey::parse_jwks(jwks.as_bytes()).unwrap();
+    assert!(Unverified::passport(&first).unwrap().verify(&published[0]).is_ok());
+
+    // The keys of both algorithms verify after a rotation and a restart; the new one signs.
+    SigningKeyStore::rotate(&store, &master(1), Algorithm::EdDsa).await.unwrap();
+    let keys = SigningKeyStore::open(&store, master(1), Algorithm::Es256).await.unwrap();
+    assert_eq!(keys.cached().algorithm(), Some(Algorithm::EdDsa));
+    let (second, _) = keys.cached().sign(TokenType::Passport, &claims).unwrap();
+    for token in [&first, &second] {
+        assert!(keys.cached().verify(token).is_ok(), "{token}");
+    }
+    // Each token under the header of the other.
+    let parts = |token: &str| token.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (first, second) = (parts(&first), parts(&second));
+    let exchanged = format!("{}.{}.{}", second[0], first[1], first[2]);
+    assert_eq!(keys.cached().verify(&exchanged).unwrap_err(), PassportError::Signature);
+    let header = token::encode(format!(r#"{{"alg":"EdDSA","kid":"{kid}","typ":"JWT"}}"#));
+    let confused = format!("{header}.{}.{}", first[1], first[2]);
+    assert_eq!(keys.cached().verify(&confused).unwrap_err(), PassportError::Algorithm);
 }
