@@ -58,6 +58,7 @@ pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>
         reason_code: owned(Some(decision.reason_code)),
         matched_rules: Some(decision.rule.iter().map(|rule| (*rule).to_owned()).collect()),
         policy: Some(PolicyRef::of(policy)),
+        protocol: request.protocol.as_str(),
         request_hash: request.request_hash.clone(),
         approval_request_id: owned(decision.approval),
         passport_jti: owned(decision.passport_jti),

@@ -146,6 +146,8 @@ pub struct Draft {
     pub matched_rules: Option<Vec<String>>,
     /// The policy that decided.
     pub policy: Option<PolicyRef>,
+    /// The protocol of the request; `None` for the gateway's own API.
+    pub protocol: Option<&'static str>,
     /// The `hash_payload` of the request.
     pub request_hash: Option<String>,
     /// The `hash_payload` of the result.
@@ -300,6 +302,7 @@ impl Draft {
             event.canonical("policy_version", &policy.version).map_err(not_canonical)?;
         }
         event.string("previous_event_hash", Some(previous));
+        event.string("protocol", self.protocol);
         event.string("reason_code", self.reason_code.as_deref());
         event.string("request_hash", self.request_hash.as_deref());
         event.string("resource", self.resource.as_deref());
@@ -549,6 +552,7 @@ mod tests {
                 version: Json::parse(b"1.50").unwrap(),
                 hash: "h".to_owned(),
             }),
+            protocol: Some("authzen"),
             request_hash: text("rq"),
             response_hash: text("rs"),
             approval_request_id: text("apr"),
@@ -561,7 +565,7 @@ mod tests {
         let Ok(Json::Object(mut members)) = Json::parse(sealed.text.as_bytes()) else { panic!("no object") };
         let (name, hash) = members.pop().unwrap();
         assert_eq!((name.as_str(), hash.as_str()), ("current_event_hash", Some(sealed.head.hash.as_str())));
-        assert_eq!(members.len(), 27);
+        assert_eq!(members.len(), 28);
         let canonical = String::from_utf8(canonical_json(&Json::Object(members)).unwrap()).unwrap();
         let whole =
             format!(r#"{},"current_event_hash":"{}"}}"#, canonical.trim_end_matches('}'), sealed.head.hash);

@@ -309,6 +309,7 @@ impl InForce {
         let service = Service {
             store: Arc::clone(&shared.store),
             issuer: Arc::clone(&shared.issuer),
+            url: Arc::clone(&shared.page_url),
             keys: shared.keys.clone(),
             vault: shared.vault.clone(),
             approval_seconds: settings.approval_seconds,

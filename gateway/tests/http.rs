@@ -979,6 +979,23 @@ async fn unrecorded_decision_is_not_returned() {
             assert_eq!(text(&response, "error.code"), Some(code));
             assert_eq!(response.member("decision"), None);
         }
+        // An AuthZEN error is a message; in a list, the evaluation is denied.
+        let evaluation = r#"{"subject": {"type": "agent", "id": "sdk"}, "action": {"name": "t"},
+            "resource": {"type": "r", "id": "1"}}"#;
+        let request = gateway.post("/access/v1/evaluation", "apk_one").body(evaluation);
+        let (status, response) = json(request.send().await.unwrap()).await;
+        assert_eq!(status, 503);
+        assert!(response.as_str().is_some(), "{response}");
+        let body = format!(r#"{{"evaluations": [{evaluation}, {evaluation}]}}"#);
+        let request = gateway.post("/access/v1/evaluations", "apk_one").body(body);
+        let (status, response) = json(request.send().await.unwrap()).await;
+        assert_eq!(status, 200);
+        let Some(Json::Array(decisions)) = response.member("evaluations") else { panic!("{response}") };
+        assert_eq!(decisions.len(), 2);
+        for decision in decisions {
+            assert_eq!(decision.member("decision"), Some(&Json::Bool(false)));
+            assert_eq!(text(decision, "context.error.code"), Some(code));
+        }
         gateway.stop().await;
     }
 }

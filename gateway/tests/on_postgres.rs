@@ -5,6 +5,8 @@
 
 #[path = "approvals.rs"]
 mod approvals;
+#[path = "authzen.rs"]
+mod authzen;
 #[path = "budgets.rs"]
 mod budgets;
 #[path = "halts.rs"]

@@ -303,6 +303,28 @@ async fn responses_match_openapi() {
     {
         compared.ask(CHAIN, get(&format!("/api/v1/evidence/chains/c?{query}"), "apk_one"), status).await;
     }
+    let (one, many) = ("/access/v1/evaluation", "/access/v1/evaluations");
+    let evaluation = |amount: &str| {
+        format!(
+            r#"{{"subject": {{"type": "agent", "id": "sdk"}}, "resource": {{"type": "order", "id": "7"}},
+                "action": {{"name": "refunds.create", "properties": {{"amount": {amount}, "currency": "usd"}}}}}}"#
+        )
+    };
+    for amount in ["1", "25001", "90000"] {
+        compared.ask(one, post(one, "apk_one", &evaluation(amount)), 200).await;
+        compared.ask(many, post(many, "apk_one", &evaluation(amount)), 200).await;
+    }
+    let list = format!(r#"{{"evaluations": [{{}}, {}, {}]}}"#, evaluation("1"), evaluation("25001"));
+    compared.ask(many, post(many, "apk_one", &list), 200).await;
+    for path in [one, many] {
+        compared.ask(path, post(path, "apk_one", "{"), 400).await;
+        compared.ask(path, post(path, "apk_one", "{}"), 400).await;
+        compared.ask(path, post(path, "apk_none", "{}"), 401).await;
+        compared.ask(path, post(path, "apk_one", &" ".repeat((1 << 20) + 1)), 413).await;
+        compared.ask(path, client.post(format!("{url}{path}")).bearer_auth("apk_one").body("{}"), 400).await;
+    }
+    let metadata = "/.well-known/authzen-configuration";
+    compared.ask(metadata, get(metadata, ""), 200).await;
     compared.ask("/healthz", get("/healthz", ""), 200).await;
     let reload = "/api/v1/reload";
     compared.ask(reload, post(reload, "apk_one", ""), 403).await;

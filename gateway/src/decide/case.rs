@@ -399,7 +399,9 @@ impl<'a> Case<'a> {
     /// `allow` without approval or passport.
     fn credential_for(&self, ruling: &Ruling<'_>) -> Option<&'a ToolCredential> {
         let is_authorized = ruling.approval().is_some() || self.context.passport.is_some();
-        let may = ruling.allows() && (self.consumes() || !is_authorized);
+        let may = ruling.allows()
+            && (self.consumes() || !is_authorized)
+            && self.request.protocol.carries_credentials();
         self.context.credential.as_ref().filter(|_| may)
     }
 

@@ -34,6 +34,10 @@ pub(super) enum ApiError {
 #[derive(Clone, Copy)]
 pub(super) struct Code(pub(super) &'static str);
 
+/// The message of an error, for protocols that write it differently.
+#[derive(Clone)]
+pub(super) struct Message(pub(super) String);
+
 impl ApiError {
     pub(super) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
@@ -170,8 +174,9 @@ fn message_of(error: &ServiceError) -> String {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
+        let message = self.message();
         let error =
-            object([("code", Some(Json::from(code))), ("message", Some(Json::String(self.message())))]);
+            object([("code", Some(Json::from(code))), ("message", Some(Json::String(message.clone())))]);
         let halt_epoch = if let Self::Service(ServiceError::Halted(_, epoch)) = &self {
             Some(epoch_json(*epoch))
         } else {
@@ -180,6 +185,7 @@ impl IntoResponse for ApiError {
         let body = object([("error", Some(error)), ("halt_epoch", halt_epoch)]);
         let mut response = json(status, body.to_string());
         response.extensions_mut().insert(Code(code));
+        response.extensions_mut().insert(Message(message));
         let headers = response.headers_mut();
         match self {
             Self::RateLimited(seconds) | Self::WrongKeys(seconds) => {

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod attempts;
+mod authzen;
 mod budgets;
 mod client;
 mod delegations;
@@ -134,13 +135,19 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhooks::dead_letters))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(passports::jwks))
+        .routes(routes!(authzen::evaluation))
+        .routes(routes!(authzen::evaluations))
+        .routes(routes!(authzen::configuration))
 }
 
 /// Adds the layers common to all routes: request log, headers, and conversion of panics to errors.
 fn with_common_layers(routes: Router) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
-    routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(request_log))
+    routes
+        .layer(CatchPanicLayer::custom(answer_panic))
+        .layer(middleware::from_fn(request_log))
+        .layer(middleware::from_fn(authzen::conform))
 }
 
 /// Assigns a request id, logs the request and adds the id to the response.

@@ -27,6 +27,12 @@ impl InvalidMember {
     pub(super) fn new(member: &str, problem: impl fmt::Display) -> Self {
         Self { member: member.to_owned(), problem: problem.to_string() }
     }
+
+    /// Prefixes the member with the name of the object that contains it.
+    pub(super) fn within(mut self, object: &str) -> Self {
+        self.member = format!("{object}.{}", self.member);
+        self
+    }
 }
 
 impl fmt::Display for InvalidMember {
@@ -60,6 +66,11 @@ impl BodyMembers {
         }
     }
 
+    /// Removes and returns the members that are left.
+    pub(super) fn take_all(&mut self) -> Vec<(String, Json)> {
+        std::mem::take(&mut self.0)
+    }
+
     /// Removes and returns a member; changes the order of the others.
     fn take(&mut self, name: &str) -> Option<Json> {
         let at = self.0.iter().position(|(found, _)| found == name)?;
@@ -67,7 +78,7 @@ impl BodyMembers {
     }
 
     /// Removes and returns a member; `null` is equivalent to absence.
-    fn take_non_null(&mut self, name: &str) -> Option<Json> {
+    pub(super) fn take_non_null(&mut self, name: &str) -> Option<Json> {
         self.take(name).filter(|value| *value != Json::Null)
     }
 
@@ -114,7 +125,7 @@ impl BodyMembers {
         }
     }
 
-    fn optional_object(&mut self, name: &str) -> Result<Option<Json>, InvalidMember> {
+    pub(super) fn optional_object(&mut self, name: &str) -> Result<Option<Json>, InvalidMember> {
         match self.take_non_null(name) {
             None => Ok(None),
             Some(object @ Json::Object(_)) => Ok(Some(object)),

@@ -1,5 +1,6 @@
 //! Validated request bodies. Each member is checked once; requests own their data.
 
+pub(crate) mod authzen;
 mod body;
 mod halts;
 mod preflight;
@@ -15,6 +16,32 @@ pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::clock::parse_millis;
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
+
+/// The protocol through which a request came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// The gateway's own API.
+    #[default]
+    ActPass,
+    /// The `AuthZEN` Authorization API.
+    AuthZen,
+}
+
+impl Protocol {
+    /// The name in events; `None` for the gateway's own API.
+    pub const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::ActPass => None,
+            Self::AuthZen => Some("authzen"),
+        }
+    }
+
+    /// Returns whether a response may contain a tool's credential. The clients of other protocols
+    /// expect no secret and may log the response.
+    pub const fn carries_credentials(self) -> bool {
+        matches!(self, Self::ActPass)
+    }
+}
 
 /// An event to record for a client.
 #[derive(Clone, Debug)]

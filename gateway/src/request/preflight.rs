@@ -3,6 +3,7 @@
 use actpass_protocol::{Json, Mode, Secret, canonical_json};
 use sha2::{Digest, Sha256};
 
+use super::Protocol;
 use super::body::{BodyMembers, InvalidMember};
 use crate::approvals::Action;
 use crate::ledger::idempotency_hash;
@@ -37,6 +38,8 @@ pub struct Preflight {
     pub mode: Mode,
     /// The passport, if any.
     pub passport: Option<Secret>,
+    /// The protocol through which it came.
+    pub protocol: Protocol,
     /// Hash of the body; `None` if it has no canonical form.
     pub request_hash: Option<String>,
     /// The affected resource.
@@ -111,6 +114,7 @@ impl Preflight {
             idempotency,
             mode,
             passport: passport.map(Secret::from),
+            protocol: Protocol::default(),
             request_hash: digest.map(hex::encode),
             resource: resource.map(Text::new),
             tool: Text::new(tool),

@@ -49,6 +49,8 @@ pub(crate) struct Service {
     pub(crate) store: Arc<dyn Store>,
     /// The issuer of passports.
     pub(crate) issuer: Arc<str>,
+    /// The gateway's URL for clients: the issuer and the base path.
+    pub(crate) url: Arc<str>,
     /// The passport signing keys; `None` without a master key.
     pub(crate) keys: Option<Arc<SigningKeyStore>>,
     /// The vault; `None` without a master key.

@@ -170,6 +170,7 @@ impl Service {
             }
             log(pending.request.tool.as_str(), &response);
             let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
+            let returns_credential = returns_credential && pending.request.protocol.carries_credentials();
             return match secret.filter(|_| returns_credential) {
                 Some(secret) => {
                     vault::add_credential(&response, &secret, expires_at).ok_or(ServiceError::Internal)

@@ -4,6 +4,7 @@
 //! are derived from [`requests`], response bodies from [`responses`]; common parts are added below.
 //! Tests compare the description with the gateway's behaviour.
 
+pub(super) mod authzen;
 pub(super) mod requests;
 pub(super) mod responses;
 
@@ -77,7 +78,18 @@ fn add_failures(operation: &mut Operation) {
     for parameter in parameters {
         if in_path(parameter) { path = true } else { query = true }
     }
-    if operation.request_body.is_some() {
+    let is_authzen = operation.tags.iter().flatten().any(|tag| tag == "authzen");
+    if operation.request_body.is_some() && is_authzen {
+        add(
+            "400",
+            "The content type is not application/json; the body is compressed, not JSON, has a duplicate \
+            key or is nested deeper than 128 levels; or a member is missing, has the wrong type, is too long \
+            or reserved; the message names it",
+        );
+        add("403", "The role of the key may not request decisions");
+        add("408", "The body was not received in time");
+        add("413", "The body exceeds the size limit");
+    } else if operation.request_body.is_some() {
         add(
             "400",
             "The body is not JSON, has a duplicate key, is nested deeper than 128 levels, or ended \
@@ -107,7 +119,11 @@ fn add_failures(operation: &mut Operation) {
         if status.starts_with('2') {
             continue;
         }
-        let content = Content::new(Some(Ref::from_schema_name(Error::name())));
+        // The standard defines errors as messages.
+        let content = match is_authzen {
+            true => Content::new(Some(Object::with_type(Type::String))),
+            false => Content::new(Some(Ref::from_schema_name(Error::name()))),
+        };
         response.content.insert("application/json".to_owned(), content.into());
         let header = match status.as_str() {
             "401" => ("WWW-Authenticate", "Bearer", Type::String),
@@ -186,7 +202,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 12, "approve and reject share a schema");
+        assert_eq!(described.matches("\"requestBody\"").count(), 14, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");

@@ -585,6 +585,9 @@ pub(in crate::http) struct Event {
     policy_version: Option<String>,
     #[schema(nullable = false)]
     policy_hash: Option<String>,
+    /// The protocol of the request; absent for the gateway's own API.
+    #[schema(nullable = false)]
+    protocol: Option<String>,
     #[schema(nullable = false)]
     request_hash: Option<String>,
     #[schema(nullable = false)]
