@@ -230,10 +230,12 @@ test-node-here: node-face debug
 
 # The page in Chromium, with and without JavaScript. If Chromium is missing it prints a message, and fails if CI=true.
 test-page: $(TEST_VENV)/bin/maturin debug
-	@mkdir -p target/test-output && rm -f target/test-output/page*
+	@mkdir -p target/test-output target/oidc && rm -f target/test-output/page*
+	@cp tests/page/oidc/package.json tests/page/oidc/package-lock.json target/oidc/
+	@scripts/lib.sh if_node 'the sign-in at an OpenID provider' npm ci --silent --no-audit --no-fund --prefix target/oidc
 	cd tests/page && \
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
-		ACTPASS_TEST_PICTURES=$(CURDIR)/target/page-pictures \
+		ACTPASS_TEST_PICTURES=$(CURDIR)/target/page-pictures ACTPASS_OIDC_PROVIDER=$(CURDIR)/target/oidc \
 		$(TIMED) 'tests: page' $(CURDIR)/scripts/lib.sh keep_output $(CURDIR)/target/test-output/page.log \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 

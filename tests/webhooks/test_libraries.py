@@ -60,7 +60,8 @@ def message(received: tuple[str, queue.Queue[Message]], tmp_path_factory: pytest
     url, messages = received
     folder = tmp_path_factory.mktemp("webhooks")
     (folder / "ops.secret").write_text(SECRET)
-    settings = f'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\npolicy = {json.dumps(str(ROOT / "policies/refunds.json"))}\n'
+    policy = json.dumps(str(ROOT / "policies/refunds.json"))
+    settings = f'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\npolicy = {policy}\n'
     settings += (
         f'[[webhooks]]\nname = "ops"\nurl = "{url}"\nsecret_file = "ops.secret"\ndanger_allow_private_address = true\n'
     )
