@@ -146,7 +146,7 @@ fn read_listing(query: &[(String, String)]) -> Result<(HaltListing, Option<i64>)
     let mut before = None;
     for (name, value) in unique(query)? {
         let wrong = |problem: &str| InvalidMember { member: name.to_owned(), problem: problem.to_owned() };
-        let number = value.parse().ok().filter(|number| *number >= 0);
+        let number = non_negative(value);
         let expected = "expected the value of the previous page";
         match name {
             "status" => {
@@ -157,8 +157,7 @@ fn read_listing(query: &[(String, String)]) -> Result<(HaltListing, Option<i64>)
                 }
             }
             "after" => {
-                let number = number.and_then(|number: i64| u64::try_from(number).ok());
-                listing.after = number.ok_or_else(|| wrong(expected))?;
+                listing.after = number.ok_or_else(|| wrong(expected))?.unsigned_abs();
             }
             "confirmations_before" => before = Some(number.ok_or_else(|| wrong(expected))?),
             "limit" => {
@@ -174,6 +173,11 @@ fn read_listing(query: &[(String, String)]) -> Result<(HaltListing, Option<i64>)
         }
     }
     Ok((listing, before))
+}
+
+/// The integer, if the stores can represent it.
+fn non_negative(value: &str) -> Option<i64> {
+    value.parse().ok().filter(|number| *number >= 0)
 }
 
 /// Rejects repeated parameters.
@@ -228,7 +232,8 @@ fn read_watch(query: &[(String, String)]) -> Result<HaltWatch, InvalidMember> {
         let wrong = |problem: &str| InvalidMember { member: name.to_owned(), problem: problem.to_owned() };
         match name {
             "after" => {
-                watch.after = value.parse().map_err(|_| wrong("expected an integer of at least 0"))?;
+                let epoch = non_negative(value).ok_or_else(|| wrong("expected an integer of at least 0"))?;
+                watch.after = epoch.unsigned_abs();
             }
             "wait" => {}
             "agent_id" => watch.agent_id = Some(value.to_owned()),

@@ -48,7 +48,7 @@ pub(super) async fn approve(State(app): State<Arc<App>>, call: JsonCall) -> Resu
     path = "/api/v1/tools",
     operation_id = "read_tools",
     tag = "tools",
-    params(("tool" = Vec<String>, Query, min_items = 1, max_items = 100, description = "The tools' names in requests; repeat the parameter")),
+    params(("tool" = Vec<requests::ToolName>, Query, min_items = 1, max_items = 100, description = "The tools' names in requests; repeat the parameter")),
     responses(
         (status = 200, description = "The approved manifest and the policy's view of each tool, in the order of the request", body = ToolStates),
     ),

@@ -19,6 +19,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, Content, Header, InfoBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
+use self::requests::ToolName;
 use super::error::json;
 
 /// The served document, formatted for readers.
@@ -53,6 +54,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
     components.schemas.insert(ErrorBody::name().into_owned(), ErrorBody::schema());
+    components.schemas.insert(ToolName::name().into_owned(), ToolName::schema());
     for item in api.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             add_failures(operation);

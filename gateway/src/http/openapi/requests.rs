@@ -268,3 +268,8 @@ fn list<const CHARACTERS: usize>() -> ArrayBuilder {
     let item = ObjectBuilder::new().schema_type(Type::String).max_length(Some(CHARACTERS));
     ArrayBuilder::new().items(item).max_items(Some(LIST_ITEMS))
 }
+
+/// A tool's name in a request.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 256)]
+pub(in crate::http) struct ToolName(String);
