@@ -3,10 +3,14 @@
 //!
 //! A checkpoint is a `ledger.checkpoint` event on the tenant's chain `checkpoints`. Its `metadata`
 //! contains the chain's id, `length` and `head`, and a `signature`: a compact JWS over these
-//! members, the time and the previous checkpoint, made with the passport signing key. Without a
-//! master key, checkpoints are unsigned.
+//! members, the time and the previous checkpoint, made with the passport signing key. It also
+//! contains the `root` of the chain's [Merkle tree](crate::merkle), the tree's `frontier`, where
+//! the next checkpoint continues, and a `note`: the root as a
+//! [signed note](crate::signed_note). Without a master key, checkpoints are unsigned.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +21,10 @@ use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 use crate::clock::{Clock, rfc3339};
 use crate::events;
 use crate::ledger::{self, Head};
+use crate::merkle::{self, Frontier};
 use crate::object_writer::object;
 use crate::passport::{SigningKeyStore, SigningKeys};
+use crate::signed_note::{self, NoteError, TreeHead};
 use crate::store::{Record, Store, StoreError};
 
 /// The chains with checkpoints: those that only the gateway writes to.
@@ -58,8 +64,13 @@ pub struct Checkpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// There is no signature, or it cannot be parsed.
-    #[error("expected a checkpoint: a ledger.checkpoint event with a signature, or the signature alone")]
+    #[error(
+        "expected a checkpoint: a ledger.checkpoint event with a signature, the signature alone, or signed notes"
+    )]
     NoSignature,
+    /// A signed note is invalid.
+    #[error("the checkpoint {0}")]
+    Note(NoteError),
     /// The event contradicts its signature.
     #[error("the checkpoint event does not match its signature")]
     OtherEvent,
@@ -108,6 +119,92 @@ impl Checkpoint {
     }
 }
 
+/// A state of a chain that others keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownState {
+    /// Number of events.
+    pub length: u64,
+    /// Hash of the last event.
+    pub hash: Option<String>,
+    /// Root of the Merkle tree.
+    pub root: Option<merkle::Hash>,
+}
+
+impl From<Head> for KnownState {
+    fn from(head: Head) -> Self {
+        Self { length: head.length, hash: Some(head.hash), root: None }
+    }
+}
+
+impl KnownState {
+    /// Returns whether a chain that has this head and tree at this length contradicts the state.
+    pub fn contradicts(&self, head: &Head, tree: &Frontier) -> bool {
+        self.length != head.length
+            || self.hash.as_ref().is_some_and(|hash| *hash != head.hash)
+            || self.root.is_some_and(|root| root != tree.root())
+    }
+}
+
+impl fmt::Display for KnownState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {} with ", self.length)?;
+        match (&self.hash, self.root) {
+            (Some(hash), _) => write!(f, "hash {hash}"),
+            (None, root) => write!(f, "root {}", hex::encode(root.unwrap_or_default())),
+        }
+    }
+}
+
+/// A checkpoint that was kept elsewhere, with a verified signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptCheckpoint {
+    /// The state of the chain.
+    pub state: KnownState,
+    /// The signed note, if it is one.
+    pub note: Option<(TreeHead, String)>,
+    /// The tenant and the chain, unless it is a note.
+    chain: Option<(String, String)>,
+}
+
+impl KeptCheckpoint {
+    /// Reads the checkpoints in a text: an event, the signature of one, or signed notes.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Checkpoint::read`], for each of them.
+    pub fn read_all(text: &str, keys: &[PublicKey]) -> Result<Vec<Self>, CheckpointError> {
+        let notes = signed_note::split_notes(text);
+        if notes.is_empty() {
+            let Checkpoint { tenant_id, chain_id, head } = Checkpoint::read(text, keys)?;
+            return Ok(vec![Self { state: head.into(), note: None, chain: Some((tenant_id, chain_id)) }]);
+        }
+        let read = |note: String| {
+            let (head, _) = TreeHead::read(&note, keys).map_err(CheckpointError::Note)?;
+            let state = KnownState { length: head.size, hash: None, root: Some(head.root) };
+            Ok(Self { state, note: Some((head, note)), chain: None })
+        };
+        notes.into_iter().map(read).collect()
+    }
+
+    /// Returns whether it is of this chain.
+    pub fn is_of(&self, tenant_id: &str, chain_id: &str) -> bool {
+        match (&self.note, &self.chain) {
+            (Some((head, _)), _) => head.is_of(tenant_id, chain_id),
+            (None, Some((tenant, chain))) => tenant == tenant_id && chain == chain_id,
+            (None, None) => false,
+        }
+    }
+
+    /// Names its chain.
+    pub fn describe_chain(&self) -> String {
+        match (&self.note, &self.chain) {
+            (Some((head, _)), _) => head.origin.escape_debug().to_string(),
+            (None, Some((tenant, chain))) => format!("{chain:?} of tenant {tenant:?}"),
+            (None, None) => String::new(),
+        }
+    }
+}
+
 /// Reads a chain's length and head from an object.
 fn parse_head(object: &Json) -> Option<Head> {
     let Json::Number(length) = object.member("length")? else {
@@ -120,6 +217,8 @@ fn parse_head(object: &Json) -> Option<Head> {
 #[derive(Clone, Debug)]
 struct LastCheckpoint {
     length: u64,
+    /// The Merkle tree of the chain, up to `length` or an earlier event.
+    tree: Frontier,
     /// Time in milliseconds since 1970.
     at: i64,
     /// Hash of the checkpoint event; `None` if there was no checkpoint.
@@ -131,6 +230,10 @@ struct LastCheckpoint {
 pub struct Checkpoints {
     interval: Interval,
     clock: Clock,
+    /// First part of the origin of signed notes.
+    authority: String,
+    /// The file to which signed notes are appended.
+    file: Option<PathBuf>,
     /// When checking began, in milliseconds since 1970.
     started: Option<i64>,
     last: HashMap<(Arc<str>, &'static str), LastCheckpoint>,
@@ -139,7 +242,14 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Starts the first interval at the first check.
     pub fn new(interval: Interval, clock: Clock) -> Self {
-        Self { interval, clock, started: None, last: HashMap::new() }
+        let authority = signed_note::authority(None);
+        Self { interval, clock, authority, file: None, started: None, last: HashMap::new() }
+    }
+
+    /// Names the gateway in signed notes by its issuer, and appends the notes to `file`.
+    #[must_use]
+    pub fn publish(self, issuer: Option<&str>, file: Option<PathBuf>) -> Self {
+        Self { authority: signed_note::authority(issuer), file, ..self }
     }
 
     /// Creates due checkpoints until the future is dropped. `tenants` returns the current tenants.
@@ -189,7 +299,7 @@ impl Checkpoints {
                 let last = match is_due {
                     true => {
                         made += 1;
-                        self.record(store, keys, &tenant_id, chain_id, &head, last.event).await?
+                        self.record(store, keys, &tenant_id, chain_id, &head, last).await?
                     }
                     false => last,
                 };
@@ -206,12 +316,14 @@ impl Checkpoints {
         tenant_id: &Arc<str>,
         chain_id: &str,
         head: &Head,
-        previous: Option<String>,
+        last: LastCheckpoint,
     ) -> Result<LastCheckpoint, StoreError> {
         let at = self.clock.millis();
+        let previous = last.event;
+        let tree = grow(store, tenant_id, chain_id, last.tree, head.length).await?;
         let length = Number::from(i64::try_from(head.length).unwrap_or(i64::MAX));
-        let signature = match keys {
-            None => None,
+        let (signature, note) = match keys {
+            None => (None, None),
             Some(keys) => {
                 let claims = object([
                     ("tenant_id", Some(Json::from(&**tenant_id))),
@@ -226,15 +338,74 @@ impl Checkpoints {
                     StoreError::Unavailable
                 })?;
                 let signed = ring.sign(TokenType::ChainHead, &claims).map_err(|_| StoreError::Unavailable)?;
-                Some(signed.0)
+                let origin = signed_note::origin(&self.authority, tenant_id, chain_id);
+                let tree = TreeHead { origin, size: tree.size(), root: tree.root() };
+                let note = tree.sign(&ring).map_err(|_| StoreError::Unavailable)?;
+                (Some(signed.0), Some(note))
             }
         };
-        let event = events::checkpoint(tenant_id, chain_id, head, previous.as_deref(), signature.as_deref());
+        let event = events::checkpoint(events::NewCheckpoint {
+            tenant_id,
+            chain_id,
+            head,
+            tree: &tree,
+            previous: previous.as_deref(),
+            signature: signature.as_deref(),
+            note: note.as_deref(),
+        });
         let recorded = store.record(Record::of(event)).await?;
+        if let (Some(file), Some(note)) = (&self.file, &note)
+            && let Err(error) = append(file, note)
+        {
+            // The note is also in the event.
+            tracing::error!(file = %file.display(), %error, "a checkpoint could not be written to the file");
+        }
         let (length, head, signature) = (head.length, &*head.hash, signature.as_deref().unwrap_or("none"));
         tracing::info!(tenant = &**tenant_id, chain = chain_id, length, head, signature, "checkpoint");
-        Ok(LastCheckpoint { length, at, event: Some(recorded.hash) })
+        Ok(LastCheckpoint { length, tree, at, event: Some(recorded.hash) })
     }
+}
+
+/// Appends a note to a file and makes it durable.
+fn append(file: &std::path::Path, note: &str) -> std::io::Result<()> {
+    use std::io::Write;
+
+    let mut file = std::fs::File::options().append(true).create(true).open(file)?;
+    // One write, so that gateways can share the file.
+    file.write_all(format!("{note}\n").as_bytes())?;
+    file.sync_data()
+}
+
+/// Appends the events of a chain up to `length` to its tree.
+async fn grow(
+    store: &dyn Store,
+    tenant_id: &str,
+    chain_id: &str,
+    mut tree: Frontier,
+    length: u64,
+) -> Result<Frontier, StoreError> {
+    while tree.size() < length {
+        let page = store.events(tenant_id, chain_id, tree.size(), length).await?;
+        if page.is_empty() {
+            tracing::error!(tenant_id, chain_id, "an event is missing, so no checkpoint was created");
+            return Err(StoreError::Unavailable);
+        }
+        for event in page {
+            let hash =
+                ledger::stated_hash(&event.text).filter(|_| event.seq == tree.size().saturating_add(1));
+            let Some(hash) = hash else {
+                tracing::error!(
+                    tenant_id,
+                    chain_id,
+                    event.seq,
+                    "an event is broken, so no checkpoint was created"
+                );
+                return Err(StoreError::Unavailable);
+            };
+            tree.push(merkle::leaf_hash(&hash));
+        }
+    }
+    Ok(tree)
 }
 
 /// Finds the last recorded checkpoint of a chain; without a checkpoint, the interval begins at
@@ -245,7 +416,7 @@ async fn find_last(
     chain_id: &str,
     started: i64,
 ) -> Result<LastCheckpoint, StoreError> {
-    let mut last = LastCheckpoint { length: 0, at: started, event: None };
+    let mut last = LastCheckpoint { length: 0, tree: Frontier::default(), at: started, event: None };
     let mut after = 0;
     loop {
         let page = store.events(tenant_id, ledger::CHECKPOINTS, after, u64::MAX).await?;
@@ -261,10 +432,22 @@ async fn find_last(
                 && chain == chain_id
             {
                 let hash = event.member("current_event_hash").and_then(Json::as_str);
-                last = LastCheckpoint { length: head.length, event: hash.map(str::to_owned), ..last };
+                let tree = read_tree(metadata, head.length).unwrap_or(last.tree);
+                last = LastCheckpoint { length: head.length, event: hash.map(str::to_owned), tree, ..last };
             }
         }
     }
+}
+
+/// Reads the Merkle tree from the metadata of a checkpoint; `None` if its parts contradict each
+/// other, or the checkpoint predates trees.
+fn read_tree(metadata: &Json, length: u64) -> Option<Frontier> {
+    let Json::Array(nodes) = metadata.member("frontier")? else {
+        return None;
+    };
+    let node = |node: &Json| hex::decode(node.as_str()?).ok()?.try_into().ok();
+    let tree = Frontier::restore(length, nodes.iter().map(node).collect::<Option<_>>()?)?;
+    (metadata.member("root")?.as_str()? == hex::encode(tree.root())).then_some(tree)
 }
 
 /// Collects the checkpoints of one chain from the tenant's `checkpoints` chain.
@@ -272,15 +455,17 @@ async fn find_last(
 pub struct CheckpointCollector<'a> {
     chain_id: &'a str,
     keys: Vec<PublicKey>,
-    /// The chain's heads at its checkpoints.
-    pub found: Vec<Head>,
+    /// The chain's states at its checkpoints.
+    pub found: Vec<KnownState>,
+    /// The signed notes, oldest first.
+    pub notes: Vec<(TreeHead, String)>,
 }
 
 impl<'a> CheckpointCollector<'a> {
     /// Collects checkpoints of `chain_id` that `signer` signed, or unsigned ones without a signer.
     pub fn new(chain_id: &'a str, signer: Option<&SigningKeys>) -> Self {
         let keys = signer.map(SigningKeys::public_keys).unwrap_or_default();
-        Self { chain_id, keys, found: Vec::new() }
+        Self { chain_id, keys, found: Vec::new(), notes: Vec::new() }
     }
 
     /// Reads the next event.
@@ -302,7 +487,24 @@ impl<'a> CheckpointCollector<'a> {
             true => Some(Checkpoint::read(text, &self.keys)?.head),
             false => metadata.and_then(parse_head),
         };
-        self.found.extend(head);
+        let Some(head) = head else {
+            return Ok(());
+        };
+        let member = |name| metadata.and_then(|metadata| metadata.member(name)).and_then(Json::as_str);
+        let mut state = KnownState::from(head);
+        state.root = member("root").and_then(|root| hex::decode(root).ok()?.try_into().ok());
+        if let Some(note) = member("note") {
+            let tree = match self.keys.is_empty() {
+                true => TreeHead::danger_unverified(note),
+                false => TreeHead::read(note, &self.keys).map(|(tree, _)| tree),
+            };
+            let tree = tree.map_err(CheckpointError::Note)?;
+            if tree.size != state.length || Some(tree.root) != state.root {
+                return Err(CheckpointError::OtherEvent);
+            }
+            self.notes.push((tree, note.to_owned()));
+        }
+        self.found.push(state);
         Ok(())
     }
 }

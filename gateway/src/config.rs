@@ -83,6 +83,8 @@ pub struct Settings {
     pub retention_seconds: i64,
     /// Interval of ledger checkpoints. Default: every 1000 events or every hour.
     pub checkpoints: Interval,
+    /// File to which the signed notes of checkpoints are appended.
+    pub checkpoint_file: Option<PathBuf>,
     /// The clock.
     pub clock: Clock,
     /// Host names that the gateway accepts.
@@ -126,6 +128,7 @@ pub(crate) struct FixedSettings {
     master_key: MasterKeySource,
     signing_algorithm: Algorithm,
     checkpoints: Interval,
+    checkpoint_file: Option<PathBuf>,
     connections: ConnectionLimits,
     base_path: String,
     watch: bool,
@@ -153,7 +156,10 @@ impl FixedSettings {
             ("issuer", self.issuer == other.issuer),
             ("master_key_file", self.master_key == other.master_key),
             ("signing_algorithm", self.signing_algorithm == other.signing_algorithm),
-            ("ledger", self.checkpoints == other.checkpoints),
+            (
+                "ledger",
+                self.checkpoints == other.checkpoints && self.checkpoint_file == other.checkpoint_file,
+            ),
             ("limits.connections", here.total == there.total),
             ("limits.connections_per_address", here.per_address == there.per_address),
             ("page.base_path", self.base_path == other.base_path),
@@ -329,6 +335,7 @@ impl Settings {
             master_key: self.master_key.clone(),
             signing_algorithm: self.signing_algorithm,
             checkpoints: self.checkpoints,
+            checkpoint_file: self.checkpoint_file.clone(),
             connections: self.connections,
             base_path: self.base_path.clone(),
             watch: self.watch,
@@ -407,6 +414,7 @@ impl Settings {
             lift_by: None,
             retention_seconds: DEFAULT_RETENTION_SECONDS,
             checkpoints: Interval::default(),
+            checkpoint_file: None,
             clock: Clock::default(),
             hosts: Hosts::Loopback,
             trusted_proxies: Vec::new(),
@@ -528,7 +536,7 @@ impl SettingsReader<'_> {
         let signing_algorithm = self.signing_algorithm(&mut root);
         let (approval_seconds, reuse_approvals, allow_self_approval) = self.approvals(&mut root);
         let retention_seconds = self.idempotency(&mut root);
-        let checkpoints = self.checkpoints(&mut root);
+        let (checkpoints, checkpoint_file) = self.checkpoints(&mut root);
         let lift_by = self.halts(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
@@ -583,6 +591,7 @@ impl SettingsReader<'_> {
             lift_by,
             retention_seconds,
             checkpoints,
+            checkpoint_file,
             clock: Clock::default(),
             hosts,
             trusted_proxies,
@@ -908,10 +917,10 @@ impl SettingsReader<'_> {
         seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(DEFAULT_RETENTION_SECONDS)
     }
 
-    fn checkpoints(&mut self, root: &mut Section) -> Interval {
+    fn checkpoints(&mut self, root: &mut Section) -> (Interval, Option<PathBuf>) {
         let mut interval = Interval::default();
         let Some(mut section) = root.section("ledger", &mut self.problems) else {
-            return interval;
+            return (interval, None);
         };
         if let Some(events) = section.positive("checkpoint_events", &mut self.problems) {
             interval.events = events.get().into();
@@ -919,8 +928,9 @@ impl SettingsReader<'_> {
         if let Some(seconds) = section.positive("checkpoint_seconds", &mut self.problems) {
             interval.seconds = seconds.get();
         }
+        let file = section.optional_text("checkpoint_file", &mut self.problems);
         section.finish(&mut self.problems);
-        interval
+        (interval, file.map(|file| self.folder.join(file)))
     }
 
     /// Reads the names of the keys that may lift halts.

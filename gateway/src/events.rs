@@ -13,6 +13,7 @@ use crate::clock::rfc3339;
 use crate::delegation::Delegation;
 use crate::halts::{Acknowledgement, Halt, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
+use crate::merkle::Frontier;
 use crate::object_writer::object;
 use crate::policy::Policy;
 use crate::request::{Evidence, Issue, Preflight, Text};
@@ -305,25 +306,37 @@ fn of_reload(tenant_id: &Arc<str>, by: Option<&Arc<str>>, event_type: &str) -> D
     draft(Arc::clone(tenant_id), by, ledger::DECISIONS, event_type)
 }
 
-/// A checkpoint of a chain; `previous` is the hash of the previous checkpoint event.
-pub(crate) fn checkpoint(
-    tenant_id: &Arc<str>,
-    chain_id: &str,
-    head: &Head,
-    previous: Option<&str>,
-    signature: Option<&str>,
-) -> Draft {
-    let length = Number::from(i64::try_from(head.length).unwrap_or(i64::MAX));
+/// A checkpoint of a chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewCheckpoint<'a> {
+    pub(crate) tenant_id: &'a Arc<str>,
+    pub(crate) chain_id: &'a str,
+    pub(crate) head: &'a Head,
+    /// The chain's Merkle tree.
+    pub(crate) tree: &'a Frontier,
+    /// Hash of the previous checkpoint event.
+    pub(crate) previous: Option<&'a str>,
+    pub(crate) signature: Option<&'a str>,
+    pub(crate) note: Option<&'a str>,
+}
+
+/// A checkpoint was made.
+pub(crate) fn checkpoint(made: NewCheckpoint<'_>) -> Draft {
+    let length = Number::from(i64::try_from(made.head.length).unwrap_or(i64::MAX));
+    let nodes = made.tree.nodes().iter().map(|node| Json::String(hex::encode(node)));
     Draft {
         metadata: Some(object([
-            ("chain_id", Some(Json::from(chain_id))),
+            ("chain_id", Some(Json::from(made.chain_id))),
             ("length", Some(Json::Number(length))),
-            ("head", Some(Json::from(&*head.hash))),
-            ("previous", previous.map(Json::from)),
-            ("signature", signature.map(Json::from)),
+            ("head", Some(Json::from(&*made.head.hash))),
+            ("root", Some(Json::String(hex::encode(made.tree.root())))),
+            ("frontier", Some(Json::Array(nodes.collect()))),
+            ("previous", made.previous.map(Json::from)),
+            ("signature", made.signature.map(Json::from)),
+            ("note", made.note.map(Json::from)),
         ])),
         announces: vec![Announcement::LedgerCheckpoint],
-        ..draft(Arc::clone(tenant_id), Arc::from(GATEWAY), ledger::CHECKPOINTS, ledger::CHECKPOINT)
+        ..draft(Arc::clone(made.tenant_id), Arc::from(GATEWAY), ledger::CHECKPOINTS, ledger::CHECKPOINT)
     }
 }
 

@@ -12,10 +12,11 @@ use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 
-use crate::checkpoints::{Checkpoint, CheckpointError};
+use crate::checkpoints::{Checkpoint, CheckpointError, KnownState};
 use crate::clock::rfc3339;
 use crate::halts::{AllowedDuringHalt, HaltAudit};
 use crate::ledger::{self, Defect, Head, Verifier};
+use crate::merkle::{self, Frontier, leaf_hash};
 use crate::object_writer::object;
 use crate::passport::SigningKeys;
 use crate::passport::keys::SigningKeyError;
@@ -47,12 +48,9 @@ pub enum ExportError {
     Checkpoint(#[from] CheckpointError),
     /// The chain contradicts a checkpoint. No signature is written.
     #[error(
-        "the chain contradicts the checkpoint at event {} with hash {}: the ledger was rewritten, so the \
-        export is not signed",
-        .0.length,
-        .0.hash
+        "the chain contradicts the checkpoint at {0}: the ledger was rewritten, so the export is not signed"
     )]
-    Contradicted(Head),
+    Contradicted(KnownState),
     /// The chain does not exist.
     #[error("the tenant {tenant_id:?} has no chain {chain_id:?}")]
     NoSuchChain {
@@ -90,7 +88,7 @@ pub enum ExportError {
 
 /// Writes a chain to `out`, one event per line, followed by its head signed with the active key of
 /// `signer` at `now` (seconds since 1970). `read` passes the events in order to a callback and
-/// returns the head. `checkpoints` are earlier heads that the chain must contain.
+/// returns the head. `checkpoints` are earlier states that the chain must contain.
 ///
 /// # Errors
 ///
@@ -100,18 +98,19 @@ pub fn export(
     chain: Chain<'_>,
     read: impl FnOnce(&mut EventHandler<'_>) -> Result<Option<Head>, ExportError>,
     signer: Option<&SigningKeys>,
-    checkpoints: &[Head],
+    checkpoints: &[KnownState],
     now: i64,
     out: &mut impl Write,
 ) -> Result<Head, ExportError> {
     let (mut found, mut broken) = (0, None);
-    let mut kept = KnownHeads::new(checkpoints);
+    let (mut kept, mut tree) = (KnownStates::new(checkpoints), Frontier::default());
     let mut verifier = Verifier::default();
     let head = read(&mut |event| {
         found += 1;
         if broken.is_none() {
             broken = verifier.examine(&event.text).err().map(|defect| ExportError::Broken(found, defect));
-            kept.compare(verifier.head());
+            append_to(&mut tree, verifier.head());
+            kept.compare(verifier.head(), &tree);
         }
         out.write_all(event.text.as_bytes())?;
         out.write_all(b"\n").map_err(ExportError::Write)
@@ -140,32 +139,37 @@ pub fn export(
     whole
 }
 
-/// Earlier heads to compare the chain with.
-struct KnownHeads {
-    /// Sorted by length.
-    heads: Vec<Head>,
-    contradicted: Option<Head>,
+/// Appends the event that ends a chain to its tree.
+fn append_to(tree: &mut Frontier, head: &Head) {
+    tree.push(leaf_hash(&hex::decode(&head.hash).unwrap_or_default()));
 }
 
-impl KnownHeads {
-    fn new(heads: &[Head]) -> Self {
-        let mut heads = heads.to_vec();
-        heads.sort_by_key(|head| std::cmp::Reverse(head.length));
-        Self { heads, contradicted: None }
+/// Earlier states to compare the chain with.
+pub(crate) struct KnownStates {
+    /// Sorted by length, the shortest last.
+    states: Vec<KnownState>,
+    contradicted: Option<KnownState>,
+}
+
+impl KnownStates {
+    pub(crate) fn new(states: &[KnownState]) -> Self {
+        let mut states = states.to_vec();
+        states.sort_by_key(|state| std::cmp::Reverse(state.length));
+        Self { states, contradicted: None }
     }
 
-    /// Compares the chain's current head.
-    fn compare(&mut self, head: &Head) {
-        while let Some(kept) = self.heads.pop_if(|kept| kept.length <= head.length) {
-            if kept != *head && self.contradicted.is_none() {
+    /// Compares the chain's state after the next event.
+    pub(crate) fn compare(&mut self, head: &Head, tree: &Frontier) {
+        while let Some(kept) = self.states.pop_if(|kept| kept.length <= head.length) {
+            if kept.contradicts(head, tree) && self.contradicted.is_none() {
                 self.contradicted = Some(kept);
             }
         }
     }
 
-    /// Returns the first head that the complete chain does not contain.
-    fn contradicted(&self) -> Option<Head> {
-        self.contradicted.clone().or_else(|| self.heads.last().cloned())
+    /// Returns the first state that the complete chain does not contain.
+    pub(crate) fn contradicted(&self) -> Option<KnownState> {
+        self.contradicted.clone().or_else(|| self.states.last().cloned())
     }
 }
 
@@ -211,12 +215,8 @@ pub enum VerifyError {
     #[error("line {0}: event {0}: {1}")]
     Checkpoint(u64, CheckpointError),
     /// The chain contradicts a checkpoint.
-    #[error(
-        "the chain contradicts the checkpoint at event {} with hash {}: it was rewritten or truncated",
-        .0.length,
-        .0.hash
-    )]
-    Contradicted(Head),
+    #[error("the chain contradicts the checkpoint at {0}: it was rewritten or truncated")]
+    Contradicted(KnownState),
     /// An event is an `allow` during a halt.
     #[error("line {0}: event {0}: {1}")]
     Halted(u64, AllowedDuringHalt),
@@ -277,8 +277,8 @@ pub struct Expected<'a> {
     pub keys: Option<&'a [PublicKey]>,
     /// Whether a verifiable signature is required.
     pub signature: bool,
-    /// A checkpoint that was stored elsewhere.
-    pub checkpoint: Option<&'a Head>,
+    /// States of checkpoints that were stored elsewhere.
+    pub checkpoints: &'a [KnownState],
 }
 
 /// A verified chain.
@@ -286,6 +286,8 @@ pub struct Expected<'a> {
 pub struct Verified {
     /// The chain's head.
     pub head: Head,
+    /// Root of its Merkle tree.
+    pub root: merkle::Hash,
     /// The state of its signature.
     pub signature: Signature,
     /// The halts of a chain of decisions; empty for other chains.
@@ -338,7 +340,7 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);
     let mut halts = HaltAudit::default();
-    let mut kept = KnownHeads::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
+    let (mut kept, mut tree) = (KnownStates::new(expected.checkpoints), Frontier::default());
     for (line, text) in (1..).zip(export.split(b'\n')) {
         // Invalid UTF-8 is not an event and must not be repaired into one.
         let text = String::from_utf8(text?).unwrap_or_default();
@@ -356,7 +358,8 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
             defect,
         })?;
         halts.push(seq, &text).map_err(|allowed| VerifyError::Halted(seq, allowed))?;
-        kept.compare(verifier.head());
+        append_to(&mut tree, verifier.head());
+        kept.compare(verifier.head(), &tree);
         if let (Some(keys), true) = (expected.keys, is_signed_checkpoint(&text)) {
             Checkpoint::read(&text, keys).map_err(|error| VerifyError::Checkpoint(seq, error))?;
         }
@@ -381,7 +384,7 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
         (Signature::Missing, true) => Err(VerifyError::Unsigned),
         (Signature::Unchecked, true) => Err(VerifyError::Unchecked),
         (Signature::Good { .. } | Signature::Missing | Signature::Unchecked, _) => {
-            Ok(Verified { head: found, signature, halts })
+            Ok(Verified { head: found, root: tree.root(), signature, halts })
         }
     }
 }

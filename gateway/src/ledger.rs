@@ -198,6 +198,44 @@ pub fn was_approved(event: &str, hash: &str) -> bool {
     })
 }
 
+/// Start of the last member of a recorded event.
+const HASH_PREFIX: &str = "\"current_event_hash\":\"";
+
+/// Returns the hash that an event states; `None` if it has none. The content is not checked.
+pub fn stated_hash(text: &str) -> Option<[u8; 32]> {
+    // Recorded events end with their hash; others are parsed.
+    let recorded = text.strip_suffix("\"}").and_then(|text| text.rsplit_once(HASH_PREFIX));
+    let hash = match recorded.filter(|(_, hash)| hash.len() == GENESIS.len()) {
+        Some((_, hash)) => hash.to_owned(),
+        None => {
+            let event = Json::parse(text.as_bytes()).ok()?;
+            event.member("current_event_hash")?.as_str()?.to_owned()
+        }
+    };
+    hex::decode(hash).ok()?.try_into().ok()
+}
+
+/// Checks an event by itself, and returns its position and its hash.
+///
+/// # Errors
+///
+/// Returns an error if the value is not an event, or its hash does not match its content.
+pub fn check_event(event: &Json) -> Result<(u64, [u8; 32]), Defect> {
+    let members = event.as_object().ok_or(Defect::NotAnEvent)?;
+    let claimed = event.member("current_event_hash").and_then(Json::as_str).ok_or(Defect::NotAnEvent)?;
+    let Some(Json::Number(seq)) = event.member("seq") else {
+        return Err(Defect::NotAnEvent);
+    };
+    let seq = seq.as_str().parse().ok().filter(|seq| *seq > 0).ok_or(Defect::NotAnEvent)?;
+    let content = members.iter().filter(|(name, _)| name != "current_event_hash").cloned().collect();
+    let hash = hash_payload(&Json::Object(content)).map_err(|_| Defect::Edited)?;
+    if hash != claimed {
+        return Err(Defect::Edited);
+    }
+    let hash = hex::decode(hash).ok().and_then(|hash| hash.try_into().ok()).ok_or(Defect::Edited)?;
+    Ok((seq, hash))
+}
+
 /// Generates a time-ordered event id.
 pub fn new_event_id() -> String {
     format!("ev_{}", uuid::Uuid::now_v7().simple())
@@ -471,6 +509,30 @@ mod tests {
             event.as_object().unwrap().iter().filter(|(n, _)| n != "current_event_hash").cloned().collect();
         assert_eq!(text("current_event_hash"), Some(&*hash_payload(&Json::Object(without)).unwrap()));
         assert_eq!(text("current_event_hash"), Some(&*sealed.head.hash));
+    }
+
+    #[test]
+    fn stated_hash_is_the_last_member() {
+        let metadata =
+            Json::parse(br#"{"current_event_hash": "00", "z": "\"current_event_hash\":\"00"}"#).unwrap();
+        let draft = Draft { metadata: Some(metadata), ..draft(1) };
+        let sealed = draft.seal(&Head::default(), UNIX_EPOCH).unwrap();
+        let stated = stated_hash(&sealed.text).map(hex::encode);
+        assert_eq!(stated.as_deref(), Some(&*sealed.head.hash));
+        let event = Json::parse(sealed.text.as_bytes()).unwrap();
+        assert_eq!(
+            check_event(&event).map(|(seq, hash)| (seq, hex::encode(hash))),
+            Ok((1, sealed.head.hash))
+        );
+        let Json::Object(mut members) = event else { panic!() };
+        members.rotate_right(1);
+        let turned = Json::Object(members).to_string();
+        assert_eq!(stated_hash(&turned).map(hex::encode), stated, "in another order");
+        for other in
+            [r#"{"metadata":{"current_event_hash":"00"}}"#, "{}", "", r#"{"current_event_hash":"0"}"#]
+        {
+            assert_eq!(stated_hash(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -147,7 +147,8 @@ impl Server {
                 }
                 None => (None, None),
             };
-        let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
+        let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone())
+            .publish(settings.issuer.as_deref(), settings.checkpoint_file.clone());
         let base_path: Arc<str> = settings.base_path.as_str().into();
         let issuer = settings.issuer.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
         let shared = Shared {

@@ -189,6 +189,196 @@ async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     }
 }
 
+/// A gateway with `decisions` decisions and a master key, and its public keys in `jwks.json`.
+async fn gateway_with(decisions: usize) -> Gateway {
+    let gateway = Gateway::start_with("", |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(MASTER).unwrap());
+    })
+    .await;
+    for _ in 0..decisions {
+        gateway.decide("apk_one", &refund("1", "")).await;
+    }
+    let jwks = gateway.get("/.well-known/jwks.json", "apk_one").send().await.unwrap().bytes().await.unwrap();
+    std::fs::write(gateway.folder.path().join("jwks.json"), &jwks).unwrap();
+    gateway
+}
+
+/// Makes a checkpoint of each chain and returns the signed note of the decisions.
+async fn checkpoint(gateway: &Gateway, file: Option<&str>) -> String {
+    let store = gateway.data.open_existing().await.unwrap();
+    let keys =
+        SigningKeyStore::open(&*store, MasterKey::parse(MASTER).unwrap(), Algorithm::EdDsa).await.unwrap();
+    let checkpoints = Checkpoints::new(Interval { events: 1, seconds: 1 }, Clock::default());
+    let file = file.map(|file| gateway.folder.path().join(file));
+    let mut checkpoints = checkpoints.publish(Some("https://gateway.example/"), file);
+    assert_eq!(checkpoints.make(&*store, Some(&keys), &["one".to_owned()]).await.unwrap(), 1);
+    store.close().await;
+    let events = gateway.events("apk_one", "checkpoints").await;
+    text(events.last().unwrap(), "metadata.note").unwrap().to_owned()
+}
+
+fn prove(folder: &Path, event: &str, more: &[&str]) -> Output {
+    let arguments = ["evidence", "prove", event, "--data", "data.db", "--tenant", "one"];
+    run(folder, &[arguments.as_slice(), more].concat())
+}
+
+fn verify_proof(folder: &Path, proof: &str, more: &[&str]) -> Output {
+    std::fs::write(folder.join("proof.json"), proof).unwrap();
+    let arguments = ["evidence", "verify", "--proof", "proof.json", "--jwks", "jwks.json"];
+    run(folder, &[arguments.as_slice(), more].concat())
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn proof_of_an_event_verifies_without_the_ledger() {
+    let gateway = gateway_with(6).await;
+    let folder = gateway.folder.path().to_owned();
+    let ids: Vec<_> = gateway.events("apk_one", "decisions").await;
+    let ids: Vec<_> = ids.iter().map(|event| text(event, "event_id").unwrap().to_owned()).collect();
+    let kept = checkpoint(&gateway, Some("notes.txt")).await;
+    assert!(kept.starts_with("gateway.example/one/decisions\n6\n"), "{kept}");
+    gateway.decide("apk_one", &refund("1", "")).await;
+    let newer = checkpoint(&gateway, Some("notes.txt")).await;
+    std::fs::write(folder.join("kept.txt"), &kept).unwrap();
+    std::fs::write(folder.join("newer.txt"), &newer).unwrap();
+    assert_eq!(std::fs::read_to_string(folder.join("notes.txt")).unwrap(), format!("{kept}\n{newer}\n"));
+    gateway.decide("apk_one", &refund("1", "")).await;
+
+    // Each event, to a new checkpoint and to a kept one.
+    for (at, id) in (1..).zip(&ids) {
+        let proof = out(&prove(&folder, id, &[]));
+        let verified = verify_proof(&folder, &proof, &[]);
+        assert!(
+            out(&verified).contains(&format!("is event {at} of 8 in actpass-gateway/one/decisions")),
+            "{verified:?}"
+        );
+        let proof = out(&prove(&folder, id, &["--checkpoint", "kept.txt"]));
+        let verified = verify_proof(&folder, &proof, &["--checkpoint", "kept.txt"]);
+        assert!(
+            out(&verified).contains(&format!("event {at} of 6 in gateway.example/one/decisions")),
+            "{verified:?}"
+        );
+        assert!(out(&verified).contains("agrees with the kept checkpoint at event 6"), "{verified:?}");
+        let newer = verify_proof(&folder, &proof, &["--checkpoint", "newer.txt"]);
+        assert!(err(&newer).contains("is newer than the proof"), "{newer:?}");
+    }
+    // An event after the kept checkpoints: the proof leads back to all of them.
+    let last = gateway.events("apk_one", "decisions").await;
+    let last = text(&last[7], "event_id").unwrap();
+    let whole = out(&prove(&folder, last, &["--checkpoint", "notes.txt"]));
+    let verified = verify_proof(&folder, &whole, &["--checkpoint", "notes.txt"]);
+    assert!(out(&verified).contains("event 8 of 8"), "{verified:?}");
+    assert!(
+        out(&verified).ends_with("event 6\nagrees with the kept checkpoint at event 7\n"),
+        "{verified:?}"
+    );
+    let bare = out(&prove(&folder, last, &[]));
+    let unproven = verify_proof(&folder, &bare, &["--checkpoint", "kept.txt"]);
+    assert!(err(&unproven).contains("does not cover the kept checkpoint at event 6"), "{unproven:?}");
+
+    // Each changed part is named.
+    let Some(Json::Array(hashes)) =
+        Json::parse(whole.as_bytes()).unwrap().member("inclusion").and_then(|i| i.member("hashes")).cloned()
+    else {
+        panic!("{whole}")
+    };
+    let first = hashes[0].as_str().unwrap();
+    let (_, root) = whole.split_once("\\n8\\n").unwrap();
+    for (from, to, problem) in [
+        ("\"allow\"", "\"deny\"", "the event in the proof is broken: edited"),
+        (first, &*"0".repeat(64), "is not in the chain of the checkpoint"),
+        ("\"index\":7", "\"index\":6", "is not in the chain of the checkpoint"),
+        ("\\n8\\n", "\\n9\\n", "the checkpoint has an invalid signature"),
+        (&root[..8], "AAAAAAAA", "the checkpoint has an invalid signature"),
+        ("/one/", "/two/", "the checkpoint is not signed by a given key"),
+        ("\"size\":6", "\"size\":5", "does not cover the kept checkpoint at event 6"),
+        ("\"inclusion\"", "\"exclusion\"", "expected a proof"),
+    ] {
+        let changed = verify_proof(&folder, &whole.replace(from, to), &["--checkpoint", "notes.txt"]);
+        assert!(!changed.status.success() && err(&changed).contains(problem), "{from}: {changed:?}");
+    }
+    let consistency = whole.rsplit_once("\"consistency\"").unwrap();
+    let hash = consistency.1.split_once("\"hashes\":[\"").unwrap().1;
+    let changed = whole.replacen(&hash[..64], &"0".repeat(64), 9);
+    let changed = verify_proof(&folder, &changed, &["--checkpoint", "notes.txt"]);
+    assert!(!changed.status.success(), "{changed:?}");
+    // The proof of one event is not that of another.
+    let other = out(&prove(&folder, &ids[0], &[]));
+    let (event, _) = other.split_once(",\"checkpoint\"").unwrap();
+    let (_, rest) = whole.split_once(",\"checkpoint\"").unwrap();
+    let swapped = verify_proof(&folder, &format!("{event},\"checkpoint\"{rest}"), &[]);
+    assert!(err(&swapped).contains("event 1 is not in the chain of the checkpoint"), "{swapped:?}");
+
+    let unknown = prove(&folder, "ev_0", &[]);
+    assert!(err(&unknown).contains("has no event \"ev_0\""), "{unknown:?}");
+    // Without the master key, the newest recorded checkpoint is used.
+    let bare = |event: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
+        let arguments = ["evidence", "prove", event, "--data", "data.db", "--tenant", "one"];
+        command.current_dir(&folder).args(arguments).env_remove("ACTPASS_MASTER_KEY").output().unwrap()
+    };
+    let proof = out(&bare(&ids[2]));
+    assert!(out(&verify_proof(&folder, &proof, &[])).contains("event 3 of 7"), "{proof}");
+    assert!(err(&bare(last)).contains("no signed checkpoint covers the event, and no master key"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn rewritten_ledger_contradicts_a_kept_note() {
+    let gateway = gateway_with(5).await;
+    let folder = gateway.folder.path().to_owned();
+    let kept = checkpoint(&gateway, None).await;
+    std::fs::write(folder.join("kept.txt"), kept).unwrap();
+    gateway.decide("apk_one", &refund("1", "")).await;
+    let events = gateway.events("apk_one", "decisions").await;
+    let (second, last) = (text(&events[1], "event_id").unwrap(), text(&events[5], "event_id").unwrap());
+    let honest = out(&prove(&folder, last, &["--checkpoint", "kept.txt"]));
+    let mut gateway = gateway;
+    gateway.server.take().unwrap().stop().await.unwrap();
+    let keep = ["--checkpoint", "kept.txt"];
+    let verify = |file: &str| {
+        run(&folder, &["evidence", "verify", file, "--jwks", "jwks.json", "--checkpoint", "kept.txt"])
+    };
+    std::fs::write(folder.join("whole.jsonl"), export(&folder, &keep).stdout).unwrap();
+    assert!(verify("whole.jsonl").status.success(), "{:?}", verify("whole.jsonl"));
+
+    // All hashes are recomputed, and the checkpoints in the data are removed.
+    rewrite(&folder.join("data.db"));
+    let file = rusqlite::Connection::open(folder.join("data.db")).unwrap();
+    let chain = "(SELECT id FROM chains WHERE chain_id = 'checkpoints')";
+    file.execute_batch(&format!(
+        "DELETE FROM events WHERE chain = {chain}; DELETE FROM chains WHERE id = {chain}"
+    ))
+    .unwrap();
+    drop(file);
+    let signed = export(&folder, &[]);
+    assert!(is_signed(&signed), "not detectable without the note");
+    std::fs::write(folder.join("rewritten.jsonl"), &signed.stdout).unwrap();
+    let found = verify("rewritten.jsonl");
+    assert!(err(&found).contains("contradicts the checkpoint at event 5 with root"), "{found:?}");
+    let refused = export(&folder, &keep);
+    assert!(
+        !is_signed(&refused) && err(&refused).contains("contradicts the checkpoint at event 5"),
+        "{refused:?}"
+    );
+    for event in [second, last] {
+        let refused = prove(&folder, event, &keep);
+        assert!(err(&refused).contains("contradicts the checkpoint at event 5"), "{refused:?}");
+    }
+    // A proof from the rewritten ledger: its hashes do not lead back to the kept checkpoint.
+    let forged = out(&prove(&folder, last, &[]));
+    let part =
+        |proof: &str, name: &str| Json::parse(proof.as_bytes()).unwrap().member(name).unwrap().to_string();
+    let forged =
+        forged.replace("\"consistency\":[]", &format!("\"consistency\":{}", part(&honest, "consistency")));
+    assert!(verify_proof(&folder, &forged, &[]).status.success());
+    let found = verify_proof(&folder, &forged, &keep);
+    assert!(err(&found).contains("contradicts the kept checkpoint at event 5"), "{found:?}");
+}
+
 #[tokio::test]
 async fn approval_without_event_is_denied_and_reported() {
     let gateway = Gateway::start().await;

@@ -124,9 +124,13 @@ impl Pair {
     }
 
     fn sign(&self, message: &[u8]) -> Option<String> {
+        self.sign_bytes(message).map(token::encode)
+    }
+
+    fn sign_bytes(&self, message: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Self::Ed25519(pair) => Some(token::encode(pair.sign(message))),
-            Self::P256(pair) => pair.sign(&SystemRandom::new(), message).ok().map(token::encode),
+            Self::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
+            Self::P256(pair) => Some(pair.sign(&SystemRandom::new(), message).ok()?.as_ref().to_vec()),
         }
     }
 }
@@ -177,6 +181,17 @@ impl SigningKeys {
     /// Returns the algorithm of the active key.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.active().map(|key| key.public.algorithm())
+    }
+
+    /// Signs a text that is not a token with the active key; returns the key and the signature.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no active key, or no randomness.
+    pub(crate) fn sign_text(&self, text: &str) -> Result<(PublicKey, Vec<u8>), SigningKeyError> {
+        let key = self.active().ok_or(SigningKeyError::Crypto)?;
+        let signature = key.pair.sign_bytes(text.as_bytes()).ok_or(SigningKeyError::Crypto)?;
+        Ok((key.public.clone(), signature))
     }
 
     /// Returns the public keys, including retired ones.

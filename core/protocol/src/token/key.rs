@@ -100,6 +100,26 @@ impl PublicKey {
         }
     }
 
+    /// The key in the form that [`PublicKey::new`] reads.
+    ///
+    /// ```
+    /// use actpass_protocol::token::{Algorithm, PublicKey};
+    ///
+    /// let key = PublicKey::new("k1", Algorithm::EdDsa, &[7; 32]).unwrap();
+    /// assert_eq!(key.to_bytes(), [7; 32]);
+    /// ```
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match &self.material {
+            Material::Ed25519(bytes) => bytes.to_vec(),
+            Material::P256(key) => key.to_sec1_point(false).as_bytes().to_vec(),
+        }
+    }
+
+    /// Returns whether this key made the signature of the message, in the form of a JWS.
+    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.verify(message, signature).is_ok()
+    }
+
     /// Verifies a JWS signature.
     ///
     /// An `ES256` signature is `r` and `s`, 32 bytes each. RFC 7518 permits both values of `s` that
