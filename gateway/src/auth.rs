@@ -12,6 +12,7 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::acs::AcsSettings;
 use crate::policy::{Policy, RiskTier};
 
 /// Maximum length of an API key in bytes. Longer keys are treated as unknown.
@@ -313,6 +314,8 @@ pub struct ApiKey {
     pub grants: Grants,
     /// From when the key is rejected, in seconds since 1970; `None` for never.
     pub expires_at: Option<i64>,
+    /// Settings of the Agent Control Standard; `None` if it is disabled.
+    pub acs: Option<AcsSettings>,
     /// Held while an approval is opened, so that the pending limit is exact.
     pub opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -349,7 +352,7 @@ impl ApiKey {
     /// Creates an unlimited key that acts as `principal`.
     pub fn of(principal: Principal) -> Self {
         let grants = Grants::of(principal.role, principal.agent.is_some());
-        Self { principal, limiter: None, grants, expires_at: None, opening: Arc::default() }
+        Self { principal, limiter: None, grants, expires_at: None, acs: None, opening: Arc::default() }
     }
 
     /// Returns whether the key is rejected at `now`, in seconds since 1970.
@@ -528,6 +531,14 @@ impl Keyring {
             return None;
         }
         self.known(&ApiKeyHash::of(presented), now)
+    }
+
+    /// Returns the key that signs requests of the Agent Control Standard with this `key_id`, if it is
+    /// not expired at `now`, in seconds since 1970.
+    pub(crate) fn speaks_acs(&self, key_id: &str, now: i64) -> Option<(&Arc<ApiKey>, &AcsSettings)> {
+        let keys = self.buckets.values().flatten().map(|(_, key)| key);
+        let mut speaking = keys.filter_map(|key| Some((key, key.acs.as_ref()?)));
+        speaking.find(|(key, acs)| acs.key_id == key_id && !key.has_expired(now))
     }
 
     /// Same as [`Keyring::find`], by the key's hash.

@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
+use crate::acs::AcsSettings;
 use crate::auth::{
     ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, RequestLimit,
     Role, Tenant, WELL_KNOWN_KEYS,
@@ -1187,6 +1188,7 @@ impl SettingsReader<'_> {
         let mut keyring = Keyring::default();
         let mut names = HashSet::new();
         let mut hashes = HashSet::new();
+        let mut acs_keys = HashSet::new();
         for mut section in root.sections("keys", &mut self.problems) {
             let name = section.name("name", &mut self.problems);
             let hash = section.hash("hash", &mut self.problems);
@@ -1207,6 +1209,13 @@ impl SettingsReader<'_> {
             let halt_all = section.optional_bool("halt_all", &mut self.problems).unwrap_or(false);
             if halt_all && !role.is_none_or(|role| role.may(Capability::Halt)) {
                 self.problems.add(section.member("halt_all"), "needs the role operator");
+            }
+            let acs = self.acs(&mut section, name.as_deref(), role);
+            if let Some(acs) = &acs
+                && !acs_keys.insert(acs.key_id.clone())
+            {
+                let problem = format_args!("duplicate key id {:?}", acs.key_id);
+                self.problems.add(section.member("acs_key_id"), problem);
             }
             section.finish(&mut self.problems);
             if let Some(public) =
@@ -1251,12 +1260,45 @@ impl SettingsReader<'_> {
                     limiter: limits.quota.map(|quota| Arc::new(RequestLimit::new(quota))),
                     grants,
                     expires_at,
+                    acs,
                     ..ApiKey::of(principal)
                 };
                 keyring.add(hash, key);
             }
         }
         keyring
+    }
+}
+
+/// Minimum length of a secret of the Agent Control Standard, in characters.
+const ACS_SECRET_CHARACTERS: usize = 32;
+
+impl SettingsReader<'_> {
+    /// Reads the settings of a key for the Agent Control Standard.
+    fn acs(&mut self, section: &mut Section, name: Option<&str>, role: Option<Role>) -> Option<AcsSettings> {
+        let file = section.optional_text("acs_secret_file", &mut self.problems);
+        let key_id = section.optional_text("acs_key_id", &mut self.problems);
+        let asks = section.optional_bool("acs_ask", &mut self.problems);
+        let Some(file) = file else {
+            for (member, is_set) in [("acs_key_id", key_id.is_some()), ("acs_ask", asks.is_some())] {
+                if is_set {
+                    self.problems.add(section.member(member), "needs acs_secret_file");
+                }
+            }
+            return None;
+        };
+        let place = section.member("acs_secret_file");
+        if !role.is_none_or(|role| role.may(Capability::Act)) {
+            self.problems.add(&place, "needs the role agent or operator");
+        }
+        let secret = self.secret(&place, &file)?;
+        if secret.expose().chars().count() < ACS_SECRET_CHARACTERS {
+            let problem = format_args!("expected at least {ACS_SECRET_CHARACTERS} random characters");
+            self.problems.add(&place, problem);
+            return None;
+        }
+        let key_id = key_id.or(name.map(str::to_owned))?;
+        Some(AcsSettings { key_id, secret, asks: asks.unwrap_or(false) })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::merkle::Frontier;
 use crate::object_writer::object;
 use crate::policy::Policy;
-use crate::request::{Evidence, Issue, Preflight, Text};
+use crate::request::{Evidence, Issue, Preflight, Protocol, Text};
 
 /// Actor name of events caused by the gateway itself.
 const GATEWAY: &str = "(gateway)";
@@ -249,6 +249,29 @@ pub(crate) fn halt_acknowledged(key: &ApiKey, acknowledgement: &Acknowledgement)
             ledger::DECISIONS,
             ledger::HALT_ACKNOWLEDGED,
         )
+    }
+}
+
+/// A step of a session of the Agent Control Standard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionStep<'a> {
+    /// The agent, as claimed by the client.
+    pub(crate) agent_id: Option<&'a str>,
+    /// The decision in the response.
+    pub(crate) decision: &'static str,
+    pub(crate) reason_code: &'a str,
+    pub(crate) tool_id: Option<&'a str>,
+}
+
+/// A step was answered; `entry` is its entry in the chain of the session.
+pub(crate) fn session_step(key: &ApiKey, chain_id: &str, step: SessionStep<'_>, entry: Json) -> Draft {
+    Draft {
+        decision: Some(step.decision.to_owned()),
+        reason_code: Some(step.reason_code.to_owned()),
+        tool_id: step.tool_id.map(str::to_owned),
+        protocol: Protocol::Acs.as_str(),
+        metadata: Some(entry),
+        ..by_agent(key, step.agent_id, chain_id, ledger::ACS_STEP)
     }
 }
 

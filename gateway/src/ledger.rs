@@ -83,8 +83,15 @@ pub const POLICY_RELOADED: &str = "policy.reloaded";
 /// Event type of refused reloads; reserved for the gateway.
 pub const RELOAD_REFUSED: &str = "policy.reload_refused";
 
+/// Event type of steps of the Agent Control Standard; reserved for the gateway.
+pub const ACS_STEP: &str = "acs.step";
+
+/// Prefix of the chains of sessions of the Agent Control Standard; reserved for the gateway.
+pub const ACS_CHAINS: &str = "acs:";
+
 /// Event types that clients cannot use.
 pub const RESERVED: &[&str] = &[
+    ACS_STEP,
     APPROVAL_APPROVED,
     APPROVAL_REJECTED,
     APPROVAL_VOTED,

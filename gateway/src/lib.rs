@@ -6,6 +6,7 @@
 //! with [`decide`] and [`policy`] for decisions, and [`ledger`] and [`store`] for records.
 #![forbid(unsafe_code)]
 
+pub mod acs;
 pub mod announcement;
 pub mod approvals;
 pub mod auth;

@@ -155,7 +155,7 @@ async fn interoperability_scenarios() {
     assert_eq!(compared, 40 + 6 + 25);
 }
 
-/// Returns the evaluation that maps to a preflight of this input; `None` if there is none. Without a
+/// Returns the evaluation that maps to a preflight of this input; `None` without one. Without a
 /// resource, it is a tool call as the MCP binding of COAZ maps it.
 fn expressed(input: &Json) -> Option<String> {
     let given = |name: &str| input.member(name).filter(|value| **value != Json::Null);
@@ -490,5 +490,141 @@ async fn configuration_names_the_endpoints() {
     ] {
         assert_eq!(text(&found, member), Some(expected));
     }
+    gateway.stop().await;
+}
+
+const REQUESTS: &str = "/access/v1/requests";
+
+/// A submission for the denial of [`evaluation`] with this context.
+fn submission(denied: &Json, amount: &str, context: &str) -> String {
+    let denial = format!(
+        r#", "denial": {{"evaluation_id": "{}", "expires_at": "{}", "reason": "r"}}}}"#,
+        text(denied, "context.evaluation_id").unwrap(),
+        text(denied, "context.access_request.expires_at").unwrap()
+    );
+    let evaluation = evaluation(amount, context);
+    format!("{}{denial}", &evaluation[..evaluation.rfind('}').unwrap()])
+}
+
+#[tokio::test]
+async fn denial_is_requested_approved_and_evaluated_again() {
+    let gateway = Gateway::start().await;
+    let context = r#", "ticket": {"id": 7}"#;
+    let denied = decide(&gateway, &evaluation("25000", context)).await;
+    assert_eq!(denied.member("decision"), Some(&Json::Bool(false)));
+    let endpoint = format!("{}{REQUESTS}", gateway.url);
+    assert_eq!(text(&denied, "context.access_request.endpoint"), Some(&*endpoint));
+    // Only a denial that a person can approve is requestable.
+    for amount in ["1", "90000"] {
+        let decided = decide(&gateway, &evaluation(amount, context)).await;
+        let found = decided.member("context").unwrap();
+        assert_eq!((found.member("access_request"), found.member("next_action")), (None, None), "{decided}");
+    }
+
+    // A reason that is added with the submission is not part of the evaluation.
+    let added = format!(r#"{context}, "business_justification": "a customer waits""#);
+    let response =
+        gateway.post(REQUESTS, "apk_one").body(submission(&denied, "25000", &added)).send().await.unwrap();
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    let (status, submitted) = json(response).await;
+    assert_eq!(status, 202, "{submitted}");
+    assert_eq!(text(&submitted, "task.status"), Some("pending"));
+    assert_eq!(text(&submitted, "task.status_endpoint"), Some(&*location));
+    assert_eq!(submitted.member("result"), None);
+    let id = text(&submitted, "task.id").unwrap();
+    assert_eq!(location, format!("{endpoint}/{id}"));
+    let review = format!("{}/approvals/{id}", gateway.url);
+    assert_eq!(text(&submitted, "task.links.review"), Some(&*review));
+
+    let read = |key: &'static str| gateway.get(&format!("{REQUESTS}/{id}"), key).send();
+    let (status, other) = json(read("apk_bound").await.unwrap()).await;
+    assert_eq!(status, 404);
+    assert_eq!(text(&other, "type"), Some("urn:openid:authzen:access-request:error:unknown_task"));
+    let presented = format!(r#"{context}, "approval": {{"id": "{id}", "approved_until": "x"}}"#);
+    let early = decide(&gateway, &evaluation("25000", &presented)).await;
+    assert_eq!(text(&early, "context.next_action"), Some("retry"), "{early}");
+    assert!(early.member("context").unwrap().member("retry_after").is_some());
+
+    let approve = gateway.post(&format!("/api/v1/approvals/{id}/approve"), "apdv_one").body("{}");
+    assert_eq!(approve.send().await.unwrap().status(), 200);
+    let (status, done) = json(read("apk_one").await.unwrap()).await;
+    assert_eq!((status.as_u16(), text(&done, "task.status")), (200, Some("approved")), "{done}");
+    assert_eq!(text(&done, "result.mode"), Some("reevaluate"));
+    assert_eq!(text(&done, "result.approval.id"), Some(id));
+    assert!(text(&done, "result.approval.approved_until") > text(&done, "result.approval.approved_at"));
+    // A submission of an approved request has its result.
+    let again = gateway.post(REQUESTS, "apk_one").body(submission(&denied, "25000", context));
+    let (status, again) = json(again.send().await.unwrap()).await;
+    assert_eq!(status, 201);
+    assert_eq!(again, done);
+
+    // The approval is for the same action, with the same context, once.
+    let approval = done.member("result").unwrap().member("approval").unwrap();
+    let presented = format!(r#"{context}, "approval": {approval}"#);
+    let others = [
+        evaluation("25001", &presented),
+        evaluation("25000", &presented.replace('7', "8")),
+        evaluation("25000", &format!(r#", "approval": {approval}"#)),
+    ];
+    for other in others {
+        let denied = decide(&gateway, &other).await;
+        assert_eq!(denied.member("decision"), Some(&Json::Bool(false)), "{other}");
+        assert_eq!(text(&denied, "context.next_action"), Some("none"), "{denied}");
+    }
+    assert_decision(&decide(&gateway, &evaluation("25000", &presented)).await, true, "approved");
+    let spent = decide(&gateway, &evaluation("25000", &presented)).await;
+    assert_eq!(text(&spent, "context.reason"), Some("approval.spent"));
+    assert_eq!(text(&spent, "context.next_action"), Some("none"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn submission_must_belong_to_the_denial() {
+    let gateway = Gateway::start().await;
+    let context = r#", "ticket": 7"#;
+    let denied = decide(&gateway, &evaluation("25000", context)).await;
+    let other = decide(&gateway, &evaluation("25001", context)).await;
+    let valid = submission(&denied, "25000", context);
+    let event = |denied: &Json| text(denied, "context.evidence_event_id").unwrap().to_owned();
+    let approval = |denied: &Json| text(denied, "context.approval_request_id").unwrap().to_owned();
+    for (key, body, kind) in [
+        ("apk_one", valid.replace("25000", "25001"), "invalid_denial_binding"),
+        ("apk_one", valid.replace("\"order\"", "\"orders\""), "invalid_denial_binding"),
+        ("apk_one", valid.replace("\"sdk\"", "\"other\""), "invalid_denial_binding"),
+        ("apk_one", valid.replace("refund an order", "another goal"), "invalid_denial_binding"),
+        ("apk_one", valid.replace("\"ticket\": 7", "\"ticket\": 8"), "invalid_denial_binding"),
+        ("apk_one", valid.replace(", \"ticket\": 7", ""), "invalid_denial_binding"),
+        ("apk_one", valid.replace(&event(&denied), &event(&other)), "invalid_denial_binding"),
+        ("apk_one", valid.replace(&approval(&denied), &approval(&other)), "invalid_denial_binding"),
+        ("apk_one", valid.replace(&approval(&denied), "apr_none"), "invalid_denial_binding"),
+        ("apk_one", valid.replace(&format!(".{}", approval(&denied)), ""), "invalid_denial_binding"),
+        ("apk_bound", valid.clone(), "invalid_denial_binding"),
+        ("apk_two", valid.clone(), "invalid_denial_binding"),
+        (
+            "apk_one",
+            valid
+                .replace(text(&denied, "context.access_request.expires_at").unwrap(), "2020-01-01T00:00:00Z"),
+            "expired_denial",
+        ),
+    ] {
+        let response = gateway.post(REQUESTS, key).body(body.clone()).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{body}");
+        let (status, problem) = json(response).await;
+        let expected = format!("urn:openid:authzen:access-request:error:{kind}");
+        assert_eq!(text(&problem, "type"), Some(&*expected), "{body}");
+        assert_eq!(status, if kind == "expired_denial" { 410 } else { 400 });
+    }
+    for (body, member) in [
+        ("{}".to_owned(), "denial"),
+        (valid.replace("\"denial\"", "\"items\": [], \"denial\""), "items"),
+        (valid.replace("\"evaluation_id\"", "\"id\""), "denial.evaluation_id"),
+        (valid.replace("\"expires_at\"", "\"expires\""), "denial.expires_at"),
+    ] {
+        let (status, message) = ask(&gateway, REQUESTS, &body).await;
+        assert_eq!(status, 400);
+        assert!(message.as_str().is_some_and(|message| message.starts_with(member)), "{message}");
+    }
+    let (status, _) = ask(&gateway, REQUESTS, &valid).await;
+    assert_eq!(status, 202);
     gateway.stop().await;
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::duplicate_mod, reason = "test files share the module")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "acs.rs"]
+mod acs;
 #[path = "approvals.rs"]
 mod approvals;
 #[path = "authzen.rs"]

@@ -323,6 +323,27 @@ async fn responses_match_openapi() {
         compared.ask(path, post(path, "apk_one", &" ".repeat((1 << 20) + 1)), 413).await;
         compared.ask(path, client.post(format!("{url}{path}")).bearer_auth("apk_one").body("{}"), 400).await;
     }
+    let denied = compared.ask(one, post(one, "apk_one", &evaluation("25001")), 200).await;
+    let (requests, request) = ("/access/v1/requests", "/access/v1/requests/{id}");
+    let body = evaluation("25001");
+    let body = format!(
+        r#"{}, "denial": {{"evaluation_id": "{}", "expires_at": "{}"}}}}"#,
+        &body[..body.rfind('}').unwrap()],
+        text(&denied, "context.evaluation_id").unwrap(),
+        text(&denied, "context.access_request.expires_at").unwrap()
+    );
+    let task = compared.ask(requests, post(requests, "apk_one", &body), 202).await;
+    compared.ask(requests, post(requests, "apk_one", "{}"), 400).await;
+    let path = format!("{requests}/{}", text(&task, "task.id").unwrap());
+    compared.ask(request, get(&path, "apk_one"), 200).await;
+    let id = text(&task, "task.id").unwrap();
+    let approve = post(&format!("/api/v1/approvals/{id}/approve"), "apdv_one", "{}");
+    assert_eq!(approve.send().await.unwrap().status(), 200);
+    compared.ask(request, get(&path, "apk_one"), 200).await;
+    compared.ask(requests, post(requests, "apk_one", &body), 201).await;
+    let ping = r#"{"jsonrpc": "2.0", "id": 1, "method": "system/ping", "params": {}}"#;
+    compared.ask("/acs", post("/acs", "", ping), 200).await;
+    compared.ask("/acs", post("/acs", "", "{"), 200).await;
     let metadata = "/.well-known/authzen-configuration";
     compared.ask(metadata, get(metadata, ""), 200).await;
     compared.ask("/healthz", get("/healthz", ""), 200).await;

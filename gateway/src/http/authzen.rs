@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderName, StatusCode};
 
+use super::access_requests;
 use super::error::{ApiError, Message, json};
 use super::openapi::authzen::{self as schemas, Configuration};
 use super::receive::{JsonCall, parse, within_limit};
@@ -126,12 +127,18 @@ async fn decide_next(
 }
 
 async fn decide(app: &App, pending: PendingPreflight) -> Result<Json, ApiError> {
+    let key = Arc::clone(&pending.key);
+    let presents = pending.request.approval_request_id.is_some();
     let response = app.service.preflight(pending).await?;
-    decision(&response).ok_or(ApiError::Service(ServiceError::Internal))
+    let (permitted, mut context) = decision(&response).ok_or(ApiError::Service(ServiceError::Internal))?;
+    if !permitted {
+        access_requests::describe(app, &key, presents, &mut context).await;
+    }
+    Ok(object([("decision", Some(Json::Bool(permitted))), ("context", Some(Json::Object(context)))]))
 }
 
-/// Writes a preflight's response as a decision: permitted only with `allow`.
-fn decision(response: &[u8]) -> Option<Json> {
+/// Returns whether a preflight's response permits the action, only with `allow`, and its context.
+fn decision(response: &[u8]) -> Option<(bool, Vec<(String, Json)>)> {
     let Json::Object(mut context) = Json::parse(response).ok()? else {
         return None;
     };
@@ -139,7 +146,7 @@ fn decision(response: &[u8]) -> Option<Json> {
     let is_permitted = found("decision").is_some_and(|decision| decision.as_str() == Some("allow"));
     let named = [("evaluation_id", found("evidence_event_id")), ("reason", found("reason_code"))];
     context.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-    Some(object([("decision", Some(Json::Bool(is_permitted))), ("context", Some(Json::Object(context)))]))
+    Some((is_permitted, context))
 }
 
 /// The decision of an evaluation that failed.
@@ -168,6 +175,8 @@ pub(super) async fn configuration(State(app): State<Arc<App>>) -> Response {
         ("policy_decision_point", at("")),
         ("access_evaluation_endpoint", at(EVALUATION)),
         ("access_evaluations_endpoint", at(EVALUATIONS)),
+        ("access_request_endpoint", at(access_requests::PATH)),
+        ("capabilities", Some(Json::Array(vec![Json::from(access_requests::CAPABILITY)]))),
     ]);
     json(StatusCode::OK, configuration.to_string())
 }

@@ -1,5 +1,7 @@
 //! The gateway's HTTP API.
 
+mod access_requests;
+mod acs;
 mod approvals;
 mod attempts;
 mod authzen;
@@ -135,9 +137,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhooks::dead_letters))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(passports::jwks))
+        .routes(routes!(acs::acs))
         .routes(routes!(authzen::evaluation))
         .routes(routes!(authzen::evaluations))
         .routes(routes!(authzen::configuration))
+        .routes(routes!(access_requests::submit))
+        .routes(routes!(access_requests::status))
 }
 
 /// Adds the layers common to all routes: request log, headers, and conversion of panics to errors.

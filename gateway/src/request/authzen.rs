@@ -8,6 +8,7 @@ use actpass_protocol::Json;
 use super::Protocol;
 use super::body::{BodyMembers, InvalidMember};
 use super::preflight::{MAX_TOOL_CHARACTERS, Preflight};
+use crate::clock::parse_millis;
 use crate::object_writer::object;
 
 /// Maximum number of evaluations in a request.
@@ -20,7 +21,7 @@ pub(crate) const TYPE_CHARACTERS: usize = 256;
 /// percent-encoded, the resource of the preflight still fits its own limit.
 pub(crate) const RESOURCE_CHARACTERS: usize = 1024;
 
-/// The member of `args` with everything that a preflight has no member for.
+/// The member of `args` for the parts of an evaluation without a member in a preflight.
 const RESERVED: &str = "authzen";
 
 /// The member of `context` with members of the preflight.
@@ -41,7 +42,7 @@ const EXTENSION_MEMBERS: [&str; 8] = [
 /// The action of a tool call in the MCP binding of COAZ, whose resource is the tool.
 const MCP_TOOL_CALL: &str = "tools/call";
 
-/// How the evaluations of a request depend on each other.
+/// The order and the end of the execution of evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Semantic {
     DenyOnFirstDeny,
@@ -229,6 +230,49 @@ impl Entities {
     }
 }
 
+/// A submission of the access-request profile.
+#[derive(Debug)]
+pub(crate) struct AccessRequest {
+    entities: Entities,
+    /// Identifies the denied evaluation.
+    pub(crate) evaluation_id: String,
+    /// When the denial expires, in milliseconds since 1970.
+    pub(crate) expires_at: i64,
+}
+
+impl AccessRequest {
+    /// Validates and parses `body`.
+    pub(crate) fn read(body: Json) -> Result<Self, InvalidMember> {
+        let mut members = BodyMembers::of(body)?;
+        let entities = Entities::read(&mut members)?;
+        if members.take_non_null("items").is_some() {
+            return Err(InvalidMember::new("items", "not supported; expected one request for each item"));
+        }
+        let mut denial = BodyMembers::of(members.object("denial")?)?;
+        let within = |error: InvalidMember| error.within("denial");
+        let evaluation_id = denial.text("evaluation_id", 256).map_err(within)?;
+        let expires_at = denial.text("expires_at", 64).map_err(within)?;
+        let Some(expires_at) = parse_millis(&expires_at) else {
+            return Err(InvalidMember::new("denial.expires_at", "expected an RFC 3339 time"));
+        };
+        Ok(Self { entities, evaluation_id, expires_at })
+    }
+
+    /// Maps the denied evaluation to a preflight. A member of the context that is not in `args`, the
+    /// arguments of the denied action, was added with the submission and is omitted.
+    pub(crate) fn preflight(mut self, args: &Json) -> Result<Preflight, InvalidMember> {
+        let denied = args.member(RESERVED).and_then(|rest| rest.member("context"));
+        let is_known = |name: &str| {
+            ["actpass", "agent", "goal"].contains(&name)
+                || denied.is_some_and(|context| context.member(name).is_some())
+        };
+        if let Some(Json::Object(members)) = &mut self.entities.context {
+            members.retain(|(name, _)| is_known(name));
+        }
+        self.entities.preflight()
+    }
+}
+
 /// Percent-encodes the separator between a resource's type and id, so that different resources stay
 /// different.
 fn escaped(resource_type: &str) -> String {
@@ -305,7 +349,7 @@ fn approval_id(approval: Json) -> Result<String, InvalidMember> {
     members.text("id", 256)
 }
 
-/// What a preflight has no member for.
+/// The parts of an evaluation without a member in a preflight.
 struct Rest {
     subject: Json,
     resource: Json,

@@ -1,5 +1,6 @@
 //! Validated request bodies. Each member is checked once; requests own their data.
 
+pub(crate) mod acs;
 pub(crate) mod authzen;
 mod body;
 mod halts;
@@ -14,7 +15,7 @@ pub(crate) use self::body::LIST_ITEMS;
 pub(crate) use self::halts::{Acknowledge, LiftHalt, StartHalt};
 pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::clock::parse_millis;
-use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
+use crate::ledger::{ACS_CHAINS, DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
 
 /// The protocol through which a request came.
@@ -23,6 +24,8 @@ pub enum Protocol {
     /// The gateway's own API.
     #[default]
     ActPass,
+    /// The OWASP Agent Control Standard.
+    Acs,
     /// The `AuthZEN` Authorization API.
     AuthZen,
 }
@@ -32,6 +35,7 @@ impl Protocol {
     pub const fn as_str(self) -> Option<&'static str> {
         match self {
             Self::ActPass => None,
+            Self::Acs => Some("acs"),
             Self::AuthZen => Some("authzen"),
         }
     }
@@ -85,7 +89,8 @@ impl Evidence {
         let (chain, event_type) = (event.chain_id.as_str(), event.event_type.as_str());
         // An outcome is recorded on the chain of its decision.
         let is_outcome = chain == DECISIONS && event_type == ACTION_OUTCOME;
-        if RESERVED_CHAINS.contains(&chain) && !is_outcome {
+        let is_session = chain.starts_with(ACS_CHAINS);
+        if (RESERVED_CHAINS.contains(&chain) || is_session) && !is_outcome {
             return Err(reserved("chain_id", chain));
         }
         if RESERVED.contains(&event_type) {

@@ -3,6 +3,7 @@
 //! Nothing here depends on HTTP. A use case takes a key and a validated request and returns a
 //! result or a [`ServiceError`].
 
+mod acs;
 mod approvals;
 mod budgets;
 mod cards;
@@ -31,6 +32,7 @@ pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
 pub(crate) use self::halts::{HaltWatch, Watched};
 pub(crate) use self::preflight::PendingPreflight;
+use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;
 use crate::auth::{Capability, Directory, Principal};
 use crate::clock::Clock;
@@ -92,6 +94,8 @@ pub(crate) struct SharedState {
     /// Limits concurrent large requests and verifications.
     blocking_permits: Semaphore,
     verified: VerifiedChains,
+    /// Sessions of the Agent Control Standard.
+    pub(crate) acs: Sessions,
 }
 
 impl Default for SharedState {
@@ -101,6 +105,7 @@ impl Default for SharedState {
             checked: Mutex::default(),
             blocking_permits: Semaphore::new(threads),
             verified: VerifiedChains::default(),
+            acs: Sessions::default(),
         }
     }
 }

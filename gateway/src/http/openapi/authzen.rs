@@ -72,7 +72,7 @@ pub(in crate::http) struct EvaluationExtension {
     /// Evaluations with the same key are executed once; a repetition replays an `allow`.
     #[schema(min_length = 1, max_length = 256)]
     idempotency_key: Option<String>,
-    /// How decisions are enforced.
+    /// The mode.
     #[schema(required = false)]
     mode: Option<ModeWord>,
     /// A passport; secret.
@@ -116,7 +116,7 @@ pub(in crate::http) struct Evaluations {
     options: Option<EvaluationsOptions>,
 }
 
-/// How evaluations are executed.
+/// Options of the execution.
 #[derive(ToSchema)]
 pub(in crate::http) struct EvaluationsOptions {
     /// When to stop; by default after all evaluations.
@@ -175,8 +175,8 @@ pub(in crate::http) struct DecisionDetails {
     /// Id of the ledger event with this decision.
     #[schema(nullable = false, pattern = "^ev_[0-9a-f]{32}$")]
     evidence_event_id: Option<String>,
-    /// The same id.
-    #[schema(nullable = false, pattern = "^ev_[0-9a-f]{32}$")]
+    /// The same id. If the denial can be approved: the event that opened the approval, and its id.
+    #[schema(nullable = false, pattern = "^ev_[0-9a-f]{32}(\\.apr_[0-9a-f]{32})?$")]
     evaluation_id: Option<String>,
     /// Chain of that event.
     #[schema(nullable = false)]
@@ -203,6 +203,15 @@ pub(in crate::http) struct DecisionDetails {
     /// The halt epoch: the number of halts and liftings in the database when this was decided.
     #[schema(nullable = false)]
     halt_epoch: Option<u64>,
+    /// Where and until when to request an approval.
+    #[schema(nullable = false)]
+    access_request: Option<Requestable>,
+    /// The next step, if the denied evaluation named an approval.
+    #[schema(nullable = false)]
+    next_action: Option<NextAction>,
+    /// Seconds to wait; with `retry`.
+    #[schema(nullable = false)]
+    retry_after: Option<u32>,
 }
 
 /// A failure.
@@ -217,6 +226,115 @@ pub(in crate::http) struct EvaluationError {
     message: String,
 }
 
+/// A request to have a denied evaluation approved.
+#[derive(ToSchema)]
+pub(in crate::http) struct AccessRequest {
+    subject: Subject,
+    action: EvaluationAction,
+    resource: EvaluationResource,
+    /// The context of the evaluation; members that are added to it are ignored.
+    context: Option<EvaluationContext>,
+    denial: Denial,
+}
+
+/// The denied evaluation.
+#[derive(ToSchema)]
+pub(in crate::http) struct Denial {
+    /// The `context.evaluation_id` of the denial.
+    #[schema(min_length = 1, max_length = 256)]
+    evaluation_id: String,
+    /// The `context.access_request.expires_at` of the denial.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// Where and until when to request an approval.
+#[derive(ToSchema)]
+pub(in crate::http) struct Requestable {
+    /// Where to submit the request.
+    endpoint: String,
+    /// The deadline of the approval.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// The next step after a denial with an approval.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(in crate::http) enum NextAction {
+    Request,
+    Retry,
+    None,
+}
+
+/// An access request.
+#[derive(ToSchema)]
+pub(in crate::http) struct AccessTask {
+    task: Task,
+    /// Only of an approved task.
+    #[schema(nullable = false)]
+    result: Option<TaskResult>,
+}
+
+/// The state of an access request.
+#[derive(ToSchema)]
+pub(in crate::http) struct Task {
+    /// The approval's id.
+    #[schema(pattern = "^apr_[0-9a-f]{32}$")]
+    id: String,
+    status: TaskStatus,
+    status_endpoint: String,
+    /// The deadline of the approval.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    links: TaskLinks,
+}
+
+/// Pages about a task.
+#[derive(ToSchema)]
+pub(in crate::http) struct TaskLinks {
+    /// Where people decide.
+    review: String,
+}
+
+/// The state of an access request.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(in crate::http) enum TaskStatus {
+    Approved,
+    Denied,
+    Expired,
+    Pending,
+}
+
+/// The use of an approved task.
+#[derive(ToSchema)]
+pub(in crate::http) struct TaskResult {
+    /// Always `reevaluate`.
+    mode: String,
+    approval: TaskApproval,
+}
+
+/// The approval to send in `context.approval`.
+#[derive(ToSchema)]
+pub(in crate::http) struct TaskApproval {
+    #[schema(pattern = "^apr_[0-9a-f]{32}$")]
+    id: String,
+    #[schema(format = DateTime)]
+    approved_at: String,
+    #[schema(format = DateTime)]
+    approved_until: String,
+}
+
+/// A problem (RFC 9457).
+#[derive(ToSchema)]
+pub(in crate::http) struct Problem {
+    /// `urn:openid:authzen:access-request:error:` and the kind.
+    r#type: String,
+    title: String,
+    status: u16,
+}
+
 /// Metadata of a policy decision point.
 #[derive(ToSchema)]
 pub(in crate::http) struct Configuration {
@@ -224,4 +342,6 @@ pub(in crate::http) struct Configuration {
     policy_decision_point: String,
     access_evaluation_endpoint: String,
     access_evaluations_endpoint: String,
+    access_request_endpoint: String,
+    capabilities: Vec<String>,
 }

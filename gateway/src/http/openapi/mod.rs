@@ -53,6 +53,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     ));
     components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
+    components.schemas.insert(authzen::Problem::name().into_owned(), authzen::Problem::schema());
     components.schemas.insert(ErrorBody::name().into_owned(), ErrorBody::schema());
     components.schemas.insert(ToolName::name().into_owned(), ToolName::schema());
     for item in api.paths.paths.values_mut() {
@@ -62,6 +63,9 @@ fn complete(mut api: OpenApi) -> OpenApi {
     }
     api
 }
+
+/// The operations whose errors are problem details (RFC 9457).
+const ACCESS_REQUESTS: [&str; 2] = ["authzen_access_request", "authzen_request_access"];
 
 /// Adds the error responses that follow from a route's inputs, and their schema.
 fn add_failures(operation: &mut Operation) {
@@ -116,6 +120,7 @@ fn add_failures(operation: &mut Operation) {
     add("421", "The gateway does not serve this host");
     add("500", "Internal error; search the gateway's log for the request id");
     add("503", "The gateway is temporarily unavailable; it is unknown whether anything was recorded");
+    let has_problems = operation.operation_id.as_deref().is_some_and(|id| ACCESS_REQUESTS.contains(&id));
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         if status.starts_with('2') {
@@ -127,6 +132,10 @@ fn add_failures(operation: &mut Operation) {
             false => Content::new(Some(Ref::from_schema_name(Error::name()))),
         };
         response.content.insert("application/json".to_owned(), content.into());
+        if has_problems && matches!(status.as_str(), "400" | "404" | "410") {
+            let problem = Content::new(Some(Ref::from_schema_name(authzen::Problem::name())));
+            response.content.insert("application/problem+json".to_owned(), problem.into());
+        }
         let header = match status.as_str() {
             "401" => ("WWW-Authenticate", "Bearer", Type::String),
             "429" => ("Retry-After", "Seconds to wait before a retry", Type::Integer),
@@ -204,7 +213,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 14, "approve and reject share a schema");
+        assert_eq!(described.matches("\"requestBody\"").count(), 16, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");

@@ -650,6 +650,21 @@ pub(in crate::http) struct ToolState {
     may_permit: bool,
 }
 
+/// A response of JSON-RPC 2.0.
+#[derive(ToSchema)]
+pub(in crate::http) struct RpcResponse {
+    jsonrpc: String,
+    /// The id of the request; null if it could not be read.
+    #[schema(required = true, value_type = Option<Value>)]
+    id: Option<String>,
+    /// The signed decision.
+    #[schema(nullable = false, value_type = Option<Value>)]
+    result: Option<Object>,
+    /// Only for a request that cannot be authenticated.
+    #[schema(nullable = false, value_type = Option<Value>)]
+    error: Option<Object>,
+}
+
 /// The gateway is healthy.
 #[derive(ToSchema)]
 pub(in crate::http) struct Health {
