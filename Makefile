@@ -51,7 +51,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -102,7 +102,8 @@ demo-node:
 endif
 
 # PACKAGES: python, node, swift, gateway, mcp. TARGETS: see scripts/dist.
-dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-face),node-face)
+dist: RELEASE := 1
+dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-wasm),node-wasm)
 	scripts/cross-toolchain
 	scripts/dist build $(if $(QUICK),--quick) $(foreach package,$(PACKAGES),--package $(package)) $(TARGETS)
 	scripts/dist table --write
@@ -205,10 +206,15 @@ node-face: bindings-node/node_modules/.installed
 	rm -rf bindings-node/dist/esm bindings-node/dist/integrations bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && $(TIMED) 'build: TypeScript' npm run --silent build
 
-node-debug: node-face debug
+# The engine for hosts without native addons. Test builds have the test hooks.
+node-wasm: | node-face
+	$(TIMED) 'build: wasm' scripts/wasm $(if $(RELEASE),,--features test-hooks)
+
+node-debug: node-face debug node-wasm
 	node bindings-node/scripts/place.mjs target/debug
 
-node-release: node-face
+node-release: RELEASE := 1
+node-release: node-face node-wasm
 	$(CARGO) build --release --locked -p actpass-node
 	node bindings-node/scripts/place.mjs target/release
 
@@ -220,10 +226,10 @@ node:
 	scripts/check-addon --release target/npm/actpass-sdk-*.tgz
 
 test-node:
-	@rm -f $(ACTPASS_OUTCOMES)/node.jsonl
+	@rm -f $(ACTPASS_OUTCOMES)/node.jsonl $(ACTPASS_OUTCOMES)/wasm.jsonl
 	@scripts/lib.sh if_node 'the tests of the Node package' $(MAKE) --no-print-directory test-node-here
 
-test-node-here: node-face debug
+test-node-here: node-face debug node-wasm
 	@mkdir -p target/test-output && rm -f target/test-output/node*.log
 	node --test --test-reporter=dot gateway/npm/tests/launcher.test.mjs
 	NODE_VERSIONS='$(NODE_VERSIONS)' $(TIMED) 'tests: Node $(NODE_VERSIONS)' scripts/test-node debug
@@ -268,6 +274,7 @@ parity: $(TEST_VENV)/installed test-native
 
 outcomes-node: node-debug
 	cd bindings-node && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
+	cd bindings-node && ACTPASS_ENGINE=wasm ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
 
 # Two minutes of what `make soak` does for long.
 test-soak: $(TEST_VENV)/installed debug
@@ -283,6 +290,10 @@ test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 		$(TEST_VENV)/bin/python scripts/test-examples $(GATEWAY)
 
 # The packages as they are published, in the environments that docs/environments.md lists. Without Node only Python's environments run.
+# The smoke set of the wasm engine in workerd, Deno, Bun, edge-runtime and Chromium, and the bundles of four bundlers.
+test-edge: node-debug
+	$(TIMED) 'tests: edge' node tests/environments/edge/run.mjs
+
 test-environments: ENVIRONMENTS :=
 test-environments-light: ENVIRONMENTS := --light
 write-environments: ENVIRONMENTS := --write

@@ -3,27 +3,18 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret};
+use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, Secret};
+use actpass_node_text::call::CallOutput;
+use actpass_node_text::convert::InputObject;
+use actpass_node_text::settings::{self, Deadline, records_outcome};
+use actpass_node_text::{approval, evidence, guard, passport};
 use actpass_session::{CallLog, GuardSession, spawn_watch, test_hooks};
 use napi_derive::napi;
 use tracing::Level;
 
-use crate::convert::InputObject;
-use crate::log::level_of;
 use crate::panic::catch_panic;
-use crate::runtime::{Bridge, CallOutput};
-use crate::{approval, evidence, guard, passport};
-
-/// The duration that a call's `timeoutMs` limits.
-#[derive(Clone, Copy)]
-enum Deadline {
-    /// The timeout of each of its requests.
-    Call,
-    /// A longer wait: requests have the client's timeout.
-    Client,
-}
+use crate::runtime::Bridge;
 
 /// The client of the native module.
 #[napi]
@@ -42,43 +33,12 @@ impl Client {
         let settings = Secret::new(settings);
         catch_panic(|| {
             let settings = InputObject::of_settings(&settings)?;
-            let mut builder =
-                ActPass::builder().user_agent(concat!("actpass-node/", env!("CARGO_PKG_VERSION")));
-            if let Some(key) = settings.optional("apiKey")? {
-                builder = builder.api_key(key);
-            }
-            if let Some(tenant_id) = settings.optional("tenantId")? {
-                builder = builder.tenant_id(tenant_id);
-            }
-            if let Some(agent_id) = settings.optional("agentId")? {
-                builder = builder.agent_id(agent_id);
-            }
-            if let Some(base_url) = settings.optional("baseUrl")? {
-                builder = builder.base_url(base_url);
-            }
-            if let Some(timeout) = milliseconds(&settings, "timeoutMs")? {
-                builder = builder.timeout(timeout);
-            }
-            if let Some(timeout) = milliseconds(&settings, "connectTimeoutMs")? {
-                builder = builder.connect_timeout(timeout);
-            }
-            if let Some(retries) = settings.whole("maxRetries")? {
-                builder = builder.max_retries(retries);
-            }
-            if let Some(failures) = settings.whole("circuitFailures")? {
-                builder = builder.circuit_failures(failures);
-            }
-            if let Some(mode) = settings.optional("mode")? {
-                let as_config = |error: InvalidArgument| Error::new(ErrorKind::Config, error.to_string());
-                builder = builder.mode(mode.parse().map_err(as_config)?);
-            }
+            let mut builder = settings::builder(&settings)?;
             if let Some(ca) = settings.optional("ca")? {
                 builder = builder.ca(ca);
             }
-            builder = builder
-                .ca_variables([CaVariable::adding("NODE_EXTRA_CA_CERTS")])
-                .danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
-            let log_level = settings.optional("logLevel")?.as_deref().and_then(level_of);
+            builder = builder.ca_variables([CaVariable::adding("NODE_EXTRA_CA_CERTS")]);
+            let log_level = settings::log_level(&settings)?;
             Ok(Self { actpass: RefCell::new(Some(builder.spawn_watch(spawn_watch).build()?)), log_level })
         })
     }
@@ -225,16 +185,7 @@ impl Client {
 
     /// The client with the call's trace and limits.
     fn scoped(&self, members: &InputObject, deadline: Deadline) -> Result<ActPass, Error> {
-        let timeout = match deadline {
-            Deadline::Call => milliseconds(members, "timeoutMs")?,
-            Deadline::Client => None,
-        };
-        let options = CallOptions::new(timeout, members.whole("maxRetries")?)?;
-        let actpass = self.open()?.with_options(options);
-        Ok(match members.optional("traceparent")? {
-            Some(traceparent) => actpass.in_trace(traceparent.parse()?),
-            None => actpass,
-        })
+        settings::scoped(&self.open()?, members, deadline)
     }
 
     /// Converts the input of a call and starts the call, whose result is a JSON text.
@@ -259,18 +210,4 @@ impl Client {
             Ok(())
         })
     }
-}
-
-fn records_outcome(members: &InputObject) -> Result<bool, Error> {
-    members.switch("recordOutcome")
-}
-
-fn milliseconds(settings: &InputObject, member: &str) -> Result<Option<Duration>, Error> {
-    let Some(value) = settings.number(member, "milliseconds as a number")? else {
-        return Ok(None);
-    };
-    let range = "expected milliseconds above 0 and at most 86400000";
-    actpass_core::seconds(member, value / 1e3)
-        .map(Some)
-        .map_err(|_| settings.wrong(member, format_args!("{range}, found {value}")))
 }

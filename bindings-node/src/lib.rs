@@ -3,15 +3,9 @@
 #![allow(clippy::needless_pass_by_value, reason = "napi passes values")]
 #![cfg_attr(test, allow(dead_code, reason = "a test build registers nothing with Node"))]
 
-mod approval;
 mod client;
-mod convert;
-mod error;
-mod evidence;
 mod guard;
-mod log;
 mod panic;
-mod passport;
 mod runtime;
 mod scripted;
 

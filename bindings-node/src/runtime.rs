@@ -9,7 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use actpass_core::{ActionEnd, Blocked, Error, ErrorKind, Json, Recording};
+use actpass_core::{ActionEnd, Error, ErrorKind, Recording, TokioClock};
+use actpass_node_text::call::{self, CallOutput, CallResult, CompletionKind};
+use actpass_node_text::error::describe;
+use actpass_node_text::{guard, log};
 use actpass_session::{BackgroundRuntime, CallLog, GuardSession};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -17,40 +20,13 @@ use napi::{Env, Status};
 use napi_derive::napi;
 use tokio::task::AbortHandle;
 
-use crate::error::describe;
-use crate::guard;
-use crate::log;
 use crate::panic::catch_panic;
-
-/// The output of a call.
-pub(crate) enum CallOutput {
-    /// The JSON text of the gateway's response.
-    Text(String),
-    /// The verdict of a guard.
-    Verdict(Result<GuardSession, Box<Blocked>>),
-    /// The action of the call was stopped while its function runs.
-    Halted,
-}
-
-type CallResult = Result<CallOutput, Error>;
 
 /// Arguments of the TypeScript layer's callback: for each call its number, completion kind, text,
 /// and log lines as JSON text (or empty).
 type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
-
-/// The completion of a call.
-enum CompletionKind {
-    /// With its output: the gateway's response, or the outcome of a blocked guard.
-    Answered = 0,
-    /// With an error.
-    Failed = 1,
-    /// With permission to run the action.
-    Permitted = 2,
-    /// Not completed: its running action was stopped.
-    Halted = 3,
-}
 
 /// The calls of one JavaScript thread. The TypeScript layer identifies a call by its number.
 #[napi]
@@ -133,7 +109,7 @@ impl Bridge {
     #[napi]
     pub fn begin(&self, call: i64, now: Option<String>) -> napi::Result<String> {
         catch_panic(|| {
-            let (halt, text) = self.session(call, |session| guard::begin(session, now))?;
+            let (halt, text) = self.session(call, |session| guard::begin(session, now, &TokioClock))?;
             match halt {
                 Some(halt) => {
                     let queue = Arc::downgrade(&self.queue);
@@ -158,21 +134,20 @@ impl Bridge {
         response: Option<String>,
     ) -> napi::Result<String> {
         catch_panic(|| {
-            let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
             let ended = match ended {
                 NativeActionEnd::Cancelled => ActionEnd::Cancelled,
                 NativeActionEnd::Failed => ActionEnd::Failed,
                 NativeActionEnd::Returned => ActionEnd::Returned,
                 NativeActionEnd::Suspended => ActionEnd::Suspended,
             };
-            let (settlement, recording) =
-                self.session(call, |session| session.finish(ended, response.as_ref()))?;
+            let (settled, recording) =
+                self.session(call, |session| call::finish(session, ended, response.as_deref()))?;
             let mut calls = self.calls.borrow_mut();
             match recording {
                 Some(recording) => calls.insert(call, Stage::Ended(recording)),
                 None => calls.remove(&call),
             };
-            Ok(guard::settled(settlement, ended == ActionEnd::Returned))
+            Ok(settled)
         })
     }
 }

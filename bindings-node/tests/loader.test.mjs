@@ -67,7 +67,11 @@ function patch(from, to) {
 
 async function attempt({ prelude = '', flags = [], env = {} } = {}) {
   writeFileSync(join(folder, 'attempt.cjs'), `${prelude}\n${ATTEMPT}`);
-  const { stdout, stderr } = await run(process.execPath, [...flags, 'attempt.cjs'], { cwd: folder, env });
+  const { stdout, stderr } = await run(process.execPath, [...flags, 'attempt.cjs'], {
+    cwd: folder,
+    // Without it, wasm replaces a native module that cannot be loaded.
+    env: { ACTPASS_ENGINE: 'native', ...env },
+  });
   assert.match(stdout, /^\{/, stderr);
   return JSON.parse(stdout.split('\n')[0]);
 }

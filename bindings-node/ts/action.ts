@@ -1,6 +1,6 @@
 /** The action of a tool: checked once, evaluated for each call; the tool runs with the evaluated arguments. */
 
-import { types } from 'node:util';
+import { types } from './host.js';
 import { calling, itself, withDefaults } from './call.js';
 import { checkAction, opened, partsOf } from './connection.js';
 import { copied } from './copy.js';

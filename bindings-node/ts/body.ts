@@ -1,6 +1,6 @@
 /** Detects functions whose call does not run their body, and results whose body has not run. */
 
-import { types } from 'node:util';
+import { types } from './host.js';
 import { describe, wrongArgument } from './json.js';
 
 /** The tags of generator functions, also of bound ones and of proxies. */

@@ -1,6 +1,5 @@
 /** The client: the TypeScript API of the native module. */
 
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { checkFunction } from './body.js';
 import { ask, asking, calling, itself, withDefaults } from './call.js';
 import { checkDefaults, connect, Derived, made, opened, partsOf } from './connection.js';
@@ -8,7 +7,9 @@ import { placing } from './errors.js';
 import { authorize, EXECUTE, run } from './guard.js';
 import { hashOf, signatureOf } from './hash.js';
 import { noteExecution, unlessEnded } from './journal.js';
-import { joined, type Members, toMember, toMembers, Written, wrongArgument } from './json.js';
+import { scopeStorage } from './host.js';
+import { joined, type Members, toMember, toMembers, Written, wrongArgument, wrongSetting } from './json.js';
+import { native } from './native.js';
 import {
   AUTHORIZE_OPTIONS,
   AWAIT_OPTIONS,
@@ -570,7 +571,12 @@ export class ActPass {
       const { connection } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
       checkFunction('body', body);
-      connection.scope ??= new AsyncLocalStorage();
+      connection.scope ??= scopeStorage();
+      if (connection.scope === undefined) {
+        throw wrongSetting(
+          'bind: this host has no AsyncLocalStorage; pass the options to each call, or use withOptions',
+        );
+      }
       return [connection.scope, joined(connection.scope.getStore(), given)];
     });
     return storage.run(members, body);
@@ -617,6 +623,14 @@ export class ActPass {
    */
   get circuit(): 'closed' | 'half_open' | 'open' {
     return placing(METHODS.circuit, () => opened(partsOf(this).connection).circuit);
+  }
+
+  /**
+   * The engine that decides: `native`, the native module, or `wasm`, which sends with the host's `fetch`. On Node, wasm is used
+   * if no native module fits; the environment variable `ACTPASS_ENGINE` forces one.
+   */
+  get engine(): 'native' | 'wasm' {
+    return placing(METHODS.engine, () => partsOf(this) && (native.engine ?? 'native'));
   }
 
   /** Same as the function {@link hashPayload}. */

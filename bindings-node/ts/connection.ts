@@ -1,10 +1,9 @@
 /** The parts of a client: its shared connection and its defaults. */
 
-import type { AsyncLocalStorage } from 'node:async_hooks';
-import { types } from 'node:util';
+import { type ScopeStorage, textOfBytes, types } from './host.js';
 import { joined, type Members, toInput, toMembers, wrongArgument, wrongSetting } from './json.js';
 import { type Log, logOf } from './log.js';
-import { type Client, native } from './native.js';
+import { type Client, native, takeFallback } from './native.js';
 import { INPUTS, SETTINGS } from './options.js';
 import { checkSignal, converting } from './runtime.js';
 import type { Mode } from './types.js';
@@ -16,7 +15,7 @@ export interface Connection {
   readonly mode: Mode;
   readonly log: Log;
   /** Created by the first {@link ActPass.bind}, because it slows down every promise of the process. */
-  scope: AsyncLocalStorage<Members> | undefined;
+  scope: ScopeStorage<Members> | undefined;
 }
 
 /** @internal Constructor argument for a client that shares the connection of another. */
@@ -72,11 +71,15 @@ export function connect(options: unknown): Connection {
   const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
   const log = logOf(members['logger'], members['logLevel']);
   const { ca } = members;
-  const settings = joined(members, types.isUint8Array(ca) ? { ca: Buffer.from(ca).toString('latin1') } : undefined, {
+  const settings = joined(members, types.isUint8Array(ca) ? { ca: textOfBytes(ca) } : undefined, {
     logLevel: log.level,
   });
   const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
   const client = converting(() => new native.Client(text));
+  const reason = log.level === 'off' ? undefined : takeFallback();
+  if (reason !== undefined) {
+    log.write(JSON.stringify([['warn', `the engine is wasm: ${reason}`]]));
+  }
   return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
 }
 

@@ -1,6 +1,6 @@
 /** Copies the arguments of a call, so that an action runs with the evaluated arguments. */
 
-import { types } from 'node:util';
+import { types } from './host.js';
 import { isPlain, wrongArgument } from './json.js';
 
 /**

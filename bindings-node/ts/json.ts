@@ -3,7 +3,7 @@
  * other values after validation. All languages send the same bytes.
  */
 
-import { types } from 'node:util';
+import { types } from './host.js';
 import { ActPassArgumentError, ActPassConfigError, type ActPassError, fresh } from './errors.js';
 import { native } from './native.js';
 

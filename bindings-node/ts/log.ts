@@ -1,5 +1,6 @@
 /** Log lines of calls; `docs/telemetry.md` lists them. */
 
+import { environment, writeLine } from './host.js';
 import { describe, wrongSetting } from './json.js';
 import { ignoreTelemetryError } from './telemetry.js';
 import type { Logger, LogLevel } from './types.js';
@@ -38,7 +39,7 @@ export function logOf(logger: unknown, given: unknown): Log {
 
 function levelOf(given: unknown): LogLevel | undefined {
   const [name, level] =
-    given === undefined ? ['ACTPASS_LOG', process.env.ACTPASS_LOG || undefined] : ['logLevel', given];
+    given === undefined ? ['ACTPASS_LOG', environment('ACTPASS_LOG') || undefined] : ['logLevel', given];
   if (level !== undefined && !LEVELS.includes(level as LogLevel)) {
     const found = typeof level === 'string' ? JSON.stringify(level) : describe(level);
     throw wrongSetting(`${name}: expected off, error, warn, info or debug, found ${found}`);
@@ -62,8 +63,7 @@ function checkLogger(logger: unknown): void {
   }
 }
 
-const writeTo = (level: string) => (line: string) =>
-  process.stderr.write(`${new Date().toISOString()} ${level} ${line}\n`);
+const writeTo = (level: string) => (line: string) => writeLine(`${new Date().toISOString()} ${level} ${line}`);
 const STDERR: Logger = {
   error: writeTo('error'),
   warn: writeTo('warn'),

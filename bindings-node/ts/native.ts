@@ -1,76 +1,86 @@
-/** The native module. Private: its API may change in any version. */
+/** The engine of this process: the native module, or wasm if no native module fits. */
 
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Native } from './abi.js';
+import { wasm, wasmEngine } from './engine.js';
+import { ActPassConfigError, ActPassError } from './errors.js';
+import { herePath } from './here.js';
+import { proxyProblem } from './host.js';
 import { loadNative } from './load.js';
+import { VERSION } from './version.js';
 
-/** @internal Completed calls: for each its number, status, text, and log lines or an empty string. */
-export type Batch = (number | string)[];
+export * from './abi.js';
 
-/** @internal Status of a completed call, as defined in `runtime.rs`. */
-export const How = { Answered: 0, Failed: 1, Permitted: 2, Halted: 3 } as const;
+/** The environment variable that forces an engine. */
+const ENGINE = 'ACTPASS_ENGINE';
+const FILE = 'actpass.wasm';
 
-/** @internal */
-export interface Bridge {
-  hold(): void;
-  release(): void;
-  cancel(call: number): void;
-  begin(call: number, now: string | undefined): string;
-  finish(call: number, ended: ActionEnd, response: string | undefined): string;
+/** @internal Why the native module is not used, if wasm replaces it; reported once. */
+export let fallback: string | undefined;
+
+/** @internal Takes {@link fallback}. */
+export function takeFallback(): string | undefined {
+  const taken = fallback;
+  fallback = undefined;
+  return taken;
 }
 
-/** @internal How a permitted action ended. */
-export type ActionEnd = 'returned' | 'failed' | 'cancelled' | 'suspended';
+function choose(): Native {
+  const forced = process.env[ENGINE] || undefined;
+  switch (forced) {
+    case 'native':
+      return loadNative() as Native;
+    case 'wasm':
+      return loadWasm();
+    case undefined:
+      break;
+    default:
+      throw new ActPassConfigError(`${ENGINE}: expected native or wasm, found ${JSON.stringify(forced)}`, {
+        code: 'actpass.invalid_config',
+        kind: 'config',
+      });
+  }
+  try {
+    return loadNative() as Native;
+  } catch (error) {
+    const file = wasmFile();
+    if (file === undefined) {
+      throw error;
+    }
+    fallback = (error as ActPassError).message;
+    return loadWasm();
+  }
+}
 
-/** @internal */
-export type Begin = (bridge: Bridge, call: number, input: string) => void;
+/** Returns the path of the module: in the package, or next to a bundle. */
+function wasmFile(): string | undefined {
+  const folder = dirname(herePath());
+  return [join(folder, FILE), join(folder, '..', FILE)].find(existsSync);
+}
 
-/** @internal */
-export interface Client {
-  readonly circuit: 'closed' | 'half_open' | 'open';
-  check(input: string): void;
-  close(): void;
-  preflight: Begin;
-  authorize: Begin;
-  resume: Begin;
-  waitForApproval: Begin;
-  recordOutcome: Begin;
-  issuePassport: Begin;
-  verifyPassport: Begin;
-  verifyPassportOffline: Begin;
-  revokePassport: Begin;
-  recordEvidence: Begin;
+function loadWasm(): Native {
+  const file = wasmFile();
+  if (file === undefined) {
+    throw new ActPassError(`cannot load the wasm engine of @actpass/sdk: ${FILE} is not next to ${herePath()}`, {
+      code: 'actpass.native_missing',
+      kind: 'native',
+    });
+  }
+  const module = new wasm.Module(readFileSync(file));
+  const engine = wasmEngine(module, {
+    environment: (name) => process.env[name],
+    isBrowser: false,
+    refuses: (settings) => proxyProblem(settings, process.env),
+  });
+  if (engine.VERSION !== VERSION) {
+    throw new ActPassError(
+      `cannot load the wasm engine of @actpass/sdk: ${file} has the version ${engine.VERSION}, the JavaScript code ${VERSION}`,
+      { code: 'actpass.native_version', kind: 'native' },
+    );
+  }
+  return engine;
 }
 
 /** @internal */
-export type CallName = Exclude<keyof Client, 'check' | 'circuit' | 'close'>;
-
-/** @internal The state of a scripted gateway, for `testing`. */
-export interface ScriptedGatewayState {
-  script(tool: string | undefined, answer: string | undefined, status: number): void;
-  scriptNext(answer: string | undefined, status: number): void;
-  decide(approval: string, approved: boolean): string;
-  expire(approval: string): string;
-  halt(scope: string, id: string | undefined, reason: string): number;
-  lift(): number;
-  approvals(): string[];
-  requests(): { method: string; path: string; body: string }[];
-  hold(method: string, path: string): number;
-  reply(method: string, path: string, body: string): { status: number; body: string } | null;
-}
-
-/** @internal */
-export interface Native {
-  readonly VERSION: string;
-  Client: new (settings: string) => Client;
-  Bridge: new (settled: (batch: Batch) => void) => Bridge;
-  ScriptedGatewayState: new () => ScriptedGatewayState;
-  canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
-  unmappedTool(tool: string): string;
-  invalidArgument(tool: string, problem: string): string;
-  invalidPassport(tool: string, errors: string[]): string;
-  argumentPath(member: string, steps: (string | number)[]): string;
-  hashPayload(payload: string): string;
-  signPayload(secret: string, payload: string): string;
-}
-
-/** @internal */
-export const native: Native = loadNative() as Native;
+export const native: Native = choose();

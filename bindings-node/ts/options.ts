@@ -1,6 +1,6 @@
 /** Names of options: per method, per native call, and with defaults. */
 
-import type { CallName } from './native.js';
+import type { CallName } from './abi.js';
 
 /** @internal */
 export const SETTINGS = [
@@ -15,6 +15,7 @@ export const SETTINGS = [
   'mode',
   'ca',
   'dangerAllowInsecureHttp',
+  'dangerAllowBrowser',
 ];
 const ACTION = [
   'goal',

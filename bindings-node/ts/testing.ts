@@ -26,7 +26,7 @@ import { placing, Site, stamped } from './errors.js';
 import { herePath, nodeRequire } from './here.js';
 import { JOURNAL, journals, type Note } from './journal.js';
 import { describe, toJson, toMembers, wrongArgument, wrongSetting } from './json.js';
-import { native } from './native.js';
+import { native, type ScriptedGatewayState } from './native.js';
 import { converting } from './runtime.js';
 import type { ActPassOptions, JsonValue } from './types.js';
 
@@ -379,7 +379,7 @@ function assertTimes(above: Function, what: string, tools: readonly string[], to
  * ```
  */
 export class ScriptedGateway extends TestGateway {
-  readonly #state: InstanceType<typeof native.ScriptedGatewayState>;
+  readonly #state: ScriptedGatewayState;
   readonly #server: Server;
   readonly #allowed: Allowed[] = [];
   /** Idempotency keys of actions whose connection was closed: a retry is the same action. */
@@ -387,6 +387,9 @@ export class ScriptedGateway extends TestGateway {
 
   private constructor(server: Server, options: TestGatewayOptions) {
     super(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, 'apk_test', options);
+    if (native.ScriptedGatewayState === undefined) {
+      throw wrongSetting('ACTPASS_ENGINE: the scripted gateway needs the native module, found the engine wasm');
+    }
     this.#state = new native.ScriptedGatewayState();
     this.#server = server;
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {

@@ -57,6 +57,10 @@ export interface ActPassOptions {
    * Default: `false`.
    */
   dangerAllowInsecureHttp?: boolean | undefined;
+  /**
+   * Permits a browser, where everyone who opens the page can read the API key. Without effect elsewhere. Default: `false`.
+   */
+  dangerAllowBrowser?: boolean | undefined;
   /** Receives the log lines, such as `console` or a pino or winston logger. Default: standard error. */
   logger?: Logger | undefined;
   /**

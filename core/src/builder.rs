@@ -14,6 +14,7 @@ use crate::halts::SpawnWatch;
 use crate::http::ReqwestTransport;
 #[cfg(feature = "http")]
 use crate::http::{CaVariable, ConnectOptions, parse_ca};
+use crate::http_requests::HttpRequests;
 use crate::settings::Settings;
 use crate::transport::Transport;
 use actpass_protocol::{Mode, Secret};
@@ -59,6 +60,7 @@ pub struct ActPassBuilder {
     allow_insecure_http: bool,
     user_agent: Option<String>,
     transport: Option<Box<dyn Transport>>,
+    http_transport: Option<fn(HttpRequests) -> Box<dyn Transport>>,
     clock: Option<Box<dyn Clock>>,
     spawn_watch: Option<SpawnWatch>,
     #[cfg(feature = "reqwest")]
@@ -178,6 +180,13 @@ impl ActPassBuilder {
         self
     }
 
+    /// Sets the transport that sends the HTTP requests of the client with the host's HTTP client.
+    #[must_use]
+    pub fn http_transport(mut self, make: fn(HttpRequests) -> Box<dyn Transport>) -> Self {
+        self.http_transport = Some(make);
+        self
+    }
+
     /// Replaces the gateway by a scripted one, which also records the actions that run. Sets the
     /// transport.
     #[cfg(feature = "testing")]
@@ -250,11 +259,16 @@ impl ActPassBuilder {
         if let Some(client) = self.reqwest.take() {
             return self.over_reqwest(client);
         }
-        let Some(transport) = self.transport.take() else { return self.over_http() };
+        if self.transport.is_none() && self.http_transport.is_none() {
+            return self.over_http();
+        }
         #[cfg(feature = "http")]
         parse_ca(self.ca.as_deref())?;
-        let time = self.time()?;
-        Ok(ActPass::with_transport(Arc::new(self.config()?), transport, time))
+        let (time, given, make) = (self.time()?, self.transport.take(), self.http_transport.take());
+        let config = self.config()?;
+        let made = given.or_else(|| Some(make?(HttpRequests::new(&config))));
+        let transport = made.ok_or_else(|| Error::config("transport", "expected one"))?;
+        Ok(ActPass::with_transport(Arc::new(config), transport, time))
     }
 
     #[cfg(feature = "reqwest")]

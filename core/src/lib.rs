@@ -61,11 +61,11 @@ mod error;
 mod evidence;
 mod explanation;
 pub mod guard;
-#[cfg(feature = "http")]
 mod halt_watch;
 mod halts;
 #[cfg(feature = "http")]
 mod http;
+mod http_requests;
 mod observe;
 mod offline;
 mod passport;
@@ -108,6 +108,7 @@ pub use guard::{
 pub use halts::{HALT_WATCH_DELAY, HaltSignal, HaltWatch, HaltWatcher, Halted, WatchFuture};
 #[cfg(feature = "http")]
 pub use http::CaVariable;
+pub use http_requests::{HttpFailure, HttpRequests};
 pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };

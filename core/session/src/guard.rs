@@ -5,8 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use actpass_core::engine::{self, Begun, Stage};
 use actpass_core::{
-    ActPass, Action, ActionEnd, Blocked, Decision, Error, Json, PreparedAction, Recording, Settlement,
-    TokioClock,
+    ActPass, Action, ActionEnd, Blocked, Clock, Decision, Error, Json, PreparedAction, Recording, Settlement,
 };
 
 use crate::test_hooks;
@@ -77,7 +76,7 @@ impl GuardSession {
     fn from_stage(session: engine::GuardSession, stage: Stage) -> Result<Self, Box<Blocked>> {
         match stage {
             Stage::Blocked(blocked) => Err(Box::new(blocked)),
-            Stage::Ready => Ok(Self { process: std::process::id(), session: Mutex::new(session) }),
+            Stage::Ready => Ok(Self { process: process_id(), session: Mutex::new(session) }),
         }
     }
 
@@ -94,12 +93,22 @@ impl GuardSession {
     /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if the action has begun before,
     /// or in a forked child, because the parent may spend the same permit. The action must not run
     /// then.
+    #[cfg(feature = "drivers")]
     pub fn begin(&self, now: Option<&Action>) -> Result<Begun, Error> {
-        if self.process != std::process::id() {
+        self.begin_at(now, &actpass_core::TokioClock)
+    }
+
+    /// As [`GuardSession::begin`], on the clock of the client.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuardSession::begin`].
+    pub fn begin_at(&self, now: Option<&Action>, clock: &dyn Clock) -> Result<Begun, Error> {
+        if self.process != process_id() {
             let problem = "spent in a forked child; spend it in the process that requested it";
             return Err(Error::argument("permit", problem));
         }
-        self.with(|session| session.begin(now, &TokioClock))
+        self.with(|session| session.begin(now, clock))
     }
 
     /// Settles the function. `response` is its result, if it is JSON. Returns the [`Settlement`]
@@ -125,6 +134,11 @@ impl GuardSession {
     fn with<T>(&self, body: impl FnOnce(&mut engine::GuardSession) -> T) -> T {
         body(&mut self.session.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The process; 0 where there are none.
+fn process_id() -> u32 {
+    if cfg!(target_family = "wasm") { 0 } else { std::process::id() }
 }
 
 impl fmt::Debug for GuardSession {

@@ -12,11 +12,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT,
-};
-use http::{Extensions, Method, Response as HttpResponse};
+use http::header::{HeaderName, RETRY_AFTER};
+use http::{Extensions, Response as HttpResponse};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use hyper::rt::Executor;
@@ -28,10 +25,10 @@ use self::connect::{
     ConnectProblem, ConnectedAt, Connector, DynError, ProxyFailure, ProxyFailureKind, causes,
     connect_problem, root_cause,
 };
-use crate::base_url::BaseUrl;
 use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
 use crate::config::Config;
 use crate::error::Error;
+use crate::http_requests::HttpRequests;
 use crate::observe::without_subscriber;
 use crate::transport::{BodyError, MAX_BODY, Request, Response, SendFuture, Transport, TransportError};
 use actpass_protocol::ErrorKind;
@@ -43,7 +40,6 @@ pub use self::tls::CaVariable;
 
 /// Idle connections are closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The default transport: HTTP/1.1 and HTTP/2 over one connection pool. TLS is always verified,
 /// redirects are never followed.
@@ -63,7 +59,7 @@ impl HttpTransport {
 
     async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
         let retry = request.retry;
-        let mut sent = self.gateway.request(request)?.map(Full::new);
+        let mut sent = self.gateway.requests.request(request)?.map(Full::new);
         let began = Instant::now();
         // Only a retry can receive a replay of its own call, so only a retry captures the
         // connection.
@@ -86,33 +82,13 @@ impl HttpTransport {
 
 /// The part of the transport that does not depend on the HTTP client.
 struct GatewayHttp {
-    base_url: BaseUrl,
-    headers: HeaderMap,
+    requests: HttpRequests,
     connect_options: ConnectOptions,
 }
 
 impl GatewayHttp {
     fn new(config: &Config, connect_options: ConnectOptions) -> Self {
-        Self { base_url: config.base_url.clone(), headers: headers(config), connect_options }
-    }
-
-    fn request(&self, request: Request) -> Result<http::Request<Bytes>, TransportError> {
-        let uri = self
-            .base_url
-            .endpoint(request.operation, &request.path_suffix)
-            .map_err(|error| TransportError { error, is_pre_send: true })?;
-        let is_read = request.operation.is_read();
-        let mut sent = http::Request::new(request.body);
-        *sent.uri_mut() = uri;
-        *sent.headers_mut() = self.headers.clone();
-        if !is_read {
-            *sent.method_mut() = Method::POST;
-            sent.headers_mut().insert(CONTENT_TYPE, JSON);
-        }
-        if let Some(traceparent) = &request.traceparent {
-            sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
-        }
-        Ok(sent)
+        Self { requests: HttpRequests::new(config), connect_options }
     }
 
     async fn read_response<B>(
@@ -156,7 +132,7 @@ impl GatewayHttp {
     }
 
     fn response_error(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        let base_url = self.base_url.as_str();
+        let base_url = self.requests.base_url().as_str();
         let failed_proxy = causes(&error).find_map(|cause| cause.downcast_ref::<ProxyFailure>());
         if let Some(failure) = failed_proxy {
             let setting = failure.proxy.setting.clone();
@@ -183,7 +159,7 @@ impl GatewayHttp {
                 (ErrorKind::Connection, "cannot reach", Some(cause))
             }
             ConnectProblem::Interrupted => {
-                let is_handshake = self.base_url.is_https()
+                let is_handshake = self.requests.base_url().is_https()
                     && causes(&error)
                         .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
                         .any(legacy::Error::is_connect);
@@ -239,22 +215,9 @@ impl Transport for HttpTransport {
 impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpTransport")
-            .field("base_url", &self.gateway.base_url.as_str())
+            .field("base_url", &self.gateway.requests.base_url().as_str())
             .finish_non_exhaustive()
     }
-}
-
-fn headers(config: &Config) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([
-        (ACCEPT, HeaderValue::from_static("*/*")),
-        (AUTHORIZATION, config.authorization.clone()),
-        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-        (USER_AGENT, config.user_agent.clone()),
-    ]);
-    if let Some(tenant) = &config.tenant_id {
-        headers.insert(HeaderName::from_static("x-actpass-tenant"), tenant.clone());
-    }
-    headers
 }
 
 fn is_reset(error: DynError<'_>) -> bool {

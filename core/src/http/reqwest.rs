@@ -52,7 +52,7 @@ impl ReqwestTransport {
     }
 
     async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
-        let sent = self.gateway.request(request)?;
+        let sent = self.gateway.requests.request(request)?;
         let failed = |error: reqwest::Error| {
             let is_pre_send = error.is_connect() || is_refused_stream(&error);
             let is_late = error.is_connect() && error.is_timeout();
@@ -82,7 +82,7 @@ impl Transport for ReqwestTransport {
 impl fmt::Debug for ReqwestTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReqwestTransport")
-            .field("base_url", &self.gateway.base_url.as_str())
+            .field("base_url", &self.gateway.requests.base_url().as_str())
             .finish_non_exhaustive()
     }
 }

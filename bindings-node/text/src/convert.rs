@@ -7,19 +7,19 @@ use actpass_core::json::{RawObject, Step, path};
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
 /// The input of a call, or the settings.
-pub(crate) struct InputObject {
+pub struct InputObject {
     document: RawObject,
     kind: ErrorKind,
 }
 
 impl InputObject {
     /// Parses the input of a call. Errors in it are argument errors.
-    pub(crate) fn of_call(text: &Secret) -> Result<Self, Error> {
+    pub fn of_call(text: &Secret) -> Result<Self, Error> {
         Self::parse(text, ErrorKind::Argument)
     }
 
     /// Parses the settings of a client.
-    pub(crate) fn of_settings(text: &Secret) -> Result<Self, Error> {
+    pub fn of_settings(text: &Secret) -> Result<Self, Error> {
         Self::parse(text, ErrorKind::Config)
     }
 
@@ -30,12 +30,12 @@ impl InputObject {
     }
 
     /// A required string.
-    pub(crate) fn string(&self, member: &str) -> Result<String, Error> {
+    pub fn string(&self, member: &str) -> Result<String, Error> {
         self.optional(member)?.ok_or_else(|| self.wrong(member, "expected a string, found nothing"))
     }
 
     /// An optional string.
-    pub(crate) fn optional(&self, member: &str) -> Result<Option<String>, Error> {
+    pub fn optional(&self, member: &str) -> Result<Option<String>, Error> {
         if self.document.member_text(member).is_none() {
             return Ok(None);
         }
@@ -46,7 +46,7 @@ impl InputObject {
     }
 
     /// A list of strings; empty if missing.
-    pub(crate) fn strings(&self, member: &str) -> Result<Vec<String>, Error> {
+    pub fn strings(&self, member: &str) -> Result<Vec<String>, Error> {
         let Some(list) = self.document.member(member) else {
             return Ok(Vec::new());
         };
@@ -64,7 +64,7 @@ impl InputObject {
     }
 
     /// An optional number.
-    pub(crate) fn number(&self, member: &str, expected: &str) -> Result<Option<f64>, Error> {
+    pub fn number(&self, member: &str, expected: &str) -> Result<Option<f64>, Error> {
         match self.document.member(member) {
             None => Ok(None),
             Some(Json::Number(number)) => Ok(Some(number.as_f64())),
@@ -75,7 +75,7 @@ impl InputObject {
     }
 
     /// An optional non-negative integer.
-    pub(crate) fn whole(&self, member: &str) -> Result<Option<u32>, Error> {
+    pub fn whole(&self, member: &str) -> Result<Option<u32>, Error> {
         const EXPECTED: &str = "a non-negative integer";
         self.number(member, EXPECTED)?
             .map(|number| {
@@ -88,7 +88,7 @@ impl InputObject {
     }
 
     /// The number of a call.
-    pub(crate) fn call(&self, member: &str) -> Result<i64, Error> {
+    pub fn call(&self, member: &str) -> Result<i64, Error> {
         self.document
             .member_text(member)
             .and_then(|text| text.parse().ok())
@@ -96,7 +96,7 @@ impl InputObject {
     }
 
     /// An optional non-negative wait in milliseconds.
-    pub(crate) fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
+    pub fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
         const EXPECTED: &str = "non-negative milliseconds";
         self.number(member, EXPECTED)?
             .map(|number| {
@@ -107,7 +107,7 @@ impl InputObject {
     }
 
     /// An optional boolean; `false` if missing.
-    pub(crate) fn switch(&self, member: &str) -> Result<bool, Error> {
+    pub fn switch(&self, member: &str) -> Result<bool, Error> {
         match self.document.member_text(member) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -116,16 +116,17 @@ impl InputObject {
     }
 
     /// The JSON text of a member.
-    pub(crate) fn text(&self, member: &str) -> Option<&str> {
+    pub fn text(&self, member: &str) -> Option<&str> {
         self.document.member_text(member)
     }
 
     /// A member as a JSON value.
-    pub(crate) fn json(&self, member: &str) -> Option<Json> {
+    pub fn json(&self, member: &str) -> Option<Json> {
         self.document.member(member)
     }
 
-    pub(crate) fn wrong(&self, member: &str, problem: impl std::fmt::Display) -> Error {
+    /// The error of a member.
+    pub fn wrong(&self, member: &str, problem: impl std::fmt::Display) -> Error {
         Error::new(self.kind, format!("{member}: {problem}"))
     }
 

@@ -3,13 +3,8 @@
 use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{Error, ErrorKind};
 
-/// Converts an error to one that the TypeScript layer throws.
-pub(crate) fn raise(error: &Error) -> napi::Error {
-    napi::Error::from_reason(describe(error))
-}
-
 /// The JSON text of `error`.
-pub(crate) fn describe(error: &Error) -> String {
+pub fn describe(error: &Error) -> String {
     let mut text = JsonWriter::new(Style::Compact);
     text.raw("{");
     let mut members = 0;
@@ -67,7 +62,8 @@ fn message(error: &Error) -> String {
     }
 }
 
-pub(crate) fn camel_case(name: &str) -> String {
+/// Converts a name of the core to TypeScript's spelling.
+pub fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut spelled = words.next().unwrap_or_default().to_owned();
     for word in words {

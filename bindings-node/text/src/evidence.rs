@@ -4,7 +4,12 @@ use actpass_core::{Error, EvidenceEvent};
 
 use crate::convert::InputObject;
 
-pub(crate) fn event(members: &InputObject) -> Result<EvidenceEvent, Error> {
+/// The event to record.
+///
+/// # Errors
+///
+/// If a member has the wrong type.
+pub fn event(members: &InputObject) -> Result<EvidenceEvent, Error> {
     let mut event = EvidenceEvent::new(members.string("eventType")?, members.string("chainId")?);
     event.tool_id = members.optional("toolId")?;
     event.decision = members.optional("decision")?;

@@ -5,7 +5,7 @@ use actpass_session::CallLog;
 use tracing::Level;
 
 /// Drains the lines as JSON text, `[[level, text], …]`; empty without lines.
-pub(crate) fn take(log: &CallLog) -> String {
+pub fn take(log: &CallLog) -> String {
     let lines = log.drain();
     if lines.is_empty() {
         return String::new();
@@ -25,7 +25,7 @@ pub(crate) fn take(log: &CallLog) -> String {
 }
 
 /// The level with this name; `None` for `off`.
-pub(crate) fn level_of(name: &str) -> Option<Level> {
+pub fn level_of(name: &str) -> Option<Level> {
     [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG].into_iter().find(|level| name_of(*level) == name)
 }
 

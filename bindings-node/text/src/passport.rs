@@ -4,7 +4,12 @@ use actpass_core::{Error, OfflineVerifyRequest, PassportRequest, VerifyRequest};
 
 use crate::convert::InputObject;
 
-pub(crate) fn issue(members: &InputObject) -> Result<PassportRequest, Error> {
+/// The passport to issue.
+///
+/// # Errors
+///
+/// If a member has the wrong type.
+pub fn issue(members: &InputObject) -> Result<PassportRequest, Error> {
     if members.text("allowedTools").is_none() {
         return Err(members.wrong("allowedTools", "expected a list of strings, found nothing"));
     }
@@ -32,7 +37,12 @@ pub(crate) fn issue(members: &InputObject) -> Result<PassportRequest, Error> {
     Ok(request)
 }
 
-pub(crate) fn verify(members: &InputObject) -> Result<VerifyRequest, Error> {
+/// The passport to verify.
+///
+/// # Errors
+///
+/// If a member has the wrong type.
+pub fn verify(members: &InputObject) -> Result<VerifyRequest, Error> {
     let mut request = VerifyRequest::new(members.string("token")?, members.string("audience")?);
     request.agent_id = members.optional("agentId")?;
     request.user_id = members.optional("userId")?;
@@ -41,7 +51,12 @@ pub(crate) fn verify(members: &InputObject) -> Result<VerifyRequest, Error> {
     Ok(request)
 }
 
-pub(crate) fn verify_offline(members: &InputObject) -> Result<OfflineVerifyRequest, Error> {
+/// The passport to verify offline.
+///
+/// # Errors
+///
+/// If a member has the wrong type.
+pub fn verify_offline(members: &InputObject) -> Result<OfflineVerifyRequest, Error> {
     let mut request = OfflineVerifyRequest::new(members.string("token")?, members.string("audience")?);
     request.issuer = members.optional("issuer")?;
     request.tenant_id = members.optional("tenantId")?;
@@ -50,6 +65,11 @@ pub(crate) fn verify_offline(members: &InputObject) -> Result<OfflineVerifyReque
     Ok(request)
 }
 
-pub(crate) fn revoke(members: &InputObject) -> Result<(String, Option<String>), Error> {
+/// The id of the passport to revoke, and the reason.
+///
+/// # Errors
+///
+/// If a member has the wrong type.
+pub fn revoke(members: &InputObject) -> Result<(String, Option<String>), Error> {
     Ok((members.string("jti")?, members.optional("reason")?))
 }

@@ -1,0 +1,5 @@
+/** The compiled module, imported in the way of the host: see `imports` in `package.json`. */
+declare module '#wasm' {
+  const module: object;
+  export default module;
+}
