@@ -294,8 +294,9 @@ describe(
 test('import and workers get the same error', async () => {
   layOut();
   rmSync(join(binary(), '..'), { recursive: true });
+  const env = { ACTPASS_ENGINE: 'native' };
   writeFileSync(join(folder, 'import.mjs'), "import('@actpass/sdk').catch((error) => console.log(error.code));");
-  assert.equal((await run(process.execPath, ['import.mjs'], { cwd: folder })).stdout, 'actpass.native_missing\n');
+  assert.equal((await run(process.execPath, ['import.mjs'], { cwd: folder, env })).stdout, 'actpass.native_missing\n');
   layOut();
   writeFileSync(
     join(folder, 'worker.mjs'),
@@ -303,7 +304,7 @@ test('import and workers get the same error', async () => {
      new Worker("require('@actpass/sdk')", { eval: true, execArgv: ['--no-addons'] })
        .on('error', (error) => console.log(error.code));`,
   );
-  const worker = await run(process.execPath, ['worker.mjs'], { cwd: folder });
+  const worker = await run(process.execPath, ['worker.mjs'], { cwd: folder, env });
   assert.equal(worker.stdout, 'actpass.native_addons_disabled\n', worker.stderr);
 });
 

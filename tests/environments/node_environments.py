@@ -419,10 +419,9 @@ def bun(*arguments: str, main: str) -> Callable[[Box], str]:
 def deno(box: Box) -> str:
     program(box)
     box.write("package.json", '{"name": "app", "private": true, "dependencies": {"@actpass/sdk": "2.0.0"}}')
-    flags = ["--allow-ffi"] if box.line else []
     allowed = ["--allow-env", "--allow-read", "--allow-net=127.0.0.1", "--allow-sys"]
     return box.run(
-        full("deno"), "run", "--no-prompt", "--cached-only", "--node-modules-dir=manual", *allowed, *flags, "main.mjs"
+        full("deno"), "run", "--no-prompt", "--cached-only", "--node-modules-dir=manual", *allowed, "main.mjs"
     )
 
 
@@ -537,19 +536,17 @@ def rows() -> list[Environment]:
         Environment(
             "Node",
             "`--no-addons`",
+            # The engine in wasm replaces the native module, as in the next rows.
             node("--no-addons"),
             light=True,
             version=here,
-            error="native addons are disabled: start Node without --no-addons",
         ),
         Environment(
             "Node",
             "permission model",
-            lambda box: node(*PERMISSIONS, *(["--allow-addons"] if box.line else []))(box),
+            node(*PERMISSIONS),
             light=True,
             version=here,
-            line="`--allow-addons`",
-            error="the permission model forbids native addons: start Node with --allow-addons",
         ),
         Environment(
             "Node",
@@ -557,7 +554,6 @@ def rows() -> list[Environment]:
             node(packages=("sdk",)),
             light=True,
             version=here,
-            error=f"the package @actpass/sdk-{PLATFORM} is not installed: install @actpass/sdk again on this platform",
         ),
         Environment("Node", "pnpm", pnpm, version=version("pnpm")),
         Environment("Node", "Yarn Plug'n'Play", yarn, version=version("@yarnpkg/cli-dist")),
@@ -700,8 +696,6 @@ def rows() -> list[Environment]:
             "Deno",
             deno,
             version=version("deno"),
-            line="`--allow-ffi`",
-            error="run again with the --allow-ffi flag",
         ),
         Environment("Node", "Jest", jest, light=True, version=version("jest")),
         Environment("Node", "Jest, jsdom", jsdom, version=version("jest-environment-jsdom")),
