@@ -45,7 +45,7 @@ const { native } = require('../dist/native.js');
 const { ToolMap } = require('../dist/integrations/common.js');
 const hostile = new Hostile();
 const engine = native.engine ?? 'native';
-/** The vectors that a host's `fetch` cannot play, each with a reason. */
+/** The vectors that do not run over a host's `fetch`, each with a reason. */
 const gaps =
   engine === 'wasm' ? JSON.parse(readFileSync(join(VECTORS, '..', 'wasm-gaps.json'), 'utf8')) : { vectors: {} };
 /** Release builds have no test hooks, so no call can be broken. */

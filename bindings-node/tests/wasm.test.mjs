@@ -1,4 +1,4 @@
-/** The engine in wasm, in Node: what it refuses, what a panic does, and that it keeps nothing of ended calls. */
+/** The engine in wasm, in Node: refused settings, panics, and the memory of ended calls. */
 
 import './wasm-engine.mjs';
 import assert from 'node:assert/strict';
@@ -266,7 +266,7 @@ test('the memory of the module stays flat over thousands of guards and clients',
   assert.ok(memory.buffer.byteLength - before <= 65_536, `${before} ${memory.buffer.byteLength}`);
 });
 
-test('the package falls back to wasm where no addon loads, and says so once', async () => {
+test('the package falls back to wasm where no addon loads, and logs it once', async () => {
   assert.ok(existsSync(join(PACKAGE, 'dist', 'actpass.wasm')));
   const code = `
     import { ActPass } from '@actpass/sdk';

@@ -25,9 +25,9 @@ const MAX_TIMER = 2 ** 31 - 1;
 const ABSENT = 2 ** 32 - 1;
 const ENDS = ['failed', 'returned', 'cancelled', 'suspended'] as const;
 
-/** @internal What the engine needs to know about its host. */
+/** @internal The host of an engine. */
 export interface EngineHost {
-  /** Reads an environment variable; `undefined` where there are none. */
+  /** Reads an environment variable; `undefined` if unset or unsupported. */
   environment(name: string): string | undefined;
   /** Whether a page or an extension of a browser runs the program. */
   readonly isBrowser: boolean;
@@ -176,7 +176,7 @@ class Instance {
     });
   }
 
-  /** Ends what the instance has started. */
+  /** Ends the requests and timers of the instance. */
   end(): void {
     this.isDead = true;
     for (const controller of this.requests.values()) {
@@ -286,7 +286,7 @@ class Engine {
     const isDead = this.#permitted.get(id)?.isDead === true;
     this.#permitted.delete(id);
     if (isDead) {
-      // It ran, whatever became of the instance.
+      // It ran: the new instance does not change that.
       return '{"executed":true}';
     }
     return this.#call((instance) => {
@@ -358,7 +358,7 @@ class Engine {
     return this.#host.isBrowser ? { cache: 'no-store', credentials: 'omit', referrerPolicy: 'no-referrer' } : {};
   }
 
-  /** Reads the variables of the environment, and refuses what `fetch` cannot give. */
+  /** Reads the variables of the environment, and refuses settings that `fetch` cannot support. */
   #settings(text: string): string {
     const settings = JSON.parse(text) as Settings;
     const problem = problemOf(settings, this.#host) ?? this.#host.refuses?.(settings);
@@ -562,7 +562,7 @@ export function wasmEngine(module: WasmModule, host: EngineHost): Native {
   };
 }
 
-/** Returns why `fetch` cannot give what a setting asks for. */
+/** Returns why `fetch` cannot support a setting. */
 function problemOf(settings: Settings, { isBrowser }: EngineHost): string | undefined {
   const given = (name: string) => settings[name] !== undefined && settings[name] !== false;
   const wasm = "the engine is wasm, which sends with the host's fetch";

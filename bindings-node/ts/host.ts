@@ -1,4 +1,4 @@
-/** What the SDK needs of its host, here of Node; `edge/host.ts` replaces it in the build for other hosts. */
+/** The host of the SDK: Node. `edge/host.ts` replaces this module in the build for other hosts. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { types } from 'node:util';
@@ -12,7 +12,7 @@ export interface ScopeStorage<T> {
   run<R>(value: T, body: () => R): R;
 }
 
-/** @internal Creates a {@link ScopeStorage}; `undefined` if the host has none. */
+/** @internal Creates a {@link ScopeStorage}; `undefined` if the host does not support it. */
 export function scopeStorage<T>(): ScopeStorage<T> | undefined {
   return new AsyncLocalStorage<T>();
 }

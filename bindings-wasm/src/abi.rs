@@ -1,7 +1,7 @@
 //! The entries of the module, and the buffers through which texts cross. `engine.ts` is their only
 //! caller.
 //!
-//! The host asks for a place with `input`, writes the bytes there and passes their number to an
+//! The host gets a place from `input`, writes the bytes there and passes their number to an
 //! entry, which takes them. An entry that returns a text leaves it at `output` until the next entry.
 
 use std::cell::RefCell;
@@ -78,7 +78,7 @@ extern "C" fn completed() -> f64 {
     COMPLETED.with_borrow(|id| *id as f64)
 }
 
-/// Takes the next completed call: its kind, or -1 if there is none.
+/// Takes the next completed call: its kind, or -1 without one.
 #[unsafe(no_mangle)]
 extern "C" fn next() -> i32 {
     let Some(completion) = calls::next() else { return -1 };

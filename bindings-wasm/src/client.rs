@@ -45,7 +45,7 @@ pub(crate) fn create(number: u32, text: Secret) -> Result<(), Error> {
     Ok(())
 }
 
-/// Forgets a client. Calls in flight keep it.
+/// Drops a client. Calls in flight keep it.
 pub(crate) fn close(number: u32) {
     drop(CLIENTS.with_borrow_mut(|clients| clients.remove(&number)));
 }

@@ -1,4 +1,4 @@
-//! What the host provides: time, randomness, timers and `fetch`.
+//! Time, randomness, timers and `fetch` of the host.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,9 +1,8 @@
 //! `actpass.wasm`: the engine of the Node package for hosts without native addons.
 //!
-//! The module has no threads, no WASI and no JavaScript of its own. Its host, `ts/wasm/engine.ts`,
-//! provides time, randomness, timers and `fetch`, and polls for completed calls. Texts cross as in the
-//! native module: JSON, one direction each. An entry never calls the host's code back into the module:
-//! the host only starts what the entry asks for.
+//! The module has no threads, no WASI and no JavaScript. Its host, `ts/engine.ts`, provides time,
+//! randomness, timers and `fetch`, and takes completed calls. JSON texts cross as in the native module.
+//! An entry is never entered again while it runs: the host starts requests and timers later.
 //!
 //! A panic ends the instance: it traps, and the host replaces it. Nothing is caught here.
 

@@ -81,7 +81,7 @@ impl fmt::Debug for HttpRequests {
     }
 }
 
-/// Why a request of the host's HTTP client got no response, as precisely as the host says.
+/// Why a request of the host's HTTP client got no response, as precisely as the host reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpFailure {
     /// The certificate has expired.
@@ -100,7 +100,7 @@ pub enum HttpFailure {
     Interrupted,
     /// The peer does not speak HTTP.
     NotHttp,
-    /// The host does not say.
+    /// The host does not report the reason.
     Other,
     /// A redirect, whose status the host hides.
     Redirect,

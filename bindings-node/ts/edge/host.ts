@@ -1,4 +1,4 @@
-/** What the SDK needs of a host without the API of Node. The build puts it in place of `host.ts`. */
+/** A host without the API of Node. The build puts this module in place of `host.ts`. */
 
 import type { ScopeStorage } from '../host.js';
 

@@ -153,7 +153,7 @@ impl Subscriber for Collector {
     fn exit(&self, _: &Id) {}
 }
 
-/// The time; 1970 in wasm, whose host knows it.
+/// The time; always 1970 in wasm, which has no clock.
 fn now() -> SystemTime {
     if cfg!(target_family = "wasm") { SystemTime::UNIX_EPOCH } else { SystemTime::now() }
 }

@@ -136,7 +136,7 @@ impl GuardSession {
     }
 }
 
-/// The process; 0 where there are none.
+/// The id of the process; 0 in wasm.
 fn process_id() -> u32 {
     if cfg!(target_family = "wasm") { 0 } else { std::process::id() }
 }

@@ -1,7 +1,7 @@
 /** The smoke set of a host: a decision of each kind by the real gateway, then gateways that misbehave. */
 
 /**
- * Returns what happened. `sdk` is the package; `gateways` has the URL of the real gateway, of one that redirects, of one whose
+ * Returns the results as JSON text. `sdk` is the package; `gateways` has the URL of the real gateway, of one that redirects, of one whose
  * body hangs, and of one whose body is too large.
  */
 export async function smoke({ ActPass, hashPayload }, { real, redirect, hang, oversize }) {
