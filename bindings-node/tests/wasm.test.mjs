@@ -3,7 +3,9 @@
 import './wasm-engine.mjs';
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, mock, test } from 'node:test';
@@ -15,6 +17,7 @@ import {
   Hostile,
   newClient,
   PACKAGE,
+  VECTORS,
   rejection,
   run,
   runModule,
@@ -24,6 +27,9 @@ import { instances } from './wasm-engine.mjs';
 
 const { native } = createRequire(import.meta.url)('../dist/native.js');
 const hostile = new Hostile();
+/** A body in chunks without an end. */
+const ENDLESS = JSON.parse(readFileSync(join(VECTORS, 'failures', 'invalid_over_1_mib_endless.json'), 'utf8')).gateway
+  .steps[0];
 const refund = { ...ACTION, args: { amount: 4900, currency: 'usd' } };
 
 test('the engine is readable', () => {
@@ -72,15 +78,30 @@ describe('against the hostile gateway', () => {
   });
 
   test('a hanging body ends at the deadline, and the connection is closed', async () => {
-    const { outcome } = await guarded([{ do: 'hang', at: 'body' }], { timeoutMs: 300 });
+    const server = createServer((request, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' }).write('{"decision":');
+      server.emit('hanging', response);
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const hanging = once(server, 'hanging');
+    const actpass = newClient(`http://127.0.0.1:${server.address().port}`, { timeoutMs: 300 });
+    const outcome = await actpass.guard({ ...refund, execute: assert.fail });
     assert.equal(outcome.decision.reason_code, 'actpass.timeout');
+    const [response] = await hanging;
+    if (!response.closed) {
+      await once(response, 'close');
+    }
+    server.close();
   });
 
   test('a body over 1 MiB is not read to its end', async () => {
     const body = { text: '0123456789abcdef', times: 131_072 };
-    const { outcome } = await guarded([{ do: 'respond', status: 200, body_repeat: body }]);
-    assert.equal(outcome.decision.reason_code, 'actpass.invalid_response');
-    assert.match(outcome.error.message, /larger than 1048576 bytes/);
+    for (const step of [{ do: 'respond', status: 200, body_repeat: body }, ENDLESS]) {
+      const { outcome } = await guarded([step]);
+      assert.equal(outcome.decision.reason_code, 'actpass.invalid_response');
+      assert.match(outcome.error.message, /larger than 1048576 bytes/);
+    }
   });
 
   test('an aborted call ends with the reason and runs nothing', () =>
