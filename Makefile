@@ -13,6 +13,7 @@
 # make test-examples  compile and run the code blocks of the documentation (part of make test)
 # make test-environments  run the packages in the bundlers, frameworks and process models of docs/environments.md;
 #              make write-environments updates its tables; make test runs the fast ones
+# make test-edge  run the wasm engine in workerd, Deno, Bun, edge-runtime and Chromium, and in the bundles of four bundlers
 # make test-adapters  run the adapters with the real frameworks and print the executions of each case (part of make test);
 #              OLDEST=1 uses the oldest supported versions, FRAMEWORKS selects some
 # make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
@@ -294,6 +295,7 @@ test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 test-edge: node-debug
 	$(TIMED) 'tests: edge' node tests/environments/edge/run.mjs
 
+test-environments: test-edge
 test-environments: ENVIRONMENTS :=
 test-environments-light: ENVIRONMENTS := --light
 write-environments: ENVIRONMENTS := --write
