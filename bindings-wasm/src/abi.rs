@@ -73,7 +73,6 @@ extern "C" fn lines_length() -> usize {
 
 /// The number of the call that `next` returned.
 #[unsafe(no_mangle)]
-#[expect(clippy::cast_precision_loss, reason = "numbers of calls are integers of JavaScript")]
 extern "C" fn completed() -> f64 {
     COMPLETED.with_borrow(|id| *id as f64)
 }
