@@ -1,5 +1,5 @@
 /**
- * Measures the engine in wasm: its size beside `jose` and `zod`, the time to compile and to instantiate it, and guarded calls
+ * Measures the engine in wasm: its size next to `jose` and `zod`, the time to compile and to instantiate it, and guarded calls
  * by wasm, by the native module and preflights by `fetch` alone, in one run.
  *
  * usage: edge.mjs   needs `make node-release` and the tools of tests/environments/edge (`make test-edge` installs them)

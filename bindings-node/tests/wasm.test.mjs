@@ -9,6 +9,7 @@ import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, mock, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { ActPass, ActPassConfigError, ActPassInternalError, hashPayload, signPayload } from '@actpass/sdk';
 import {
   ACTION,
@@ -34,6 +35,24 @@ const refund = { ...ACTION, args: { amount: 4900, currency: 'usd' } };
 
 test('the engine is readable', () => {
   assert.equal(newClient('http://127.0.0.1:9').engine, 'wasm');
+});
+
+test('the module imports functions of its host only, and compresses to 350 KB', () => {
+  const bytes = readFileSync(join(PACKAGE, 'dist', 'actpass.wasm'));
+  const imports = WebAssembly.Module.imports(new WebAssembly.Module(bytes));
+  const expected = 'abort fetch monotonic panicked random start_timer stop_timer wall_clock';
+  assert.equal(
+    imports
+      .map(({ name }) => name)
+      .sort()
+      .join(' '),
+    expected,
+  );
+  assert.ok(imports.every(({ module, kind }) => module === 'host' && kind === 'function'));
+  const { length } = gzipSync(bytes, { level: 9 });
+  assert.ok(length <= 350_000, `${length} bytes`);
+  // No paths of the machine that built it.
+  assert.ok(!bytes.includes(join(PACKAGE, '..')));
 });
 
 test('hashes as the native module does', () => {
