@@ -79,12 +79,12 @@ interface Asking {
   readonly input: string;
 }
 
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
-
 /** An instance of the module. It is never used again after a trap. */
 class Instance {
   readonly exports: Exports;
+  // Not at load: a realm that never uses this engine may lack the classes.
+  readonly #encoder = new TextEncoder();
+  readonly #decoder = new TextDecoder();
   readonly requests = new Map<number, AbortController>();
   readonly timers = new Map<number, ReturnType<typeof setTimeout>>();
   #bytes: Uint8Array;
@@ -149,7 +149,7 @@ class Instance {
   }
 
   text(place: number, length: number): string {
-    return length === 0 ? '' : decoder.decode(this.#view().subarray(place, place + length));
+    return length === 0 ? '' : this.#decoder.decode(this.#view().subarray(place, place + length));
   }
 
   output(): string {
@@ -167,7 +167,7 @@ class Instance {
     return parts.map((part) => {
       let length = part.length;
       if (typeof part === 'string') {
-        ({ written: length } = encoder.encodeInto(part, view.subarray(at)));
+        ({ written: length } = this.#encoder.encodeInto(part, view.subarray(at)));
       } else {
         view.set(part, at);
       }
