@@ -187,6 +187,11 @@ impl Outcomes {
         Self(u8::try_from(bits & i64::from(Self::ALL.0)).unwrap_or(Self::ALL.0))
     }
 
+    /// Reads words as an event records them.
+    pub(crate) fn parse(words: &str) -> Self {
+        Self::of(|outcome| words.split(',').any(|word| word == outcome_word(outcome)))
+    }
+
     /// The words, separated by commas.
     fn words(self) -> String {
         let words = Self::EACH.into_iter().filter(|outcome| self.contains(*outcome)).map(outcome_word);

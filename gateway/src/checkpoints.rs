@@ -384,6 +384,10 @@ async fn grow(
     mut tree: Frontier,
     length: u64,
 ) -> Result<Frontier, StoreError> {
+    let archived = store.archived(tenant_id, chain_id).await?.unwrap_or_default();
+    if archived.head.length > tree.size() {
+        tree = archived.tree;
+    }
     while tree.size() < length {
         let page = store.events(tenant_id, chain_id, tree.size(), length).await?;
         if page.is_empty() {
@@ -426,6 +430,9 @@ async fn find_last(
         after = end.seq;
         for event in page {
             let Ok(event) = Json::parse(event.text.as_bytes()) else { continue };
+            if event.member("event_type").and_then(Json::as_str) != Some(ledger::CHECKPOINT) {
+                continue;
+            }
             let Some(metadata) = event.member("metadata") else { continue };
             let text = |name| metadata.member(name).and_then(Json::as_str);
             if let (Some(chain), Some(head)) = (text("chain_id"), parse_head(metadata))
@@ -475,6 +482,9 @@ impl<'a> CheckpointCollector<'a> {
     /// Returns an error if there are keys and none of them verifies the checkpoint.
     pub fn push(&mut self, text: &str) -> Result<(), CheckpointError> {
         let event = Json::parse(text.as_bytes()).map_err(|_| CheckpointError::NoSignature)?;
+        if event.member("event_type").and_then(Json::as_str) != Some(ledger::CHECKPOINT) {
+            return Ok(());
+        }
         let metadata = event.member("metadata");
         let is_here = metadata.and_then(|metadata| metadata.member("chain_id")).and_then(Json::as_str)
             == Some(self.chain_id);

@@ -363,6 +363,39 @@ pub(crate) fn checkpoint(made: NewCheckpoint<'_>) -> Draft {
     }
 }
 
+/// A part of a chain was archived in a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewArchive<'a> {
+    pub(crate) tenant_id: &'a str,
+    pub(crate) chain_id: &'a str,
+    /// The first event in the file.
+    pub(crate) first: u64,
+    /// The chain's head at the last event in the file.
+    pub(crate) head: &'a Head,
+    pub(crate) tree: &'a Frontier,
+    /// The name of the file.
+    pub(crate) segment: &'a str,
+    /// The SHA-256 of the file.
+    pub(crate) segment_hash: &'a str,
+}
+
+/// A part of a chain was archived.
+pub(crate) fn archived(made: NewArchive<'_>) -> Draft {
+    let number = |value: u64| Json::Number(Number::from(i64::try_from(value).unwrap_or(i64::MAX)));
+    Draft {
+        metadata: Some(object([
+            ("chain_id", Some(Json::from(made.chain_id))),
+            ("first", Some(number(made.first))),
+            ("length", Some(number(made.head.length))),
+            ("head", Some(Json::from(&*made.head.hash))),
+            ("root", Some(Json::String(hex::encode(made.tree.root())))),
+            ("segment", Some(Json::from(made.segment))),
+            ("segment_hash", Some(Json::from(made.segment_hash))),
+        ])),
+        ..draft(Arc::from(made.tenant_id), Arc::from(COMMAND_LINE), ledger::CHECKPOINTS, ledger::ARCHIVED)
+    }
+}
+
 /// An event attributed to a key and its bound agent.
 fn by_key(key: &Principal, chain_id: &str, event_type: &str) -> Draft {
     Draft {

@@ -12,6 +12,7 @@ use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::announcement::Announcement;
+use crate::merkle::Frontier;
 use crate::object_writer::ObjectWriter;
 use crate::policy::Policy;
 
@@ -68,6 +69,9 @@ pub const CHECKPOINTS: &str = "checkpoints";
 /// Event type of checkpoints; reserved for the gateway.
 pub const CHECKPOINT: &str = "ledger.checkpoint";
 
+/// Event type of archived segments; reserved for the gateway.
+pub const ARCHIVED: &str = "ledger.archived";
+
 /// Event type of started halts; reserved for the gateway.
 pub const HALT_STARTED: &str = "halt.started";
 
@@ -95,6 +99,7 @@ pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
     APPROVAL_REJECTED,
     APPROVAL_VOTED,
+    ARCHIVED,
     CHECKPOINT,
     CREDENTIAL_REMOVED,
     CREDENTIAL_SET,
@@ -208,7 +213,7 @@ pub fn was_approved(event: &str, hash: &str) -> bool {
 /// Start of the last member of a recorded event.
 const HASH_PREFIX: &str = "\"current_event_hash\":\"";
 
-/// Returns the hash that an event states; `None` if it has none. The content is not checked.
+/// Returns the hash that an event states; `None` if it is missing. The content is not checked.
 pub fn stated_hash(text: &str) -> Option<[u8; 32]> {
     // Recorded events end with their hash; others are parsed.
     let recorded = text.strip_suffix("\"}").and_then(|text| text.rsplit_once(HASH_PREFIX));
@@ -262,6 +267,17 @@ impl Default for Head {
     fn default() -> Self {
         Self { length: 0, hash: GENESIS.to_owned() }
     }
+}
+
+/// The part of a chain whose events are in archived segments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archived {
+    /// The chain's head at the last archived event.
+    pub head: Head,
+    /// The chain's Merkle tree at that event.
+    pub tree: Frontier,
+    /// When the last segment was archived, in seconds since 1970.
+    pub at: i64,
 }
 
 /// An event at its position in a chain.
@@ -401,6 +417,11 @@ pub struct Verification {
 }
 
 impl Verifier {
+    /// Continues a chain after `head`.
+    pub fn after(head: Head) -> Self {
+        Self { head, first_broken: None }
+    }
+
     /// Verifies the next event; returns `false` once the chain is broken.
     pub fn push(&mut self, text: &str) -> bool {
         self.first_broken.is_none() && self.examine(text).is_ok()

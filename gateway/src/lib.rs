@@ -34,6 +34,7 @@ pub mod problems;
 pub mod proofs;
 pub mod quorum;
 mod reload;
+pub mod replay;
 pub mod request;
 pub mod seal;
 pub mod server;

@@ -13,11 +13,12 @@ use actpass_protocol::token::PublicKey;
 
 use crate::checkpoints::{KeptCheckpoint, KnownState};
 use crate::evidence::{Chain, KnownStates};
-use crate::ledger::{self, Defect, Head};
-use crate::merkle::{self, Collector, Frontier, Hash, Subtree};
+use crate::ledger::{self, Archived, Defect, Head};
+use crate::merkle::{self, Collector, Hash, Subtree};
 use crate::object_writer::object;
 use crate::passport::SigningKeys;
 use crate::passport::keys::SigningKeyError;
+use crate::replay::{ReplayError, Subject, Sums};
 use crate::signed_note::{self, NoteError, TreeHead};
 use crate::store::{OpenError, StoredEvent};
 
@@ -30,6 +31,9 @@ pub type EventHandler<'e> = dyn FnMut(&StoredEvent) -> Result<(), ProofError> + 
 /// Error of a proof.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
+    /// The proof needs events that are archived.
+    #[error("the proof needs archived events: pass all segments from the first one with --segment")]
+    Archived,
     /// An event of the chain has no hash or the wrong position.
     #[error("event {0} is broken: expected an event with its hash at this position")]
     Broken(u64),
@@ -55,7 +59,10 @@ pub enum ProofError {
     #[error("the proof does not cover the kept checkpoint at {0}: pass the checkpoint to `evidence prove`")]
     NoConsistency(KnownState),
     /// The chain does not contain the event.
-    #[error("the chain {chain_id:?} of tenant {tenant_id:?} has no event {event_id:?}")]
+    #[error(
+        "the chain {chain_id:?} of tenant {tenant_id:?} has no event {event_id:?}; if it is archived, pass its \
+        segment with --segment"
+    )]
     NoSuchEvent {
         /// The tenant.
         tenant_id: String,
@@ -70,12 +77,18 @@ pub enum ProofError {
     /// The data cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A segment cannot be read.
+    #[error("the segment could not be read: {0}")]
+    Segment(#[from] std::io::Error),
     /// The checkpoint is of another chain than the event.
     #[error("the checkpoint is of another chain: {0}")]
     OtherChain(String),
     /// A kept checkpoint is newer than the proof.
     #[error("the kept checkpoint at {0} is newer than the proof")]
     Outdated(KnownState),
+    /// The decision cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// Signing failed.
     #[error(transparent)]
     SigningKeys(#[from] SigningKeyError),
@@ -86,6 +99,8 @@ pub enum ProofError {
 pub struct Request<'a> {
     /// The chain of the event.
     pub chain: Chain<'a>,
+    /// The state before the first event that is read.
+    pub start: &'a Archived,
     /// The event's id.
     pub event_id: &'a str,
     /// The part of the [origin](signed_note::origin) that identifies the gateway.
@@ -97,12 +112,14 @@ pub struct Request<'a> {
     pub known: &'a [KnownState],
     /// The notes in the data.
     pub notes: &'a [(TreeHead, String)],
+    /// The texts of the policy and the request, for a [replay](crate::replay).
+    pub replay: Option<(&'a [u8], &'a [u8])>,
     /// The keys to sign a new checkpoint, or the reason why they are missing.
     pub signer: Result<&'a SigningKeys, &'static str>,
 }
 
-/// Proves that an event is in its chain. `read` passes all events in order to a callback and returns
-/// the head; it is called twice. Returns the proof's text.
+/// Proves that an event is in its chain. `read` passes all events after `start` in order to a callback
+/// and returns the head; it is called twice. Returns the proof's text.
 ///
 /// # Errors
 ///
@@ -149,7 +166,13 @@ pub fn prove(
     let earlier: Vec<_> = request.kept.iter().filter(|kept| kept.state.length < size).collect();
     let paths: Vec<_> =
         earlier.iter().map(|kept| merkle::consistency_path(kept.state.length, size)).collect();
-    let tree = collect(request, size, &read, paths.iter().flatten().chain(&inclusion).cloned())?;
+    let subject = request.replay.map(|(policy, body)| Subject::new(&event, policy, body)).transpose()?;
+    if request.start.head.length > 0 && subject.as_ref().is_some_and(Subject::depends_on_events) {
+        return Err(ProofError::Archived);
+    }
+    let mut sums = subject.as_ref().map(Subject::sums);
+    let before = sums.as_mut().map(|sums| (seq, sums));
+    let tree = collect(request, size, &read, paths.iter().flatten().chain(&inclusion).cloned(), before)?;
 
     let note = match (target, request.signer) {
         (Some((_, note)), _) => note.clone(),
@@ -159,33 +182,41 @@ pub fn prove(
         }
         (None, Err(reason)) => return Err(ProofError::NoCheckpoint(reason)),
     };
-    let roots = |path: &[Subtree]| tree.roots(path).ok_or(ProofError::Broken(seq)).map(hashes_json);
+    let roots = |path: &[Subtree]| tree.roots(path).ok_or(ProofError::Archived).map(hashes_json);
     let mut consistency = Vec::new();
     for (kept, path) in earlier.iter().zip(&paths) {
         consistency.push(object([("size", Some(number(kept.state.length))), ("hashes", Some(roots(path)?))]));
     }
     let inclusion = object([("index", Some(number(index))), ("hashes", Some(roots(&inclusion)?))]);
+    let [policy, body, state] = match subject.zip(sums) {
+        Some((subject, sums)) => subject.members(&sums),
+        None => [("policy", None), ("request", None), ("state", None)],
+    };
     let proof = object([
         ("event", Some(event)),
         ("checkpoint", Some(Json::String(note))),
         ("inclusion", Some(inclusion)),
         ("consistency", Some(Json::Array(consistency))),
+        policy,
+        body,
+        state,
     ]);
     Ok(proof.to_string())
 }
 
 /// Reads the first `size` events, compares their states with all checkpoints, and collects the
-/// roots of the subtrees.
+/// roots of the subtrees. `before` sums the claims of the events before a decision.
 fn collect(
     request: &Request<'_>,
     size: u64,
     read: impl Fn(&mut EventHandler<'_>) -> Result<Option<Head>, ProofError>,
     wanted: impl Iterator<Item = Subtree>,
+    mut before: Option<(u64, &mut Sums)>,
 ) -> Result<Collector, ProofError> {
     let kept = request.kept.iter().map(|kept| &kept.state);
     let states: Vec<_> = kept.chain(request.known).filter(|state| state.length <= size).cloned().collect();
-    let mut states = KnownStates::new(&states);
-    let mut tree = Collector::new(Frontier::default(), wanted);
+    let mut states = KnownStates::after(&states, request.start);
+    let mut tree = Collector::new(request.start.tree.clone(), wanted);
     read(&mut |event| {
         let length = tree.tree().size().saturating_add(1);
         if length > size {
@@ -193,6 +224,11 @@ fn collect(
         }
         let hash = ledger::stated_hash(&event.text).filter(|_| event.seq == length);
         let hash = hash.ok_or(ProofError::Broken(length))?;
+        if let Some((seq, sums)) = &mut before
+            && length < *seq
+        {
+            sums.push(length, &event.text);
+        }
         tree.push(merkle::leaf_hash(&hash));
         states.compare(&Head { length, hash: hex::encode(hash) }, tree.tree());
         Ok(())

@@ -81,6 +81,11 @@ pub fn authority(issuer: Option<&str>) -> String {
         .replace(|c: char| c == '+' || c.is_whitespace() || c.is_control(), "_")
 }
 
+/// Returns a text as a path segment: all characters but unreserved ones (RFC 3986) as `%XX`.
+pub fn escape(text: &str) -> String {
+    Escaped(text).to_string()
+}
+
 /// Writes a path segment with all characters but unreserved ones (RFC 3986) as `%XX`.
 struct Escaped<'a>(&'a str);
 

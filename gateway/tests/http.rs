@@ -12,7 +12,7 @@ use std::time::Duration;
 use actpass_gateway::approvals::Approval;
 use actpass_gateway::budget::Account;
 use actpass_gateway::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
-use actpass_gateway::ledger::Head;
+use actpass_gateway::ledger::{Archived, Head};
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
     AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
@@ -849,6 +849,9 @@ impl Store for Broken {
         self.fail().await
     }
     async fn head(&self, _: &str, _: &str) -> Result<Option<Head>, StoreError> {
+        self.fail().await
+    }
+    async fn archived(&self, _: &str, _: &str) -> Result<Option<Archived>, StoreError> {
         self.fail().await
     }
     async fn events(&self, _: &str, _: &str, _: u64, _: u64) -> Result<Vec<StoredEvent>, StoreError> {

@@ -7,6 +7,8 @@
 mod acs;
 #[path = "approvals.rs"]
 mod approvals;
+#[path = "archive.rs"]
+mod archive;
 #[path = "authzen.rs"]
 mod authzen;
 #[path = "budgets.rs"]

@@ -1,28 +1,35 @@
 //! `actpass-gateway evidence`.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use actpass_protocol::Json;
 use actpass_protocol::token::PublicKey;
 use clap::{Args, Subcommand};
 
+use super::archive::Archive;
 use super::source::DataSource;
 use super::{Failure, print, with_store};
 use crate::checkpoints::{CheckpointCollector, KeptCheckpoint};
 use crate::clock::Clock;
 use crate::config::{MASTER_KEY_VARIABLE, Settings};
-use crate::evidence::{self, Chain, Expected, ExportError, Verified};
+use crate::evidence::{self, Chain, Expected, ExportError, ExportVerifier, Verified};
 use crate::halts::HaltAudit;
-use crate::ledger;
+use crate::ledger::{self, Archived};
 use crate::passport::SigningKeys;
 use crate::proofs;
+use crate::replay;
 use crate::seal::MasterKey;
 use crate::server;
 use crate::signed_note;
-use crate::store::{Location, read_chain, read_keys};
+use crate::store::{Location, read_archived, read_chain, read_keys};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EvidenceCommand {
+    /// Write the oldest events of a chain to signed files and remove them from the data; works while a
+    /// gateway runs
+    Archive(Archive),
     /// Print a chain as JSON Lines with a signature over its head; works while a gateway runs
     Export {
         /// Chain to export; a tenant's decisions are in "decisions"
@@ -54,7 +61,18 @@ pub(super) enum EvidenceCommand {
         /// them. Without one that covers the event, a new checkpoint is signed
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
+        /// Archived segments of the chain, in order; can be repeated. Required for an archived event
+        #[arg(long, value_name = "FILE")]
+        segment: Vec<PathBuf>,
+        /// Policy that decided; with --request, the proof is a bundle for `evidence replay`
+        #[arg(long, value_name = "FILE", requires = "request")]
+        policy: Option<PathBuf>,
+        /// Body of the request that was decided
+        #[arg(long, value_name = "FILE", requires = "policy")]
+        request: Option<PathBuf>,
     },
+    /// Verify a bundle and evaluate its request again, offline
+    Replay(Replay),
     /// Find approvals, passports and manifests in the data that no ledger event supports; works
     /// while a gateway runs
     Audit {
@@ -69,10 +87,48 @@ pub(super) enum EvidenceCommand {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct Replay {
+    /// Bundle of `evidence prove --policy FILE --request FILE`
+    bundle: PathBuf,
+    /// Gateway's public keys, a JWK Set from a source you trust
+    #[arg(long, value_name = "FILE")]
+    jwks: PathBuf,
+    /// Signed notes that you kept, from a file; can be repeated
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+}
+
+impl Replay {
+    fn run(&self) -> Result<(), Failure> {
+        let file = &self.bundle;
+        let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+        let keys = read_jwks(&self.jwks)?;
+        let kept = read_checkpoints(&self.checkpoint, &keys, None)?;
+        let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
+        let verified = proofs::verify(&text, &keys, &kept).map_err(|error| failed(&error))?;
+        let bundle = Json::parse(text.as_bytes()).map_err(|error| failed(&error))?;
+        let replayed = replay::replay(&bundle, &verified.event).map_err(|error| failed(&error))?;
+        print(&verified)?;
+        match replayed.differences.is_empty() {
+            true => print(&replayed),
+            false => Err(failed(&replayed)),
+        }
+    }
+}
+
+/// Reads public keys.
+fn read_jwks(file: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let text = fs::read(file).map_err(|error| failed(&error))?;
+    PublicKey::parse_jwks(&text).map_err(|problem| failed(&format_args!("expected a JWK Set: {problem}")))
+}
+
+#[derive(Args, Debug)]
 pub(super) struct Verify {
-    /// Export to verify; - reads standard input
+    /// Export to verify, or archived segments in order and an export of the rest; - reads standard
+    /// input
     #[arg(required_unless_present = "proof")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
     /// Verify a proof of one event instead; needs --jwks, but not the ledger
     #[arg(long, value_name = "FILE", requires = "jwks", conflicts_with_all = ["file", "head", "require_signature"])]
     proof: Option<PathBuf>,
@@ -99,9 +155,19 @@ impl EvidenceCommand {
             Self::Export { chain, source, tenant, checkpoint } => {
                 export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source, &checkpoint)
             }
-            Self::Prove { event, source, tenant, chain, checkpoint } => {
-                prove_event(&event, Chain { tenant_id: &tenant, chain_id: &chain }, source, &checkpoint)
+            Self::Archive(archive) => archive.run(),
+            Self::Prove { event, source, tenant, chain, checkpoint, segment, policy, request } => {
+                let chain = Chain { tenant_id: &tenant, chain_id: &chain };
+                let read = |file: PathBuf| {
+                    fs::read(&file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
+                };
+                let replay = match policy.zip(request) {
+                    Some((policy, request)) => Some((read(policy)?, read(request)?)),
+                    None => None,
+                };
+                prove_event(&event, chain, source, &checkpoint, &segment, replay)
             }
+            Self::Replay(replay) => replay.run(),
             Self::Verify(verify) => verify_evidence(&verify),
         }
     }
@@ -120,16 +186,16 @@ fn audit_evidence(source: DataSource, tenant: &str) -> Result<(), Failure> {
 }
 
 /// The data of a ledger, and the keys to sign statements about it.
-struct SignedData {
-    location: Location,
+pub(super) struct SignedData {
+    pub(super) location: Location,
     /// The keys, or the reason why they are missing.
-    signer: Result<SigningKeys, &'static str>,
+    pub(super) signer: Result<SigningKeys, &'static str>,
     /// The part of the origin of signed notes that identifies the gateway.
-    authority: String,
+    pub(super) authority: String,
 }
 
 impl SignedData {
-    fn open(source: DataSource) -> Result<Self, Failure> {
+    pub(super) fn open(source: DataSource) -> Result<Self, Failure> {
         let (location, master, issuer) = match source {
             DataSource { config: Some(config), .. } => {
                 let settings = Settings::load(&config).map_err(Failure::Settings)?;
@@ -154,13 +220,19 @@ impl SignedData {
     }
 
     /// Collects the checkpoints of a chain in the data.
-    fn checkpoints<'c>(&self, chain: Chain<'c>) -> Result<CheckpointCollector<'c>, Failure> {
+    pub(super) fn checkpoints<'c>(&self, chain: Chain<'c>) -> Result<CheckpointCollector<'c>, Failure> {
         let mut collector = CheckpointCollector::new(chain.chain_id, self.signer.as_ref().ok());
         read_chain(&self.location, chain.tenant_id, ledger::CHECKPOINTS, |event| {
             collector.push(&event.text).map_err(ExportError::from)
         })
         .map_err(Failure::new)?;
         Ok(collector)
+    }
+
+    /// Reads the archived part of a chain.
+    pub(super) fn archived(&self, chain: Chain<'_>) -> Result<Archived, Failure> {
+        let found = read_archived(&self.location, chain.tenant_id, chain.chain_id);
+        Ok(found.map_err(Failure::new)?.unwrap_or_default())
     }
 
     /// Reads the checkpoints of a chain that the user kept.
@@ -179,7 +251,9 @@ fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoints: &[PathBuf]
     known.extend(data.kept(checkpoints, chain)?.into_iter().map(|kept| kept.state));
     let mut out = io::BufWriter::new(io::stdout().lock());
     let now = Clock::default().seconds();
-    evidence::export(chain, read, data.signer.as_ref().ok(), &known, now, &mut out).map_err(Failure::new)?;
+    let archived = data.archived(chain)?;
+    evidence::export(chain, &archived, read, data.signer.as_ref().ok(), &known, now, &mut out)
+        .map_err(Failure::new)?;
     if let Err(reason) = data.signer {
         eprintln!("not signed: {reason}");
     }
@@ -191,19 +265,34 @@ fn prove_event(
     chain: Chain<'_>,
     source: DataSource,
     checkpoints: &[PathBuf],
+    segments: &[PathBuf],
+    replay: Option<(Vec<u8>, Vec<u8>)>,
 ) -> Result<(), Failure> {
     let data = SignedData::open(source)?;
     let collected = data.checkpoints(chain)?;
+    let mut start = data.archived(chain)?;
+    if let Some(first) = segments.first() {
+        let failed = |error: io::Error| Failure::Failed(format!("{}: {error}", first.display()));
+        let begins = io::BufReader::new(fs::File::open(first).map_err(failed)?).lines().take(1);
+        let line = begins.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let line = io::Cursor::new(line.first().cloned().unwrap_or_default());
+        start = evidence::read_events(line, |_| Ok(())).map_err(failed)?;
+    }
     let request = proofs::Request {
         chain,
+        start: &start,
         event_id,
         authority: &data.authority,
         kept: &data.kept(checkpoints, chain)?,
         known: &collected.found,
         notes: &collected.notes,
+        replay: replay.as_ref().map(|(policy, request)| (policy.as_slice(), request.as_slice())),
         signer: data.signer.as_ref().map_err(|reason| *reason),
     };
     let proof = proofs::prove(&request, |each| {
+        for segment in segments {
+            evidence::read_events(io::BufReader::new(fs::File::open(segment)?), |event| each(event))?;
+        }
         read_chain(&data.location, chain.tenant_id, chain.chain_id, |event| each(event))
     });
     print(proof.map_err(Failure::new)?)
@@ -252,14 +341,7 @@ fn find_master_key(data: &Path) -> Result<Option<MasterKey>, Failure> {
 fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
     let failed =
         |file: &Path, error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
-    let keys = match &verify.jwks {
-        None => None,
-        Some(jwks) => {
-            let text = fs::read(jwks).map_err(|error| failed(jwks, &error))?;
-            let unread = |problem| failed(jwks, &format_args!("expected a JWK Set: {problem}"));
-            Some(PublicKey::parse_jwks(&text).map_err(unread)?)
-        }
-    };
+    let keys = verify.jwks.as_deref().map(read_jwks).transpose()?;
     let checkpoints = read_checkpoints(&verify.checkpoint, keys.as_deref().unwrap_or_default(), None)?;
     if let Some(file) = &verify.proof {
         let text = fs::read_to_string(file).map_err(|error| failed(file, &error))?;
@@ -267,22 +349,31 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
         return print(verified.map_err(|error| failed(file, &error))?);
     }
     let states: Vec<_> = checkpoints.into_iter().map(|kept| kept.state).collect();
-    let file = verify.file.as_deref().unwrap_or(Path::new("-"));
     let expected = Expected {
         head: verify.head.as_deref(),
         keys: keys.as_deref(),
         signature: verify.require_signature,
         checkpoints: &states,
     };
-    let verified = match file == Path::new("-") {
-        true => evidence::verify(io::stdin().lock(), &expected),
-        false => {
-            let export = fs::File::open(file).map_err(|error| failed(file, &error))?;
-            evidence::verify(io::BufReader::new(export), &expected)
-        }
-    };
-    let Verified { head, root: _, signature, halts } = verified.map_err(|error| failed(file, &error))?;
-    print(format_args!("{} events, head {}, intact", head.length, head.hash))?;
+    let mut verifier = ExportVerifier::new(&expected);
+    for file in &verify.file {
+        let read = match file == Path::new("-") {
+            true => verifier.read(io::stdin().lock()),
+            false => {
+                let export = fs::File::open(file).map_err(|error| failed(file, &error))?;
+                verifier.read(io::BufReader::new(export))
+            }
+        };
+        read.map_err(|error| failed(file, &error))?;
+    }
+    let last = verify.file.last().map_or(Path::new("-"), PathBuf::as_path);
+    let Verified { head, first, tree: _, signatures, halts } =
+        verifier.finish().map_err(|error| failed(last, &error))?;
+    let count = head.length.saturating_sub(first).saturating_add(1);
+    print(format_args!("{count} events, head {}, intact", head.hash))?;
+    if first > 1 {
+        print(format_args!("begins at event {first}: earlier events are in segments that were not given"))?;
+    }
     if halts.started > 0 {
         let HaltAudit { started, active, acknowledged } = &halts;
         print(format_args!(
@@ -290,5 +381,5 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
             active.len()
         ))?;
     }
-    print(signature)
+    signatures.iter().try_for_each(print)
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod approvals;
+mod archive;
 mod backup;
 mod config;
 mod evidence;

@@ -95,8 +95,10 @@ impl Service {
         let Ok(mut progress) = progress else {
             return Ok(ChainStatus { head, state: ChainState::Busy });
         };
-        if extent == VerifyScope::Full || progress.verifier.head().length == 0 {
-            *progress = Progress { since: self.clock.seconds(), ..Progress::default() };
+        let archived = self.archived_head(tenant_id, DECISIONS).await?;
+        if extent == VerifyScope::Full || progress.verifier.head().length <= archived.length {
+            let verifier = Verifier::after(archived);
+            *progress = Progress { since: self.clock.seconds(), verifier, broken: None };
         }
         if progress.broken.is_none() {
             let seen = progress.verifier.head().length;

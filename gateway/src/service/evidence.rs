@@ -52,6 +52,12 @@ impl Service {
         self.with_timeout(self.store.head(tenant_id, chain_id)).await
     }
 
+    /// Returns the head of the archived part of a tenant's chain.
+    pub(super) async fn archived_head(&self, tenant_id: &str, chain_id: &str) -> Result<Head, ServiceError> {
+        let archived = self.with_timeout(self.store.archived(tenant_id, chain_id)).await?;
+        Ok(archived.unwrap_or_default().head)
+    }
+
     /// Returns a view of a chain of the key's tenant, up to its head or the event `until`.
     pub(crate) async fn view_chain(
         self: &Arc<Self>,
@@ -81,7 +87,8 @@ impl Service {
             _ => Vec::new(),
         };
         let reader = ChainReader::new(self, &key.tenant.id, chain_id, head.length);
-        let verifier = reader.examine(Verifier::default()).await?;
+        let archived = self.archived_head(&key.tenant.id, &reader.chain_id).await?;
+        let verifier = reader.examine(Verifier::after(archived)).await?;
         Ok((verifier.finish(head), unproven))
     }
 }

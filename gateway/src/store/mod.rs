@@ -1,6 +1,7 @@
 //! The data store.
 
 mod append;
+mod archive;
 mod batch;
 mod error;
 mod lookup;
@@ -25,6 +26,7 @@ pub use self::append::{
     EarlierResponse, Excess, Fallback, FirstAllow, HaltChange, HaltOutcome, Idempotency, ManifestPin,
     Mutation, Record, SeenResponse, SingleUse, Transition, TransitionOutcome,
 };
+pub use self::archive::Pruned;
 pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::lookup::{AccountUse, Author, HaltListing, Listing, PendingCounts, Subject};
 pub(crate) use self::outbox::EXPIRY;
@@ -37,7 +39,7 @@ use crate::approvals::{Approval, Status};
 use crate::budget::Account;
 use crate::clock::Clock;
 use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
-use crate::ledger::Head;
+use crate::ledger::{Archived, Head};
 
 /// Location of a gateway's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +79,8 @@ impl Location {
     }
 }
 
-/// Reads a tenant's chain and passes its events to `each` in order. Returns the chain's head, or
-/// `None` if the chain does not exist. Read-only; works while a gateway runs and excludes later
+/// Reads a tenant's chain and passes its events that are not archived to `each` in order. Returns the
+/// chain's head, or `None` if the chain does not exist. Read-only; works while a gateway runs and excludes later
 /// events.
 ///
 /// Starts its own async runtime, so it must not be called from within one.
@@ -92,14 +94,86 @@ pub fn read_chain<E: From<OpenError>>(
     chain_id: &str,
     each: impl FnMut(&StoredEvent) -> Result<(), E>,
 ) -> Result<Option<Head>, E> {
+    read_chain_until(data, tenant_id, chain_id, u64::MAX, each)
+}
+
+/// Same as [`read_chain`], up to the event `until`.
+///
+/// # Errors
+///
+/// Same as [`read_chain`].
+pub fn read_chain_until<E: From<OpenError>>(
+    data: &Location,
+    tenant_id: &str,
+    chain_id: &str,
+    until: u64,
+    each: impl FnMut(&StoredEvent) -> Result<(), E>,
+) -> Result<Option<Head>, E> {
     match data {
         Location::Database(database) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(OpenError::Runtime)?;
-            runtime.block_on(postgres::read_chain(database, tenant_id, chain_id, each))
+            runtime.block_on(postgres::read_chain(database, tenant_id, chain_id, until, each))
         }
-        Location::File(path) => sqlite::read_chain(path, tenant_id, chain_id, each),
+        Location::File(path) => sqlite::read_chain(path, tenant_id, chain_id, until, each),
     }
+}
+
+/// Reads the archived part of a chain like [`read_chain`]; `None` if no event is archived.
+///
+/// # Errors
+///
+/// Same as [`read_chain`].
+pub fn read_archived(
+    data: &Location,
+    tenant_id: &str,
+    chain_id: &str,
+) -> Result<Option<Archived>, OpenError> {
+    match data {
+        Location::Database(database) => block_on(postgres::read_archived(database, tenant_id, chain_id)),
+        Location::File(path) => sqlite::read_archived(path, tenant_id, chain_id),
+    }
+}
+
+/// Returns the number of events of a chain whose announcements all webhooks have received; `None` if
+/// there are no webhooks.
+///
+/// Starts its own async runtime, so it must not be called from within one.
+///
+/// # Errors
+///
+/// Returns an error if the data cannot be read.
+pub fn last_delivered(data: &Location, tenant_id: &str, chain_id: &str) -> Result<Option<u64>, OpenError> {
+    match data {
+        Location::Database(database) => block_on(postgres::last_delivered(database, tenant_id, chain_id)),
+        Location::File(path) => sqlite::last_delivered(path, tenant_id, chain_id),
+    }
+}
+
+/// Removes the archived events of a chain, except those that the store needs: events about approvals
+/// and halts, and those of passports, responses and claims that have not expired. Works while a
+/// gateway runs; can be repeated.
+///
+/// Starts its own async runtime, so it must not be called from within one.
+///
+/// # Errors
+///
+/// Returns an error if the data cannot be changed. Then some events may have been removed.
+pub fn prune(
+    data: &Location,
+    tenant_id: &str,
+    chain_id: &str,
+    archived: &Archived,
+) -> Result<Pruned, OpenError> {
+    match data {
+        Location::Database(database) => block_on(postgres::prune(database, tenant_id, chain_id, archived)),
+        Location::File(path) => sqlite::prune(path, tenant_id, chain_id, archived),
+    }
+}
+
+fn block_on<T>(job: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(OpenError::Runtime)?.block_on(job)
 }
 
 /// Reads the signing keys like [`read_chain`]; empty if the data predates passports.
@@ -197,8 +271,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns an error if the store is unavailable.
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError>;
 
+    /// Returns the archived part of a tenant's chain; `None` if no event is archived.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn archived(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Archived>, StoreError>;
+
     /// Returns events of a tenant's chain with `seq` in `after + 1 ..= until`, in order: a page of
-    /// at least one event, or an empty page at the end.
+    /// at least one event, or an empty page at the end. Most archived events are missing.
     ///
     /// # Errors
     ///

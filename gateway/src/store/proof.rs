@@ -11,7 +11,7 @@ use super::{AllowBasis, EarlierResponse, FirstAllow};
 use crate::approvals::{Approval, ApprovalDecision, Opening};
 use crate::clock::{parse_millis, rfc3339};
 use crate::ledger::was_approved;
-use crate::ledger::{self, idempotency_hash};
+use crate::ledger::{self, Head, idempotency_hash};
 use crate::quorum::Vote;
 
 /// A stored response with the events that it refers to.
@@ -171,6 +171,25 @@ pub(super) fn describe_unproven(
         )
     });
     approvals.chain(passports).chain(manifests).collect()
+}
+
+/// Describes the archived parts of chains, with their heads, that none of the `events` records.
+pub(super) fn describe_unproven_archives(archives: &[(String, Head)], events: &[String]) -> Vec<String> {
+    let events: Vec<_> = events.iter().filter_map(|event| parse(event)).collect();
+    let is_recorded = |(chain_id, head): &&(String, Head)| {
+        events.iter().filter_map(|event| event.member("metadata")).any(|metadata| {
+            let length = metadata.member("length").map(Json::to_string);
+            text_of(metadata, "chain_id") == Some(chain_id)
+                && length == Some(head.length.to_string())
+                && text_of(metadata, "head") == Some(&head.hash)
+        })
+    };
+    let unproven = archives.iter().filter(|archive| !is_recorded(archive));
+    unproven
+        .map(|(chain_id, head)| {
+            format!("chain {chain_id:?}: no event records that {} events were archived", head.length)
+        })
+        .collect()
 }
 
 /// Returns when an event was recorded, in milliseconds since 1970.

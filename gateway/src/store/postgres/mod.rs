@@ -5,6 +5,7 @@
 //! tenant; reads the affected rows; computes all outcomes in memory with the code shared by all
 //! stores; and writes the results. It needs three round trips, regardless of the number of appends.
 
+mod archive;
 mod budgets;
 mod database;
 mod halts;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+pub(super) use self::archive::{last_delivered, prune, read_archived};
 pub use self::database::{Database, TlsTrust};
 use self::reader::{
     PAGE_BYTES, PAGE_EVENTS, Readers, all, approval_of, credential_of, event_of, first, head_of,
@@ -39,7 +41,7 @@ use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
-use super::proof::describe_unproven;
+use super::proof::{describe_unproven, describe_unproven_archives};
 use super::queue::{Job, Jobs};
 use super::sessions::{IdHash, SessionChange, StoredSession};
 use super::{
@@ -50,7 +52,7 @@ use crate::approvals::{Approval, Status};
 use crate::budget::Account;
 use crate::clock::{Clock, parse_millis};
 use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
-use crate::ledger::{DECISIONS, Head, TOOLS};
+use crate::ledger::{Archived, DECISIONS, Head, TOOLS};
 
 /// Deadline of a batch including retries; shorter than the request timeout.
 const BATCH_DEADLINE: Duration = Duration::from_secs(12);
@@ -205,6 +207,11 @@ impl Store for PostgresStore {
         first(&rows, head_of)
     }
 
+    async fn archived(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Archived>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.archived, &[&Text(tenant_id), &Text(chain_id)]).await?;
+        first(&rows, archive::archived_of)
+    }
+
     async fn events(
         &self,
         tenant_id: &str,
@@ -271,7 +278,16 @@ impl Store for PostgresStore {
             let event = self.last_tool_event(tenant_id, TOOLS, &tool_id).await?;
             manifests.push((tool_id, hash, event));
         }
-        Ok(describe_unproven(&all(&decided, approval_of)?, passports, manifests))
+        let archives = self.readers.read(|reader| &reader.archives, &[&tenant]).await?;
+        let archives = all(&archives, |row| {
+            let head = Head { length: from_sql(row.try_get(1)?), hash: row.try_get(2)? };
+            Ok((text(row, 0)?, head))
+        })?;
+        let events = self.readers.read(|reader| &reader.archive_events, &[&tenant]).await?;
+        let events = all(&events, |row| row.try_get::<_, String>(0))?;
+        let mut unproven = describe_unproven(&all(&decided, approval_of)?, passports, manifests);
+        unproven.extend(describe_unproven_archives(&archives, &events));
+        Ok(unproven)
     }
 
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {

@@ -10,6 +10,7 @@ use super::super::error::{DatabaseError, OpenError};
 use super::super::lookup::{STATUSES, Subject};
 use super::super::proof::verify_against_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
+use super::archive::{self, archived_of};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{StoredText, Text};
 use super::{
@@ -193,6 +194,11 @@ pub(super) struct ReadConnection {
     pub(super) nothing: Statement,
     pub(super) passport: Statement,
     pub(super) count_pending: Statement,
+    pub(super) archived: Statement,
+    /// The events that record archived parts of chains.
+    pub(super) archive_events: Statement,
+    /// The archived parts of a tenant's chains.
+    pub(super) archives: Statement,
     /// In the order of [`STATUSES`].
     pub(super) list_approvals: [Statement; 5],
     /// The same, latest deadline first.
@@ -249,6 +255,20 @@ impl ReadConnection {
             list_newest,
             has_event,
             count_pending: client.prepare(lookup::COUNT_PENDING).await?,
+            archived: client.prepare(archive::FIND).await?,
+            archive_events: client
+                .prepare(
+                    r#"SELECT event FROM actpass.events WHERE chain = (
+                           SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = 'checkpoints'
+                       ) AND strpos(event, '"event_type":"ledger.archived"') > 0"#,
+                )
+                .await?,
+            archives: client
+                .prepare(
+                    "SELECT chain_id, archived, archived_head FROM actpass.chains
+                     WHERE tenant_id = $1 AND archived > 0",
+                )
+                .await?,
             acknowledged_halts: client.prepare(halts::ACKNOWLEDGED).await?,
             active_halts: client.prepare(halts::ACTIVE).await?,
             halt: client.prepare(halts::FIND).await?,
@@ -335,7 +355,9 @@ impl ReadConnection {
                      LEFT JOIN LATERAL (SELECT ",
                     passport_standing!(),
                     ") AS held (revoked_ever, used_ever) ON true
-                     WHERE tenant_id = $1 AND (revoked <> revoked_ever OR used <> used_ever OR NOT EXISTS (
+                     WHERE tenant_id = $1 AND expires_at > coalesce((
+                         SELECT archived_at FROM actpass.chains WHERE tenant_id = $1 AND chain_id = 'decisions'
+                     ), 0) AND (revoked <> revoked_ever OR used <> used_ever OR NOT EXISTS (
                          SELECT FROM actpass.events WHERE chain = ",
                     decisions_of!("passports"),
                     " AND ",
@@ -366,6 +388,7 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
     database: &Database,
     tenant_id: &str,
     chain_id: &str,
+    until: u64,
     mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
 ) -> Result<Option<Head>, E> {
     let server = Server { database: database.clone(), backoff: Mutex::default() };
@@ -376,7 +399,10 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
     let Some(head) = found.as_ref().map(head_of).transpose().map_err(failed)? else {
         return Ok(None);
     };
-    let (mut after, until) = (0, to_sql(head.length));
+    let archived =
+        reader.client.query_opt(&reader.archived, &[&tenant_id, &chain_id]).await.map_err(failed)?;
+    let archived = archived.as_ref().map(archived_of).transpose().map_err(failed)?.unwrap_or_default();
+    let (mut after, until) = (to_sql(archived.head.length), to_sql(head.length.min(until)));
     loop {
         let columns: [&(dyn ToSql + Sync); 6] =
             [&tenant_id, &chain_id, &after, &until, &PAGE_EVENTS, &PAGE_BYTES];

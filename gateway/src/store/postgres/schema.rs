@@ -9,10 +9,10 @@ use super::sessions::SESSIONS;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 7;
+pub(super) const SCHEMA_VERSION: i32 = 8;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 7] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS, SESSIONS];
+const MIGRATIONS: [&str; 8] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS, SESSIONS, ARCHIVE];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
@@ -387,6 +387,58 @@ ALTER TABLE actpass.budget_claims ADD COLUMN outcomes bigint;
 ALTER TABLE actpass.budget_claims ADD COLUMN counts boolean NOT NULL DEFAULT true;
 UPDATE actpass.budget_claims SET outcomes = 27 WHERE request_hash IS NOT NULL;
 ";
+
+/// The end of the archived events of a chain: the number, the hash of the last one, the chain's Merkle
+/// tree, and the time in seconds since 1970. Only archived events can be removed, and no event can be
+/// added between them.
+const ARCHIVE: &str = r#"
+ALTER TABLE actpass.chains ADD COLUMN archived bigint NOT NULL DEFAULT 0;
+ALTER TABLE actpass.chains ADD COLUMN archived_head text NOT NULL DEFAULT '';
+ALTER TABLE actpass.chains ADD COLUMN archived_tree text NOT NULL DEFAULT '';
+ALTER TABLE actpass.chains ADD COLUMN archived_at bigint NOT NULL DEFAULT 0;
+
+DROP TRIGGER events_are_not_removed ON actpass.events;
+CREATE TRIGGER events_are_not_removed BEFORE TRUNCATE ON actpass.events
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_change();
+
+CREATE FUNCTION actpass.refuse_unarchived() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF EXISTS (SELECT FROM removed JOIN actpass.chains ON chains.id = removed.chain
+               WHERE removed.seq > chains.archived) THEN
+        RAISE EXCEPTION 'the ledger is append-only';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER only_archived_events_are_removed AFTER DELETE ON actpass.events
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_unarchived();
+
+CREATE FUNCTION actpass.refuse_archived() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF EXISTS (SELECT FROM added JOIN actpass.chains ON chains.id = added.chain
+               WHERE added.seq <= chains.archived) THEN
+        RAISE EXCEPTION 'the ledger is append-only';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER events_are_not_restored AFTER INSERT ON actpass.events
+REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_archived();
+
+CREATE FUNCTION actpass.archive_only_grows() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF NEW.archived < OLD.archived OR NEW.archived > NEW.length OR (NEW.archived = OLD.archived
+        AND (NEW.archived_head, NEW.archived_tree) IS DISTINCT FROM (OLD.archived_head, OLD.archived_tree)) THEN
+        RAISE EXCEPTION 'the ledger is append-only';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER archives_only_grow BEFORE UPDATE ON actpass.chains
+FOR EACH ROW EXECUTE FUNCTION actpass.archive_only_grows();
+
+ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_removed;
+ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER only_archived_events_are_removed;
+ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_restored;
+ALTER TABLE actpass.chains ENABLE ALWAYS TRIGGER archives_only_grow;
+"#;
 
 /// Creates or migrates the tables atomically; other gateways wait.
 pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {

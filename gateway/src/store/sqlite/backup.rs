@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use super::archive;
 use super::database::{check_name, connect, existing, private_file};
 use super::reader::read_page;
 use crate::ledger::{Head, Verifier};
@@ -139,7 +140,8 @@ fn verify(copy: &Connection) -> Result<BackupSummary, BackupError> {
         let chain_id: String = row.get(1).map_err(failed)?;
         let length: i64 = row.get(2).map_err(failed)?;
         let head = Head { length: u64::try_from(length).unwrap_or(0), hash: row.get(3).map_err(failed)? };
-        let mut verifier = Verifier::default();
+        let archived = archive::find(copy, &tenant_id, &chain_id).map_err(failed)?.unwrap_or_default();
+        let mut verifier = Verifier::after(archived.head);
         loop {
             let after = verifier.head().length;
             let page = read_page(copy, &tenant_id, &chain_id, after, u64::MAX).map_err(failed)?;

@@ -4,6 +4,7 @@
 //! the commit is synced to disk; under load, more appends share one sync. Readers use their own
 //! connections, which the write-ahead log lets run concurrently.
 
+mod archive;
 mod backup;
 mod budgets;
 mod checkpoint;
@@ -25,6 +26,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+pub(super) use self::archive::{last_delivered, prune};
 pub use self::backup::{BackupError, BackupSummary, backup};
 use self::database::{DataFile, Lock, connect, connect_reader, make_private};
 use self::reader::{
@@ -32,7 +34,7 @@ use self::reader::{
     find_approvals_for, find_chain, find_credential, find_manifest, find_passport, find_unproven,
     last_recorded, read_page, read_signing_keys,
 };
-pub(super) use self::reader::{read_chain, read_keys};
+pub(super) use self::reader::{read_archived, read_chain, read_keys};
 use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
 use self::writer::{Writer, probe};
 use super::batch::find_live;
@@ -49,7 +51,7 @@ use crate::approvals::Approval;
 use crate::budget::Account;
 use crate::clock::Clock;
 use crate::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
-use crate::ledger::{DECISIONS, Head};
+use crate::ledger::{Archived, DECISIONS, Head};
 
 /// The store in a SQLite file; see [`SqliteStore::open`].
 #[derive(Debug)]
@@ -204,6 +206,11 @@ impl Store for SqliteStore {
         let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
         let read = move |connection: &Connection| find_chain(connection, &tenant_id, &chain_id);
         Ok(self.readers.read(read).await?.map(|(_, head)| head).filter(|head| head.length > 0))
+    }
+
+    async fn archived(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Archived>, StoreError> {
+        let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
+        self.readers.read(move |connection| archive::find(connection, &tenant_id, &chain_id)).await
     }
 
     async fn events(

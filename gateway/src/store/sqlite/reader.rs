@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Semaphore;
 
+use super::archive;
 use super::database::{DataFile, FileError, connect_reader, existing};
 use super::schema::{SCHEMA_VERSION, decisions, member, of_approval, of_passport, of_tool, spends};
 use super::{from_sql, to_sql};
 use crate::approvals::{Approval, ApprovalDecision};
-use crate::ledger::{Head, TOOLS};
+use crate::ledger::{Archived, CHECKPOINTS, Head, TOOLS};
 use crate::store::error::{OpenError, StoreError};
 use crate::store::lookup::delegation_marker;
-use crate::store::proof::{describe_unproven, recorded_at, verify_against_ledger};
+use crate::store::proof::{
+    describe_unproven, describe_unproven_archives, recorded_at, verify_against_ledger,
+};
 use crate::store::{PassportState, SealedCredential, SealedKey, StoredEvent};
 
 /// Maximum number of concurrent read connections.
@@ -92,7 +95,8 @@ const PASSPORT: &str = concat!(
 
 /// Passports whose rows and events differ.
 const UNPROVEN_PASSPORTS: &str = concat!(
-    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
+    "SELECT jti FROM passports WHERE tenant_id = ?1 AND expires_at > coalesce(
+        (SELECT archived_at FROM chains WHERE tenant_id = ?1 AND chain_id = 'decisions'), 0) AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
     WHERE chain = ",
     decisions!(),
     " AND ",
@@ -191,20 +195,26 @@ pub(in super::super) fn read_chain<E: From<OpenError>>(
     path: &Path,
     tenant_id: &str,
     chain_id: &str,
+    until: u64,
     mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
 ) -> Result<Option<Head>, E> {
     let failed = |error| OpenError::Sqlite(path.to_owned(), error);
     let connection = connect_reader(&existing(path)?).map_err(failed)?;
-    let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if version > SCHEMA_VERSION {
         return Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION).into());
     }
     let Some((_, head)) = find_chain(&connection, tenant_id, chain_id).map_err(failed)? else {
         return Ok(None);
     };
-    let mut after = 0;
+    let archived = match version {
+        ..12 => None,
+        _ => archive::find(&connection, tenant_id, chain_id).map_err(failed)?,
+    };
+    let mut after = archived.map_or(0, |archived| archived.head.length);
     loop {
-        let page = read_page(&connection, tenant_id, chain_id, after, head.length).map_err(failed)?;
+        let page =
+            read_page(&connection, tenant_id, chain_id, after, head.length.min(until)).map_err(failed)?;
         let Some(last) = page.last() else {
             return Ok(Some(head));
         };
@@ -212,6 +222,22 @@ pub(in super::super) fn read_chain<E: From<OpenError>>(
         for event in &page {
             each(event)?;
         }
+    }
+}
+
+/// Same as [`super::super::read_archived`], for a data file.
+pub(in super::super) fn read_archived(
+    path: &Path,
+    tenant_id: &str,
+    chain_id: &str,
+) -> Result<Option<Archived>, OpenError> {
+    let failed = |error| OpenError::Sqlite(path.to_owned(), error);
+    let connection = connect_reader(&existing(path)?).map_err(failed)?;
+    let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    match version {
+        ..12 => Ok(None),
+        12..=SCHEMA_VERSION => archive::find(&connection, tenant_id, chain_id).map_err(failed),
+        _ => Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION)),
     }
 }
 
@@ -315,7 +341,22 @@ pub(super) fn find_unproven(connection: &Connection, tenant_id: &str) -> rusqlit
         let event = event.query_row(params![tenant_id, TOOLS, tool_id], |row| row.get(0)).optional()?;
         manifests.push((tool_id, hash, event));
     }
-    Ok(describe_unproven(&approvals, passports, manifests))
+    let mut archives = connection.prepare(
+        "SELECT chain_id, archived, archived_head FROM chains WHERE tenant_id = ?1 AND archived > 0",
+    )?;
+    let archives = archives.query_map(params![tenant_id], |row| {
+        Ok((row.get(0)?, Head { length: from_sql(row.get(1)?), hash: row.get(2)? }))
+    })?;
+    let archives = archives.collect::<Result<Vec<_>, _>>()?;
+    let mut events = connection.prepare(
+        "SELECT event FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
+         AND instr(event, '\"event_type\":\"ledger.archived\"') > 0",
+    )?;
+    let events = events.query_map(params![tenant_id, CHECKPOINTS], |row| row.get(0))?;
+    let unproven_archives = describe_unproven_archives(&archives, &events.collect::<Result<Vec<_>, _>>()?);
+    let mut unproven = describe_unproven(&approvals, passports, manifests);
+    unproven.extend(unproven_archives);
+    Ok(unproven)
 }
 
 pub(super) fn find_manifest(

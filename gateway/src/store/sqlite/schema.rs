@@ -10,10 +10,10 @@ use super::sessions::SESSIONS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 11;
+pub(super) const SCHEMA_VERSION: i64 = 12;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     LEDGER,
     MANIFESTS,
     PASSPORTS,
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 11] = [
     OUTCOMES,
     WEBHOOKS,
     SESSIONS,
+    ARCHIVE,
 ];
 
 const LEDGER: &str = "
@@ -372,6 +373,30 @@ const OUTCOMES: &str = "
 ALTER TABLE budget_claims ADD COLUMN outcomes INTEGER;
 ALTER TABLE budget_claims ADD COLUMN counts INTEGER NOT NULL DEFAULT 1;
 UPDATE budget_claims SET outcomes = 27 WHERE request_hash IS NOT NULL;
+";
+
+/// The end of the archived events of a chain: the number, the hash of the last one, the chain's Merkle
+/// tree, and the time in seconds since 1970. Only archived events can be removed, and no event can be
+/// added between them.
+const ARCHIVE: &str = "
+ALTER TABLE chains ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE chains ADD COLUMN archived_head TEXT NOT NULL DEFAULT '';
+ALTER TABLE chains ADD COLUMN archived_tree TEXT NOT NULL DEFAULT '';
+ALTER TABLE chains ADD COLUMN archived_at INTEGER NOT NULL DEFAULT 0;
+
+DROP TRIGGER events_are_not_removed;
+CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
+WHEN OLD.seq > (SELECT archived FROM chains WHERE id = OLD.chain)
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER events_are_not_restored BEFORE INSERT ON events
+WHEN NEW.seq <= (SELECT archived FROM chains WHERE id = NEW.chain)
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER archives_only_grow BEFORE UPDATE ON chains
+WHEN NEW.archived < OLD.archived OR NEW.archived > NEW.length OR (NEW.archived = OLD.archived
+    AND (NEW.archived_head IS NOT OLD.archived_head OR NEW.archived_tree IS NOT OLD.archived_tree))
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
 ";
 
 pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};

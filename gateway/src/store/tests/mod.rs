@@ -489,7 +489,7 @@ async fn detects_edited_data(backend: &Backend) {
         other
             .run(
                 "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_only_grow",
-                "DROP TRIGGER events_are_not_changed ON events; DROP TRIGGER events_are_not_removed ON events;
+                "DROP TRIGGER events_are_not_changed ON events; DROP TRIGGER only_archived_events_are_removed ON events;
                  DROP TRIGGER chains_only_grow ON chains",
             )
             .await;

@@ -48,6 +48,10 @@ async fn older_schema_is_migrated() {
             "DROP INDEX events_by_approval; DROP INDEX events_by_passport; DROP INDEX events_by_tool;
              DROP TRIGGER events_are_not_replaced; DROP TRIGGER chains_are_not_replaced;
              DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow; DROP INDEX answers_by_end;
+             DROP TRIGGER archives_only_grow; DROP TRIGGER events_are_not_restored; DROP TRIGGER events_are_not_removed;
+             ALTER TABLE chains DROP COLUMN archived; ALTER TABLE chains DROP COLUMN archived_head;
+             ALTER TABLE chains DROP COLUMN archived_tree; ALTER TABLE chains DROP COLUMN archived_at;
+             CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events BEGIN SELECT RAISE (ABORT, 'x'); END;
              ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
              ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
              DROP TABLE halts; DROP TABLE halt_state; DROP TABLE halt_acknowledgements;
