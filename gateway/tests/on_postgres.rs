@@ -9,8 +9,6 @@ mod acs;
 mod approvals;
 #[path = "archive.rs"]
 mod archive;
-#[path = "authzen.rs"]
-mod authzen;
 #[path = "budgets.rs"]
 mod budgets;
 #[path = "halts.rs"]
