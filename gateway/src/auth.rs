@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::acs::AcsSettings;
-use crate::policy::{Policy, RiskTier};
+use crate::policy::{Policy, RiskTier, ShadowPolicy};
 
 /// Maximum length of an API key in bytes. Longer keys are treated as unknown.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -113,7 +113,10 @@ impl Role {
             Capability::DecideApprovals | Capability::Delegate => {
                 matches!(self, Self::Approver | Self::Operator)
             }
-            Capability::ReadBudgets | Capability::ReadHalts | Capability::ReadWebhooks => {
+            Capability::ReadBudgets
+            | Capability::ReadHalts
+            | Capability::ReadPolicies
+            | Capability::ReadWebhooks => {
                 matches!(self, Self::Auditor | Self::Operator)
             }
             Capability::Halt | Capability::ManageTools | Capability::Redeliver | Capability::Reload => {
@@ -154,6 +157,8 @@ pub enum Capability {
     ReadHalts,
     /// Read and verify chains.
     ReadLedger,
+    /// Read the disagreements of the shadow policy.
+    ReadPolicies,
     /// Read the approved manifests of tools.
     ReadTools,
     /// Read the states of webhooks and the messages that were set aside.
@@ -168,7 +173,7 @@ pub enum Capability {
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,
@@ -179,6 +184,7 @@ impl Capability {
         Self::ReadBudgets,
         Self::ReadHalts,
         Self::ReadLedger,
+        Self::ReadPolicies,
         Self::ReadTools,
         Self::ReadWebhooks,
         Self::Redeliver,
@@ -199,6 +205,7 @@ impl Capability {
             Self::ReadBudgets => "read budgets",
             Self::ReadHalts => "list halts",
             Self::ReadLedger => "read the ledger",
+            Self::ReadPolicies => "read the shadow policy",
             Self::ReadTools => "read tools",
             Self::ReadWebhooks => "read webhooks",
             Self::Redeliver => "send messages again",
@@ -232,6 +239,17 @@ pub struct Tenant {
     pub id: Arc<str>,
     /// The policy that decides for this tenant.
     pub policy: Policy,
+    /// A policy that is evaluated as well, without effect.
+    pub shadow: Option<ShadowPolicy>,
+    /// Retention of captured requests, in milliseconds; `None` captures none.
+    pub capture_ms: Option<i64>,
+}
+
+impl Tenant {
+    /// Creates a tenant without shadow policy and captured requests.
+    pub fn new(id: &str, policy: Policy) -> Self {
+        Self { id: id.into(), policy, shadow: None, capture_ms: None }
+    }
 }
 
 /// An authenticated person or program, independent of the means of authentication.
@@ -649,7 +667,7 @@ mod tests {
     fn state_of_unchanged_keys_continues() {
         let keyring = |name: &str, per_second: u32| {
             let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
-            let tenant = Arc::new(Tenant { id: "t".into(), policy });
+            let tenant = Arc::new(Tenant::new("t", policy));
             let quota = Quota::per_second(per_second.try_into().unwrap());
             let limiter = Some(Arc::new(RequestLimit::new(quota)));
             let mut keyring = Keyring::default();
@@ -676,7 +694,7 @@ mod tests {
     fn expired_key_is_unknown() {
         let mut keyring = Keyring::default();
         let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
-        let tenant = Arc::new(Tenant { id: "t".into(), policy });
+        let tenant = Arc::new(Tenant::new("t", policy));
         let key = ApiKey { expires_at: Some(10), ..ApiKey::new("agent", tenant, Role::Agent, None) };
         keyring.add(ApiKeyHash::of("apk_one"), key);
         for (now, is_known) in [(0, true), (9, true), (10, false), (11, false)] {
@@ -686,7 +704,7 @@ mod tests {
 
     fn keyring(key: &str) -> Keyring {
         let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
-        let tenant = Arc::new(Tenant { id: "t".into(), policy });
+        let tenant = Arc::new(Tenant::new("t", policy));
         let mut keyring = Keyring::default();
         keyring.add(ApiKeyHash::of(key), ApiKey::new("agent", tenant, Role::Agent, None));
         keyring

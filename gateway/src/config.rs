@@ -26,12 +26,13 @@ use crate::auth::{
     ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, RequestLimit,
     Role, Tenant, WELL_KNOWN_KEYS,
 };
+use crate::budget::Window;
 use crate::checkpoints::Interval;
 use crate::clock::{Clock, parse_millis, rfc3339};
 use crate::files::{self, ReadFile};
 use crate::hosts::{Authority, Hosts};
 use crate::passport;
-use crate::policy::{Policy, RiskTier};
+use crate::policy::{Policy, RiskTier, ShadowPolicy};
 use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::sign_in::SignInSettings;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub body_bytes: usize,
     /// The tenants in the order of their ids.
     pub tenants: Vec<Arc<Tenant>>,
+    /// The policy files, by tenant.
+    pub policy_files: HashMap<String, PathBuf>,
     /// API keys, with their tenants and policies.
     pub keyring: Keyring,
     /// The people who may decide approvals.
@@ -360,7 +363,14 @@ impl Settings {
                 .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
             Problems::one(format_args!("line {line}"), error.message().lines().next().unwrap_or_default())
         })?;
-        SettingsReader { problems: Problems::default(), warnings: Vec::new(), folder, files }.settings(&table)
+        SettingsReader {
+            problems: Problems::default(),
+            warnings: Vec::new(),
+            folder,
+            policy_files: HashMap::new(),
+            files,
+        }
+        .settings(&table)
     }
 
     /// Returns the settings of `actpass-gateway dev`: tenant `dev`, keys `apk_dev` and `apdv_dev`,
@@ -387,7 +397,7 @@ impl Settings {
                 folder.join("dev.db")
             }
         };
-        let tenant = Arc::new(Tenant { id: "dev".into(), policy });
+        let tenant = Arc::new(Tenant::new("dev", policy));
         let mut keyring = Keyring::default();
         for (secret, name, role) in
             [("apk_dev", "dev-agent", Role::Agent), ("apdv_dev", "dev-operator", Role::Operator)]
@@ -403,6 +413,7 @@ impl Settings {
             tls: None,
             body_bytes: DEFAULT_BODY_BYTES,
             tenants: vec![tenant],
+            policy_files: HashMap::new(),
             keyring,
             directory: Directory::default(),
             timeouts: Timeouts::default(),
@@ -487,6 +498,7 @@ struct SettingsReader<'f> {
     problems: Problems,
     warnings: Vec<String>,
     folder: &'f Path,
+    policy_files: HashMap<String, PathBuf>,
     /// The files that were read.
     files: &'f mut Vec<ReadFile>,
 }
@@ -543,7 +555,8 @@ impl SettingsReader<'_> {
         let has_tls = root.has("tls");
         let (tls, certificate) = self.tls(&mut root).unzip();
         let hash = hash_settings(table, certificate.as_deref());
-        let tenants = self.tenants(&mut root);
+        let has_master_key = master_key != MasterKeySource::Missing;
+        let tenants = self.tenants(&mut root, has_master_key);
         let mut directory = self.people(&mut root, &tenants);
         let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
         self.check_lifters(lift_by.as_deref(), &keyring);
@@ -580,6 +593,7 @@ impl SettingsReader<'_> {
             tls,
             body_bytes: limits.body_bytes,
             tenants,
+            policy_files: self.policy_files,
             keyring,
             directory,
             timeouts,
@@ -1113,20 +1127,46 @@ impl SettingsReader<'_> {
             .ok()
     }
 
+    /// Reads a policy file; problems are reported for the member `place`.
+    fn policy(&mut self, place: &str, file: &str) -> Option<Policy> {
+        let path = self.folder.join(file);
+        let text = self.read(&path);
+        parse_policy(place, &path, &text).map_err(|found| self.problems.extend(found)).ok()
+    }
+
+    /// Reads the retention of captured requests, in milliseconds.
+    fn capture(&mut self, section: &mut Section, has_master_key: bool) -> Option<i64> {
+        let text = section.optional_text("capture", &mut self.problems)?;
+        let place = section.member("capture");
+        if !has_master_key {
+            let problem = format_args!(
+                "needs a master key: set master_key_file or the environment variable {MASTER_KEY_VARIABLE}"
+            );
+            self.problems.add(&place, problem);
+        }
+        let window = Window::parse(&text);
+        window
+            .map_err(|problem| self.problems.add(place, format_args!("{problem}, found {text:?}")))
+            .ok()
+            .map(|window| window.millis())
+    }
+
     /// Tenants by id; `None` for a tenant with an invalid policy, so that its keys are not reported
     /// as well.
-    fn tenants(&mut self, root: &mut Section) -> Tenants {
+    fn tenants(&mut self, root: &mut Section, has_master_key: bool) -> Tenants {
         let mut tenants = Tenants::new();
         for mut section in root.sections("tenants", &mut self.problems) {
             let id = section.name("id", &mut self.problems);
             let policy = section.text("policy", &mut self.problems);
+            let shadow = section.optional_text("shadow", &mut self.problems);
+            let capture_ms = self.capture(&mut section, has_master_key);
             section.finish(&mut self.problems);
             let place = section.member("policy");
-            let policy = policy.and_then(|policy| {
-                let path = self.folder.join(policy);
-                let text = self.read(&path);
-                parse_policy(&place, &path, &text).map_err(|found| self.problems.extend(found)).ok()
-            });
+            if let (Some(id), Some(policy)) = (&id, &policy) {
+                self.policy_files.insert(id.clone(), self.folder.join(policy));
+            }
+            let policy = policy.and_then(|policy| self.policy(&place, &policy));
+            let shadow = shadow.and_then(|shadow| self.policy(&section.member("shadow"), &shadow));
             let Some(id) = id else {
                 continue;
             };
@@ -1135,7 +1175,10 @@ impl SettingsReader<'_> {
                     self.warn(&place, finding);
                 }
             }
-            let tenant = policy.map(|policy| Arc::new(Tenant { id: id.as_str().into(), policy }));
+            let tenant = policy.map(|policy| {
+                let shadow = shadow.map(|shadow| ShadowPolicy::new(shadow, &policy));
+                Arc::new(Tenant { shadow, capture_ms, ..Tenant::new(&id, policy) })
+            });
             if tenants.insert(id.clone(), tenant).is_some() {
                 self.problems.add(section.member("id"), format_args!("duplicate tenant id {id:?}"));
             }

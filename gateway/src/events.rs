@@ -305,6 +305,18 @@ pub(crate) fn policy_reloaded(
     }
 }
 
+/// An earlier policy was written to the tenant's policy file; a reload puts it in force.
+pub(crate) fn policy_rolled_back(tenant_id: &str, from: &Policy, to: &Policy) -> Draft {
+    Draft {
+        policy: Some(PolicyRef::of(to)),
+        metadata: Some(object([
+            ("policy_hash_before", Some(Json::from(from.hash()))),
+            ("policy_hash", Some(Json::from(to.hash()))),
+        ])),
+        ..draft(Arc::from(tenant_id), Arc::from(COMMAND_LINE), ledger::DECISIONS, ledger::POLICY_ROLLED_BACK)
+    }
+}
+
 /// A reload was refused for this number of problems; the settings `current` stay in force.
 pub(crate) fn reload_refused(
     tenant_id: &Arc<str>,

@@ -84,6 +84,9 @@ pub const HALT_ACKNOWLEDGED: &str = "halt.acknowledged";
 /// Event type of reloaded settings; reserved for the gateway.
 pub const POLICY_RELOADED: &str = "policy.reloaded";
 
+/// Event type of rollbacks to earlier policies; reserved for the gateway.
+pub const POLICY_ROLLED_BACK: &str = "policy.rolled_back";
+
 /// Event type of refused reloads; reserved for the gateway.
 pub const RELOAD_REFUSED: &str = "policy.reload_refused";
 
@@ -112,6 +115,7 @@ pub const RESERVED: &[&str] = &[
     PASSPORT_ISSUED,
     PASSPORT_REVOKED,
     POLICY_RELOADED,
+    POLICY_ROLLED_BACK,
     RELOAD_REFUSED,
     TOOL_APPROVED,
 ];

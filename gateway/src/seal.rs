@@ -100,7 +100,7 @@ impl MasterKey {
             // Signing keys were sealed first, directly under the master key; the label separates
             // them.
             Purpose::SigningKey => UnboundKey::new(&AES_256_GCM, self.0.as_ref()),
-            Purpose::Credential => Salt::new(HKDF_SHA256, b"actpass master key")
+            Purpose::Capture | Purpose::Credential => Salt::new(HKDF_SHA256, b"actpass master key")
                 .extract(self.0.as_ref())
                 .expand(&[purpose.label()], &AES_256_GCM)
                 .map(UnboundKey::from),
@@ -118,6 +118,8 @@ impl fmt::Debug for MasterKey {
 /// Purpose of a sealed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// A captured request.
+    Capture,
     /// A credential of the vault.
     Credential,
     /// A key that signs passports.
@@ -128,6 +130,7 @@ impl Purpose {
     /// Label included in every sealed value; its number is the format version.
     const fn label(self) -> &'static [u8] {
         match self {
+            Self::Capture => b"actpass captured request 1\0",
             Self::Credential => b"actpass credential 1\0",
             Self::SigningKey => b"actpass signing key 1\0",
         }
@@ -230,13 +233,15 @@ mod tests {
     #[test]
     fn purposes_use_separate_keys() {
         let master = MasterKey::generate().unwrap();
-        let [credentials, keys] =
-            [Purpose::Credential, Purpose::SigningKey].map(|p| master.cipher(p).unwrap());
+        let [captures, credentials, keys] = [Purpose::Capture, Purpose::Credential, Purpose::SigningKey]
+            .map(|purpose| master.cipher(purpose).unwrap());
         let sealed = credentials.seal(b"", b"s").unwrap();
-        assert!(keys.open(b"", &sealed).is_none());
-        // The keys differ, not only the labels.
-        let relabelled = Cipher { purpose: Purpose::Credential, ..keys };
-        assert!(relabelled.open(b"", &sealed).is_none());
+        for other in [captures, keys] {
+            assert!(other.open(b"", &sealed).is_none());
+            // The keys differ, not only the labels.
+            let relabelled = Cipher { purpose: Purpose::Credential, ..other };
+            assert!(relabelled.open(b"", &sealed).is_none());
+        }
     }
     #[test]
     fn parses_master_key_in_hex_or_base64() {

@@ -27,6 +27,7 @@ use tower_service::Service as _;
 
 use self::reloader::Reloader;
 use crate::approvals::ApprovalNotifier;
+use crate::capture::Captures;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
@@ -39,8 +40,9 @@ use crate::passport::keys::SigningKeyError;
 use crate::reload::{Loaded, Reloads};
 use crate::seal::{MasterKey, SealError};
 use crate::service::{Service, SharedState};
+use crate::shadow::Shadows;
 use crate::sign_in::SignIn;
-use crate::store::{Location, OpenError, Store};
+use crate::store::{KeptChange, KeptKind, Location, NewKept, OpenError, Store, StoreError};
 use crate::vault::Vault;
 use crate::webhooks::Dispatcher;
 
@@ -137,16 +139,18 @@ impl Server {
         let timeouts = settings.timeouts;
         let notifier = ApprovalNotifier::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let (vault, keys) =
+        let (vault, captures, keys) =
             match master_key(&settings.master_key, &settings.data).map_err(SigningKeyError::from)? {
                 Some(master) => {
                     let vault = Vault::new(&master).map_err(SigningKeyError::from)?;
+                    let captures = Captures::new(&master).map_err(SigningKeyError::from)?;
                     let keys = SigningKeyStore::open(&*store, master, settings.signing_algorithm).await?;
                     warn_of_algorithm(&keys, settings.signing_algorithm);
-                    (Some(Arc::new(vault)), Some(Arc::new(keys)))
+                    (Some(Arc::new(vault)), Some(Arc::new(captures)), Some(Arc::new(keys)))
                 }
-                None => (None, None),
+                None => (None, None, None),
             };
+        let (shadows, shadowed) = Shadows::new();
         let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone())
             .publish(settings.issuer.as_deref(), settings.checkpoint_file.clone());
         let base_path: Arc<str> = settings.base_path.as_str().into();
@@ -159,6 +163,8 @@ impl Server {
             issuer: issuer.as_str().into(),
             keys,
             vault,
+            captures,
+            shadows: shadows.clone(),
             notifier: notifier.clone(),
             clock: settings.clock.clone(),
             announced: Arc::default(),
@@ -170,6 +176,9 @@ impl Server {
         let limits = within_file_limit(settings.connections);
         let (source, fixed, files) = (settings.source.clone(), settings.fixed(), settings.files.clone());
         let in_force = InForce::new(settings, &shared, &reloads, None)?;
+        if keep_policies(&in_force.loaded, &*store, &shared.clock).await.is_err() {
+            tracing::error!("the policies in force were not stored, so a rollback to them is not possible");
+        }
         let dispatchers = in_force.dispatchers(&shared).await?;
         let (replace, in_force) = watch::channel(Arc::new(in_force));
         let mut background = JoinSet::new();
@@ -181,6 +190,8 @@ impl Server {
             async move { checkpoints.run(&*service.store, service.keys.as_deref(), tenants).await }
         });
         background.spawn(poll_halts(Arc::clone(&store)));
+        background.spawn(expire_kept(Arc::clone(&store), shared.clock.clone()));
+        background.spawn(shadows.run(shadowed, Arc::clone(&store)));
         let mut delivering = JoinSet::new();
         dispatchers.into_iter().for_each(|dispatcher| {
             delivering.spawn(dispatcher.run());
@@ -273,6 +284,8 @@ pub(crate) struct Shared {
     issuer: Arc<str>,
     keys: Option<Arc<SigningKeyStore>>,
     vault: Option<Arc<Vault>>,
+    captures: Option<Arc<Captures>>,
+    shadows: Shadows,
     notifier: ApprovalNotifier,
     clock: Clock,
     announced: Arc<Notify>,
@@ -313,6 +326,8 @@ impl InForce {
             url: Arc::clone(&shared.page_url),
             keys: shared.keys.clone(),
             vault: shared.vault.clone(),
+            captures: shared.captures.clone(),
+            shadows: shared.shadows.clone(),
             approval_seconds: settings.approval_seconds,
             reuse_approvals: settings.reuse_approvals,
             allow_self_approval: settings.allow_self_approval,
@@ -374,6 +389,35 @@ const HALT_POLL: Duration = Duration::from_millis(250);
 
 /// Interval of the polls while the store is unavailable.
 const HALT_POLL_RETRY: Duration = Duration::from_secs(2);
+
+/// Interval of the deletion of expired records outside of the ledger, and their maximum number.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
+const EXPIRE_LIMIT: u32 = 1000;
+
+/// Removes expired records outside of the ledger.
+async fn expire_kept(store: Arc<dyn Store>, clock: Clock) {
+    loop {
+        let expire = KeptChange::Expire { now: clock.millis(), limit: EXPIRE_LIMIT };
+        let removed = store.change_kept(expire).await.unwrap_or(0);
+        if removed < u64::from(EXPIRE_LIMIT) {
+            tokio::time::sleep(EXPIRE_INTERVAL).await;
+        }
+    }
+}
+
+/// Stores the texts of the policies, for a rollback and for replays.
+async fn keep_policies(loaded: &Loaded, store: &dyn Store, clock: &Clock) -> Result<(), StoreError> {
+    let at = clock.millis();
+    let policies = loaded.tenants.iter().map(|tenant| NewKept {
+        tenant_id: Arc::clone(&tenant.id),
+        kind: KeptKind::Policy,
+        name: tenant.policy.hash().to_owned(),
+        at,
+        expires_at: None,
+        body: tenant.policy.source().to_vec(),
+    });
+    store.change_kept(KeptChange::Add(policies.collect())).await.map(|_| ())
+}
 
 /// Polls for halts that another gateway or a command has changed.
 async fn poll_halts(store: Arc<dyn Store>) {

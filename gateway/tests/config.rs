@@ -569,3 +569,177 @@ fn webhook_problems_name_the_member_and_no_secret() {
         assert!(!found.contains("hidden"), "{found}");
     }
 }
+
+/// Reports where a value does not match a JSON Schema, for the keywords of the schema of settings.
+fn mismatches(schema: &serde_json::Value, value: &toml::Value, path: &str, found: &mut Vec<String>) {
+    let kind = match value {
+        toml::Value::Table(_) => "object",
+        toml::Value::Array(_) => "array",
+        toml::Value::String(_) => "string",
+        toml::Value::Integer(_) => "integer",
+        toml::Value::Boolean(_) => "boolean",
+        toml::Value::Float(_) | toml::Value::Datetime(_) => "other",
+    };
+    if schema["type"] != kind {
+        found.push(format!("{path}: {kind} instead of {}", schema["type"]));
+        return;
+    }
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                match schema["properties"].get(name) {
+                    Some(member) => mismatches(member, value, &format!("{path}.{name}"), found),
+                    None => found.push(format!("{path}.{name}: unknown")),
+                }
+            }
+            for name in schema["required"].as_array().into_iter().flatten() {
+                if path != "root" && !table.contains_key(name.as_str().unwrap()) {
+                    found.push(format!("{path}.{name}: missing"));
+                }
+            }
+        }
+        toml::Value::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                mismatches(&schema["items"], item, &format!("{path}[{at}]"), found);
+            }
+        }
+        toml::Value::String(text) => {
+            let is_word =
+                |words: &serde_json::Value| words.as_array().unwrap().iter().any(|word| word == text);
+            let matches = |pattern: &str| regex::Regex::new(pattern).unwrap().is_match(text);
+            if schema.get("enum").is_some_and(|words| !is_word(words))
+                || schema["pattern"].as_str().is_some_and(|pattern| !matches(pattern))
+            {
+                found.push(format!("{path}: {text:?}"));
+            }
+        }
+        toml::Value::Integer(number) => {
+            let bounds = [&schema["minimum"], &schema["maximum"]].map(|bound| bound.as_i64().unwrap());
+            if !(bounds[0]..=bounds[1]).contains(number) {
+                found.push(format!("{path}: {number}"));
+            }
+        }
+        toml::Value::Boolean(_) | toml::Value::Float(_) | toml::Value::Datetime(_) => {}
+    }
+}
+
+/// All members of the schema, as a path with `[0]` after lists of tables.
+fn members(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    for (name, member) in schema["properties"].as_object().unwrap() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        found.push(path.clone());
+        if member["type"] == "object" {
+            members(member, &path, found);
+        } else if member["items"]["type"] == "object" {
+            members(&member["items"], &format!("{path}[0]"), found);
+        }
+    }
+}
+
+#[test]
+fn schema_has_exactly_the_settings_that_are_read() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../gateway.schema.json")).unwrap();
+    let mut known = Vec::new();
+    members(&schema, "", &mut known);
+    assert!(known.len() >= 90, "{}", known.len());
+
+    // The names in the reader.
+    let read = regex::Regex::new(
+        r#"(?:\.(?:text|name|hash|role|optional_[a-z]+|positive|sections?)|texts|bounded)\(\s*"([a-z_]+)""#,
+    );
+    let sources = [
+        include_str!("../src/config.rs"),
+        include_str!("../src/config/sign_in.rs"),
+        include_str!("../src/config/webhooks.rs"),
+    ];
+    let read = read.unwrap();
+    let names: std::collections::BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| read.captures_iter(source))
+        .map(|found| found.get(1).unwrap().as_str())
+        .collect();
+    let of_schema: std::collections::BTreeSet<&str> =
+        known.iter().map(|path| path.rsplit('.').next().unwrap()).collect();
+    assert_eq!(names, of_schema);
+
+    // The reader knows each member at its place: it reports a wrong type.
+    let folder = TempDir::new().unwrap();
+    for path in &known {
+        let mut root: toml::Table = common::config("").parse().unwrap();
+        let mut place = toml::Value::Table(std::mem::take(&mut root));
+        let mut slot = &mut place;
+        for step in path.split('.') {
+            let (name, is_list) = match step.strip_suffix("[0]") {
+                Some(name) => (name, true),
+                None => (step, false),
+            };
+            let table = slot.as_table_mut().unwrap();
+            let is_last = path.ends_with(step) && path.split('.').next_back() == Some(step);
+            let fresh = if is_list {
+                toml::Value::Array(vec![toml::Table::new().into()])
+            } else {
+                toml::Table::new().into()
+            };
+            slot = table.entry(name).or_insert(fresh);
+            if is_list {
+                slot = &mut slot.as_array_mut().unwrap()[0];
+            }
+            if is_last {
+                *slot = toml::Value::Float(1.5);
+            }
+        }
+        let text = toml::to_string(&place).unwrap();
+        let problems = Settings::parse(&text, folder.path()).unwrap_err().to_string();
+        let reported = problems.lines().any(|line| {
+            line.starts_with(&format!("{path}: ")) && (line.contains("float") || line.contains("found 1.5"))
+        });
+        assert!(reported && !problems.contains("unknown member"), "{path}: {problems}");
+    }
+}
+
+#[test]
+fn schema_accepts_the_documented_settings() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../gateway.schema.json")).unwrap();
+    let pages = [
+        include_str!("../../docs/gateway/configuration.md"),
+        include_str!("../../docs/gateway/sign-in.md"),
+        include_str!("../../docs/gateway/webhooks.md"),
+        include_str!("../../docs/gateway/policy-life.md"),
+        include_str!("../../docs/gateway/high-availability.md"),
+    ];
+    let hash = ApiKeyHash::of("any").to_string();
+    let mut count = 0;
+    for block in pages.iter().flat_map(|page| page.split("```toml\n").skip(1)) {
+        let block = block.split("```").next().unwrap().replace("sha256:…", &hash);
+        for with_optional in [false, true] {
+            // Optional members are comments.
+            let lines = block.lines().map(|line| match line.strip_prefix("# ") {
+                Some(optional)
+                    if with_optional && (optional.contains(" = ") || optional.starts_with('[')) =>
+                {
+                    optional
+                }
+                Some(_) | None => line,
+            });
+            let text = lines.collect::<Vec<_>>().join("\n");
+            let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            let mut found = Vec::new();
+            mismatches(&schema, &table.into(), "root", &mut found);
+            assert_eq!(found, Vec::<String>::new(), "{text}");
+            count += 1;
+        }
+    }
+    assert!(count >= 10, "{count}");
+    // It rejects invalid settings.
+    for (text, problem) in [
+        ("lisen = \"x\"", "root.lisen: unknown"),
+        ("watch = \"yes\"", "root.watch: string instead of \"boolean\""),
+        ("[[tenants]]\nid = \"a\"", "root.tenants[0].\"policy\": missing"),
+        ("[approvals]\ndeadline_seconds = 5", "root.approvals.deadline_seconds: 5"),
+        ("log = \"xml\"", "root.log: \"xml\""),
+    ] {
+        let mut found = Vec::new();
+        mismatches(&schema, &text.parse::<toml::Table>().unwrap().into(), "root", &mut found);
+        assert_eq!(found, [problem]);
+    }
+}

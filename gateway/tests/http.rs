@@ -16,9 +16,9 @@ use actpass_gateway::ledger::{Archived, Head};
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
     AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
-    HaltOutcome, IdHash, Listing, Location, OutboxChange, PassportState, PendingCounts, Record, Rotation,
-    SealedCredential, SealedKey, SessionChange, Store, StoreError, StoredEvent, StoredSession, Subject,
-    Transition, TransitionOutcome, WebhookState,
+    HaltOutcome, IdHash, Kept, KeptChange, KeptPage, Listing, Location, OutboxChange, PassportState,
+    PendingCounts, Record, Rotation, SealedCredential, SealedKey, SessionChange, Store, StoreError,
+    StoredEvent, StoredSession, Subject, Transition, TransitionOutcome, WebhookState,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -879,6 +879,12 @@ impl Store for Broken {
         self.fail().await
     }
     async fn sign_in(&self, _: IdHash) -> Result<Option<(String, i64)>, StoreError> {
+        self.fail().await
+    }
+    async fn change_kept(&self, _: KeptChange) -> Result<u64, StoreError> {
+        self.fail().await
+    }
+    async fn kept(&self, _: &str, _: KeptPage) -> Result<Vec<Kept>, StoreError> {
         self.fail().await
     }
     async fn change_outbox(&self, _: OutboxChange) -> Result<bool, StoreError> {

@@ -169,7 +169,7 @@ async fn replayed_allow_ends_with_policy_change() {
             .restart(|settings| {
                 change(settings);
                 let mut keyring = actpass_gateway::auth::Keyring::default();
-                let tenant = actpass_gateway::auth::Tenant { id: "one".into(), policy: policy_of(decision) };
+                let tenant = actpass_gateway::auth::Tenant::new("one", policy_of(decision));
                 let role = actpass_gateway::auth::Role::Agent;
                 let key = actpass_gateway::auth::ApiKey::new("name-of-apk-one", Arc::new(tenant), role, None);
                 keyring.add(actpass_gateway::auth::ApiKeyHash::of("apk_one"), key);

@@ -229,6 +229,10 @@ async fn responses_match_openapi() {
     compared.ask(redeliver, told.post(&path, "apk_one"), 403).await;
     compared.ask(redeliver, told.post(&redeliver.replace("{id}", "9999"), "apdv_one"), 404).await;
     told.stop().await;
+    let shadow = "/api/v1/shadow";
+    compared.ask(shadow, get(shadow, "apdv_one"), 200).await;
+    compared.ask(shadow, get(shadow, "apk_one"), 403).await;
+    compared.ask(shadow, get("/api/v1/shadow?limit=0", "apdv_one"), 422).await;
     let budgets = "/api/v1/budgets";
     let budgeted = Gateway::start_with("", |settings| {
         let data = settings.data.clone();

@@ -1,5 +1,6 @@
 //! `actpass-gateway config`.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -18,12 +19,18 @@ pub(super) enum ConfigCommand {
         #[arg(long)]
         deny_warnings: bool,
     },
+    /// Print the JSON Schema of the settings
+    Schema,
 }
+
+/// The JSON Schema of the settings, kept by hand. A test compares it with the reader of the settings.
+const SCHEMA: &str = include_str!("../../gateway.schema.json");
 
 impl ConfigCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Check { config, deny_warnings } => check_config(&config, deny_warnings),
+            Self::Schema => io::stdout().write_all(SCHEMA.as_bytes()).map_err(Failure::new),
         }
     }
 }

@@ -10,6 +10,7 @@ mod key;
 mod keys;
 mod log;
 mod policy;
+mod policy_life;
 mod serve;
 mod source;
 mod tools;

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use actpass_protocol::Json;
 use clap::Subcommand;
 
+use super::policy_life::{self, ReplayArguments, TenantArguments};
+use super::source::parse_file;
 use super::{Failure, print};
-use crate::files;
 use crate::object_writer::object;
 use crate::policy::{
     CaseChange, Cases, Change, Changes, Decision, Finding, FindingKind, Insight, InsightKind, OpenChange,
     Outcome, Policy,
 };
-use crate::problems::Problems;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -37,6 +37,20 @@ pub(super) enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the policies of a tenant that were in force, with their hashes
+    History {
+        #[command(flatten)]
+        tenant: TenantArguments,
+    },
+    /// Decide captured requests again with another policy, and report what changes
+    Replay(ReplayArguments),
+    /// Restore a policy that was in force to the tenant's policy file
+    Rollback {
+        /// Hash of the policy, or at least its first 8 digits
+        hash: String,
+        #[command(flatten)]
+        tenant: TenantArguments,
+    },
     /// Test a policy against expected decisions
     Test {
         /// Policy, a JSON file
@@ -51,6 +65,9 @@ impl PolicyCommand {
         match self {
             Self::Check { file, against } => check_policy(&file, against.as_deref()),
             Self::Diff { old, new, cases, json } => diff_policies(&old, &new, cases.as_deref(), json),
+            Self::History { tenant } => policy_life::history(&tenant),
+            Self::Replay(arguments) => policy_life::replay(&arguments),
+            Self::Rollback { hash, tenant } => policy_life::rollback(&tenant, &hash),
             Self::Test { file, cases } => test_policy(&file, &cases),
         }
     }
@@ -249,15 +266,4 @@ fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
         0 => Ok(()),
         _ => Err(Failure::Failed(format!("{}: decisions differ from expectations", file.display()))),
     }
-}
-
-/// Parses the file; errors name it.
-fn parse_file<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
-    let text =
-        files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
-    parse(&text).map_err(|found| {
-        let mut problems = Problems::default();
-        problems.add_all(file.display(), &found);
-        Failure::new(problems)
-    })
 }

@@ -1,11 +1,13 @@
 //! Selection of the data that a command reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::Failure;
 use crate::config::Settings;
+use crate::files;
+use crate::problems::Problems;
 use crate::store::Location;
 
 #[derive(Args, Debug)]
@@ -28,4 +30,15 @@ impl DataSource {
             Self { config: None, data } => Ok(Location::File(data.unwrap_or_default())),
         }
     }
+}
+
+/// Parses the file; errors name it.
+pub(super) fn parse_file<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
+    let text =
+        files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    parse(&text).map_err(|found| {
+        let mut problems = Problems::default();
+        problems.add_all(file.display(), &found);
+        Failure::new(problems)
+    })
 }

@@ -11,12 +11,13 @@ use crate::announcement::Announcement;
 use crate::approvals::{self, Approval, Opening, Status};
 use crate::auth::ApiKey;
 use crate::budget::Charge;
+use crate::capture::CapturedRequest;
 use crate::events::{self, Decision};
 use crate::halts::{Halt, HaltSubject};
 use crate::history::Check;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
-use crate::policy::{self, Budget, Input, OnExceed, Rule, Unmeasured, Values};
+use crate::policy::{self, Budget, Input, OnExceed, RecordedInput, Rule, Unmeasured, Values};
 use crate::request::{Preflight, Text};
 use crate::store::{AllowBasis, ApprovalOpening, Claim, EarlierResponse, Excess, Fallback, SingleUse};
 
@@ -478,6 +479,17 @@ impl<'a> Case<'a> {
             risk_tier: passport.and_then(|claims| claims.member("risk_tier")),
             tool: Some(self.request.tool.as_json()),
             user_id: self.request.user_id.as_ref().map(Text::as_json),
+        }
+    }
+
+    /// Copies the request as far as a policy reads it.
+    pub(super) fn captured(&self, ruling: &Ruling<'_>) -> CapturedRequest {
+        let presented = self.checked_passport().ok().flatten();
+        CapturedRequest {
+            input: RecordedInput::of(&self.input(presented.map(|found| &found.claims))),
+            request_hash: self.request.request_hash.clone(),
+            repeats: self.context.earlier.as_ref().is_some_and(|earlier| earlier.allowed.is_some()),
+            approved: ruling.is_approved(),
         }
     }
 

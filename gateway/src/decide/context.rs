@@ -36,6 +36,8 @@ pub struct DecisionContext {
     pub pending_limit: Option<u32>,
     /// The budget that requires an approval because the action would exceed it, by name.
     pub over_budget: Option<String>,
+    /// Whether the result contains the request, for a capture or a shadow policy.
+    pub keeps_request: bool,
     /// The history conditions whose truth is known. Others are assumed false.
     pub history: Vec<Truth>,
     /// State of the manifest named in the request.

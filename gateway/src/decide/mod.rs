@@ -18,6 +18,7 @@ pub use self::context::{DecisionContext, ManifestState, PresentedPassport, ToolC
 pub use self::response::mark_replayed;
 pub use self::ruling::MANIFEST_CHANGED;
 use crate::auth::ApiKey;
+use crate::capture::CapturedRequest;
 use crate::request::Preflight;
 use crate::store::{Claims, CredentialPin, DecisionRecord, Fallback, Idempotency, SeenResponse};
 
@@ -30,6 +31,8 @@ pub struct DecisionResult {
     pub allows: bool,
     /// Whether the response includes the tool's credential.
     pub returns_credential: bool,
+    /// The request, if the context keeps it.
+    pub request: Option<CapturedRequest>,
     /// The record to write before responding.
     pub record: DecisionRecord,
 }
@@ -83,6 +86,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         are_recorded: case.consumes(),
         response: response.clone(),
     });
+    let captured = context.keeps_request.then(|| case.captured(&evaluation.ruling));
     let history = evaluation.history;
     let record = DecisionRecord {
         event,
@@ -95,6 +99,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         holds_until,
         opens,
         budgets,
+        capture: None,
     };
-    DecisionResult { response, allows, returns_credential, record }
+    DecisionResult { response, allows, returns_credential, request: captured, record }
 }

@@ -217,6 +217,28 @@ impl<'p> Ruling<'p> {
         self.rule().map_or(RiskTier::High, |rule| rule.risk_tier().unwrap_or(RiskTier::Medium))
     }
 
+    /// Returns whether a person has approved the action.
+    pub(super) fn is_approved(&self) -> bool {
+        match self {
+            Self::Approved { .. } => true,
+            Self::CredentialExpired(allowed) => allowed.is_approved(),
+            Self::ApprovalRequested { .. }
+            | Self::ByRule(_)
+            | Self::Halted(_)
+            | Self::HistoryNotMeasurable { .. }
+            | Self::TooManyPending { .. }
+            | Self::ManifestChanged
+            | Self::ManifestUnknown
+            | Self::NoMatch
+            | Self::NotGranted(_)
+            | Self::NotMeasurable { .. }
+            | Self::OverBudget { .. }
+            | Self::Passport(_)
+            | Self::Pending { .. }
+            | Self::Unapproved { .. } => false,
+        }
+    }
+
     /// Returns the approval that was named, used or opened.
     pub(super) fn approval(&self) -> Option<&str> {
         match self {

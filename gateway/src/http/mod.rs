@@ -20,6 +20,7 @@ mod passports;
 mod preflight;
 mod receive;
 mod reload;
+mod shadow;
 mod tools;
 mod webhooks;
 
@@ -127,6 +128,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(delegations::list))
         .routes(routes!(delegations::revoke))
         .routes(routes!(budgets::list))
+        .routes(routes!(shadow::list))
         .routes(routes!(halts::list, halts::start))
         .routes(routes!(halts::lift))
         .routes(routes!(halts::watch))

@@ -1,5 +1,7 @@
 //! Policy parsing and validation.
 
+use std::sync::Arc;
+
 use std::fmt;
 
 use actpass_protocol::json::Number;
@@ -59,6 +61,7 @@ impl Policy {
             id,
             version,
             hash,
+            source: Arc::from(text),
             paths,
             rules,
             index,

@@ -21,8 +21,11 @@ mod history;
 mod index;
 mod load;
 mod model;
+mod reconsider;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use actpass_protocol::Json;
 pub use analysis::{Change, Changes, Insight, InsightKind, OpenChange, Outcome};
@@ -34,6 +37,7 @@ pub use history::Unmeasured;
 use index::Index;
 pub use model::{Budget, Decision, OnExceed, RiskTier, Rule};
 use model::{History, Path, Tracker};
+pub use reconsider::{Answer, Reconsidered, RecordedDecision, RecordedInput, ShadowPolicy, UnknownSum};
 
 use crate::budget::Outcomes;
 
@@ -46,6 +50,8 @@ pub struct Policy {
     id: String,
     version: Json,
     hash: String,
+    /// As it was parsed.
+    source: Arc<[u8]>,
     /// All paths in conditions, without duplicates; conditions refer to them by index.
     paths: Vec<Path>,
     rules: Vec<Rule>,
@@ -73,6 +79,11 @@ impl Policy {
     /// of the policy with sorted members and original number literals.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// The text that was parsed.
+    pub fn source(&self) -> &[u8] {
+        &self.source
     }
 
     /// The rules in evaluation order.

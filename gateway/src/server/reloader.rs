@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::{InForce, ServerError, Shared};
+use super::{InForce, ServerError, Shared, keep_policies};
 use crate::config::{FixedSettings, Settings};
 use crate::events::{self, LoadedHashes};
 use crate::files::ReadFile;
@@ -134,6 +134,10 @@ impl Reloader {
                 return Err(Refusal::Problems(Problems::one(self.source.display(), error)));
             }
         };
+        let clock = self.shared.clock.clone();
+        keep_policies(&after.loaded, &*self.shared.store, &clock)
+            .await
+            .map_err(|error| Refusal::Store(ServiceError::from(error)))?;
         // Recorded first: no decision of a policy precedes the event of its reload.
         let change = [Arc::clone(&before.loaded), Arc::clone(&after.loaded)];
         let tenants = change.iter().flat_map(|loaded| &loaded.tenants);

@@ -14,6 +14,7 @@ mod evidence;
 mod halts;
 mod passports;
 mod preflight;
+mod shadow;
 mod tools;
 mod webhooks;
 
@@ -35,8 +36,10 @@ pub(crate) use self::preflight::PendingPreflight;
 use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;
 use crate::auth::{Capability, Directory, Principal};
+use crate::capture::Captures;
 use crate::clock::Clock;
 use crate::passport::SigningKeyStore;
+use crate::shadow::Shadows;
 use crate::store::{Author, Store, StoreError, Subject};
 use crate::vault::Vault;
 use crate::webhooks::Webhook;
@@ -81,6 +84,10 @@ pub(crate) struct Service {
     pub(crate) clock: Clock,
     /// Timeout of store operations.
     pub(crate) store_timeout: Duration,
+    /// Seals captured requests; `None` without a master key.
+    pub(crate) captures: Option<Arc<Captures>>,
+    /// The shadow policies.
+    pub(crate) shadows: Shadows,
     /// Shared in-memory state.
     pub(crate) state: Arc<SharedState>,
 }

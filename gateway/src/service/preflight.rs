@@ -8,13 +8,16 @@ use bytes::Bytes;
 
 use super::{Service, ServiceError};
 use crate::auth::ApiKey;
+use crate::capture::{CapturedRequest, SealedRequest};
 use crate::decide::{
     self, DecisionContext, DecisionResult, ManifestState, PresentedPassport, ToolCredential,
 };
 use crate::history::Truth;
 use crate::passport::PassportError;
+use crate::policy::{Answer, RecordedDecision};
 use crate::request::Preflight;
-use crate::store::{Author, DecisionOutcome, EarlierResponse, ManifestPin, SealedCredential};
+use crate::shadow::ShadowTask;
+use crate::store::{Author, DecisionOutcome, DecisionRecord, EarlierResponse, ManifestPin, SealedCredential};
 use crate::{ledger, vault};
 
 /// Maximum number of attempts if the decision's basis changes concurrently.
@@ -105,6 +108,11 @@ impl Service {
                 let context = DecisionContext { pending_limit, ..DecisionContext::clone(&context) };
                 decided = self.decide(&pending, &Arc::new(context)).await?;
             }
+            let captured = decided.request.take();
+            if let (Some(request), Some(keep_ms)) = (&captured, pending.key.tenant.capture_ms) {
+                decided.record.capture = self.seal_request(&pending.key, request, keep_ms);
+            }
+            let shadowed = captured.and_then(|request| self.shadow_task(&pending, request, &decided.record));
             let halt_epoch = decided.record.halt_epoch;
             let announces = !decided.record.event.announces.is_empty();
             let request_hash = pending.request.request_hash.as_deref();
@@ -124,6 +132,7 @@ impl Service {
                     continue;
                 }
                 recorded @ (DecisionOutcome::Recorded | DecisionOutcome::Claimed(_)) => {
+                    shadowed.into_iter().for_each(|task| self.shadows.submit(task));
                     let response = if let DecisionOutcome::Claimed(completed) = recorded {
                         completed
                     } else {
@@ -147,7 +156,11 @@ impl Service {
                     found.earlier.clone_from(&context.earlier);
                     continue;
                 }
-                DecisionOutcome::Refused(response) => (response, false),
+                DecisionOutcome::Refused(response) => {
+                    let refused = shadowed.and_then(|task| task.refused(&response));
+                    refused.into_iter().for_each(|task| self.shadows.submit(task));
+                    (response, false)
+                }
                 DecisionOutcome::Repeated(response) => {
                     let age = age.unwrap_or(i64::MAX);
                     let earlier = context.earlier.as_ref();
@@ -188,6 +201,47 @@ impl Service {
     ) -> Result<DecisionResult, ServiceError> {
         let (asked, context) = (Arc::clone(pending), Arc::clone(context));
         self.run(pending.bytes, move || Ok(decide::decide(&asked.key, &asked.request, &context))).await
+    }
+
+    /// Seals a request for its capture. If that fails, the decision is recorded without it, and a replay
+    /// reports it as missing.
+    fn seal_request(&self, key: &ApiKey, request: &CapturedRequest, keep_ms: i64) -> Option<SealedRequest> {
+        let sealed = self.captures.as_ref()?.seal(&key.tenant.id, request);
+        let sealed = sealed.map_err(|error| tracing::error!(%error, "a request was not captured")).ok()?;
+        Some(SealedRequest { sealed, keep_ms })
+    }
+
+    /// Returns the task that evaluates a decision with the shadow policy; `None` without one.
+    fn shadow_task(
+        &self,
+        pending: &PendingPreflight,
+        request: CapturedRequest,
+        record: &DecisionRecord,
+    ) -> Option<ShadowTask> {
+        pending.key.tenant.shadow.as_ref()?;
+        let event = &record.event;
+        let claims = record.budgets.as_ref().filter(|budgets| budgets.are_recorded);
+        let answer = Answer {
+            decision: event.decision.clone()?,
+            reason: event.reason_code.clone()?,
+            rule: event.matched_rules.as_ref().and_then(|rules| rules.first().cloned()),
+        };
+        Some(ShadowTask {
+            tenant: Arc::clone(&pending.key.tenant),
+            decision: RecordedDecision {
+                input: request.input,
+                answer,
+                enforces: pending.request.consumes(),
+                repeats: request.repeats,
+                approved: request.approved,
+            },
+            event_id: event.event_id.clone(),
+            at: self.clock.millis(),
+            agent_id: event.agent_id.clone(),
+            claimed: claims.map_or_else(Vec::new, |budgets| {
+                budgets.claims.iter().map(|claim| claim.charge.clone()).collect()
+            }),
+        })
     }
 
     /// Returns whether the limit of pending approvals of the agent or key is reached.
@@ -279,6 +333,7 @@ impl Service {
             earlier,
             retention_seconds: self.retention_seconds,
             pending_limit: None,
+            keeps_request: key.tenant.capture_ms.is_some() || key.tenant.shadow.is_some(),
             manifest,
             manifest_pin,
             passport,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::SealedCredential;
 use crate::approvals::{Approval, Ballot, VoteRefusal};
 use crate::budget::Charge;
+use crate::capture::SealedRequest;
 use crate::halts::{Acknowledgement, Halt};
 use crate::history::{Check, Truth};
 use crate::ledger::Draft;
@@ -178,6 +179,8 @@ pub struct DecisionRecord {
     pub opens: Option<ApprovalOpening>,
     /// The budgets that apply.
     pub budgets: Option<Claims>,
+    /// The request, to keep with the decision.
+    pub capture: Option<SealedRequest>,
 }
 
 impl DecisionRecord {
@@ -194,6 +197,7 @@ impl DecisionRecord {
             holds_until: None,
             opens: None,
             budgets: None,
+            capture: None,
         }
     }
 }

@@ -13,10 +13,12 @@ use super::append::{
     HaltChange, HaltOutcome, Idempotency, Mutation, Record, SingleUse, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
+use super::kept::{KeptKind, NewKept};
 use super::proof::StoredResponse;
 use super::queue::Append;
 use crate::approvals::{Approval, ApprovalDecision, Ballot, Status, VoteOutcome, VoteRefusal};
 use crate::budget::{self, Account, Usage};
+use crate::capture::SealedRequest;
 use crate::clock::system_time;
 use crate::delegation::Delegation;
 use crate::events;
@@ -78,6 +80,9 @@ pub(super) trait Rows {
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> Result<(i64, Head), Self::Error>;
 
     fn insert_event(&mut self, chain: i64, event: Sealed) -> Result<(), Self::Error>;
+
+    /// Adds a record outside of the ledger, unless its name is known.
+    fn keep(&mut self, record: NewKept) -> Result<(), Self::Error>;
 
     /// Marks a single-use grant as used.
     fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
@@ -361,6 +366,7 @@ impl<R: Rows> Batch<R> {
             holds_until,
             opens,
             budgets,
+            capture,
         } = decision;
         if *halt_epoch != self.halts.epoch {
             return Ok(Err(StoreError::HaltsChanged));
@@ -463,6 +469,16 @@ impl<R: Rows> Batch<R> {
             self.build_stored_response(idempotency, kept, (response.clone(), allows), &sealed)
         });
         self.rows.insert_event(chain, sealed)?;
+        if let Some(SealedRequest { sealed, keep_ms }) = capture {
+            self.rows.keep(NewKept {
+                tenant_id: Arc::clone(tenant_id),
+                kind: KeptKind::Capture,
+                name: event.event_id.clone(),
+                at: self.now,
+                expires_at: Some(self.now.saturating_add(*keep_ms)),
+                body: sealed.clone(),
+            })?;
+        }
         if refused.is_none() {
             for single_use in uses {
                 self.rows.consume(tenant_id, single_use)?;

@@ -4,6 +4,7 @@ mod append;
 mod archive;
 mod batch;
 mod error;
+mod kept;
 mod lookup;
 mod outbox;
 mod postgres;
@@ -28,6 +29,7 @@ pub use self::append::{
 };
 pub use self::archive::Pruned;
 pub use self::error::{DatabaseError, OpenError, StoreError};
+pub use self::kept::{Kept, KeptChange, KeptKind, KeptPage, NewKept};
 pub use self::lookup::{AccountUse, Author, HaltListing, Listing, PendingCounts, Subject};
 pub(crate) use self::outbox::EXPIRY;
 pub use self::outbox::{Cursor, DeadLetter, DueItem, OutboxChange, Place, WebhookState};
@@ -460,6 +462,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// Returns an error if the store is unavailable.
     async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError>;
+
+    /// Changes records outside of the ledger; returns the number of records that it added or removed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn change_kept(&self, change: KeptChange) -> Result<u64, StoreError>;
+
+    /// Returns a page of a tenant's records outside of the ledger.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn kept(&self, tenant_id: &str, page: KeptPage) -> Result<Vec<Kept>, StoreError>;
 
     /// Changes the state of a webhook; returns `false` if the change is not possible: another
     /// gateway has the lease, or the message is unknown.

@@ -6,6 +6,7 @@ use super::append::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, Record, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
+use super::kept::KeptChange;
 use super::outbox::OutboxChange;
 use super::sessions::SessionChange;
 use super::{Rotation, SealedKey};
@@ -24,6 +25,7 @@ pub(super) enum Job {
     AddKey(Box<SealedKey>, Rotation, Reply<()>),
     Append(Append),
     Check(Reply<()>),
+    Kept(KeptChange, Reply<u64>),
     Outbox(OutboxChange, Reply<bool>),
     Session(SessionChange, Reply<bool>),
     Stop,
@@ -120,6 +122,10 @@ impl Jobs {
         self.submit(|reply| Job::Session(change, reply)).await
     }
 
+    pub(super) async fn change_kept(&self, change: KeptChange) -> Result<u64, StoreError> {
+        self.submit(|reply| Job::Kept(change, reply)).await
+    }
+
     /// Stops the writer after the queued jobs; returns `false` if it is gone.
     pub(super) async fn stop(&self) -> bool {
         self.0.send(Job::Stop).await.is_ok()
@@ -132,6 +138,7 @@ pub(super) struct JobBatch {
     pub(super) keys: Vec<(SealedKey, Rotation, Reply<()>)>,
     pub(super) appends: Vec<Append>,
     pub(super) checks: Vec<Reply<()>>,
+    pub(super) kept: Vec<(KeptChange, Reply<u64>)>,
     pub(super) outbox: Vec<(OutboxChange, Reply<bool>)>,
     pub(super) sessions: Vec<(SessionChange, Reply<bool>)>,
 }
@@ -146,6 +153,7 @@ impl JobBatch {
                 Job::AddKey(key, rotation, reply) => batch.keys.push((*key, rotation, reply)),
                 Job::Append(append) => batch.appends.push(append),
                 Job::Check(reply) => batch.checks.push(reply),
+                Job::Kept(change, reply) => batch.kept.push((change, reply)),
                 Job::Outbox(change, reply) => batch.outbox.push((change, reply)),
                 Job::Session(change, reply) => batch.sessions.push((change, reply)),
                 // Execute queued jobs, reject later ones.

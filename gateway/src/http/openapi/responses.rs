@@ -63,6 +63,68 @@ pub(in crate::http) struct Budgets {
     next: Option<String>,
 }
 
+/// The shadow policy of a tenant: its counts since it was loaded, and its disagreements.
+#[derive(ToSchema)]
+pub(in crate::http) struct Shadow {
+    /// The shadow policy; absent without one.
+    #[schema(nullable = false)]
+    policy: Option<ShadowPolicy>,
+    /// Decisions that it makes too.
+    agreed: u64,
+    /// Decisions that it makes otherwise.
+    disagreed: u64,
+    /// Decisions that depend on a budget or a history that only the shadow policy has.
+    undetermined: u64,
+    /// Decisions that were not evaluated, because too many were waiting.
+    skipped: u64,
+    /// The newest 1000 are kept, also those of earlier shadow policies.
+    disagreements: Vec<ShadowDisagreement>,
+    /// The value of `after` for the next page; absent on the last page.
+    #[schema(nullable = false)]
+    next: Option<String>,
+}
+
+/// A policy.
+#[derive(ToSchema)]
+pub(in crate::http) struct ShadowPolicy {
+    id: String,
+    /// A positive integer or a string.
+    version: serde_json::Value,
+    /// The policy's hash.
+    hash: String,
+}
+
+/// A decision that a shadow policy would have made otherwise.
+#[derive(ToSchema)]
+pub(in crate::http) struct ShadowDisagreement {
+    /// The event of the decision.
+    event_id: String,
+    /// When it was decided, RFC 3339.
+    at: String,
+    tool: String,
+    /// Absent if no agent is known.
+    #[schema(nullable = false)]
+    agent_id: Option<String>,
+    /// The decision that the client got, of the mode enforce.
+    decided: ShadowAnswer,
+    /// The decision of the shadow policy.
+    shadow: ShadowAnswer,
+    /// Hash of the policy in force.
+    policy_hash: String,
+    /// Hash of the shadow policy.
+    shadow_policy_hash: String,
+}
+
+/// The answer of a policy.
+#[derive(ToSchema)]
+pub(in crate::http) struct ShadowAnswer {
+    decision: String,
+    reason_code: String,
+    /// The matching rule; null without one.
+    #[schema(required = true)]
+    rule: Option<String>,
+}
+
 /// The webhooks of a tenant.
 #[derive(ToSchema)]
 pub(in crate::http) struct Webhooks {

@@ -268,7 +268,7 @@ mod tests {
 
     fn keyring(keys: &[(&str, Role)]) -> Keyring {
         let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
-        let tenant = Arc::new(Tenant { id: "t".into(), policy });
+        let tenant = Arc::new(Tenant::new("t", policy));
         let mut keyring = Keyring::default();
         for (key, role) in keys {
             keyring.add(ApiKeyHash::of(key), ApiKey::new(key, Arc::clone(&tenant), *role, None));

@@ -586,7 +586,7 @@ fn is_kept(of_old: &Policy, old: &Budget, of_new: &Policy, new: &Budget) -> bool
 
 /// The actions that a budget sums, and how.
 #[derive(PartialEq, Eq)]
-struct Shape {
+pub(super) struct Shape {
     when: Vec<(Option<String>, String)>,
     per: Vec<Option<String>>,
     sum: Option<String>,
@@ -594,7 +594,7 @@ struct Shape {
     release_on_failure: bool,
 }
 
-fn shape(policy: &Policy, budget: &Budget) -> Shape {
+pub(super) fn shape(policy: &Policy, budget: &Budget) -> Shape {
     let path = |path: usize| policy.paths.get(path).map(ToString::to_string);
     let conditions = |condition: &Condition| {
         let test = if let Test::Compare(comparison, other) = &condition.test {

@@ -111,6 +111,7 @@ impl BatchKeys {
             holds_until: _,
             opens,
             budgets,
+            capture: _,
         } = decision;
         self.add_event(event);
         let tenant_id = || Arc::clone(&event.tenant_id);

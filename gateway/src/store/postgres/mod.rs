@@ -9,6 +9,7 @@ mod archive;
 mod budgets;
 mod database;
 mod halts;
+mod kept;
 mod keys;
 mod lookup;
 mod outbox;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use actpass_protocol::{Json, canonical_json};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 pub(super) use self::archive::{last_delivered, prune, read_archived};
 pub use self::database::{Database, TlsTrust};
@@ -39,6 +40,7 @@ use self::text::{StoredText, Text};
 use self::writer::Writer;
 use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
+use super::kept::{Kept, KeptChange, KeptPage};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::proof::{describe_unproven, describe_unproven_archives};
@@ -312,19 +314,18 @@ impl Store for PostgresStore {
         let [agent, tool, after] = texts.each_ref().map(|text| text.as_deref().map(Text));
         let limit = i64::from(limit);
         // A function pointer instead of a closure, because it captures nothing.
-        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement =
-            match (status, is_newest_first) {
-                (None, false) => |reader| &reader.list_approvals[0],
-                (Some(Status::Approved), false) => |reader| &reader.list_approvals[1],
-                (Some(Status::Expired), false) => |reader| &reader.list_approvals[2],
-                (Some(Status::Pending), false) => |reader| &reader.list_approvals[3],
-                (Some(Status::Rejected), false) => |reader| &reader.list_approvals[4],
-                (None, true) => |reader| &reader.list_newest[0],
-                (Some(Status::Approved), true) => |reader| &reader.list_newest[1],
-                (Some(Status::Expired), true) => |reader| &reader.list_newest[2],
-                (Some(Status::Pending), true) => |reader| &reader.list_newest[3],
-                (Some(Status::Rejected), true) => |reader| &reader.list_newest[4],
-            };
+        let statement: fn(&reader::ReadConnection) -> &Statement = match (status, is_newest_first) {
+            (None, false) => |reader| &reader.list_approvals[0],
+            (Some(Status::Approved), false) => |reader| &reader.list_approvals[1],
+            (Some(Status::Expired), false) => |reader| &reader.list_approvals[2],
+            (Some(Status::Pending), false) => |reader| &reader.list_approvals[3],
+            (Some(Status::Rejected), false) => |reader| &reader.list_approvals[4],
+            (None, true) => |reader| &reader.list_newest[0],
+            (Some(Status::Approved), true) => |reader| &reader.list_newest[1],
+            (Some(Status::Expired), true) => |reader| &reader.list_newest[2],
+            (Some(Status::Pending), true) => |reader| &reader.list_newest[3],
+            (Some(Status::Rejected), true) => |reader| &reader.list_newest[4],
+        };
         let rows =
             self.readers.read(statement, &[&Text(tenant_id), &now, &agent, &tool, &after, &limit]).await?;
         all(&rows, approval_of)
@@ -368,7 +369,7 @@ impl Store for PostgresStore {
         author: Author<'_>,
     ) -> Result<bool, StoreError> {
         let [key, agent] = author.event_markers();
-        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match subject {
+        let statement: fn(&reader::ReadConnection) -> &Statement = match subject {
             Subject::Approval => |reader| &reader.has_event[0],
             Subject::Decision => |reader| &reader.has_event[1],
             Subject::Passport => |reader| &reader.has_event[2],
@@ -429,6 +430,25 @@ impl Store for PostgresStore {
     async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError> {
         let rows = self.readers.read(|reader| &reader.sign_in, &[&state.as_slice()]).await?;
         first(&rows, |row| Ok((row.try_get(0)?, row.try_get(1)?)))
+    }
+
+    async fn change_kept(&self, change: KeptChange) -> Result<u64, StoreError> {
+        self.jobs.change_kept(change).await
+    }
+
+    async fn kept(&self, tenant_id: &str, page: KeptPage) -> Result<Vec<Kept>, StoreError> {
+        let KeptPage { kind, from, newest, now, limit } = page;
+        let statement: fn(&reader::ReadConnection) -> &Statement = match newest {
+            true => |reader| &reader.kept_newest,
+            false => |reader| &reader.kept,
+        };
+        let limit = i64::from(limit);
+        let rows =
+            self.readers.read(statement, &[&Text(tenant_id), &kind.as_str(), &from, &now, &limit]).await?;
+        rows.iter().map(kept::kept_of).collect::<Result<_, _>>().map_err(|error| {
+            tracing::error!(error = describe(&error), "reading records outside of the ledger failed");
+            StoreError::Unavailable
+        })
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

@@ -14,8 +14,8 @@ use super::archive::{self, archived_of};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{StoredText, Text};
 use super::{
-    BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, lookup, outbox, sessions,
-    to_sql,
+    BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, kept, lookup, outbox,
+    sessions, to_sql,
 };
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
@@ -188,6 +188,9 @@ pub(super) struct ReadConnection {
     pub(super) halt: Statement,
     pub(super) halts: Statement,
     pub(super) head: Statement,
+    pub(super) kept: Statement,
+    /// The same, newest first.
+    pub(super) kept_newest: Statement,
     pub(super) last_recorded: Statement,
     pub(super) live_approval: Statement,
     pub(super) manifest: Statement,
@@ -249,6 +252,8 @@ impl ReadConnection {
             due_events: client.prepare(outbox::DUE_EVENTS).await?,
             due_expired: client.prepare(outbox::DUE_EXPIRED).await?,
             webhook_states: client.prepare(outbox::STATES).await?,
+            kept: client.prepare(kept::LIST).await?,
+            kept_newest: client.prepare(kept::LIST_NEWEST).await?,
             session: client.prepare(sessions::FIND).await?,
             sign_in: client.prepare(sessions::FIND_SIGN_IN).await?,
             list_approvals,

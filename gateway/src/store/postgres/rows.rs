@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use super::super::batch::{ClaimedBy, Rows};
+use super::super::kept::NewKept;
 use super::super::proof::StoredResponse;
 use super::super::{Claim, Mutation, PassportState, SealedCredential, SingleUse};
 use super::budgets::LoadedBudgets;
@@ -42,6 +43,8 @@ pub(super) struct Loaded {
     /// Times until which signing keys are needed.
     pub(super) needed: HashMap<String, i64>,
     pub(super) opened: Vec<(Arc<str>, Approval)>,
+    /// New records outside of the ledger.
+    pub(super) captured: Vec<NewKept>,
     pub(super) budgets: LoadedBudgets,
     pub(super) halts: LoadedHalts,
 }
@@ -223,6 +226,11 @@ impl Rows for Loaded {
         // The event is part of the same transaction.
         approval.approval.proven = true;
         approval.is_changed = true;
+        Ok(())
+    }
+
+    fn keep(&mut self, record: NewKept) -> Result<(), NotLoaded> {
+        self.captured.push(record);
         Ok(())
     }
 

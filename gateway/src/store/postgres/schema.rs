@@ -4,15 +4,16 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::error::DatabaseError;
+use super::kept::KEPT;
 use super::outbox::WEBHOOKS;
 use super::sessions::SESSIONS;
 use super::{Database, describe, lookup};
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i32 = 8;
+pub(super) const SCHEMA_VERSION: i32 = 9;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 8] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS, SESSIONS, ARCHIVE];
+const MIGRATIONS: [&str; 9] = [INITIAL, PROOFS, BUDGETS, HALTS, OUTCOMES, WEBHOOKS, SESSIONS, ARCHIVE, KEPT];
 
 /// Advisory lock id that serializes migrations.
 const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;

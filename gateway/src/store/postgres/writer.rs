@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::super::batch::Batch;
 use super::super::error::{DatabaseError, StoreError};
+use super::super::kept::KeptChange;
 use super::super::lookup::delegation_marker;
 use super::super::outbox::OutboxChange;
 use super::super::proof::StoredResponse;
@@ -28,7 +29,7 @@ use super::reader::{approval_columns, approval_of, decisions_of, passport_standi
 use super::rows::{Loaded, LoadedApproval, LoadedPassport};
 use super::schema::{member, of_approval, of_passport, spends};
 use super::text::{StoredText, Text};
-use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, outbox, sessions, to_sql};
+use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, kept, outbox, sessions, to_sql};
 use crate::approvals::Approval;
 use crate::clock::{Clock, parse_millis};
 use crate::halts::{ActiveHalts, KnownHalts};
@@ -126,7 +127,7 @@ impl Writer {
     /// Runs until stopped or until all senders are gone.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.recv().await {
-            let JobBatch { keys, appends, checks, outbox, sessions } =
+            let JobBatch { keys, appends, checks, kept, outbox, sessions } =
                 JobBatch::collect_jobs(first, &mut queue);
             for (key, rotation, response) in keys {
                 let added = self.with_timeout(async |writer| writer.add_key(&key, rotation).await).await;
@@ -143,6 +144,10 @@ impl Writer {
             }
             for (change, response) in sessions {
                 let done = self.with_timeout(async |writer| writer.change_session(&change).await).await;
+                let _ = response.send(done.ok_or(StoreError::Unavailable));
+            }
+            for (change, response) in kept {
+                let done = self.with_timeout(async |writer| writer.change_kept(&change).await).await;
                 let _ = response.send(done.ok_or(StoreError::Unavailable));
             }
             for (change, response) in outbox {
@@ -226,6 +231,10 @@ impl Writer {
         Ok(sessions::change(&mut self.connected().await?.client, change).await?)
     }
 
+    async fn change_kept(&mut self, change: &KeptChange) -> Result<u64, Failure> {
+        Ok(kept::change(&self.connected().await?.client, change).await?)
+    }
+
     async fn change_outbox(&mut self, change: &OutboxChange) -> Result<bool, Failure> {
         Ok(outbox::change(&mut self.connected().await?.client, change).await?)
     }
@@ -299,6 +308,7 @@ struct WriteConnection {
     insert_events: Statement,
     insert_passports: Statement,
     store_responses: Statement,
+    keep: Statement,
     keep_manifests: Statement,
     lock: Statement,
     make_chains: Statement,
@@ -442,6 +452,7 @@ impl WriteConnection {
                          allowed_seq = excluded.allowed_seq",
                 )
                 .await?,
+            keep: client.prepare(kept::INSERT).await?,
             keep_manifests: client
                 .prepare(
                     "INSERT INTO actpass.manifests (tenant_id, tool_id, manifest_hash)
@@ -693,6 +704,7 @@ impl WriteConnection {
             self.write_passports(loaded),
             self.write_approvals(loaded),
             self.keep_manifests(loaded),
+            self.capture(loaded),
             self.change_credentials(loaded),
             async { Ok(self.budgets.write(&self.client, &loaded.budgets).await?) },
             async { Ok(self.halts.write(&self.client, &loaded.halts).await?) },
@@ -745,6 +757,11 @@ impl WriteConnection {
         let (t, k, i, f, a) = (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4);
         let (e, s, w) = (&numbers.0, &numbers.1, &numbers.2);
         self.change(&self.store_responses, t.len(), &[t, k, i, f, a, e, s, w]).await
+    }
+
+    async fn capture(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let records = kept::Columns::of(&loaded.captured);
+        self.change(&self.keep, loaded.captured.len(), &records.parameters()).await
     }
 
     async fn write_passports(&self, loaded: &Loaded) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod budgets;
 mod checkpoint;
 mod database;
 mod halts;
+mod kept;
 mod lookup;
 mod outbox;
 mod reader;
@@ -39,6 +40,7 @@ use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
 use self::writer::{Writer, probe};
 use super::batch::find_live;
 use super::error::{OpenError, StoreError};
+use super::kept::{Kept, KeptChange, KeptPage};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::queue::{Job, Jobs};
@@ -367,6 +369,15 @@ impl Store for SqliteStore {
 
     async fn sign_in(&self, state: IdHash) -> Result<Option<(String, i64)>, StoreError> {
         self.readers.read(move |connection| sessions::find_sign_in(connection, &state)).await
+    }
+
+    async fn change_kept(&self, change: KeptChange) -> Result<u64, StoreError> {
+        self.jobs.change_kept(change).await
+    }
+
+    async fn kept(&self, tenant_id: &str, page: KeptPage) -> Result<Vec<Kept>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| kept::list(connection, &tenant_id, page)).await
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

@@ -10,7 +10,7 @@ use super::reader::{
     find_approval, find_approvals_for, find_chain, find_delegation, find_manifest, find_passport,
 };
 use super::schema::decisions;
-use super::{budgets, halts};
+use super::{budgets, halts, kept};
 use super::{from_sql, to_sql};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Account;
@@ -18,6 +18,7 @@ use crate::halts::{Acknowledgement, Halt};
 use crate::ledger::{DECISIONS, Head, Sealed};
 use crate::store::Claim;
 use crate::store::batch::{ClaimedBy, Rows};
+use crate::store::kept::NewKept;
 use crate::store::proof::StoredResponse;
 use crate::store::{Mutation, PassportState, SingleUse};
 
@@ -266,6 +267,11 @@ impl Rows for BatchTransaction<'_, '_> {
                 note
             ])?;
         Ok(())
+    }
+
+    fn keep(&mut self, record: NewKept) -> rusqlite::Result<()> {
+        self.bytes += record.body.len();
+        kept::insert(self.transaction, &record).map(|_| ())
     }
 
     fn store_response(

@@ -5,15 +5,16 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
+use super::kept::KEPT;
 use super::outbox::WEBHOOKS;
 use super::sessions::SESSIONS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 12;
+pub(super) const SCHEMA_VERSION: i64 = 13;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     LEDGER,
     MANIFESTS,
     PASSPORTS,
@@ -26,6 +27,7 @@ const MIGRATIONS: [&str; 12] = [
     WEBHOOKS,
     SESSIONS,
     ARCHIVE,
+    KEPT,
 ];
 
 const LEDGER: &str = "

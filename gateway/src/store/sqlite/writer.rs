@@ -14,11 +14,12 @@ use super::reader::last_recorded;
 use super::rows::BatchTransaction;
 use super::schema::set_open;
 use super::sessions;
-use super::{budgets, halts};
+use super::{budgets, halts, kept};
 use crate::clock::Clock;
 use crate::halts::KnownHalts;
 use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
+use crate::store::kept::KeptChange;
 use crate::store::outbox::OutboxChange;
 use crate::store::queue::{self, Append, Job, JobBatch};
 use crate::store::sessions::SessionChange;
@@ -63,7 +64,7 @@ impl Writer {
     /// Runs until stopped or until all senders are gone.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let JobBatch { keys, mut appends, checks, outbox, sessions } =
+            let JobBatch { keys, mut appends, checks, kept, outbox, sessions } =
                 JobBatch::collect_jobs(first, &mut queue);
             for (key, rotation, response) in keys {
                 let _ = response.send(self.add_key(&key, rotation));
@@ -83,6 +84,9 @@ impl Writer {
             }
             for (change, response) in sessions {
                 let _ = response.send(self.change_session(&change));
+            }
+            for (change, response) in kept {
+                let _ = response.send(self.change_kept(&change));
             }
             for (change, response) in outbox {
                 let _ = response.send(self.change_outbox(&change));
@@ -130,6 +134,13 @@ impl Writer {
     fn change_session(&mut self, change: &SessionChange) -> Result<bool, StoreError> {
         self.while_in_place(|writer| sessions::change(&mut writer.connection, change)).map_err(|error| {
             tracing::error!(%error, "storing a session failed");
+            StoreError::Unavailable
+        })
+    }
+
+    fn change_kept(&mut self, change: &KeptChange) -> Result<u64, StoreError> {
+        self.while_in_place(|writer| kept::change(&mut writer.connection, change)).map_err(|error| {
+            tracing::error!(%error, "storing a record outside of the ledger failed");
             StoreError::Unavailable
         })
     }

@@ -14,12 +14,13 @@ use tempfile::TempDir;
 
 use super::{
     AllowBasis, ApprovalOpening, Change, Claim, Claims, CredentialPin, Database, DecisionOutcome,
-    DecisionRecord, Excess, Fallback, Idempotency, Listing, ManifestPin, Mutation, PassportState,
-    PostgresStore, Record, SealedCredential, SealedKey, SeenResponse, SingleUse, SqliteStore, Store,
-    StoreError, TlsTrust, Transition, TransitionOutcome,
+    DecisionRecord, Excess, Fallback, Idempotency, KeptChange, KeptKind, KeptPage, Listing, ManifestPin,
+    Mutation, NewKept, PassportState, PostgresStore, Record, SealedCredential, SealedKey, SeenResponse,
+    SingleUse, SqliteStore, Store, StoreError, TlsTrust, Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, ApprovalDecision, Ballot, Opening, Status};
 use crate::budget::{Account, Charge, Outcomes, Window};
+use crate::capture::SealedRequest;
 use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
 use crate::object_writer::object;
@@ -134,6 +135,8 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
+    kept_records_are_unique_paged_and_expire,
+    captured_request_is_recorded_with_its_decision,
     budget_that_is_no_longer_exceeded_is_stale,
     single_use_and_record_are_atomic,
     response_without_matching_event_is_not_replayed,
@@ -403,6 +406,54 @@ async fn concurrent_replays_record_one_event(backend: &Backend) {
     let repeated = responses.iter().filter(is_repeated).count();
     assert_eq!((recorded, repeated), (1, 49));
     assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
+}
+
+async fn kept_records_are_unique_paged_and_expire(backend: &Backend) {
+    let store = backend.open().await;
+    let record = |tenant: &str, name: &str, expires_at: Option<i64>| NewKept {
+        tenant_id: tenant.into(),
+        kind: KeptKind::Shadow,
+        name: name.to_owned(),
+        at: 5,
+        expires_at,
+        body: name.as_bytes().to_vec(),
+    };
+    let records = vec![record("t", "a", None), record("t", "b", Some(10)), record("u", "a", None)];
+    assert_eq!(store.change_kept(KeptChange::Add(records)).await, Ok(3));
+    let again = vec![record("t", "a", None), record("t", "c", Some(20))];
+    assert_eq!(store.change_kept(KeptChange::Add(again)).await, Ok(1));
+
+    let page = KeptPage { kind: KeptKind::Shadow, from: 0, newest: false, now: 9, limit: 2 };
+    let names = async |page: KeptPage| -> Vec<String> {
+        store.kept("t", page).await.unwrap().into_iter().map(|kept| kept.name).collect()
+    };
+    assert_eq!(names(page).await, ["a", "b"]);
+    let last = store.kept("t", page).await.unwrap()[1].id;
+    assert_eq!(names(KeptPage { from: last, ..page }).await, ["c"]);
+    assert_eq!(names(KeptPage { from: i64::MAX, newest: true, ..page }).await, ["c", "b"]);
+    assert_eq!(names(KeptPage { now: 10, ..page }).await, ["a", "c"]);
+    assert!(names(KeptPage { kind: KeptKind::Policy, ..page }).await.is_empty());
+
+    assert_eq!(store.change_kept(KeptChange::Expire { now: 9, limit: 5 }).await, Ok(0));
+    assert_eq!(store.change_kept(KeptChange::Expire { now: 20, limit: 1 }).await, Ok(1));
+    assert_eq!(names(page).await, ["a", "c"]);
+    let trim = KeptChange::Trim { tenant_id: "t".into(), kind: KeptKind::Shadow, keep: 1 };
+    assert_eq!(store.change_kept(trim).await, Ok(1));
+    assert_eq!(names(page).await, ["c"]);
+    assert_eq!(store.kept("u", page).await.unwrap().len(), 1);
+}
+
+async fn captured_request_is_recorded_with_its_decision(backend: &Backend) {
+    let store = backend.open().await;
+    for number in 0..3 {
+        let capture = Some(SealedRequest { sealed: vec![u8::try_from(number).unwrap()], keep_ms: 60_000 });
+        let decision = DecisionRecord { capture, ..deciding("t", "decisions", number) };
+        assert_eq!(store.decide(decision).await, Ok(DecisionOutcome::Recorded));
+    }
+    let page = KeptPage { kind: KeptKind::Capture, from: 0, newest: false, now: 0, limit: 10 };
+    let kept = store.kept("t", page).await.unwrap();
+    let kept: Vec<_> = kept.iter().map(|kept| (&*kept.name, &*kept.body)).collect();
+    assert_eq!(kept, [("ev_0", &[0_u8][..]), ("ev_1", &[1]), ("ev_2", &[2])]);
 }
 
 async fn tenants_see_own_chains_only(backend: &Backend) {

@@ -55,7 +55,7 @@ async fn older_schema_is_migrated() {
              ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
              ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
              DROP TABLE halts; DROP TABLE halt_state; DROP TABLE halt_acknowledgements;
-             DROP TABLE sessions; DROP TABLE sign_ins; DROP TABLE webhook_leases; DROP TABLE webhook_cursors; DROP TABLE webhook_dead_letters;
+             DROP TABLE kept; DROP TABLE sessions; DROP TABLE sign_ins; DROP TABLE webhook_leases; DROP TABLE webhook_cursors; DROP TABLE webhook_dead_letters;
              DROP TABLE budget_claims; DROP TABLE budget_accounts; DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
