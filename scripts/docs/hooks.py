@@ -32,6 +32,7 @@ PAGES = {
     "bindings-kotlin/README.md": "packages/kotlin.md",
     "gateway/README.md": "gateway.md",
     "mcp/README.md": "packages/mcp.md",
+    "hook/README.md": "packages/hook.md",
     "tests/vectors/README.md": "vectors.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
