@@ -24,7 +24,7 @@ const MEMBERS = [
   'gateway',
   'expect',
 ];
-const CLIENT = ['timeout', 'connect_timeout', 'max_retries', 'circuit_failures', 'trust_ca'];
+const CLIENT = ['timeout', 'connect_timeout', 'max_retries', 'circuit_failures', 'trust_ca', 'approval_keys'];
 /** The vectors' spelling of an action's members, and ours. */
 const SPELLED = {
   goal: 'goal',
@@ -96,6 +96,7 @@ function newClient(vector, gateway, circuitOff) {
     max_retries: maxRetries = 0,
     circuit_failures: circuitFailures,
     trust_ca: trust,
+    approval_keys: approvalKeys,
   } = vector.client ?? {};
   return new ActPass({
     apiKey: KEY,
@@ -106,6 +107,7 @@ function newClient(vector, gateway, circuitOff) {
     maxRetries,
     circuitFailures: circuitOff ? 0 : circuitFailures,
     ca: trust ? gateway.ca : undefined,
+    approvalKeys,
   });
 }
 

@@ -14,6 +14,7 @@ export const SETTINGS = [
   'circuitFailures',
   'mode',
   'ca',
+  'approvalKeys',
   'dangerAllowInsecureHttp',
   'dangerAllowBrowser',
 ];

@@ -53,6 +53,11 @@ export interface ActPassOptions {
   /** Additional trusted CA certificates, in PEM. */
   ca?: string | Uint8Array | undefined;
   /**
+   * The passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. An approved action without a valid
+   * signature is blocked (`actpass.approval_unsigned`). Default: none.
+   */
+  approvalKeys?: string | undefined;
+  /**
    * Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions.
    * Default: `false`.
    */

@@ -34,7 +34,7 @@ pub(crate) struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http, background))]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, approval_keys, circuit_failures, danger_allow_insecure_http, background))]
     #[expect(clippy::too_many_arguments, reason = "one parameter per setting")]
     fn new(
         py: Python<'_>,
@@ -47,6 +47,7 @@ impl Client {
         max_retries: Required<'_, '_>,
         mode: Required<'_, '_>,
         ca: Argument<'_, '_>,
+        approval_keys: Argument<'_, '_>,
         circuit_failures: Required<'_, '_>,
         danger_allow_insecure_http: Required<'_, '_>,
         background: bool,
@@ -81,6 +82,9 @@ impl Client {
                 )?);
             if let Some(ca) = ca {
                 builder = builder.ca(pem(ca)?);
+            }
+            if let Some(keys) = setting("approval_keys", approval_keys)? {
+                builder = builder.approval_keys(keys);
             }
             let bridge = match background {
                 true => {

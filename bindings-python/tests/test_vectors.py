@@ -21,7 +21,7 @@ from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown,
 KEY = "apk_vector_secret"
 #: The default key of an action, so that every language sends the same request.
 IDEMPOTENCY_KEY = "vector_key"
-CLIENT = {"timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"}
+CLIENT = {"timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"}
 ACTION_MEMBERS = {
     *ACTION,
     "user_id",

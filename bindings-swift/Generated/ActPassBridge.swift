@@ -4558,6 +4558,10 @@ public struct NativeSettings: Equatable, Hashable {
      */
     public let ca: String?
     /**
+     * The passkeys that must sign approvals, as JSON.
+     */
+    public let approvalKeys: String?
+    /**
      * Permits plain http to another host.
      */
     public let dangerAllowInsecureHttp: Bool
@@ -4599,6 +4603,9 @@ public struct NativeSettings: Equatable, Hashable {
          * Additional trusted authorities, in PEM.
          */ca: String?, 
         /**
+         * The passkeys that must sign approvals, as JSON.
+         */approvalKeys: String?, 
+        /**
          * Permits plain http to another host.
          */dangerAllowInsecureHttp: Bool) {
         self.language = language
@@ -4612,6 +4619,7 @@ public struct NativeSettings: Equatable, Hashable {
         self.circuitFailures = circuitFailures
         self.mode = mode
         self.ca = ca
+        self.approvalKeys = approvalKeys
         self.dangerAllowInsecureHttp = dangerAllowInsecureHttp
     }
 
@@ -4642,6 +4650,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
                 circuitFailures: FfiConverterOptionInt64.read(from: &buf), 
                 mode: FfiConverterOptionTypeNativeMode.read(from: &buf), 
                 ca: FfiConverterOptionString.read(from: &buf), 
+                approvalKeys: FfiConverterOptionString.read(from: &buf), 
                 dangerAllowInsecureHttp: FfiConverterBool.read(from: &buf)
         )
     }
@@ -4658,6 +4667,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
         FfiConverterOptionInt64.write(value.circuitFailures, into: &buf)
         FfiConverterOptionTypeNativeMode.write(value.mode, into: &buf)
         FfiConverterOptionString.write(value.ca, into: &buf)
+        FfiConverterOptionString.write(value.approvalKeys, into: &buf)
         FfiConverterBool.write(value.dangerAllowInsecureHttp, into: &buf)
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct NativeSettings {
     pub(crate) mode: Option<NativeMode>,
     /// Additional trusted authorities, in PEM.
     pub(crate) ca: Option<String>,
+    /// The passkeys that must sign approvals, as JSON.
+    pub(crate) approval_keys: Option<String>,
     /// Permits plain http to another host.
     pub(crate) danger_allow_insecure_http: bool,
 }
@@ -89,6 +91,9 @@ impl NativeSettings {
         }
         if let Some(pem) = self.ca {
             builder = builder.ca(pem);
+        }
+        if let Some(keys) = self.approval_keys {
+            builder = builder.approval_keys(keys);
         }
         Ok(builder)
     }

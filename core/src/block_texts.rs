@@ -120,6 +120,7 @@ impl BlockTexts {
 #[derive(Clone, Copy)]
 enum SdkReason {
     ApprovalTimeout,
+    ApprovalUnsigned,
     ArgumentsChanged,
     Halted,
     PermitExpired,
@@ -132,6 +133,7 @@ impl SdkReason {
     fn of(reason_code: &str) -> Option<Self> {
         Some(match reason_code {
             "actpass.approval_timeout" => Self::ApprovalTimeout,
+            "actpass.approval_unsigned" => Self::ApprovalUnsigned,
             "actpass.arguments_changed" => Self::ArgumentsChanged,
             "actpass.halted" => Self::Halted,
             "actpass.permit_expired" => Self::PermitExpired,
@@ -145,6 +147,7 @@ impl SdkReason {
     fn summary(self) -> &'static str {
         match self {
             Self::ApprovalTimeout => "No decision was made in time.",
+            Self::ApprovalUnsigned => "Its approval is not signed by a trusted person.",
             Self::ArgumentsChanged => "The arguments changed after the decision.",
             Self::Halted => "It was allowed, but a stop was issued or lifted before it ran.",
             Self::PermitExpired => "It was allowed, but was not run in time.",
@@ -163,7 +166,9 @@ impl SdkReason {
             Self::Halted | Self::PermitExpired => "Retry the same call.",
             Self::Replayed => "Do not call it again until it is known whether it ran.",
             Self::UnmappedTool => "Do not call it again.",
-            Self::Unrecorded => "Do not call it again: an operator must fix this first.",
+            Self::ApprovalUnsigned | Self::Unrecorded => {
+                "Do not call it again: an operator must fix this first."
+            }
         }
     }
 }
@@ -263,6 +268,7 @@ mod tests {
             ("deny", "halted", Some("apr_1"), "do not call it again before the stop is lifted."),
             ("deny", "actpass.unmapped_tool", None, "to this agent. Do not call it again."),
             ("deny", "actpass.unrecorded", None, "an operator must fix this first."),
+            ("deny", "actpass.approval_unsigned", None, "an operator must fix this first."),
             ("deny", "approval.expired", None, "asks for approval again."),
             ("deny", "approval.rejected", None, "it would be blocked again."),
             ("require_approval", "r", Some("apr_1"), "(approval apr_1): do not call it again before that."),

@@ -16,6 +16,7 @@ use crate::http::ReqwestTransport;
 use crate::http::{CaVariable, ConnectOptions, parse_ca};
 use crate::http_requests::HttpRequests;
 use crate::settings::Settings;
+use crate::signed_approvals::ApprovalVerifier;
 use crate::transport::Transport;
 use actpass_protocol::{Mode, Secret};
 
@@ -55,6 +56,7 @@ pub struct ActPassBuilder {
     mode: Mode,
     #[cfg(feature = "http")]
     ca: Option<Vec<u8>>,
+    approval_keys: Option<String>,
     #[cfg(feature = "http")]
     ca_variables: Vec<CaVariable>,
     allow_insecure_http: bool,
@@ -146,6 +148,18 @@ impl ActPassBuilder {
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
+        self
+    }
+
+    /// Requires that these passkeys sign approvals: JSON with `rp_id`, `origins` and `keys`, a list of
+    /// P-256 JWKs. An approved action without a valid signature of its person is blocked
+    /// (`actpass.approval_unsigned`), so that a gateway that was tampered with approves nothing. The
+    /// `agent_id` must be the one of the API key, if the key is bound to an agent. Default: none.
+    ///
+    /// [`ApprovalKeys::parse`](crate::signed_approval::ApprovalKeys::parse) lists all members.
+    #[must_use]
+    pub fn approval_keys(mut self, json: impl Into<String>) -> Self {
+        self.approval_keys = Some(json.into());
         self
     }
 
@@ -366,6 +380,7 @@ impl ActPassBuilder {
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
             seen_epoch: Arc::default(),
+            approvals: self.approval_keys.as_deref().map(ApprovalVerifier::parse).transpose()?.map(Arc::new),
             via_proxy: String::new(),
             #[cfg(feature = "testing")]
             executions: self.executions,

@@ -549,7 +549,10 @@ impl ActPass {
             now: self.clock().wall_clock(),
         };
         let key = keys.find(passport.kid());
-        let verified = offline::verify(passport, key, &expected);
+        let verified = offline::verify(passport, key, &expected).and_then(|claims| {
+            let signed = config.approvals.as_ref().map(|keys| keys.check_passport(&claims, expected.now));
+            signed.unwrap_or(Ok(())).map(|()| claims).map_err(|error| vec![error])
+        });
         let issued = self.0.issued.of(request.token.expose());
         Ok(Verification::from_result(offline::reject_older(verified, issued, config.seen_epoch.get())))
     }

@@ -10,6 +10,7 @@ use actpass_protocol::{Mode, Secret};
 use crate::base_url::BaseUrl;
 use crate::error::Error;
 use crate::halts::SeenEpoch;
+use crate::signed_approvals::ApprovalVerifier;
 
 /// The default total timeout of a call: 30 s.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) user_agent: HeaderValue,
     /// The highest `halt_epoch` that a client with these settings has seen.
     pub(crate) seen_epoch: Arc<SeenEpoch>,
+    /// The passkeys that must have signed an approval.
+    pub(crate) approvals: Option<Arc<ApprovalVerifier>>,
     /// The proxy, for error messages: ` (through the proxy …)`, or empty.
     pub(crate) via_proxy: String,
     /// Records the actions that ran.

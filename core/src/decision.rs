@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::explanation::Explanation;
 use crate::halts;
 use crate::prepared::PreparedAction;
+use crate::signed_approvals::Unsigned;
 use actpass_protocol::json::{JsonWriter, RawObject, Style, all_members, is_array_of_strings};
 use actpass_protocol::token::PassportError;
 use actpass_protocol::{DecisionWord, Json, Secret};
@@ -129,6 +130,22 @@ impl Decision {
             ["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
         );
         Self::synthesize(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
+    }
+
+    /// The decision of the SDK if the approval in `answer` is not signed by a trusted passkey. It
+    /// keeps the ledger references of `answer`.
+    pub(crate) fn unsigned(answer: &Self, unsigned: Unsigned, approval: Option<&str>) -> Self {
+        let explanation = Explanation::new(
+            format!(
+                "The gateway allowed the action by an approval that no trusted passkey has signed, so it did not \
+                 run: {unsigned}."
+            ),
+            [
+                "Check that the rule requires a signed approval, and that the signer's passkey is in approval_keys.",
+                "If both are so, the gateway or its answer may have been tampered with: do not run the action.",
+            ],
+        );
+        answer.derived(DecisionWord::Deny, "actpass.approval_unsigned", &explanation, approval)
     }
 
     /// The decision of the SDK if the arguments changed after the gateway's `answer`. It keeps the

@@ -23,6 +23,10 @@
 //! of the call may have reached the gateway, and `replay_age_ms`, if present, is not more than the
 //! time since that attempt began. A blocked replay is reported as `deny`, `actpass.replayed`.
 //!
+//! With `approval_keys`, an approved action, and any action of the tools named there, runs outside
+//! `monitor` only if trusted passkeys signed its approval. Otherwise it is reported as `deny`,
+//! `actpass.approval_unsigned`.
+//!
 //! # Properties
 //!
 //! A test of the same name in `core/tests/guard.rs` verifies each property.
@@ -34,6 +38,7 @@
 //! - `unknown_word_denies`: an unknown decision word, or one that only looks like `allow`, blocks.
 //! - `malformed_denies`: a response that is not a decision blocks.
 //! - `replay_denies`: a replayed response blocks, unless it belongs to a lost attempt of this call.
+//! - `unsigned_denies`: with `approval_keys`, an approval that no trusted passkey has signed blocks.
 //! - `redirect_denies`: a redirect blocks, and nothing is sent to its target.
 //! - `cancelled_never_runs`: a call that is dropped before the verdict runs nothing.
 //! - `runs_at_most_once`: retries and resets never run the action twice.
@@ -53,6 +58,7 @@ use crate::error::Error;
 use crate::evidence::EvidenceEvent;
 use crate::halts::{HaltSignal, Halts, Running, Subject as HaltSubject};
 use crate::prepared::PreparedAction;
+use crate::signed_approvals::Unsigned;
 use actpass_protocol::json::Number;
 use actpass_protocol::{
     ACTION_OUTCOME, ActionEnd, DECISIONS, DecisionWord, ErrorKind, Json, Mode, Operation, canonical_json,
@@ -71,6 +77,8 @@ pub(crate) struct PreflightResponse {
     pub(crate) replays_another_call: bool,
     /// The gateway's `halt_epoch`.
     pub(crate) halt_epoch: Option<u64>,
+    /// Why its approval is not signed by a trusted passkey, if it must be.
+    pub(crate) unsigned: Option<Unsigned>,
 }
 
 /// The answer to "may the action run?".
@@ -127,10 +135,13 @@ impl Verdict {
                 }
                 (Mode::Strict, DecisionWord::Allow) if !response.bound => Ruling::BlockUnbound,
                 (Mode::Enforce | Mode::Strict | Mode::Warn, DecisionWord::Allow)
-                | (Mode::Warn, DecisionWord::Warn) => match response.replays_another_call {
-                    true => Ruling::BlockReplayed,
-                    false => Ruling::Run,
-                },
+                | (Mode::Warn, DecisionWord::Warn) => {
+                    match (response.replays_another_call, response.unsigned) {
+                        (true, _) => Ruling::BlockReplayed,
+                        (false, Some(unsigned)) => Ruling::BlockUnsigned(unsigned),
+                        (false, None) => Ruling::Run,
+                    }
+                }
                 (
                     Mode::Enforce | Mode::Strict | Mode::Warn,
                     DecisionWord::Deny
@@ -188,6 +199,7 @@ impl Verdict {
                 (Decision::for_failure(&error, named), Some(error))
             }
             Ruling::BlockUnrecorded => (Decision::unrecorded(named), None),
+            Ruling::BlockUnsigned(unsigned) => (Decision::unsigned(&decision, unsigned, named), None),
         };
         let approval = approval_id.map(|id| PendingApproval::new(id, action, mode));
         Self::Blocked(Blocked::new(request, decision, error, approval))
@@ -310,6 +322,7 @@ enum Ruling {
     BlockReplayed,
     BlockUnbound,
     BlockUnrecorded,
+    BlockUnsigned(Unsigned),
     Run,
 }
 

@@ -74,6 +74,7 @@ mod redact;
 mod request;
 mod retry;
 mod settings;
+mod signed_approvals;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trace;
@@ -81,7 +82,7 @@ pub mod transport;
 
 pub use actpass_protocol::{
     ACTION_OUTCOME, ActionEnd, DecisionWord, ErrorKind, Fault, InvalidArgument, Json, Mode, Operation,
-    Secret, canonical_json, hash_payload, json, sha256_hex, sign_payload, token,
+    Secret, canonical_json, hash_payload, json, sha256_hex, sign_payload, signed_approval, token,
 };
 
 pub use action::{Action, SetString};

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
 use crate::request;
+use crate::signed_approvals::ApprovalVerifier;
 
 /// A validated action with the request that authorizes it: see
 /// [`ActPass::prepare`](crate::ActPass::prepare). Cloning is cheap.
@@ -67,6 +68,11 @@ impl PreparedAction {
     /// The highest `halt_epoch` that the client has seen.
     pub(crate) fn seen_epoch(&self) -> Option<u64> {
         self.0.config.seen_epoch.get()
+    }
+
+    /// The passkeys that must have signed an approval. `monitor` does not depend on them.
+    pub(crate) fn approvals(&self) -> Option<&ApprovalVerifier> {
+        self.0.config.approvals.as_deref().filter(|_| self.mode() != Mode::Monitor)
     }
 
     pub(crate) fn body(&self) -> &Bytes {

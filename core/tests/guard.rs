@@ -333,6 +333,37 @@ async fn replay_older_than_lost_attempt_denies() {
     }
 }
 
+/// `tests/vectors/signed` has every reason, in every language.
+#[test]
+fn unsigned_denies() {
+    let keys = |tools: &str| {
+        let jwk = r#"{"kty":"EC","crv":"P-256","kid":"a","x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}"#;
+        format!(r#"{{"rp_id": "g", "origins": ["https://g"], "keys": [{jwk}], "tools": {tools}}}"#)
+    };
+    for (tools, reason, signatures, runs) in [
+        ("[]", "refund.small_in_scope", json!(null), true),
+        ("[]", "approval.approved", json!(null), false),
+        ("[]", "refund.small_in_scope", json!([]), false),
+        ("[\"*\"]", "refund.small_in_scope", json!(null), false),
+    ] {
+        for mode in MODES {
+            let mut answer = allow();
+            answer["reason_code"] = json!(reason);
+            answer["approval_signatures"] = signatures.clone();
+            let gateway = gateway(json!([respond(answer)]));
+            let client = common::builder(&gateway).approval_keys(keys(tools)).build().unwrap();
+            let (ran, outcome) = guarded(&client, mode);
+            let runs = runs || mode == Mode::Monitor;
+            assert_eq!((ran, outcome.executed()), (usize::from(runs), runs), "{reason} {tools} {mode:?}");
+            let expected = if runs { reason } else { "actpass.approval_unsigned" };
+            assert_eq!(outcome.decision().reason_code(), expected);
+        }
+    }
+    let error = ActPass::builder().api_key(KEY).approval_keys(r#"{"rp_id": "g"}"#).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().starts_with("approval_keys: origins: expected at least one"), "{error}");
+}
+
 #[test]
 fn redirect_denies() {
     for status in [301, 302, 303, 307, 308] {

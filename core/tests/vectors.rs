@@ -460,6 +460,7 @@ struct Client {
     max_retries: Option<u32>,
     circuit_failures: Option<u32>,
     trust_ca: bool,
+    approval_keys: Option<String>,
 }
 
 impl Client {
@@ -480,6 +481,9 @@ impl Client {
         }
         if let Some(failures) = circuit_off.then_some(0).or(self.circuit_failures) {
             builder = builder.circuit_failures(failures);
+        }
+        if let Some(keys) = &self.approval_keys {
+            builder = builder.approval_keys(keys);
         }
         let ca = self.trust_ca.then(|| gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
         builder = match (sender, ca) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_protocol::Json;
+use actpass_protocol::signed_approval::MAX_SIGNATURES;
 use tokio::sync::{broadcast, watch};
 
 use crate::auth::is_same_person;
@@ -195,6 +196,8 @@ pub enum VoteRefusal {
     NotDelegated,
     /// The person's groups have no seat.
     NoSeat,
+    /// The approval must be signed with a passkey.
+    NotSigned,
     /// The person, or the absent person, requested the action.
     SelfApproval,
 }
@@ -278,6 +281,9 @@ impl Approval {
         if !is_admitted {
             return VoteOutcome::Refused(VoteRefusal::NoSeat);
         }
+        if requirement.is_signed() && vote.signature.is_none() {
+            return VoteOutcome::Refused(VoteRefusal::NotSigned);
+        }
         // One person fills one seat, and each person's seat is filled once.
         let mut earlier = self.votes.iter().flat_map(Vote::people);
         if earlier.any(|known| vote.people().any(|person| is_same_person(known, person))) {
@@ -315,6 +321,14 @@ impl Approval {
             (Some(opening), Status::Pending) => opening.requirement.missing(&self.votes),
             (Some(_) | None, _) => Vec::new(),
         }
+    }
+
+    /// Returns the signatures of the approving votes; `None` without any.
+    pub fn signatures(&self) -> Option<Json> {
+        let votes = self.votes.iter().filter(|vote| vote.approved);
+        let signatures: Vec<_> =
+            votes.filter_map(|vote| vote.signature.clone()).take(MAX_SIGNATURES).collect();
+        (!signatures.is_empty()).then_some(Json::Array(signatures))
     }
 
     /// Returns whether a person approved it, regardless of expiry.

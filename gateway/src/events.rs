@@ -15,6 +15,7 @@ use crate::halts::{Acknowledgement, Halt, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::merkle::Frontier;
 use crate::object_writer::object;
+use crate::passkeys::Registration;
 use crate::policy::Policy;
 use crate::request::{Evidence, Issue, Preflight, Protocol, Text};
 
@@ -154,6 +155,36 @@ pub(crate) fn delegation_revoked(tenant_id: &Arc<str>, by: &str, id: &str) -> Dr
     Draft {
         metadata: Some(object([("delegation_id", Some(Json::from(id)))])),
         ..draft(Arc::clone(tenant_id), Arc::from(by), ledger::DELEGATIONS, ledger::DELEGATION_REVOKED)
+    }
+}
+
+/// A person registered a passkey.
+pub(crate) fn passkey_registered(who: &Principal, new: &Registration, name: &str) -> Draft {
+    let metadata = object([
+        ("passkey_id", Some(Json::from(&*new.id))),
+        ("person", Some(Json::from(who.person()))),
+        ("name", Some(Json::from(name))),
+        ("public_key", Some(Json::from(&*new.public_key))),
+        ("sign_count", Some(Json::Number(Number::from(i64::from(new.sign_count))))),
+    ]);
+    Draft { metadata: Some(metadata), ..by_key(who, ledger::PASSKEYS, ledger::PASSKEY_REGISTERED) }
+}
+
+/// A person removed a passkey.
+pub(crate) fn passkey_removed(who: &Principal, id: &str) -> Draft {
+    let metadata = object([("passkey_id", Some(Json::from(id)))]);
+    Draft { metadata: Some(metadata), ..by_key(who, ledger::PASSKEYS, ledger::PASSKEY_REMOVED) }
+}
+
+/// A passkey with a counter signed an approval.
+pub(crate) fn passkey_used(who: &Principal, id: &str, sign_count: u32, approval: &str) -> Draft {
+    Draft {
+        approval_request_id: Some(approval.to_owned()),
+        metadata: Some(object([
+            ("passkey_id", Some(Json::from(id))),
+            ("sign_count", Some(Json::Number(Number::from(i64::from(sign_count))))),
+        ])),
+        ..by_key(who, ledger::PASSKEYS, ledger::PASSKEY_USED)
     }
 }
 

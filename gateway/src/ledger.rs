@@ -45,6 +45,18 @@ pub const DELEGATION_CREATED: &str = "delegation.created";
 /// Event type of revoked delegations; reserved for the gateway.
 pub const DELEGATION_REVOKED: &str = "delegation.revoked";
 
+/// Chain of passkeys; reserved for the gateway.
+pub const PASSKEYS: &str = "passkeys";
+
+/// Event type of registered passkeys; reserved for the gateway.
+pub const PASSKEY_REGISTERED: &str = "passkey.registered";
+
+/// Event type of removed passkeys; reserved for the gateway.
+pub const PASSKEY_REMOVED: &str = "passkey.removed";
+
+/// Event type of uses of passkeys with a counter; reserved for the gateway.
+pub const PASSKEY_USED: &str = "passkey.used";
+
 /// Event type of rejected actions; reserved for the gateway.
 pub const APPROVAL_REJECTED: &str = "approval.rejected";
 
@@ -112,6 +124,9 @@ pub const RESERVED: &[&str] = &[
     HALT_ACKNOWLEDGED,
     HALT_LIFTED,
     HALT_STARTED,
+    PASSKEY_REGISTERED,
+    PASSKEY_REMOVED,
+    PASSKEY_USED,
     PASSPORT_ISSUED,
     PASSPORT_REVOKED,
     POLICY_RELOADED,
@@ -121,7 +136,7 @@ pub const RESERVED: &[&str] = &[
 ];
 
 /// Chains that clients cannot append to.
-pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, DELEGATIONS, TOOLS, VAULT];
+pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, DELEGATIONS, PASSKEYS, TOOLS, VAULT];
 
 /// An event without its position in a chain.
 ///

@@ -29,6 +29,7 @@ mod http;
 pub mod ledger;
 pub mod merkle;
 mod object_writer;
+pub mod passkeys;
 pub mod passport;
 pub mod policy;
 pub mod policy_replay;

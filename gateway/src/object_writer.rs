@@ -46,6 +46,12 @@ impl ObjectWriter {
         value.write_canonical(&mut self.text)
     }
 
+    /// Adds a value.
+    pub(crate) fn json(&mut self, name: &str, value: &Json) {
+        self.key(name);
+        self.text.raw(&value.to_string());
+    }
+
     /// Adds an integer.
     pub(crate) fn integer(&mut self, name: &str, value: u64) {
         self.key(name);

@@ -23,6 +23,8 @@ pub struct Requirement {
     /// Time to decide, in seconds; `None` for the gateway's default.
     deadline_seconds: Option<i64>,
     escalation: Option<Escalation>,
+    /// Whether only votes that a passkey signed count.
+    signed: bool,
 }
 
 /// Further groups, whose members may take any seat after a part of the deadline.
@@ -34,7 +36,7 @@ struct Escalation {
 
 impl Default for Requirement {
     fn default() -> Self {
-        Self { quorum: 1, groups: Vec::new(), deadline_seconds: None, escalation: None }
+        Self { quorum: 1, groups: Vec::new(), deadline_seconds: None, escalation: None, signed: false }
     }
 }
 
@@ -58,6 +60,8 @@ pub struct Vote {
     pub escalated: bool,
     /// When it was given, in seconds since 1970.
     pub at: i64,
+    /// The signature by the person's passkey.
+    pub signature: Option<Json>,
 }
 
 /// The seat of an absent person.
@@ -80,7 +84,8 @@ impl Requirement {
     /// Returns every problem with the member's name, empty for the whole.
     pub(crate) fn parse(value: &Json) -> Result<Self, Vec<MemberProblem>> {
         let mut reader = Reader::default();
-        let members = reader.members("", value, &["quorum", "groups", "deadline_seconds", "escalate"]);
+        let members =
+            reader.members("", value, &["quorum", "groups", "deadline_seconds", "escalate", "signed"]);
         let groups = members.iter().find(|(name, _)| name == "groups");
         let groups = groups.map(|(_, groups)| reader.reserved(groups)).unwrap_or_default();
         let reserved: usize = groups.iter().map(|(_, seats)| seats).sum();
@@ -97,8 +102,16 @@ impl Requirement {
         let deadline_seconds = reader.integer("deadline_seconds", members, least, most);
         let escalate = members.iter().find(|(name, _)| name == "escalate");
         let escalation = escalate.and_then(|(_, escalate)| reader.escalation(escalate, deadline_seconds));
+        let signed = match members.iter().find(|(name, _)| name == "signed") {
+            None => false,
+            Some((_, Json::Bool(signed))) => *signed,
+            Some((_, other)) => {
+                reader.add("signed", format!("expected true or false, found {other}"));
+                false
+            }
+        };
         let requirement =
-            Self { quorum: quorum.unwrap_or(reserved.max(1)), groups, deadline_seconds, escalation };
+            Self { quorum: quorum.unwrap_or(reserved.max(1)), groups, deadline_seconds, escalation, signed };
         if reader.0.is_empty() { Ok(requirement) } else { Err(reader.0) }
     }
 
@@ -125,12 +138,18 @@ impl Requirement {
             ("groups", (!self.groups.is_empty()).then_some(groups)),
             ("deadline_seconds", self.deadline_seconds.map(|seconds| Json::Number(Number::from(seconds)))),
             ("escalate", escalate),
+            ("signed", self.signed.then_some(Json::Bool(true))),
         ])
     }
 
     /// Time to decide, in seconds; `None` for the gateway's default.
     pub fn deadline_seconds(&self) -> Option<i64> {
         self.deadline_seconds
+    }
+
+    /// Returns whether only votes that a passkey signed count.
+    pub fn is_signed(&self) -> bool {
+        self.signed
     }
 
     /// Returns whether escalation has come for an approval that was created at `created_at`.
@@ -162,7 +181,8 @@ impl Requirement {
     /// order of votes does not matter. Each vote fills one seat.
     pub fn missing(&self, votes: &[Vote]) -> Vec<Seat<'_>> {
         let seats = self.seats();
-        let votes: Vec<_> = votes.iter().filter(|vote| vote.approved).collect();
+        let counts = |vote: &&Vote| vote.approved && (!self.signed || vote.signature.is_some());
+        let votes: Vec<_> = votes.iter().filter(counts).collect();
         let mut assignment = Assignment { requirement: self, seats: &seats, taken: vec![None; votes.len()] };
         let empty = (0..seats.len()).filter(|seat| {
             let mut seen = vec![false; votes.len()];
@@ -270,7 +290,7 @@ impl Vote {
 
     /// Returns the members of the vote in the metadata of its event. A person is omitted if it is
     /// the name of the key.
-    pub(crate) fn to_metadata(&self) -> [(&'static str, Option<Json>); 6] {
+    pub(crate) fn to_metadata(&self) -> [(&'static str, Option<Json>); 7] {
         let groups = self.groups.iter().map(|group| Json::from(&**group)).collect();
         let text = |text: &str| Some(Json::from(text));
         let delegated = self.delegated.as_ref();
@@ -281,6 +301,7 @@ impl Vote {
             ("delegation_id", delegated.and_then(|seat| text(&seat.delegation))),
             ("groups", (!self.groups.is_empty()).then_some(Json::Array(groups))),
             ("escalated", self.escalated.then_some(Json::Bool(true))),
+            ("signature", self.signature.clone()),
         ]
     }
 
@@ -303,6 +324,7 @@ impl Vote {
             groups: metadata.member("groups").map(texts).unwrap_or_default(),
             escalated: metadata.member("escalated") == Some(&Json::Bool(true)),
             at: at.div_euclid(1000),
+            signature: metadata.member("signature").cloned(),
         })
     }
 
@@ -447,6 +469,7 @@ mod tests {
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
             escalated,
             at: 0,
+            signature: None,
         }
     }
 

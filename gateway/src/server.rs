@@ -35,6 +35,7 @@ use crate::connections::{
     Admission, Admitted, ConnectionAction, ConnectionTimeouts, Connections, ResponseBody, WriteTimeout,
 };
 use crate::http::{App, Attempts, Page, router, under_base_path};
+use crate::passkeys::RelyingParty;
 use crate::passport::SigningKeyStore;
 use crate::passport::keys::SigningKeyError;
 use crate::reload::{Loaded, Reloads};
@@ -324,6 +325,7 @@ impl InForce {
             store: Arc::clone(&shared.store),
             issuer: Arc::clone(&shared.issuer),
             url: Arc::clone(&shared.page_url),
+            relying_party: RelyingParty::of_url(&shared.page_url),
             keys: shared.keys.clone(),
             vault: shared.vault.clone(),
             captures: shared.captures.clone(),

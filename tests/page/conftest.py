@@ -36,11 +36,11 @@ if os.geteuid() == 0:
 class Gateway:
     """A gateway process for one test."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, policy=ROOT / "policies/refunds.json"):
         """Write the settings and start the gateway."""
         keys = [("agent", AGENT, "agent"), ("alice", ALICE, "operator"), ("bob", "apdv_page_bob_secret", "operator")]
         settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\n'
-        settings += f"policy = {json.dumps(str(ROOT / 'policies/refunds.json'))}\n"
+        settings += f"policy = {json.dumps(str(policy))}\n"
         for name, key, role in keys:
             hashing = subprocess.run([GATEWAY, "key", "hash"], input=key, capture_output=True, text=True, check=True)
             settings += f'[[keys]]\nname = "{name}"\n{hashing.stdout.strip()}\ntenant = "shop"\nrole = "{role}"\n'

@@ -48,6 +48,7 @@ def views(done, pending):
         "decisions": "/decisions?agent=support",
         "nothing-found": "/decisions?agent=nobody",
         "budgets": "/budgets",
+        "passkeys": "/passkeys",
         "failure": "/approvals/apr_unknown",
     }
 

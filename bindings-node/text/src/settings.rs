@@ -48,6 +48,9 @@ pub fn builder(settings: &InputObject) -> Result<ActPassBuilder, Error> {
     if let Some(failures) = settings.whole("circuitFailures")? {
         builder = builder.circuit_failures(failures);
     }
+    if let Some(keys) = settings.optional("approvalKeys")? {
+        builder = builder.approval_keys(keys);
+    }
     if let Some(mode) = settings.optional("mode")? {
         let as_config = |error: InvalidArgument| Error::new(ErrorKind::Config, error.to_string());
         builder = builder.mode(mode.parse().map_err(as_config)?);

@@ -231,6 +231,8 @@ class ActPassClient(Blocking):
             if the gateway certainly did not process it.
         mode: The default mode of calls. No environment variable changes it.
         ca: Additional trusted certificates in PEM, as ``str`` or ``bytes``: authorities or the server's own.
+        approval_keys: The passkeys that must sign approvals, as JSON text with ``rp_id``, ``origins`` and ``keys``. An
+            approved action without a valid signature is blocked (``actpass.approval_unsigned``). Default: none.
         circuit_failures: Number of consecutive calls that must fail to reach the gateway before the circuit opens; 0
             disables it. While open, calls fail immediately with ``actpass.unreachable`` and a ``retry_after``; see
             :attr:`circuit`.

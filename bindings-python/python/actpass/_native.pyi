@@ -21,6 +21,7 @@ class Client:
         max_retries: int,
         mode: str,
         ca: object,
+        approval_keys: str | None,
         circuit_failures: int,
         danger_allow_insecure_http: bool,
         background: bool,

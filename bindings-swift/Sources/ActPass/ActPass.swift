@@ -61,6 +61,8 @@ public final class ActPass: Sendable {
     ///     ``ActPassError/retryAfter``. Default: 5.
     ///   - mode: The default mode of actions. No environment variable changes it. Default: enforce.
     ///   - ca: Additional trusted CA certificates, in PEM.
+    ///   - approvalKeys: The passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. An
+    ///     approved action without a valid signature is blocked (`actpass.approval_unsigned`). Default: none.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to other machines. Anyone on the network path can then read
     ///     the key and forge decisions.
     ///   - logger: Receives the log lines of this client's calls. Default: none.
@@ -77,6 +79,7 @@ public final class ActPass: Sendable {
         circuitFailures: Int = 5,
         mode: Mode = .enforce,
         ca: String? = nil,
+        approvalKeys: String? = nil,
         dangerAllowInsecureHTTP: Bool = false,
         logger: Logger? = nil
     ) throws {
@@ -92,6 +95,7 @@ public final class ActPass: Sendable {
             circuitFailures: Int64(circuitFailures),
             mode: mode.native,
             ca: ca,
+            approvalKeys: approvalKeys,
             dangerAllowInsecureHttp: dangerAllowInsecureHTTP
         )
         try self.init(settings, logger: logger, script: nil)
@@ -104,7 +108,7 @@ public final class ActPass: Sendable {
         let settings = NativeSettings(
             language: .swift, apiKey: Secret("apk_scripted"), tenantId: nil, agentId: agentID,
             baseUrl: "http://127.0.0.1", timeout: timeout.inSeconds, connectTimeout: nil, maxRetries: 0,
-            circuitFailures: 0, mode: mode.native, ca: nil, dangerAllowInsecureHttp: false)
+            circuitFailures: 0, mode: mode.native, ca: nil, approvalKeys: nil, dangerAllowInsecureHttp: false)
         try self.init(settings, logger: logger, script: script)
     }
 

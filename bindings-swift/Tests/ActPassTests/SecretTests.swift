@@ -10,7 +10,7 @@ final class SecretTests: XCTestCase {
             secret,
             NativeSettings(
                 language: .swift, apiKey: secret, tenantId: nil, agentId: nil, baseUrl: nil, timeout: nil,
-                connectTimeout: nil, maxRetries: nil, circuitFailures: nil, mode: nil, ca: nil,
+                connectTimeout: nil, maxRetries: nil, circuitFailures: nil, mode: nil, ca: nil, approvalKeys: nil,
                 dangerAllowInsecureHttp: false),
             NativeAction(
                 goal: "g", tool: "t", resource: "", args: "{}", userId: nil, passport: secret, mode: nil,

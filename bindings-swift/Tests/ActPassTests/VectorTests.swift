@@ -11,7 +11,7 @@ final class VectorTests: XCTestCase {
     func testAllVectorsPass() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"] {
+        for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()
@@ -44,7 +44,8 @@ final class VectorTests: XCTestCase {
             connectTimeout: (settings["connect_timeout"]?.doubleValue).map { .seconds($0) },
             maxRetries: settings["max_retries"]?.intValue ?? 0,
             circuitFailures: run.circuitOff ? 0 : settings["circuit_failures"]?.intValue ?? 5,
-            ca: settings["trust_ca"] == true ? gateway.ca : nil)
+            ca: settings["trust_ca"] == true ? gateway.ca : nil,
+            approvalKeys: settings["approval_keys"]?.stringValue)
         let member = { vector.action[$0]?.stringValue }
         let key = vector.action["idempotency_key"] == nil ? idempotencyKey : member("idempotency_key")
         let action = Action(
@@ -295,7 +296,7 @@ final class VectorTests: XCTestCase {
             return Vector(
                 name: name,
                 client: try members(
-                    whole["client"], ["timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"]),
+                    whole["client"], ["timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"]),
                 action: try members(
                     whole["action"],
                     [

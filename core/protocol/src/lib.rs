@@ -27,6 +27,7 @@ pub mod json;
 mod mode;
 mod operation;
 mod secret;
+pub mod signed_approval;
 pub mod token;
 pub mod tools;
 

@@ -68,6 +68,8 @@ pub enum PassportError {
     Algorithm,
     /// Bound to an approval of another action.
     Approval,
+    /// Bound to an approval that no trusted passkey has signed.
+    ApprovalSignature,
     /// Issued for another audience.
     Audience,
     /// An argument violates a constraint.
@@ -104,10 +106,11 @@ pub enum PassportError {
 
 impl PassportError {
     /// All reasons.
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Agent,
         Self::Algorithm,
         Self::Approval,
+        Self::ApprovalSignature,
         Self::Audience,
         Self::Constraint,
         Self::Expired,
@@ -137,6 +140,7 @@ impl PassportError {
             Self::Agent => "passport.agent",
             Self::Algorithm => "passport.algorithm",
             Self::Approval => "passport.approval",
+            Self::ApprovalSignature => "passport.approval_signature",
             Self::Audience => "passport.audience",
             Self::Constraint => "passport.constraint",
             Self::Expired => "passport.expired",
@@ -164,6 +168,7 @@ impl fmt::Display for PassportError {
             Self::Agent => "was issued to another agent",
             Self::Algorithm => "is not signed with the algorithm of its key",
             Self::Approval => "is bound to an approval of another action",
+            Self::ApprovalSignature => "is bound to an approval that no trusted passkey has signed",
             Self::Audience => "is for another audience",
             Self::Constraint => "does not permit these arguments",
             Self::Expired => "has expired",

@@ -101,13 +101,19 @@ impl ResponseParser for DecisionParser {
             let halt_epoch = decision.halt_epoch().map_err(malformed)?;
             let replays_another_call =
                 replay.is_some_and(|replay| !lost.includes(replay, request.has_generated_key(), clock.now()));
+            let refused = !is_success(response.status);
+            let unsigned = request.approvals().filter(|_| !refused).and_then(|keys| {
+                let member = |name: &str| decision.member(name);
+                keys.check(decision.word(), member, request.tool(), request.body(), clock.wall_clock())
+            });
             Ok(PreflightResponse {
                 decision,
                 credential,
-                refused: !is_success(response.status),
+                refused,
                 bound,
                 replays_another_call,
                 halt_epoch,
+                unsigned,
             })
         });
         match decided {

@@ -9,6 +9,7 @@ mod halts;
 mod key;
 mod keys;
 mod log;
+mod passkeys;
 mod policy;
 mod policy_life;
 mod serve;
@@ -29,6 +30,7 @@ use self::evidence::EvidenceCommand;
 use self::halts::HaltsCommand;
 use self::key::KeyCommand;
 use self::keys::KeysCommand;
+use self::passkeys::PasskeysCommand;
 use self::policy::PolicyCommand;
 use self::serve::{Dev, Serve};
 use self::source::DataSource;
@@ -56,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Key(command) => command.run(),
         Command::Keys(command) => command.run(),
         Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
+        Command::Passkeys(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Serve(serve) => serve.run(),
         Command::Tools(command) => command.run(),
@@ -111,6 +114,9 @@ enum Command {
     Keys(KeysCommand),
     /// Print the OpenAPI 3.1 description of the HTTP API
     Openapi,
+    /// Export the passkeys with which people sign approvals
+    #[command(subcommand)]
+    Passkeys(PasskeysCommand),
     /// Check and test policies
     #[command(subcommand)]
     Policy(PolicyCommand),

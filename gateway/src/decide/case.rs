@@ -457,6 +457,13 @@ impl<'a> Case<'a> {
         self.request.consumes()
     }
 
+    /// Returns the signatures of the approval that allows the action.
+    fn signatures(&self, ruling: &Ruling<'_>) -> Option<Json> {
+        let id = ruling.approval().filter(|_| ruling.allows())?;
+        let known = self.context.approval.iter().flatten().chain(&self.context.live_approval);
+        known.into_iter().find(|approval| approval.id == id).and_then(Approval::signatures)
+    }
+
     fn agent_id(&self) -> Option<&'a str> {
         self.agent.and_then(Json::as_str)
     }
@@ -524,6 +531,7 @@ impl<'a> Case<'a> {
             &event.event_id,
             credential_id,
             has_budgets,
+            self.signatures(ruling).as_ref(),
             self.context.halts.epoch,
         );
         Fallback { event, response }

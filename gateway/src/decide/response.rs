@@ -1,6 +1,7 @@
 //! The response body of a preflight.
 
 use actpass_protocol::json::Number;
+use actpass_protocol::signed_approval::MEMBER;
 use actpass_protocol::{Json, Mode};
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ pub(super) fn write(
     event_id: &str,
     credential_id: Option<&str>,
     has_budgets: bool,
+    signatures: Option<&Json>,
     halt_epoch: u64,
 ) -> Bytes {
     let decision = ruling.decision();
@@ -46,6 +48,9 @@ pub(super) fn write(
     response.string("evidence_event_id", Some(event_id));
     response.string("evidence_chain_id", Some(ledger::DECISIONS));
     response.string("approval_request_id", pending);
+    if let Some(signatures) = signatures {
+        response.json(MEMBER, signatures);
+    }
     response.string("request_hash", request.request_hash.as_deref());
     response.string("policy_hash", Some(key.tenant.policy.hash()));
     response.string("credential_id", credential_id);

@@ -72,6 +72,7 @@ impl ApiError {
                     VoteRefusal::AlreadyVoted => (StatusCode::CONFLICT, "approval.already_voted"),
                     VoteRefusal::Altered => (StatusCode::CONFLICT, "approval_altered"),
                     VoteRefusal::NoSeat => (StatusCode::FORBIDDEN, "approval.no_seat"),
+                    VoteRefusal::NotSigned => (StatusCode::FORBIDDEN, "approval.not_signed"),
                     VoteRefusal::NotDelegated => (StatusCode::FORBIDDEN, "approval.not_delegated"),
                     VoteRefusal::SelfApproval => (StatusCode::FORBIDDEN, reason::SELF),
                 },
@@ -162,6 +163,9 @@ fn message_of(error: &ServiceError) -> String {
             }
             VoteRefusal::Altered => message_of(&ServiceError::ApprovalAltered),
             VoteRefusal::NoSeat => format!("your groups have no seat; the approval needs {needed}"),
+            VoteRefusal::NotSigned => {
+                "it must be signed with your passkey; add one under Passkeys on the gateway's page".to_owned()
+            }
             VoteRefusal::NotDelegated => "the delegation is no longer in force".to_owned(),
             VoteRefusal::SelfApproval => {
                 "a person cannot approve their own request, directly or for an absent person".to_owned()

@@ -249,6 +249,8 @@ pub struct DecisionNote {
     pub on_behalf_of: Option<String>,
     /// The hash of the card that the person was shown. Only the gateway's own page sets it.
     pub shown_hash: Option<String>,
+    /// The signature by the person's passkey. Only the gateway's own page sets it.
+    pub signature: Option<Json>,
 }
 
 impl DecisionNote {
@@ -263,6 +265,7 @@ impl DecisionNote {
             note: members.optional_text("note", 2000)?,
             on_behalf_of: members.optional_text("for", 256)?,
             shown_hash: None,
+            signature: None,
         })
     }
 }

@@ -123,7 +123,11 @@ impl Service {
                 return Err(ServiceError::ApprovalAltered);
             }
         };
-        let vote = self.vote(who, approval, opening, approved, note.on_behalf_of.as_deref()).await?;
+        let mut vote = self.vote(who, approval, opening, approved, note.on_behalf_of.as_deref()).await?;
+        if let Some(signature) = note.signature.filter(|_| approved) {
+            self.check_signature(who, approval, note.shown_hash.as_deref(), &signature).await?;
+            vote.signature = Some(signature);
+        }
         let ballot = self.ballot(who, vote, note.note, note.shown_hash);
         let event = events::approval_decided(who, approval, &ballot);
         let voted = Box::new(events::approval_voted(who, approval, &ballot));
@@ -166,6 +170,7 @@ impl Service {
             VoteRefusal::AlreadyVoted
             | VoteRefusal::NoSeat
             | VoteRefusal::NotDelegated
+            | VoteRefusal::NotSigned
             | VoteRefusal::SelfApproval => {
                 ServiceError::VoteRefused(refusal, requirement.describe(&requirement.missing(&[])))
             }
@@ -191,6 +196,7 @@ impl Service {
             groups: requirement.named(who.groups.iter()),
             escalated: requirement.is_escalated(approval.created_at, now),
             at: now,
+            signature: None,
         };
         if on_behalf_of.is_none() && requirement.admits(&own) {
             return Ok(own);

@@ -325,6 +325,13 @@ impl Service {
         let (approve, rejects) = match self.vote(who, approval, opening, true, None).await {
             Ok(vote) => {
                 let mut ballot = self.ballot(who, vote, None, None);
+                // The page requests the signature of a person with a passkey.
+                if opening.requirement.is_signed()
+                    && self.relying_party.is_some()
+                    && !self.passkeys(who).await?.is_empty()
+                {
+                    ballot.vote.signature = Some(Json::Null);
+                }
                 let now = self.clock.seconds();
                 let refused = match approval.evaluate(&ballot, now) {
                     VoteOutcome::Refused(refusal) => Err(Self::refused(opening, refusal)),

@@ -12,6 +12,7 @@ mod delegations;
 mod error;
 mod evidence;
 mod halts;
+mod passkeys;
 mod passports;
 mod preflight;
 mod shadow;
@@ -32,12 +33,14 @@ pub(crate) use self::delegations::{new_delegation, read_delegations, revoke as r
 pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
 pub(crate) use self::halts::{HaltWatch, Watched};
+pub(crate) use self::passkeys::{Signing, read_passkeys};
 pub(crate) use self::preflight::PendingPreflight;
 use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;
 use crate::auth::{Capability, Directory, Principal};
 use crate::capture::Captures;
 use crate::clock::Clock;
+use crate::passkeys::RelyingParty;
 use crate::passport::SigningKeyStore;
 use crate::shadow::Shadows;
 use crate::store::{Author, Store, StoreError, Subject};
@@ -56,6 +59,8 @@ pub(crate) struct Service {
     pub(crate) issuer: Arc<str>,
     /// The gateway's URL for clients: the issuer and the base path.
     pub(crate) url: Arc<str>,
+    /// The site on which people sign approvals; `None` without a host name.
+    pub(crate) relying_party: Option<RelyingParty>,
     /// The passport signing keys; `None` without a master key.
     pub(crate) keys: Option<Arc<SigningKeyStore>>,
     /// The vault; `None` without a master key.

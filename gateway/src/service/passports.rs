@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
+use actpass_protocol::signed_approval::MEMBER;
 use actpass_protocol::token::{MAX_BYTES, Presentation, TokenType};
 
 use super::{Service, ServiceError};
@@ -88,6 +89,7 @@ impl Passports<'_> {
             ("risk_tier", Some(Json::from(request.risk_tier.as_str()))),
             ("approval_hash", approval.as_ref().map(|approval| Json::from(&*approval.action_hash))),
             ("approval_request_id", approval.as_ref().map(|approval| Json::from(&*approval.id))),
+            (MEMBER, approval.as_ref().and_then(Approval::signatures)),
             ("iat", time(issued_at)),
             ("exp", time(expires_at)),
             ("jti", Some(Json::from(&*jti))),
@@ -217,6 +219,10 @@ impl Passports<'_> {
     /// Returns the tenant's approval if it is usable now. Its use checks it again.
     async fn approved(&self, key: &ApiKey, id: &str, now: i64) -> Result<Approval, ServiceError> {
         let approval = self.service.with_timeout(self.service.store.approval(&key.tenant.id, id)).await?;
+        let approval = match approval {
+            Some(found) => Some(self.service.with_verified_signatures(&key.tenant.id, found).await?),
+            None => None,
+        };
         // An approval of another agent counts as missing.
         let approval = approval.filter(|approval| {
             key.confined_to().is_none_or(|agent| approval.agent_id.as_deref() == Some(agent))

@@ -302,11 +302,20 @@ impl Service {
         let named = allowed_by.or(request.approval_request_id.as_deref()).or(stood_for);
         let (mut approval, mut live_approval) = (None, None);
         match (named, found.action_hash.as_deref()) {
-            (Some(id), _) => approval = Some(self.with_timeout(self.store.approval(tenant_id, id)).await?),
+            (Some(id), _) => {
+                let found = self.with_timeout(self.store.approval(tenant_id, id)).await?;
+                approval = Some(match found {
+                    Some(found) => Some(self.with_verified_signatures(tenant_id, found).await?),
+                    None => None,
+                });
+            }
             (None, Some(hash)) if self.reuse_approvals => {
                 let asker = key.asker();
-                live_approval =
-                    self.with_timeout(self.store.live_approval(tenant_id, hash, &asker, now)).await?;
+                let live = self.store.live_approval(tenant_id, hash, &asker, now);
+                live_approval = match self.with_timeout(live).await? {
+                    Some(live) => Some(self.with_verified_signatures(tenant_id, live).await?),
+                    None => None,
+                };
             }
             (None, Some(_) | None) => {}
         }

@@ -138,6 +138,15 @@ impl PublicKey {
         }
     }
 
+    /// Whether `signature` is a DER signature of `message` by this P-256 key, as in WebAuthn.
+    pub(crate) fn verifies_der(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.material {
+            Material::Ed25519(_) => false,
+            Material::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+        }
+    }
+
     /// The key as a JWK (RFC 8037, RFC 7518).
     pub fn to_jwk(&self) -> Json {
         let text = |name: &str, value: &str| (name.to_owned(), Json::from(value));
@@ -183,7 +192,7 @@ impl PublicKey {
         }
     }
 
-    fn parse_jwk(key: &Json) -> Option<Self> {
+    pub(crate) fn parse_jwk(key: &Json) -> Option<Self> {
         let text = |name| key.member(name).and_then(Json::as_str);
         let is_absent_or = |name, permitted: &[&str]| {
             key.member(name)

@@ -229,6 +229,9 @@ pub(in crate::http) struct Decision {
     /// Id of the vault credential in this response.
     #[schema(nullable = false, pattern = "^cr_[0-9a-f]{32}$")]
     credential_id: Option<String>,
+    /// The signatures of the approval that allows the action, if people signed it.
+    #[schema(nullable = false, value_type = Option<Vec<Value>>)]
+    approval_signatures: Option<Vec<String>>,
     /// The tool's credential; only with `allow`.
     #[schema(nullable = false)]
     credential: Option<Credential>,
@@ -483,6 +486,9 @@ pub(in crate::http) struct Requirement {
     deadline_seconds: Option<i64>,
     #[schema(nullable = false)]
     escalate: Option<Escalation>,
+    /// Whether only votes that a passkey signed count.
+    #[schema(nullable = false)]
+    signed: Option<bool>,
 }
 
 /// Further groups after a part of the deadline.

@@ -15,11 +15,18 @@ use crate::service::ServiceError;
 pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     icon: Asset::new("icon", "svg", "image/svg+xml", include_str!("assets/icon.svg")),
     script: Asset::new("page", "js", "text/javascript; charset=utf-8", include_str!("assets/page.js")),
+    passkeys: Asset::new(
+        "passkeys",
+        "js",
+        "text/javascript; charset=utf-8",
+        include_str!("assets/passkeys.js"),
+    ),
     style: Asset::new("page", "css", "text/css; charset=utf-8", include_str!("assets/page.css")),
 });
 
 pub(super) struct Assets {
     pub(super) icon: Asset,
+    pub(super) passkeys: Asset,
     pub(super) script: Asset,
     pub(super) style: Asset,
 }
@@ -46,7 +53,9 @@ impl Asset {
 pub(super) async fn serve(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let Path(name) = name.map_err(|_| ApiError::InvalidPath)?;
     let assets = &*ASSETS;
-    let asset = [&assets.icon, &assets.script, &assets.style].into_iter().find(|asset| asset.name == name);
+    let asset = [&assets.icon, &assets.passkeys, &assets.script, &assets.style]
+        .into_iter()
+        .find(|asset| asset.name == name);
     let asset = asset.ok_or(ServiceError::NotFound("path"))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),

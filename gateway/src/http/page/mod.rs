@@ -6,6 +6,7 @@
 
 mod assets;
 mod guard;
+mod passkeys;
 mod session;
 mod show;
 mod sign_in;
@@ -109,6 +110,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/halts/{id}/lift", post(lift_halt))
         .route("/login", post(login))
         .route("/logout", post(logout))
+        .route("/passkeys", get(passkeys::show).post(passkeys::register))
+        .route("/passkeys/{id}/remove", post(passkeys::remove))
         .route("/sign-in", get(sign_in::begin))
         .route("/sign-in/callback", get(sign_in::callback))
         .route("/sign-in/logout", post(sign_in::logout))
@@ -252,7 +255,12 @@ async fn cards(
             Ok(decider) if is_pending => Some(app.service.standing(decider, approval).await?),
             Ok(_) | Err(_) => None,
         };
-        shown.push(view::Shown { card, standing });
+        let approves = standing.as_ref().is_some_and(|standing| standing.approve.is_ok());
+        let signing = match card.hash.as_deref().filter(|_| approves) {
+            Some(hash) => app.service.signing(&operator.key, approval, hash).await?,
+            None => None,
+        };
+        shown.push(view::Shown { card, standing, signing });
     }
     Ok(shown)
 }
@@ -391,10 +399,14 @@ async fn decide(
 ) -> Response {
     let headers = request.headers().clone();
     let response = async {
-        let (operator, form) = read_form(&app, request, &["note", "shown_hash", "token"], None).await?;
+        let fields = ["note", "shown_hash", "token"];
+        let (operator, form) = read_form(&app, request, &fields, Some("signature")).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let note = read_note(form.field("note"))?;
-        let decided = vote(&app, &operator, &id, form.field("shown_hash"), approved, note).await?;
+        let signature = form.all("signature").find(|text| !text.is_empty());
+        let signature = signature.map(|text| Json::parse(text.as_bytes()).map_err(|_| PageError::Form));
+        let ballot = (approved, note, signature.transpose()?);
+        let decided = vote(&app, &operator, &id, form.field("shown_hash"), ballot).await?;
         Ok(app.page.redirect(&format!("/?decided={}", decided.id)))
     };
     finish(&app, &headers, response).await
@@ -406,8 +418,7 @@ async fn vote(
     operator: &Operator,
     id: &str,
     shown_hash: &str,
-    approved: bool,
-    note: Option<String>,
+    (approved, note, signature): (bool, Option<String>, Option<Json>),
 ) -> Result<Approval, PageError> {
     let conflict =
         |approval, problem| Err(PageError::Conflict(Box::new((operator.clone(), approval, problem))));
@@ -429,13 +440,16 @@ async fn vote(
         let problem = format!("{} It cannot be approved here. Nothing was decided.", withheld.why);
         return conflict(approval, problem);
     }
-    let note = DecisionNote { note, on_behalf_of: None, shown_hash: Some(hash.to_owned()) };
+    let note = DecisionNote { note, on_behalf_of: None, shown_hash: Some(hash.to_owned()), signature };
     match app.service.decide_approval(decider, &approval, approved, note).await {
         Ok(decided) => Ok(decided),
         Err(ServiceError::AlreadyDecided(_)) => {
             let approval = app.service.approval(&operator.key, id).await?;
             let problem = view::too_late(&approval, app.service.clock.seconds());
             conflict(approval, problem)
+        }
+        Err(ServiceError::InvalidMember(invalid)) if invalid.member == "signature" => {
+            conflict(approval, format!("Nothing was decided: the signature {}.", invalid.problem))
         }
         Err(error @ ServiceError::VoteRefused(..)) => {
             conflict(approval, format!("Nothing was decided: {}.", ApiError::from(error).message()))
@@ -453,7 +467,7 @@ async fn reject_selected(State(app): State<Arc<App>>, request: Request) -> Respo
         let (mut rejected, mut refused) = (0, Vec::new());
         for selected in form.all("select") {
             let (id, shown_hash) = selected.split_once('.').ok_or(PageError::Form)?;
-            match vote(&app, &operator, id, shown_hash, false, note.clone()).await {
+            match vote(&app, &operator, id, shown_hash, (false, note.clone(), None)).await {
                 Ok(_) => rejected += 1,
                 Err(PageError::Conflict(conflict)) => {
                     let (_, approval, problem) = *conflict;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actpass_protocol::{Json, Secret};
+use actpass_protocol::{Json, Secret, token};
 use askama::Template;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use rust_decimal::Decimal;
+use sha2::{Digest, Sha256};
 
 use super::super::error::ApiError;
 use super::assets::{ASSETS, Assets};
@@ -19,10 +20,11 @@ use crate::budget;
 use crate::clock::rfc3339;
 use crate::halts::{Halt, Scope};
 use crate::ledger::{APPROVAL_VOTED, DECISION};
+use crate::passkeys::{Passkey, RelyingParty};
 use crate::quorum::{Requirement, Vote};
 use crate::service::{
     BudgetEffect, ChainState, ChainStatus, EarlierDecision, LastDecision, RequestCard, SearchResult,
-    ServiceError, Standing,
+    ServiceError, Signing, Standing,
 };
 use crate::store::AccountUse;
 
@@ -95,6 +97,70 @@ struct SignedInPage<'a> {
 /// Renders the page that leads from a sign-in to the overview.
 pub(super) fn signed_in(base: &str) -> Result<Response, ApiError> {
     page(StatusCode::OK, &SignedInPage { base, assets: &ASSETS })
+}
+
+/// The person's passkeys.
+pub(super) struct Passkeys {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    /// The site; `None` if the gateway has no host name.
+    pub(super) site: Option<RelyingParty>,
+    pub(super) passkeys: Vec<Passkey>,
+    pub(super) problem: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "passkeys.html")]
+struct PasskeysPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    rp_id: Option<&'a str>,
+    challenge: String,
+    /// A stable id of the person, for the authenticator.
+    user: String,
+    person: &'a str,
+    known: String,
+    rows: Vec<PasskeyRow<'a>>,
+    problem: Option<&'a str>,
+}
+
+struct PasskeyRow<'a> {
+    id: &'a str,
+    name: DisplayText,
+    created: &'a str,
+}
+
+impl Passkeys {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let Self { base, operator, site, passkeys, problem } = self;
+        let person = operator.key.person();
+        let ids: Vec<_> = passkeys.iter().map(|passkey| passkey.key.kid()).collect();
+        let user = Sha256::digest(format!("{}\n{person}", operator.key.tenant.id));
+        let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+        page(
+            status,
+            &PasskeysPage {
+                base,
+                assets: &ASSETS,
+                who: SignedIn::of(operator, Place::Passkeys),
+                rp_id: site.as_ref().map(|site| &*site.id),
+                challenge: RelyingParty::registration_challenge(operator.token.expose()),
+                user: token::encode(user),
+                person,
+                known: ids.join(" "),
+                rows: passkeys
+                    .iter()
+                    .map(|passkey| PasskeyRow {
+                        id: passkey.key.kid(),
+                        name: DisplayText::name(&passkey.name),
+                        created: &passkey.created_at,
+                    })
+                    .collect(),
+                problem: problem.as_deref(),
+            },
+        )
+    }
 }
 
 /// The overview: pending approvals and the ledger's state.
@@ -216,6 +282,8 @@ pub(super) enum Done {
 pub(super) struct Shown {
     pub(super) card: RequestCard,
     pub(super) standing: Option<Standing>,
+    /// What the person signs to approve it, with a passkey.
+    pub(super) signing: Option<Signing>,
 }
 
 /// Returns those of the approvals that the list shows with their arguments.
@@ -548,6 +616,8 @@ struct SignedIn<'a> {
     place: Place,
     reads_ledger: bool,
     reads_budgets: bool,
+    /// Whether the role may decide approvals.
+    decides: bool,
 }
 
 /// A place in the navigation.
@@ -557,6 +627,7 @@ enum Place {
     Budgets,
     Decisions,
     Other,
+    Passkeys,
     Requests,
 }
 
@@ -569,6 +640,7 @@ impl<'a> SignedIn<'a> {
             place,
             reads_ledger: operator.key.role.may(Capability::ReadLedger),
             reads_budgets: operator.key.role.may(Capability::ReadBudgets),
+            decides: operator.key.role.may(Capability::DecideApprovals),
         }
     }
 }
@@ -591,6 +663,15 @@ struct ShownCard<'a> {
     rejects: bool,
     /// Why the person cannot approve it.
     hindrance: Option<String>,
+    signing: Option<SigningLine<'a>>,
+}
+
+/// What a script signs.
+struct SigningLine<'a> {
+    statement: String,
+    challenge: String,
+    rp_id: &'a str,
+    passkeys: String,
 }
 
 struct BudgetLine {
@@ -619,7 +700,7 @@ impl EarlierLine<'_> {
 }
 
 impl<'a> ShownCard<'a> {
-    fn of(approval: &'a Approval, Shown { card, standing }: &'a Shown, folds: Folding) -> Self {
+    fn of(approval: &'a Approval, Shown { card, standing, signing }: &'a Shown, folds: Folding) -> Self {
         let person = approval.opening.as_ref().map(|opening| &*opening.person);
         let budget = |effect: &BudgetEffect| {
             let charge = &effect.charge;
@@ -663,6 +744,12 @@ impl<'a> ShownCard<'a> {
             approves: standing.is_some_and(|standing| standing.approve.is_ok()),
             rejects: standing.is_some_and(|standing| standing.rejects),
             hindrance: refusal.map(|refusal| ApiError::from(refusal).message()),
+            signing: signing.as_ref().map(|signing| SigningLine {
+                statement: signing.statement.to_json().to_string(),
+                challenge: signing.statement.challenge(),
+                rp_id: &signing.rp_id,
+                passkeys: signing.passkeys.join(" "),
+            }),
         }
     }
 }

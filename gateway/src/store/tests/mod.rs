@@ -223,6 +223,7 @@ fn ballot(decided: &ApprovalDecision) -> Ballot {
             groups: Vec::new(),
             escalated: false,
             at: decided.at,
+            signature: None,
         },
         asker: format!("key:{}", decided.by),
         rejects_all: false,

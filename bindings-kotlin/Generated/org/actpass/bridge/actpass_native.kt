@@ -6253,6 +6253,11 @@ data class NativeSettings (
     val `ca`: kotlin.String?
     , 
     /**
+     * The passkeys that must sign approvals, as JSON.
+     */
+    val `approvalKeys`: kotlin.String?
+    , 
+    /**
      * Permits plain http to another host.
      */
     val `dangerAllowInsecureHttp`: kotlin.Boolean
@@ -6283,6 +6288,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalLong.read(buf),
             FfiConverterOptionalTypeNativeMode.read(buf),
             FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
             FfiConverterBoolean.read(buf),
         )
     }
@@ -6299,6 +6305,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalLong.allocationSize(value.`circuitFailures`) +
             FfiConverterOptionalTypeNativeMode.allocationSize(value.`mode`) +
             FfiConverterOptionalString.allocationSize(value.`ca`) +
+            FfiConverterOptionalString.allocationSize(value.`approvalKeys`) +
             FfiConverterBoolean.allocationSize(value.`dangerAllowInsecureHttp`)
     )
 
@@ -6314,6 +6321,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalLong.write(value.`circuitFailures`, buf)
             FfiConverterOptionalTypeNativeMode.write(value.`mode`, buf)
             FfiConverterOptionalString.write(value.`ca`, buf)
+            FfiConverterOptionalString.write(value.`approvalKeys`, buf)
             FfiConverterBoolean.write(value.`dangerAllowInsecureHttp`, buf)
     }
 }

@@ -75,6 +75,8 @@ public class ActPass private constructor(internal val native: NativeClient, priv
      *   open, calls fail immediately with `actpass.unreachable` and a [retryAfter][ActPassException.retryAfter]. Default: 5.
      * @param mode the default mode of actions. No environment variable changes it. Default: enforce.
      * @param ca additional trusted CA certificates, in PEM.
+     * @param approvalKeys the passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. An approved action
+     *   without a valid signature is blocked (`actpass.approval_unsigned`). Default: none.
      * @param dangerAllowInsecureHttp permits plain `http` to other machines. Anyone on the network path can then read the key and forge
      *   decisions.
      * @param logger receives the log lines of this client's calls. Default: none.
@@ -93,6 +95,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         circuitFailures: Int = 5,
         mode: Mode = Mode.ENFORCE,
         ca: String? = null,
+        approvalKeys: String? = null,
         dangerAllowInsecureHttp: Boolean = false,
         logger: Logger? = null,
         logLevel: LogLevel = LogLevel.INFO,
@@ -111,6 +114,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
                     circuitFailures = circuitFailures.toLong(),
                     mode = mode.native,
                     ca = ca?.wellFormed("ca"),
+                    approvalKeys = approvalKeys?.wellFormed("approval_keys"),
                     dangerAllowInsecureHttp = dangerAllowInsecureHttp,
                 ),
                 logger?.let(::LogBridge),
@@ -136,6 +140,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
                     circuitFailures = 0,
                     mode = mode.native,
                     ca = null,
+                    approvalKeys = null,
                     dangerAllowInsecureHttp = false,
                 ),
                 logger?.let(::LogBridge),
@@ -660,6 +665,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         private var circuitFailures: Int = 5
         private var mode: Mode = Mode.ENFORCE
         private var ca: String? = null
+        private var approvalKeys: String? = null
         private var dangerAllowInsecureHttp: Boolean = false
         private var logger: Logger? = null
         private var logLevel: LogLevel = LogLevel.INFO
@@ -696,6 +702,9 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         /** Sets additional trusted CA certificates, in PEM. */
         public fun ca(pem: String?): Builder = apply { ca = pem }
 
+        /** Sets the passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. Default: none. */
+        public fun approvalKeys(json: String?): Builder = apply { approvalKeys = json }
+
         /** Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions. */
         public fun dangerAllowInsecureHttp(allow: Boolean): Builder = apply { dangerAllowInsecureHttp = allow }
 
@@ -716,7 +725,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         public fun build(): ActPass =
             ActPass(
                 apiKey, tenantId, agentId, baseUrl, timeout, connectTimeout, maxRetries, circuitFailures, mode, ca,
-                dangerAllowInsecureHttp, logger, logLevel,
+                approvalKeys, dangerAllowInsecureHttp, logger, logLevel,
             )
     }
 }

@@ -35,7 +35,7 @@ class VectorTest {
     fun allVectorsPass() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts")) {
+        for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)
@@ -75,6 +75,7 @@ class VectorTest {
                 maxRetries = (settings["max_retries"] as Long? ?: 0).toInt(),
                 circuitFailures = if (run.circuitOff) 0 else (settings["circuit_failures"] as Long? ?: 5).toInt(),
                 ca = if (settings["trust_ca"] == true) gateway.ca else null,
+                approvalKeys = settings["approval_keys"] as String?,
             )
         fun text(name: String) = given[name] as String?
         val idempotencyKey = if ("idempotency_key" in given) text("idempotency_key") else IDEMPOTENCY_KEY
@@ -247,7 +248,7 @@ class VectorTest {
             setOf("description", "gateway", "expect"),
         )
         check(vector["ends"] in setOf(null, "returned", "failed", "cancelled", "suspended")) { "$name: ends ${vector["ends"]}" }
-        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"))
+        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"))
         only(
             vector["action"],
             setOf(
