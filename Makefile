@@ -327,8 +327,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/webhooks
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/webhooks
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles

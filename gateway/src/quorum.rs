@@ -539,7 +539,7 @@ mod tests {
             (
                 r#"{"people": 2}"#,
                 "people",
-                "unknown member; expected quorum, groups, deadline_seconds, escalate",
+                "unknown member; expected quorum, groups, deadline_seconds, escalate, signed",
             ),
             (r#"{"quorum": 0}"#, "quorum", "expected an integer of 1 to 16, found 0"),
             (r#"{"quorum": "2"}"#, "quorum", "expected an integer of 1 to 16, found \"2\""),

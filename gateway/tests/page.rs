@@ -692,7 +692,7 @@ async fn page_loads_own_assets_without_inline_code() {
         let links = page.split(['"']).filter(|text| text.starts_with("/assets/")).map(str::to_owned);
         found.extend(links);
     }
-    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found.len(), 4, "{found:?}");
     for path in &found {
         let response = gateway.client.get(format!("{}{path}", gateway.url)).send().await.unwrap();
         assert_eq!(response.status(), 200);

@@ -97,7 +97,7 @@ impl fmt::Display for SignatureError {
 
 impl std::error::Error for SignatureError {}
 
-/// What a person signs.
+/// The statement that a person signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     /// The hash of the approved action.
@@ -132,7 +132,7 @@ impl Statement {
     }
 
     /// Parses a statement; `None` for a missing, unknown or invalid member. An unknown member could
-    /// narrow what the person approved.
+    /// narrow the approval.
     pub fn parse(json: &Json) -> Option<Self> {
         let text = |name| json.member(name).and_then(Json::as_str).map(str::to_owned);
         let scope = json.member("scope")?;
@@ -166,9 +166,9 @@ fn challenge_of(json: &Json) -> Option<String> {
 pub struct SignedApproval {
     /// The id of the passkey.
     pub key_id: String,
-    /// What the person signed.
+    /// The statement that the person signed.
     pub statement: Statement,
-    /// The counter of the passkey; 0 if it has none.
+    /// The counter of the passkey; 0 without one.
     pub sign_count: u32,
 }
 
@@ -197,7 +197,7 @@ impl ApprovalKeys {
     ///
     /// # Errors
     ///
-    /// The member, and what is expected.
+    /// The member, and the expected value.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_KEYS_BYTES {
             return Err(format!("expected at most {MAX_KEYS_BYTES} bytes, found {}", text.len()));
@@ -368,7 +368,7 @@ impl ApprovalKeys {
             return Err(SignatureError::Challenge);
         }
         let origin = text("origin")?;
-        // In a frame of another site, a person may not know what the assertion is for.
+        // In a frame of another site, a person may not know the purpose of the assertion.
         let is_framed = json.member("crossOrigin").is_some_and(|framed| *framed != Json::Bool(false))
             || json.member("topOrigin").is_some();
         if is_framed || !self.origins.iter().any(|known| known == origin) {
@@ -410,7 +410,7 @@ impl ApprovalKeys {
 /// The parsed data of an authenticator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthenticatorData<'d> {
-    /// The counter; 0 if the authenticator has none.
+    /// The counter; 0 without one.
     pub sign_count: u32,
     attested: &'d [u8],
 }
