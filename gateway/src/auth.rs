@@ -115,10 +115,9 @@ impl Role {
             }
             Capability::ReadBudgets
             | Capability::ReadHalts
+            | Capability::ReadMetrics
             | Capability::ReadPolicies
-            | Capability::ReadWebhooks => {
-                matches!(self, Self::Auditor | Self::Operator)
-            }
+            | Capability::ReadWebhooks => matches!(self, Self::Auditor | Self::Operator),
             Capability::Halt | Capability::ManageTools | Capability::Redeliver | Capability::Reload => {
                 matches!(self, Self::Operator)
             }
@@ -159,6 +158,8 @@ pub enum Capability {
     ReadLedger,
     /// Read the disagreements of the shadow policy.
     ReadPolicies,
+    /// Read the metrics of the tenant and the process.
+    ReadMetrics,
     /// Read the approved manifests of tools.
     ReadTools,
     /// Read the states of webhooks and the messages that were set aside.
@@ -185,6 +186,7 @@ impl Capability {
         Self::ReadHalts,
         Self::ReadLedger,
         Self::ReadPolicies,
+        Self::ReadMetrics,
         Self::ReadTools,
         Self::ReadWebhooks,
         Self::Redeliver,
@@ -206,6 +208,7 @@ impl Capability {
             Self::ReadHalts => "list halts",
             Self::ReadLedger => "read the ledger",
             Self::ReadPolicies => "read the shadow policy",
+            Self::ReadMetrics => "read metrics",
             Self::ReadTools => "read tools",
             Self::ReadWebhooks => "read webhooks",
             Self::Redeliver => "send messages again",

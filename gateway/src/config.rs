@@ -108,6 +108,10 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// Sign-in of people at an identity provider.
     pub sign_in: Option<SignInSettings>,
+    /// The separate listener for metrics, if configured.
+    pub metrics: Option<MetricsSettings>,
+    /// When the first certificate of the TLS chain expires, in seconds since 1970.
+    pub certificate_expires_at: Option<i64>,
     /// Warnings about valid but suspicious settings, each with the member's name.
     pub warnings: Vec<String>,
     /// The file that a reload reads; `None` without such a file.
@@ -136,6 +140,7 @@ pub(crate) struct FixedSettings {
     connections: ConnectionLimits,
     base_path: String,
     watch: bool,
+    metrics: Option<SocketAddr>,
 }
 
 impl FixedSettings {
@@ -168,9 +173,19 @@ impl FixedSettings {
             ("limits.connections_per_address", here.per_address == there.per_address),
             ("page.base_path", self.base_path == other.base_path),
             ("watch", self.watch == other.watch),
+            ("metrics.listen", self.metrics == other.metrics),
         ];
         members.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
+}
+
+/// The listener for metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsSettings {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Hash of the token that a reader presents; `None` permits every reader.
+    pub token: Option<ApiKeyHash>,
 }
 
 /// Connection limits.
@@ -343,6 +358,7 @@ impl Settings {
             connections: self.connections,
             base_path: self.base_path.clone(),
             watch: self.watch,
+            metrics: self.metrics.map(|metrics| metrics.listen),
         }
     }
 
@@ -436,6 +452,8 @@ impl Settings {
             log_level: LogLevel::default(),
             webhooks: Vec::new(),
             sign_in: None,
+            metrics: None,
+            certificate_expires_at: None,
             warnings: Vec::new(),
             source: None,
             watch: false,
@@ -484,6 +502,12 @@ fn parse_policy(
         problems.add_all(&place, &found);
         problems
     })
+}
+
+/// Returns when the first certificate of a chain expires, in seconds since 1970.
+fn expiry(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let parsed = chain.iter().filter_map(|certificate| x509_parser::parse_x509_certificate(certificate).ok());
+    parsed.map(|(_, certificate)| certificate.validity().not_after.timestamp()).min()
 }
 
 fn make_private_folder(folder: &Path) -> std::io::Result<()> {
@@ -562,6 +586,8 @@ impl SettingsReader<'_> {
         self.check_lifters(lift_by.as_deref(), &keyring);
         let webhooks = self.webhooks(&mut root, &tenants);
         let sign_in = self.sign_in(&mut root, &tenants);
+        let metrics = self.metrics(&mut root, has_tls || danger);
+        let certificate_expires_at = certificate.as_deref().and_then(expiry);
         root.finish(&mut self.problems);
 
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) && !has_tls && !danger {
@@ -616,6 +642,8 @@ impl SettingsReader<'_> {
             log_level,
             webhooks,
             sign_in,
+            metrics,
+            certificate_expires_at,
             warnings: self.warnings,
             source: None,
             watch,
@@ -1032,6 +1060,27 @@ impl SettingsReader<'_> {
         limits.quota = per_second.map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)));
         section.finish(&mut self.problems);
         limits
+    }
+
+    /// `is_protected` is whether the gateway has TLS, or a proxy with TLS.
+    fn metrics(&mut self, root: &mut Section, is_protected: bool) -> Option<MetricsSettings> {
+        let mut section = root.section("metrics", &mut self.problems)?;
+        let listen = section.text("listen", &mut self.problems);
+        let token = section.has("hash").then(|| section.hash("hash", &mut self.problems)).flatten();
+        let danger = section.optional_bool("danger_allow_open_metrics", &mut self.problems).unwrap_or(false);
+        section.finish(&mut self.problems);
+        let listen = parse_listen(&listen?);
+        let listen = listen.map_err(|problem| self.problems.add("metrics.listen", problem)).ok()?;
+        if !listen.ip().is_loopback() && token.is_none() && !danger {
+            let problem = "is not a loopback address, so metrics.hash is required: anyone could read the names \
+            of tenants, keys and budgets (danger_allow_open_metrics = true permits this)";
+            self.problems.add("metrics.listen", problem);
+        }
+        if !listen.ip().is_loopback() && !is_protected {
+            let problem = "is not a loopback address, so [tls] is required (or danger_allow_plain_http)";
+            self.problems.add("metrics.listen", problem);
+        }
+        Some(MetricsSettings { listen, token })
     }
 
     /// Returns the configuration and its certificates.

@@ -28,6 +28,7 @@ pub mod hosts;
 mod http;
 pub mod ledger;
 pub mod merkle;
+mod metrics;
 mod object_writer;
 pub mod passkeys;
 pub mod passport;

@@ -43,6 +43,8 @@ pub(crate) struct Loaded {
     pub(crate) tenants: Vec<Arc<Tenant>>,
     /// The SHA-256 of the settings.
     pub(crate) hash: String,
+    /// When the first certificate of the TLS chain expires, in seconds since 1970; `None` without TLS.
+    pub(crate) certificate_expires_at: Option<i64>,
 }
 
 impl Loaded {

@@ -34,7 +34,8 @@ use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
 use crate::connections::{
     Admission, Admitted, ConnectionAction, ConnectionTimeouts, Connections, ResponseBody, WriteTimeout,
 };
-use crate::http::{App, Attempts, Page, router, under_base_path};
+use crate::http::{App, Attempts, Page, metrics_router, router, under_base_path};
+use crate::metrics::Metrics;
 use crate::passkeys::RelyingParty;
 use crate::passport::SigningKeyStore;
 use crate::passport::keys::SigningKeyError;
@@ -73,6 +74,9 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 const ADMIT_RETRY_DELAY: Duration = Duration::from_millis(1);
 const MAX_ADMIT_ATTEMPTS: usize = 1000;
 
+/// Connection limits of the listener for metrics.
+const METRICS_CONNECTIONS: ConnectionLimits = ConnectionLimits { total: 64, per_address: 64 };
+
 /// File descriptors reserved for the store, the log and others.
 #[cfg(unix)]
 const RESERVED_FILES: u64 = 128;
@@ -84,12 +88,22 @@ pub struct Server {
     scheme: &'static str,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    /// The listener for metrics, which ends after the requests in flight.
+    metrics: Option<MetricsListener>,
     /// The tasks that create checkpoints, notice the halts of others, deliver to webhooks and reload
     /// the settings.
     background: JoinSet<()>,
     reloads: Reloads,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
+}
+
+/// A running listener for metrics.
+#[derive(Debug)]
+struct MetricsListener {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
 }
 
 /// Error of starting or running a gateway.
@@ -137,6 +151,15 @@ impl Server {
         let listening = |error| ServerError::Listen(listen, error);
         let listener = TcpListener::bind(listen).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
+        let metrics_listener = match settings.metrics {
+            None => None,
+            Some(metrics) => {
+                let listening = |error| ServerError::Listen(metrics.listen, error);
+                let listener = TcpListener::bind(metrics.listen).await.map_err(listening)?;
+                let address = listener.local_addr().map_err(listening)?;
+                Some((listener, address))
+            }
+        };
         let timeouts = settings.timeouts;
         let notifier = ApprovalNotifier::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
@@ -156,6 +179,8 @@ impl Server {
             .publish(settings.issuer.as_deref(), settings.checkpoint_file.clone());
         let base_path: Arc<str> = settings.base_path.as_str().into();
         let issuer = settings.issuer.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+        let (stop, stopping) = watch::channel(false);
+        let metrics = store.timings().map(Metrics::new).unwrap_or_default();
         let shared = Shared {
             base_path: Arc::clone(&base_path),
             attempts: Arc::default(),
@@ -172,6 +197,8 @@ impl Server {
             page_url: format!("{issuer}{base_path}").into(),
             holder: uuid::Uuid::now_v7().simple().to_string().into(),
             state: Arc::default(),
+            metrics: Arc::new(metrics),
+            stopping: stopping.clone(),
         };
         let (reloads, requests) = Reloads::new(settings.source.is_some());
         let limits = within_file_limit(settings.connections);
@@ -207,17 +234,28 @@ impl Server {
                 background.spawn(async move { while delivering.join_next().await.is_some() {} });
             }
         }
-        let (stop, stopping) = watch::channel(false);
         let context = ConnectionContext {
             builder: builder(&timeouts),
+            api: Api::Gateway,
             in_force,
             base_path,
             timeouts,
             connections: Connections::new(limits),
             stopping,
         };
+        let metrics = metrics_listener.map(|(listener, address)| {
+            let (stop, stopping) = watch::channel(false);
+            let context = ConnectionContext {
+                api: Api::Metrics { has_tls: !address.ip().is_loopback() },
+                base_path: "".into(),
+                connections: Connections::new(METRICS_CONNECTIONS),
+                stopping,
+                ..context.clone()
+            };
+            MetricsListener { address, stop, serving: tokio::spawn(serve(listener, context)) }
+        });
         let serving = tokio::spawn(serve(listener, context));
-        Ok(Self { address, scheme, stop, serving, background, reloads, store, notifier })
+        Ok(Self { address, scheme, stop, serving, metrics, background, reloads, store, notifier })
     }
 
     /// Reloads the settings from their file, like SIGHUP. Returns immediately; the log has the result.
@@ -234,6 +272,11 @@ impl Server {
     /// Returns the listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the address of the listener for metrics.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|metrics| metrics.address)
     }
 
     /// Returns the URL of the root, without a trailing slash.
@@ -261,6 +304,11 @@ impl Server {
             }
         };
         self.background.shutdown().await;
+        if let Some(metrics) = self.metrics {
+            metrics.stop.send_replace(true);
+            // A panic was already reported.
+            let _ = metrics.serving.await;
+        }
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }
@@ -295,6 +343,8 @@ pub(crate) struct Shared {
     /// Identifies this gateway in the leases of webhooks.
     holder: Arc<str>,
     state: Arc<SharedState>,
+    metrics: Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
 }
 
 /// State that a reload replaces as a whole. A request uses one of these from its beginning to its end.
@@ -302,6 +352,8 @@ pub(crate) struct Shared {
 pub(crate) struct InForce {
     /// The routes with the keys, the policies and the other settings of requests.
     routes: Router,
+    /// The routes of the listener for metrics.
+    metrics_routes: Router,
     app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,
     loaded: Arc<Loaded>,
@@ -343,7 +395,13 @@ impl InForce {
             announced: Arc::clone(&shared.announced),
             store_timeout: shared.timeouts.store,
             state: Arc::clone(&shared.state),
+            metrics: Arc::clone(&shared.metrics),
         };
+        let loaded = Arc::new(Loaded {
+            tenants: settings.tenants,
+            hash: settings.hash,
+            certificate_expires_at: settings.certificate_expires_at,
+        });
         let app = Arc::new(App {
             keyring,
             service: Arc::new(service),
@@ -359,10 +417,14 @@ impl InForce {
             trusted_proxies: settings.trusted_proxies,
             attempts: Arc::clone(&shared.attempts),
             reloads: reloads.clone(),
+            loaded: Arc::clone(&loaded),
+            metrics: Arc::clone(&shared.metrics),
+            metrics_token: settings.metrics.and_then(|metrics| metrics.token),
+            stopping: shared.stopping.clone(),
         });
         let routes = router(Arc::clone(&app));
-        let loaded = Arc::new(Loaded { tenants: settings.tenants, hash: settings.hash });
-        Ok(Self { routes, app, tls: settings.tls, loaded })
+        let metrics_routes = metrics_router(Arc::clone(&app));
+        Ok(Self { routes, metrics_routes, app, tls: settings.tls, loaded })
     }
 
     /// Creates the dispatchers of the webhooks.
@@ -452,10 +514,21 @@ async fn advance_clock(clock: &Clock, store: &dyn Store) -> Result<(), SigningKe
     Ok(())
 }
 
+/// The routes of a listener.
+#[derive(Clone, Copy, Debug)]
+enum Api {
+    Gateway,
+    /// Metrics, without TLS on a loopback address.
+    Metrics {
+        has_tls: bool,
+    },
+}
+
 /// Shared context of all connections.
 #[derive(Clone)]
 struct ConnectionContext {
     builder: auto::Builder<TokioExecutor>,
+    api: Api,
     in_force: watch::Receiver<Arc<InForce>>,
     base_path: Arc<str>,
     timeouts: Timeouts,
@@ -551,7 +624,11 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
     let connection = Arc::clone(&admitted.connection);
     let stream = WriteTimeout::new(stream, context.timeouts.response);
     let mut stopping = context.stopping.clone();
-    let tls = context.in_force.borrow().tls.clone().map(TlsAcceptor::from);
+    let has_tls = match context.api {
+        Api::Gateway => true,
+        Api::Metrics { has_tls } => has_tls,
+    };
+    let tls = context.in_force.borrow().tls.clone().filter(|_| has_tls).map(TlsAcceptor::from);
     let serving = async {
         match tls {
             None => serve_connection(stream, &admitted, context).await,
@@ -581,12 +658,15 @@ async fn serve_connection(
     context: ConnectionContext,
 ) {
     let connection = &admitted.connection;
-    let (in_force, base_path) = (&context.in_force, &context.base_path);
+    let (in_force, base_path, api) = (&context.in_force, &context.base_path, context.api);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let in_flight = connection.begin();
         request.extensions_mut().insert(Arc::clone(connection));
         let request = under_base_path(request.map(Body::new), base_path);
-        let mut routes = in_force.borrow().routes.clone();
+        let mut routes = match api {
+            Api::Gateway => in_force.borrow().routes.clone(),
+            Api::Metrics { .. } => in_force.borrow().metrics_routes.clone(),
+        };
         async move {
             let response = routes.call(request).await?;
             Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, in_flight)))

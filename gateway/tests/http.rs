@@ -18,7 +18,7 @@ use actpass_gateway::store::{
     AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
     HaltOutcome, IdHash, Kept, KeptChange, KeptPage, Listing, Location, OutboxChange, PassportState,
     PendingCounts, Record, Rotation, SealedCredential, SealedKey, SessionChange, Store, StoreError,
-    StoredEvent, StoredSession, Subject, Transition, TransitionOutcome, WebhookState,
+    StoredEvent, StoredSession, Subject, TenantTotals, Transition, TransitionOutcome, WebhookState,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -863,6 +863,9 @@ impl Store for Broken {
     async fn passport(&self, _: &str, _: &str) -> Result<Option<PassportState>, StoreError> {
         self.fail().await
     }
+    async fn totals(&self, _: &str, _: i64) -> Result<TenantTotals, StoreError> {
+        self.fail().await
+    }
     async fn approval(&self, _: &str, _: &str) -> Result<Option<Approval>, StoreError> {
         self.fail().await
     }
@@ -957,6 +960,7 @@ async fn unrecorded_decision_is_not_returned() {
         let mut settings =
             actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
         settings.timeouts.store = Duration::from_millis(100);
+        let broken_with = broken;
         let broken = Broken(broken, KnownHalts::default());
         let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
         let data = Location::File(PathBuf::new());
@@ -978,6 +982,7 @@ async fn unrecorded_decision_is_not_returned() {
             gateway.get("/api/v1/halts/watch", "apk_one"),
             gateway.post("/api/v1/halts/ack", "apk_one").body(r#"{"epoch": 1, "in_flight": 0}"#),
             gateway.get("/healthz", ""),
+            gateway.get("/readyz", ""),
         ];
         for request in requests {
             let response = request.send().await.unwrap();
@@ -1004,6 +1009,20 @@ async fn unrecorded_decision_is_not_returned() {
         for decision in decisions {
             assert_eq!(decision.member("decision"), Some(&Json::Bool(false)));
             assert_eq!(text(decision, "context.error.code"), Some(code));
+        }
+        // The process is alive, and its metrics show the failure.
+        assert_eq!(gateway.get("/livez", "").send().await.unwrap().status(), 200);
+        let metrics = gateway.get("/metrics", "apdv_one").send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("\nactpass_gateway_store_up 0"), "{metrics}");
+        let kind = match broken_with {
+            Some(StoreError::Busy) => Some("busy"),
+            Some(StoreError::Unavailable) => Some("unavailable"),
+            Some(StoreError::HaltsChanged | StoreError::NotCanonical) => None,
+            None => Some("timeout"),
+        };
+        for counted in ["busy", "not_canonical", "timeout", "unavailable"] {
+            let none = format!("actpass_gateway_store_errors_total{{kind=\"{counted}\"}} 0\n");
+            assert_eq!(metrics.contains(&none), kind != Some(counted), "{counted}: {metrics}");
         }
         gateway.stop().await;
     }

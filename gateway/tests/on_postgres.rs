@@ -21,6 +21,8 @@ mod http;
 mod idempotency;
 #[path = "limits.rs"]
 mod limits;
+#[path = "metrics.rs"]
+mod metrics;
 #[path = "passports.rs"]
 mod passports;
 #[path = "people.rs"]

@@ -350,7 +350,9 @@ async fn responses_match_openapi() {
     compared.ask("/acs", post("/acs", "", "{"), 200).await;
     let metadata = "/.well-known/authzen-configuration";
     compared.ask(metadata, get(metadata, ""), 200).await;
-    compared.ask("/healthz", get("/healthz", ""), 200).await;
+    for path in ["/healthz", "/livez", "/readyz"] {
+        compared.ask(path, get(path, ""), 200).await;
+    }
     let reload = "/api/v1/reload";
     compared.ask(reload, post(reload, "apk_one", ""), 403).await;
     compared.ask(reload, post(reload, "apdv_one", ""), 409).await;

@@ -636,8 +636,14 @@ async fn roles_have_documented_rights() {
         }
     }
     // Without roles: health, public keys and the description.
-    let public =
-        ["POST /acs", "GET /healthz", "GET /.well-known/authzen-configuration", "GET /.well-known/jwks.json"];
+    let public = [
+        "POST /acs",
+        "GET /healthz",
+        "GET /livez",
+        "GET /readyz",
+        "GET /.well-known/authzen-configuration",
+        "GET /.well-known/jwks.json",
+    ];
     let (_, description) = team.send(0, Method::GET, "/openapi.json", "agent", "").await;
     let paths = description.member("paths").unwrap().as_object().unwrap();
     let mut routes: Vec<_> = paths

@@ -91,6 +91,11 @@ impl Reloading {
         }
     }
 
+    async fn metrics(&self) -> String {
+        let request = self.client.get(format!("{}/metrics", self.url)).bearer_auth("apdv_one");
+        request.send().await.unwrap().text().await.unwrap()
+    }
+
     async fn events_of(&self, event_type: &str) -> Vec<Json> {
         let events = self.events().await.into_iter();
         events.filter(|event| text(event, "event_type") == Some(event_type)).collect()
@@ -196,6 +201,10 @@ async fn invalid_settings_leave_the_previous_ones_in_force() {
             "limits.connections_per_address: changed",
         ),
         (valid.replace("[[tenants]]", "[ledger]\ncheckpoint_events = 7\n[[tenants]]"), "ledger: changed"),
+        (
+            valid.replace("[[tenants]]", "[metrics]\nlisten = \"127.0.0.1:0\"\n[[tenants]]"),
+            "metrics.listen: changed",
+        ),
         (valid.replace("[[tenants]]", "[page]\nbase_path = \"/p\"\n[[tenants]]"), "page.base_path: changed"),
     ];
     for (text, problem) in &listed {
@@ -205,6 +214,10 @@ async fn invalid_settings_leave_the_previous_ones_in_force() {
         assert_eq!(gateway.reason().await, "from.a", "{problem}");
     }
     assert!(shown().await);
+    let failures = format!("actpass_gateway_reloads_total{{result=\"failed\"}} {}\n", listed.len());
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains(&failures), "{metrics}");
+    assert!(metrics.contains("\nactpass_gateway_reload_last_failed 1"), "{metrics}");
     let refused = gateway.events_of("policy.reload_refused").await;
     assert_eq!(refused.len(), listed.len());
     assert!(gateway.events_of("policy.reloaded").await.is_empty());
@@ -214,6 +227,9 @@ async fn invalid_settings_leave_the_previous_ones_in_force() {
     gateway.reloaded().await;
     assert_eq!(gateway.reason().await, "from.b");
     assert!(!shown().await);
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains("actpass_gateway_reloads_total{result=\"ok\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("\nactpass_gateway_reload_last_failed 0"), "{metrics}");
     gateway.stop().await;
 }
 

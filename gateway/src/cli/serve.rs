@@ -86,6 +86,9 @@ fn serve(
         let mut out = io::stdout();
         // The parent may have closed its end of the pipe; continue regardless.
         let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
+        if let Some(address) = server.metrics_address() {
+            tracing::info!(%address, "metrics");
+        }
         if let Some(key) = known {
             let _ = writeln!(out, "approve at {}/ with the operator key {key}", server.url());
         }

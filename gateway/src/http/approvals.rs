@@ -171,7 +171,7 @@ pub(super) async fn reject(
 async fn decide(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-    JsonCall { key, body: raw }: JsonCall,
+    JsonCall { key, body: raw, .. }: JsonCall,
     approved: bool,
 ) -> Result<Response, ApiError> {
     let decider = Authorized::of(&key, Capability::DecideApprovals)?;

@@ -1,6 +1,7 @@
 //! The `AuthZEN` Authorization API 1.0: evaluations and metadata.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
@@ -41,12 +42,12 @@ const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("x-actpass-request-id
     security(("key" = []))
 )]
 pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, took } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
-    let bytes = raw.len();
+    let (bytes, begun) = (raw.len(), Instant::now());
     let request = app.service.run(bytes, move || parse(&raw, read_evaluation)).await?;
-    let decision = decide(&app, PendingPreflight { key, request, bytes, received }).await?;
+    let decision = decide(&app, PendingPreflight { key, request, bytes, received, took, begun }).await?;
     Ok(json(StatusCode::OK, decision.to_string()))
 }
 
@@ -64,13 +65,13 @@ pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> R
     security(("key" = []))
 )]
 pub(super) async fn evaluations(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, took } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
-    let bytes = raw.len();
+    let (bytes, begun) = (raw.len(), Instant::now());
     let response = match app.service.run(bytes, move || parse(&raw, read_evaluations)).await? {
         Evaluations::One(request) => {
-            decide(&app, PendingPreflight { key, request: *request, bytes, received }).await?
+            decide(&app, PendingPreflight { key, request: *request, bytes, received, took, begun }).await?
         }
         Evaluations::Many(batch) => decide_all(&app, &key, batch, bytes, received).await?,
     };
@@ -123,7 +124,8 @@ async fn decide_next(
         within_limit(key)?;
     }
     let key = Arc::clone(key);
-    decide(app, PendingPreflight { key, request: request?, bytes, received }).await
+    let (took, begun) = (Duration::ZERO, Instant::now());
+    decide(app, PendingPreflight { key, request: request?, bytes, received, took, begun }).await
 }
 
 async fn decide(app: &App, pending: PendingPreflight) -> Result<Json, ApiError> {

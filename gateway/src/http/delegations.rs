@@ -31,7 +31,7 @@ use crate::service::Authorized;
     security(("key" = []))
 )]
 pub(super) async fn create(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     let person = Authorized::of(&key, Capability::Delegate)?;
     let request = app.service.run(raw.len(), move || parse(&raw, DelegationRequest::read)).await?;
     let created = app.service.delegate(person, &request).await?;

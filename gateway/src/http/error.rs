@@ -22,6 +22,7 @@ pub(super) enum ApiError {
     InvalidJson(String),
     InvalidPath,
     MethodNotAllowed,
+    NotReady(&'static str),
     RateLimited(u64),
     Service(ServiceError),
     Unauthenticated,
@@ -49,6 +50,7 @@ impl ApiError {
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Service(error) => match error {
                 ServiceError::AlreadyDecided(_) => (StatusCode::CONFLICT, "already_decided"),
@@ -89,7 +91,7 @@ impl ApiError {
             Self::BodyTimeout => "the body was not received in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
             Self::BodyUnreadable => "the body ended unexpectedly".to_owned(),
-            Self::InvalidHost(problem) => (*problem).to_owned(),
+            Self::InvalidHost(problem) | Self::NotReady(problem) => (*problem).to_owned(),
             Self::InvalidForm(problem) | Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "method not allowed for this path; see the Allow header".to_owned(),
@@ -209,6 +211,7 @@ impl IntoResponse for ApiError {
             | Self::InvalidJson(_)
             | Self::InvalidPath
             | Self::MethodNotAllowed
+            | Self::NotReady(_)
             | Self::Service(_)
             | Self::UnsupportedMediaType(_)
             | Self::WrongHost => {}

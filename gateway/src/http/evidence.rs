@@ -38,7 +38,7 @@ const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
     security(("key" = []))
 )]
 pub(super) async fn record(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let evidence = app.service.run(raw.len(), move || parse(&raw, Evidence::read)).await?;
     let recorded = app.service.record_evidence(&key, evidence).await?;

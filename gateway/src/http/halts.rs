@@ -43,7 +43,7 @@ type QueryPairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
     security(("key" = []))
 )]
 pub(super) async fn start(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body } = call;
+    let JsonCall { key, body, .. } = call;
     let request = parse(&body, StartHalt::read)?;
     let (halt, is_new) = app.service.start_halt(&key, request).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -70,7 +70,7 @@ pub(super) async fn lift(
     id: Result<Path<String>, PathRejection>,
     call: JsonCall,
 ) -> Result<Response, ApiError> {
-    let JsonCall { key, body } = call;
+    let JsonCall { key, body, .. } = call;
     let operator = Authorized::of(&key, Capability::Halt)?;
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let LiftHalt { reason } = parse(&body, LiftHalt::read)?;
@@ -259,7 +259,7 @@ fn read_watch(query: &[(String, String)]) -> Result<HaltWatch, InvalidMember> {
     security(("key" = []))
 )]
 pub(super) async fn acknowledge(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body } = call;
+    let JsonCall { key, body, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let request = parse(&body, Acknowledge::read)?;
     let epoch = app.service.acknowledge_halts(&key, request).await?;

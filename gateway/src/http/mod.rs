@@ -13,6 +13,7 @@ mod evidence;
 mod halts;
 mod health;
 mod host;
+mod metrics;
 pub(crate) mod openapi;
 mod page;
 mod paging;
@@ -28,12 +29,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
@@ -42,9 +44,10 @@ use utoipa_axum::routes;
 pub(crate) use self::attempts::Attempts;
 use self::error::ApiError;
 pub(crate) use self::page::Page;
-use crate::auth::{ApiKey, Keyring};
+use crate::auth::{ApiKey, ApiKeyHash, Keyring};
 use crate::hosts::Hosts;
-use crate::reload::Reloads;
+use crate::metrics::Metrics;
+use crate::reload::{Loaded, Reloads};
 use crate::service::{Service, ServiceError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -70,7 +73,19 @@ pub(crate) struct App {
     pub attempts: Arc<Attempts>,
     /// Reloads of the settings.
     pub reloads: Reloads,
+    /// The tenants and the certificate.
+    pub loaded: Arc<Loaded>,
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// Hash of the token for the listener of metrics; `None` permits every reader.
+    pub metrics_token: Option<ApiKeyHash>,
+    /// Whether the gateway stops.
+    pub stopping: watch::Receiver<bool>,
 }
+
+/// When the headers of a request were received.
+#[derive(Clone, Copy, Debug)]
+struct Started(Instant);
 
 impl App {
     /// Returns the presented API key if it is known and has not expired.
@@ -82,14 +97,27 @@ impl App {
 /// Builds the router with all routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
+    let measured = Arc::clone(&app.metrics);
     let (described, _) = routes().split_for_parts();
     let api = described
         .route("/openapi.json", get(openapi::openapi))
+        .route("/metrics", get(metrics::own_tenant))
         .merge(page::routes())
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(api.layer(check_host))
+    with_common_layers(api.layer(check_host), measured)
+}
+
+/// Builds the router of the listener for metrics.
+pub(crate) fn metrics_router(app: Arc<App>) -> Router {
+    let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
+    let measured = Arc::clone(&app.metrics);
+    let routes = metrics::routes()
+        .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .with_state(app);
+    with_common_layers(routes.layer(check_host), measured)
 }
 
 /// Strips the base path from a request, unless the proxy has already stripped it.
@@ -113,6 +141,8 @@ pub(crate) fn under_base_path(mut request: Request, base_path: &str) -> Request 
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
         .routes(routes!(preflight::preflight))
         .routes(routes!(evidence::record))
         .routes(routes!(evidence::chain))
@@ -148,12 +178,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Adds the layers common to all routes: request log, headers, and conversion of panics to errors.
-fn with_common_layers(routes: Router) -> Router {
+fn with_common_layers(routes: Router, metrics: Arc<Metrics>) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
     routes
         .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(middleware::from_fn(request_log))
+        .layer(middleware::from_fn_with_state(metrics, request_log))
         .layer(middleware::from_fn(authzen::conform))
 }
 
@@ -161,14 +191,17 @@ fn with_common_layers(routes: Router) -> Router {
 ///
 /// Logs the matched route instead of the path, because a path may contain secrets that a client put
 /// there by mistake.
-async fn request_log(request: Request, next: Next) -> Response {
+async fn request_log(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
-    let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str);
+    request.extensions_mut().insert(Started(started));
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("(none)", MatchedPath::as_str);
+    let method = request.method().clone();
     let span = tracing::info_span!(
         "request",
         id,
-        method = %request.method(),
+        method = %method,
         route,
         peer = tracing::field::Empty,
         trace_id = tracing::field::Empty,
@@ -188,6 +221,7 @@ async fn request_log(request: Request, next: Next) -> Response {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
+    metrics.answered(route, method.as_str(), status);
     let code = response.extensions().get::<error::Code>().map(|code| code.0);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     span.in_scope(|| tracing::info!(status, code, micros, "answered"));
@@ -223,7 +257,7 @@ mod tests {
         async fn broken() -> &'static str {
             panic!("apk_secret");
         }
-        let routes = with_common_layers(Router::new().route("/", get(broken)));
+        let routes = with_common_layers(Router::new().route("/", get(broken)), Arc::default());
         let response = routes.oneshot(Request::new(Body::empty())).await.unwrap();
 
         assert_eq!(response.status(), 500);

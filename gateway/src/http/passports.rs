@@ -34,7 +34,7 @@ use crate::service::Authorized;
     security(("key" = []))
 )]
 pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, Issue::read)).await?;
@@ -63,7 +63,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result
     security(("key" = []))
 )]
 pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, VerifyPassport::read)).await?;
@@ -92,7 +92,7 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Resul
     security(("key" = []))
 )]
 pub(super) async fn revoke(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, Revoke::read)).await?;

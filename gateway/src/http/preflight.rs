@@ -1,6 +1,7 @@
 //! Handler for preflights.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -29,12 +30,14 @@ use crate::service::{Authorized, PendingPreflight};
     security(("key" = []))
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, took } = call;
     Authorized::of(&key, Capability::Act)?;
     // Later processing must not count: see `PendingPreflight::received`.
     let received = app.service.clock.millis();
     let bytes = raw.len();
+    let begun = Instant::now();
     let request = app.service.run(bytes, move || parse(&raw, Preflight::read)).await?;
-    let response = app.service.preflight(PendingPreflight { key, request, bytes, received }).await?;
+    let response =
+        app.service.preflight(PendingPreflight { key, request, bytes, received, took, begun }).await?;
     Ok(json(StatusCode::OK, response))
 }

@@ -1,7 +1,7 @@
 //! Request extraction: authentication, rate limits and bodies.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
 use axum::body::Body;
@@ -11,9 +11,9 @@ use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, header};
 
-use super::App;
 use super::client::Client;
 use super::error::ApiError;
+use super::{App, Started};
 use crate::auth::ApiKey;
 use crate::connections::Connection;
 use crate::request::InvalidMember;
@@ -77,6 +77,8 @@ pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
 pub(super) struct JsonCall {
     pub(super) key: Arc<ApiKey>,
     pub(super) body: Bytes,
+    /// Time since the request's headers.
+    pub(super) took: Duration,
 }
 
 impl FromRequest<Arc<App>> for JsonCall {
@@ -85,6 +87,7 @@ impl FromRequest<Arc<App>> for JsonCall {
     /// Authenticates before reading the body.
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
+        let started = parts.extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
         let key = match check_headers(&mut parts, app).await {
             Ok(key) => key,
             Err(error) => {
@@ -94,7 +97,7 @@ impl FromRequest<Arc<App>> for JsonCall {
         };
         let reading = tokio::time::timeout(app.body_timeout, read(body, app.body_bytes));
         let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
-        Ok(Self { key, body })
+        Ok(Self { key, body, took: started.elapsed() })
     }
 }
 
@@ -110,7 +113,7 @@ async fn check_headers(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<ApiKey>,
 }
 
 /// Returns the API key if there is exactly one.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {

@@ -34,7 +34,7 @@ const MAX_TOOLS: usize = 100;
     security(("key" = []))
 )]
 pub(super) async fn approve(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     let operator = Authorized::of(&key, Capability::ManageTools)?;
     let approval = app.service.run(raw.len(), move || parse(&raw, ToolApproval::read)).await?;
     let hash = app.service.approve_tool(operator, approval).await?;

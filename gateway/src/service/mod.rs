@@ -13,6 +13,7 @@ mod error;
 mod evidence;
 mod halts;
 mod passkeys;
+mod measure;
 mod passports;
 mod preflight;
 mod shadow;
@@ -34,6 +35,7 @@ pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
 pub(crate) use self::halts::{HaltWatch, Watched};
 pub(crate) use self::passkeys::{Signing, read_passkeys};
+use self::measure::LastMeasured;
 pub(crate) use self::preflight::PendingPreflight;
 use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;
@@ -41,6 +43,7 @@ use crate::auth::{Capability, Directory, Principal};
 use crate::capture::Captures;
 use crate::clock::Clock;
 use crate::passkeys::RelyingParty;
+use crate::metrics::{Metrics, StoreFailure};
 use crate::passport::SigningKeyStore;
 use crate::shadow::Shadows;
 use crate::store::{Author, Store, StoreError, Subject};
@@ -95,6 +98,8 @@ pub(crate) struct Service {
     pub(crate) shadows: Shadows,
     /// Shared in-memory state.
     pub(crate) state: Arc<SharedState>,
+    /// Counters and histograms.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Shared in-memory state.
@@ -108,6 +113,7 @@ pub(crate) struct SharedState {
     verified: VerifiedChains,
     /// Sessions of the Agent Control Standard.
     pub(crate) acs: Sessions,
+    measured: LastMeasured,
 }
 
 impl Default for SharedState {
@@ -118,6 +124,7 @@ impl Default for SharedState {
             blocking_permits: Semaphore::new(threads),
             verified: VerifiedChains::default(),
             acs: Sessions::default(),
+            measured: LastMeasured::default(),
         }
     }
 }
@@ -153,6 +160,11 @@ impl Service {
         self.with_timeout(check).await
     }
 
+    /// Returns whether the store's schema has this version.
+    pub(crate) async fn is_schema_current(&self) -> Result<bool, ServiceError> {
+        self.with_timeout(self.store.is_schema_current()).await
+    }
+
     /// Runs `job` inline if the request is small, otherwise on a blocking thread.
     pub(crate) async fn run<T: Send + 'static, E: From<ServiceError> + Send + 'static>(
         &self,
@@ -178,13 +190,23 @@ impl Service {
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, ServiceError> {
-        match tokio::time::timeout(self.store_timeout, asked).await {
-            Ok(response) => Ok(response?),
-            Err(_) => {
-                tracing::error!("store operation timed out");
-                Err(ServiceError::Unavailable)
+        let failure = match tokio::time::timeout(self.store_timeout, asked).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => {
+                let failure = match error {
+                    StoreError::Busy => StoreFailure::Busy,
+                    StoreError::HaltsChanged => return Err(error.into()),
+                    StoreError::NotCanonical => StoreFailure::NotCanonical,
+                    StoreError::Unavailable => StoreFailure::Unavailable,
+                };
+                self.metrics.store_failed(failure);
+                return Err(error.into());
             }
-        }
+            Err(_) => StoreFailure::Timeout,
+        };
+        tracing::error!("store operation timed out");
+        self.metrics.store_failed(failure);
+        Err(ServiceError::Unavailable)
     }
 
     /// Returns whether the key, or its bound agent, caused the event about `id`.

@@ -1,11 +1,13 @@
 //! The preflight use case: load the context, decide, record, respond.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use actpass_protocol::Secret;
 use actpass_protocol::json::RawObject;
+use actpass_protocol::{Json, Secret};
 use bytes::Bytes;
 
+use super::measure::explained_budgets;
 use super::{Service, ServiceError};
 use crate::auth::ApiKey;
 use crate::capture::{CapturedRequest, SealedRequest};
@@ -13,8 +15,9 @@ use crate::decide::{
     self, DecisionContext, DecisionResult, ManifestState, PresentedPassport, ToolCredential,
 };
 use crate::history::Truth;
+use crate::metrics::Stages;
 use crate::passport::PassportError;
-use crate::policy::{Answer, RecordedDecision};
+use crate::policy::{Answer, Budget, RecordedDecision};
 use crate::request::Preflight;
 use crate::shadow::ShadowTask;
 use crate::store::{Author, DecisionOutcome, DecisionRecord, EarlierResponse, ManifestPin, SealedCredential};
@@ -40,6 +43,10 @@ pub(crate) struct PendingPreflight {
     /// When it was received, in milliseconds since 1970. With it, the client distinguishes its own
     /// retry from another call.
     pub(crate) received: i64,
+    /// Time from the headers to the complete body.
+    pub(crate) took: Duration,
+    /// When the body was complete.
+    pub(crate) begun: Instant,
 }
 
 /// Data found by failed attempts to record a decision.
@@ -72,6 +79,7 @@ impl Service {
     pub(crate) async fn preflight(&self, pending: PendingPreflight) -> Result<Bytes, ServiceError> {
         let pending = Arc::new(pending);
         let mut found = Lookups::default();
+        let mut recorded = Duration::ZERO;
         for _ in 0..MAX_ATTEMPTS {
             let context = Arc::new(self.load_context(&pending, &mut found).await?);
             // An unreadable credential must fail the call before anything is recorded.
@@ -118,13 +126,17 @@ impl Service {
             let request_hash = pending.request.request_hash.as_deref();
             let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
             let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
-            let outcome = match self.with_timeout(self.store.decide(decided.record)).await {
+            let recording = Instant::now();
+            let outcome = self.with_timeout(self.store.decide(decided.record)).await;
+            recorded += recording.elapsed();
+            let outcome = match outcome {
                 Err(ServiceError::HaltsChanged) => {
                     found.earlier.clone_from(&context.earlier);
                     continue;
                 }
                 outcome => outcome?,
             };
+            let is_repeated = matches!(outcome, DecisionOutcome::Repeated(_));
             let (response, returns_credential) = match outcome {
                 DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
                 DecisionOutcome::EarlierResponse(earlier) => {
@@ -181,7 +193,7 @@ impl Service {
             if announces {
                 self.announced.notify_waiters();
             }
-            log(pending.request.tool.as_str(), &response);
+            self.observe(&pending, &response, is_repeated, recorded);
             let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
             let returns_credential = returns_credential && pending.request.protocol.carries_credentials();
             return match secret.filter(|_| returns_credential) {
@@ -192,6 +204,41 @@ impl Service {
             };
         }
         Err(ServiceError::Busy)
+    }
+
+    /// Counts the decision, and adds it to the log span without any other part of the response.
+    fn observe(&self, pending: &PendingPreflight, response: &[u8], is_repeated: bool, record: Duration) {
+        let PendingPreflight { key, request, took, begun, .. } = pending;
+        let decide = begun.elapsed().saturating_sub(record);
+        self.metrics.preflight(Stages { receive: *took, decide, record });
+        let span = tracing::Span::current();
+        span.record("tool", request.tool.as_str());
+        let Ok(response) = RawObject::parse(response) else { return };
+        let [decision, reason, event_id] =
+            ["decision", "reason_code", "evidence_event_id"].map(|member| response.string(member));
+        for (field, value) in [("decision", &decision), ("reason", &reason), ("event_id", &event_id)] {
+            if let Some(value) = value {
+                span.record(field, &**value);
+            }
+        }
+        let tenant_id = &key.tenant.id;
+        if is_repeated {
+            self.metrics.replayed(tenant_id);
+            return;
+        }
+        let (decision, reason) = (decision.unwrap_or_default(), reason.unwrap_or_default());
+        self.metrics.decided(tenant_id, request.mode.as_str(), &decision, &reason);
+        let of_reason = |budget: &&Budget| budget.reason() == &*reason;
+        let mut budgets = key.tenant.policy.budgets().iter().filter(of_reason);
+        if decision == "allow" || budgets.clone().next().is_none() {
+            return;
+        }
+        let explain = response.member("explain").unwrap_or(Json::Null);
+        if let Some(budget) =
+            budgets.find(|budget| explained_budgets(&explain).any(|name| name == budget.name()))
+        {
+            self.metrics.exceeded(tenant_id, budget.name());
+        }
     }
 
     async fn decide(
@@ -394,22 +441,4 @@ fn replayed(
     halt_epoch: u64,
 ) -> Result<Bytes, ServiceError> {
     decide::mark_replayed(response, request_hash, age_ms, halt_epoch).ok_or(ServiceError::Internal)
-}
-
-/// Adds the decision to the log span, without any other part of the response.
-fn log(tool: &str, response: &[u8]) {
-    let span = tracing::Span::current();
-    if span.is_disabled() {
-        return;
-    }
-    span.record("tool", tool);
-    if let Ok(response) = RawObject::parse(response) {
-        for (field, member) in
-            [("decision", "decision"), ("reason", "reason_code"), ("event_id", "evidence_event_id")]
-        {
-            if let Some(value) = response.string(member) {
-                span.record(field, &*value);
-            }
-        }
-    }
 }

@@ -15,6 +15,7 @@ mod sessions;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod timings;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sessions::{IdHash, SessionChange, StoredSession};
 pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
+pub(crate) use self::timings::duration_histogram;
+pub use self::timings::{AGES, TenantTotals, WebhookTotals, WriteTimings};
 use crate::approvals::{Approval, Status};
 use crate::budget::Account;
 use crate::clock::Clock;
@@ -564,6 +567,32 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// Returns the reason if they cannot.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// Returns whether the schema has this version; a newer gateway may have migrated it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn is_schema_current(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Counts a tenant's data at `now`, in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn totals(&self, tenant_id: &str, now: i64) -> Result<TenantTotals, StoreError>;
+
+    /// Returns the measurements of the writer; `None` without a writer.
+    fn timings(&self) -> Option<&WriteTimings> {
+        None
+    }
+
+    /// Returns the number of queued writes and the capacity of the queue.
+    fn write_queue(&self) -> [usize; 2] {
+        [0, 0]
+    }
 
     /// Completes queued work and releases the data. Later appends fail.
     async fn close(&self);

@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::kept::KeptChange;
 use super::outbox::OutboxChange;
 use super::sessions::SessionChange;
-use super::{Rotation, SealedKey};
+use super::{Rotation, SealedKey, WriteTimings};
 use crate::ledger::Head;
 
 /// Maximum number of queued jobs; further ones fail with [`StoreError::Busy`].
@@ -76,12 +76,23 @@ pub(super) fn reply_all(committed: Vec<Append>) {
 
 /// The sender of the write queue.
 #[derive(Clone, Debug)]
-pub(super) struct Jobs(mpsc::Sender<Job>);
+pub(super) struct Jobs(mpsc::Sender<Job>, WriteTimings);
 
 impl Jobs {
     pub(super) fn new() -> (Self, mpsc::Receiver<Job>) {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        (Self(jobs), queue)
+        (Self(jobs, WriteTimings::default()), queue)
+    }
+
+    /// The measurements of the writer.
+    pub(super) fn timings(&self) -> &WriteTimings {
+        &self.1
+    }
+
+    /// The number of queued jobs and the capacity of the queue.
+    pub(super) fn depth(&self) -> [usize; 2] {
+        let capacity = self.0.max_capacity();
+        [capacity.saturating_sub(self.0.capacity()), capacity]
     }
 
     pub(super) async fn record(&self, record: Record) -> Result<Head, StoreError> {

@@ -54,3 +54,34 @@ WHERE tenant_id = $1 AND approved IS NULL AND deadline > $3 AND EXISTS (
     AND substring(event from '"approval_request_id":"([^"\\]*)"') = approvals.id
     AND strpos(event, '"event_type":"decision"') > 0 AND strpos(event, $4) > 0
 )"#;
+
+/// Counts the chains and events of the tenant $1.
+pub(super) const COUNT_EVENTS: &str =
+    "SELECT coalesce(sum(length), 0)::bigint, count(*) FROM actpass.chains WHERE tenant_id = $1";
+
+/// Counts the approvals of the tenant $1 that are pending at the time $2, by the ends of ages $3 to $6,
+/// and returns the largest age.
+pub(super) const COUNT_AGES: &str = "
+SELECT count(*) FILTER (WHERE age < $3), count(*) FILTER (WHERE age >= $3 AND age < $4),
+    count(*) FILTER (WHERE age >= $4 AND age < $5), count(*) FILTER (WHERE age >= $5 AND age < $6),
+    count(*) FILTER (WHERE age >= $6), max(age)
+FROM (SELECT greatest($2::bigint - created_at, 0) AS age FROM actpass.approvals
+      WHERE tenant_id = $1 AND approved IS NULL AND deadline > $2::bigint) AS pending";
+
+/// Counts the waiting events, at most $2 of each source, and the messages set aside for each webhook of
+/// the tenant $1.
+pub(super) const COUNT_OUTBOX: &str = r#"
+SELECT webhook, sum((
+    SELECT count(*) FROM (
+        SELECT FROM actpass.events
+        WHERE chain = (SELECT id FROM actpass.chains
+                       WHERE chains.tenant_id = cursors.tenant_id AND chain_id = source)
+        AND seq > number AND strpos(event, '"announces":[') > 0 LIMIT $2
+    ) AS waiting
+))::bigint, max(attempts), (
+    SELECT count(*) FROM actpass.webhook_dead_letters AS dead
+    WHERE dead.tenant_id = $1 AND dead.webhook = cursors.webhook
+) FROM actpass.webhook_cursors AS cursors WHERE tenant_id = $1 GROUP BY webhook"#;
+
+/// The version of the schema.
+pub(super) const VERSION: &str = "SELECT coalesce(max(version), 0) FROM actpass.migrations";

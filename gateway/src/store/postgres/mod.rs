@@ -46,9 +46,11 @@ use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::proof::{describe_unproven, describe_unproven_archives};
 use super::queue::{Job, Jobs};
 use super::sessions::{IdHash, SessionChange, StoredSession};
+use super::timings::{AGE_ENDS, MAX_WAITING};
 use super::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
-    SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
+    SealedCredential, SealedKey, Store, StoredEvent, TenantTotals, Transition, TransitionOutcome,
+    WebhookTotals, WriteTimings,
 };
 use crate::approvals::{Approval, Status};
 use crate::budget::Account;
@@ -127,8 +129,9 @@ impl PostgresStore {
     async fn start(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let server = Arc::new(Server { database, backoff: Mutex::default() });
         let halts = KnownHalts::default();
-        let writer = Writer::open(Arc::clone(&server), clock, halts.clone()).await?;
         let (jobs, queue) = Jobs::new();
+        let timings = jobs.timings().clone();
+        let writer = Writer::open(Arc::clone(&server), clock, halts.clone(), timings).await?;
         let readers = Readers::new(server);
         Ok(Self { jobs, halts, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
     }
@@ -510,6 +513,46 @@ impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|reader| &reader.nothing, &[]).await?;
         self.jobs.submit(Job::Check).await
+    }
+
+    async fn is_schema_current(&self) -> Result<bool, StoreError> {
+        let rows = self.readers.read(|reader| &reader.version, &[]).await?;
+        Ok(first(&rows, |row| row.try_get::<_, i32>(0))? == Some(schema::SCHEMA_VERSION))
+    }
+
+    async fn totals(&self, tenant_id: &str, now: i64) -> Result<TenantTotals, StoreError> {
+        let tenant = Text(tenant_id);
+        let rows = self.readers.read(|reader| &reader.count_events, &[&tenant]).await?;
+        let counted = first(&rows, |row| Ok((from_sql(row.try_get(0)?), from_sql(row.try_get(1)?))))?;
+        let (events, chains) = counted.unwrap_or_default();
+        let [one, two, three, four] = AGE_ENDS;
+        let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&tenant, &now, &one, &two, &three, &four];
+        let rows = self.readers.read(|reader| &reader.count_ages, &columns).await?;
+        let counted = first(&rows, |row| {
+            let number = |column: usize| row.try_get(column).map(from_sql);
+            let pending = [number(0)?, number(1)?, number(2)?, number(3)?, number(4)?];
+            Ok((pending, row.try_get::<_, Option<i64>>(5)?))
+        })?;
+        let (pending, oldest) = counted.unwrap_or_default();
+        let rows = self.readers.read(|reader| &reader.count_outbox, &[&tenant, &MAX_WAITING]).await?;
+        let webhooks = all(&rows, |row| {
+            Ok(WebhookTotals {
+                webhook: row.try_get::<_, StoredText>(0)?.0,
+                waiting: from_sql(row.try_get(1)?),
+                attempts: from_sql(row.try_get(2)?),
+                dead: from_sql(row.try_get(3)?),
+            })
+        })?;
+        Ok(TenantTotals { events, chains, pending, oldest_pending: oldest.map(|age| now - age), webhooks })
+    }
+
+    fn timings(&self) -> Option<&WriteTimings> {
+        Some(self.jobs.timings())
+    }
+
+    fn write_queue(&self) -> [usize; 2] {
+        self.jobs.depth()
     }
 
     async fn close(&self) {

@@ -202,6 +202,10 @@ pub(super) struct ReadConnection {
     pub(super) archive_events: Statement,
     /// The archived parts of a tenant's chains.
     pub(super) archives: Statement,
+    pub(super) count_ages: Statement,
+    pub(super) count_events: Statement,
+    pub(super) count_outbox: Statement,
+    pub(super) version: Statement,
     /// In the order of [`STATUSES`].
     pub(super) list_approvals: [Statement; 5],
     /// The same, latest deadline first.
@@ -274,6 +278,10 @@ impl ReadConnection {
                      WHERE tenant_id = $1 AND archived > 0",
                 )
                 .await?,
+            count_ages: client.prepare(lookup::COUNT_AGES).await?,
+            count_events: client.prepare(lookup::COUNT_EVENTS).await?,
+            count_outbox: client.prepare(lookup::COUNT_OUTBOX).await?,
+            version: client.prepare(lookup::VERSION).await?,
             acknowledged_halts: client.prepare(halts::ACKNOWLEDGED).await?,
             active_halts: client.prepare(halts::ACTIVE).await?,
             halt: client.prepare(halts::FIND).await?,

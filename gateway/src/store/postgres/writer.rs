@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::{try_join_all, try_join3};
@@ -21,7 +21,7 @@ use super::super::outbox::OutboxChange;
 use super::super::proof::StoredResponse;
 use super::super::queue::{self, Append, Job, JobBatch};
 use super::super::sessions::SessionChange;
-use super::super::{PassportState, Rotation, SealedKey};
+use super::super::{PassportState, Rotation, SealedKey, WriteTimings};
 use super::budgets::BudgetStatements;
 use super::halts::{self, HALT_LOCK_ID, HaltStatements};
 use super::keys::{self, BatchKeys};
@@ -67,6 +67,7 @@ pub(super) struct Writer {
     cannot_prune: bool,
     /// Whether the missing UPDATE privilege was logged.
     cannot_probe: bool,
+    timings: WriteTimings,
 }
 
 /// Failure of a batch.
@@ -119,9 +120,10 @@ impl Writer {
         server: Arc<Server>,
         clock: Clock,
         halts: KnownHalts,
+        timings: WriteTimings,
     ) -> Result<Self, DatabaseError> {
         let connection = Some(WriteConnection::open(&server).await?);
-        Ok(Self { server, connection, clock, halts, cannot_prune: false, cannot_probe: false })
+        Ok(Self { server, connection, clock, halts, cannot_prune: false, cannot_probe: false, timings })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -187,11 +189,14 @@ impl Writer {
     /// rolled it back. Sets their outcomes.
     async fn transact(&mut self, mut appends: Vec<Append>) -> Result<Vec<Append>, Failure> {
         let clock = self.clock.clone();
+        let timings = self.timings.clone();
         let mut attempt = 1;
         loop {
+            let begun = Instant::now();
             let connection = self.connected().await?;
-            let failure = match connection.transact(&mut appends, &clock).await {
+            let failure = match connection.transact(&mut appends, &clock, &timings).await {
                 Ok(halts) => {
+                    self.timings.batch(begun, appends.len());
                     self.halts.publish(&halts);
                     return Ok(appends);
                 }
@@ -545,7 +550,12 @@ impl WriteConnection {
     }
 
     /// Returns the halts after the batch.
-    async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<Arc<ActiveHalts>, Failure> {
+    async fn transact(
+        &self,
+        appends: &mut Vec<Append>,
+        clock: &Clock,
+        timings: &WriteTimings,
+    ) -> Result<Arc<ActiveHalts>, Failure> {
         let keys = BatchKeys::of(appends);
         let (latest, mut loaded, halts) = Box::pin(self.load(&keys)).await?;
         // The server's clock or another gateway's events may be ahead of this clock.
@@ -564,7 +574,9 @@ impl WriteConnection {
         *appends = batched;
         let (loaded, halts) = made.map_err(|error| Failure::Made(error.to_string()))?;
         Box::pin(self.write(&loaded)).await?;
+        let committing = Instant::now();
         self.commit().await?;
+        timings.commit(committing.elapsed());
         Ok(halts)
     }
 

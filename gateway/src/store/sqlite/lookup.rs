@@ -1,7 +1,12 @@
 //! SQL for lookups of events and approvals.
 
+use rusqlite::{Connection, params};
+
+use super::from_sql;
 use crate::approvals::Status;
 use crate::store::lookup::{Subject, condition};
+use crate::store::timings::{AGE_ENDS, MAX_WAITING};
+use crate::store::{TenantTotals, WebhookTotals};
 
 /// Indexes for [`Subject`]s. They are derived from the events, so gateways that do not know them
 /// maintain them as well.
@@ -53,3 +58,46 @@ WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
     AND instr(event, '\"event_type\":\"decision\"') > 0 AND instr(event, ?4) > 0
 )";
+
+/// Counts the data of a tenant at `now`, in seconds since 1970.
+pub(super) fn totals(connection: &Connection, tenant_id: &str, now: i64) -> rusqlite::Result<TenantTotals> {
+    let mut chains = connection
+        .prepare_cached("SELECT coalesce(sum(length), 0), count(*) FROM chains WHERE tenant_id = ?1")?;
+    let (events, chains) =
+        chains.query_row([tenant_id], |row| Ok((from_sql(row.get(0)?), from_sql(row.get(1)?))))?;
+    let mut ages = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE age < ?3), count(*) FILTER (WHERE age >= ?3 AND age < ?4),
+             count(*) FILTER (WHERE age >= ?4 AND age < ?5), count(*) FILTER (WHERE age >= ?5 AND age < ?6),
+             count(*) FILTER (WHERE age >= ?6), max(age)
+         FROM (SELECT max(?2 - created_at, 0) AS age FROM approvals
+               WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?2)",
+    )?;
+    let [first, second, third, fourth] = AGE_ENDS;
+    let (pending, oldest) = ages.query_row(params![tenant_id, now, first, second, third, fourth], |row| {
+        let number = |column: usize| row.get(column).map(from_sql);
+        Ok(([number(0)?, number(1)?, number(2)?, number(3)?, number(4)?], row.get::<_, Option<i64>>(5)?))
+    })?;
+    let mut webhooks = connection.prepare_cached(
+        r#"SELECT webhook, sum((
+               SELECT count(*) FROM (
+                   SELECT 1 FROM events INDEXED BY events_announced
+                   WHERE chain = (SELECT id FROM chains
+                                  WHERE tenant_id = cursors.tenant_id AND chain_id = source)
+                   AND seq > number AND instr(event, '"announces":[') > 0 LIMIT ?2
+               )
+           )), max(attempts), (
+               SELECT count(*) FROM webhook_dead_letters AS dead
+               WHERE dead.tenant_id = ?1 AND dead.webhook = cursors.webhook
+           ) FROM webhook_cursors AS cursors WHERE tenant_id = ?1 GROUP BY webhook"#,
+    )?;
+    let webhooks = webhooks.query_map(params![tenant_id, MAX_WAITING], |row| {
+        Ok(WebhookTotals {
+            webhook: row.get(0)?,
+            waiting: from_sql(row.get(1)?),
+            attempts: from_sql(row.get(2)?),
+            dead: from_sql(row.get(3)?),
+        })
+    })?;
+    let webhooks = webhooks.collect::<Result<_, _>>()?;
+    Ok(TenantTotals { events, chains, pending, oldest_pending: oldest.map(|age| now - age), webhooks })
+}

@@ -47,7 +47,8 @@ use super::queue::{Job, Jobs};
 use super::sessions::{IdHash, SessionChange, StoredSession};
 use super::{
     DecisionOutcome, DecisionRecord, HaltChange, HaltListing, HaltOutcome, PassportState, Record, Rotation,
-    SealedCredential, SealedKey, Store, StoredEvent, Transition, TransitionOutcome,
+    SealedCredential, SealedKey, Store, StoredEvent, TenantTotals, Transition, TransitionOutcome,
+    WriteTimings,
 };
 use crate::approvals::Approval;
 use crate::budget::Account;
@@ -132,7 +133,9 @@ impl SqliteStore {
         let halts = KnownHalts::default();
         halts.publish(&Arc::new(halts::active(&connection).map_err(sqlite)?));
         let file = Arc::new(file);
-        let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock, halts.clone())?;
+        let timings = jobs.timings().clone();
+        let mut writer =
+            Writer::new(path, connection, clock, Arc::clone(&file), lock, halts.clone(), timings)?;
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(queue))
@@ -444,6 +447,19 @@ impl Store for SqliteStore {
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
         self.jobs.submit(Job::Check).await
+    }
+
+    async fn totals(&self, tenant_id: &str, now: i64) -> Result<TenantTotals, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| lookup::totals(connection, &tenant_id, now)).await
+    }
+
+    fn timings(&self) -> Option<&WriteTimings> {
+        Some(self.jobs.timings())
+    }
+
+    fn write_queue(&self) -> [usize; 2] {
+        self.jobs.depth()
     }
 
     async fn close(&self) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -23,7 +24,7 @@ use crate::store::kept::KeptChange;
 use crate::store::outbox::OutboxChange;
 use crate::store::queue::{self, Append, Job, JobBatch};
 use crate::store::sessions::SessionChange;
-use crate::store::{Rotation, SealedKey};
+use crate::store::{Rotation, SealedKey, WriteTimings};
 
 /// Expired responses removed with a batch, in addition to as many as it adds.
 const MIN_PRUNED: usize = 64;
@@ -41,6 +42,7 @@ pub(super) struct Writer {
     halts: KnownHalts,
     /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
+    timings: WriteTimings,
 }
 
 impl Writer {
@@ -52,13 +54,14 @@ impl Writer {
         file: Arc<DataFile>,
         lock: Option<Lock>,
         halts: KnownHalts,
+        timings: WriteTimings,
     ) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let folding = connect(file.path()).map_err(sqlite)?;
         configure(&folding).map_err(sqlite)?;
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, halts, lock })
+        Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, halts, lock, timings })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -154,6 +157,7 @@ impl Writer {
 
     /// Runs `appends` in one transaction and returns the recorded bytes.
     fn transact(&mut self, appends: &mut [Append]) -> rusqlite::Result<usize> {
+        let begun = Instant::now();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have recorded an event ahead of this clock.
         if let Some(last) = last_recorded(&transaction)? {
@@ -167,7 +171,10 @@ impl Writer {
         let pruned = MIN_PRUNED.max(2 * appends.len());
         prune(&transaction, now.div_euclid(1000), pruned)?;
         budgets::prune(&transaction, now, pruned)?;
+        let committing = Instant::now();
         transaction.commit()?;
+        self.timings.commit(committing.elapsed());
+        self.timings.batch(begun, appends.len());
         self.halts.publish(&halts);
         Ok(bytes)
     }
