@@ -331,6 +331,8 @@ pub struct ApiKey {
     pub principal: Principal,
     /// Rate limiter; `None` if unlimited.
     pub limiter: Option<Arc<RequestLimit>>,
+    /// Rate limiter of all agent keys of the tenant; `None` if unlimited.
+    pub tenant_limiter: Option<Arc<RequestLimit>>,
     /// Limits of requests with this key.
     pub grants: Grants,
     /// From when the key is rejected, in seconds since 1970; `None` for never.
@@ -373,7 +375,15 @@ impl ApiKey {
     /// Creates an unlimited key that acts as `principal`.
     pub fn of(principal: Principal) -> Self {
         let grants = Grants::of(principal.role, principal.agent.is_some());
-        Self { principal, limiter: None, grants, expires_at: None, acs: None, opening: Arc::default() }
+        Self {
+            principal,
+            limiter: None,
+            tenant_limiter: None,
+            grants,
+            expires_at: None,
+            acs: None,
+            opening: Arc::default(),
+        }
     }
 
     /// Returns whether the key is rejected at `now`, in seconds since 1970.
@@ -574,12 +584,21 @@ impl Keyring {
     }
 
     /// Continues the state of the keys of `before` that have the same tenant and name: their
-    /// requests so far, if the limit is the same, and their approvals that are being opened.
+    /// requests so far, if the limit is the same, and their approvals that are being opened. Limits
+    /// of tenants continue in the same way.
     pub fn continue_from(&mut self, before: &Self) {
         let name_of = |key: &ApiKey| (Arc::clone(&key.tenant.id), Arc::clone(&key.name));
+        let of_tenants = before.keys().filter_map(|key| Some((&key.tenant.id, key.tenant_limiter.as_ref()?)));
+        let of_tenants: HashMap<_, _> = of_tenants.collect();
         let before: HashMap<_, _> = before.keys().map(|key| (name_of(key), key)).collect();
         for (_, key) in self.buckets.values_mut().flatten() {
-            let before = before.get(&name_of(key));
+            let (before, of_tenant) = (before.get(&name_of(key)), of_tenants.get(&key.tenant.id));
+            if let Some(key) = Arc::get_mut(key)
+                && let (Some(limit), Some(so_far)) = (&mut key.tenant_limiter, of_tenant)
+                && limit.quota == so_far.quota
+            {
+                *limit = Arc::clone(so_far);
+            }
             // A new keyring is the only owner of its keys.
             if let (Some(before), Some(key)) = (before, Arc::get_mut(key)) {
                 key.opening = Arc::clone(&before.opening);

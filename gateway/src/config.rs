@@ -21,7 +21,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
+use crate::access_log::AccessLogTarget;
 use crate::acs::AcsSettings;
+use crate::admission::AdmissionLimits;
 use crate::auth::{
     ApiKey, ApiKeyHash, Capability, Directory, Grants, Keyring, MODES, Patterns, Principal, RequestLimit,
     Role, Tenant, WELL_KNOWN_KEYS,
@@ -108,6 +110,10 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// Sign-in of people at an identity provider.
     pub sign_in: Option<SignInSettings>,
+    /// The access log, if configured.
+    pub access_log: Option<AccessLogTarget>,
+    /// Limits of decisions in progress.
+    pub admission: AdmissionLimits,
     /// The separate listener for metrics, if configured.
     pub metrics: Option<MetricsSettings>,
     /// When the first certificate of the TLS chain expires, in seconds since 1970.
@@ -385,6 +391,7 @@ impl Settings {
             folder,
             policy_files: HashMap::new(),
             files,
+            tenant_limits: HashMap::new(),
         }
         .settings(&table)
     }
@@ -452,6 +459,8 @@ impl Settings {
             log_level: LogLevel::default(),
             webhooks: Vec::new(),
             sign_in: None,
+            access_log: None,
+            admission: AdmissionLimits::default(),
             metrics: None,
             certificate_expires_at: None,
             warnings: Vec::new(),
@@ -525,6 +534,8 @@ struct SettingsReader<'f> {
     policy_files: HashMap<String, PathBuf>,
     /// The files that were read.
     files: &'f mut Vec<ReadFile>,
+    /// Rate limits of the agent keys of tenants.
+    tenant_limits: HashMap<String, Arc<RequestLimit>>,
 }
 
 /// Words in the names of members that contain secrets, or are made from them.
@@ -586,6 +597,7 @@ impl SettingsReader<'_> {
         self.check_lifters(lift_by.as_deref(), &keyring);
         let webhooks = self.webhooks(&mut root, &tenants);
         let sign_in = self.sign_in(&mut root, &tenants);
+        let access_log = self.access_log(&mut root);
         let metrics = self.metrics(&mut root, has_tls || danger);
         let certificate_expires_at = certificate.as_deref().and_then(expiry);
         root.finish(&mut self.problems);
@@ -642,6 +654,8 @@ impl SettingsReader<'_> {
             log_level,
             webhooks,
             sign_in,
+            access_log,
+            admission: limits.admission,
             metrics,
             certificate_expires_at,
             warnings: self.warnings,
@@ -998,12 +1012,34 @@ impl SettingsReader<'_> {
         }
     }
 
+    /// Reads a rate limit.
+    fn quota(&mut self, section: &mut Section) -> Option<Quota> {
+        let per_second = section.positive("requests_per_second", &mut self.problems);
+        let has_burst = section.has("burst");
+        let burst = section.positive("burst", &mut self.problems);
+        let (rate_place, burst_place) = (section.member("requests_per_second"), section.member("burst"));
+        if has_burst && per_second.is_none() {
+            self.problems.add(&burst_place, format_args!("needs {rate_place}"));
+        }
+        if per_second.is_some_and(|rate| rate.get() > RATE_WARNING_ABOVE) {
+            let problem = format_args!("more than {RATE_WARNING_ABOVE} has no effect; omit it for no limit");
+            self.warn(&rate_place, problem);
+        }
+        if let (Some(rate), Some(burst)) = (per_second, burst)
+            && burst < rate
+        {
+            self.warn(&burst_place, format_args!("{burst} is less than {rate_place}, {rate}"));
+        }
+        per_second.map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)))
+    }
+
     fn limits(&mut self, root: &mut Section) -> Limits {
         let mut limits = Limits {
             body_bytes: DEFAULT_BODY_BYTES,
             quota: None,
             connections: ConnectionLimits::default(),
             pending_approvals: DEFAULT_PENDING_APPROVALS,
+            admission: AdmissionLimits::default(),
         };
         let Some(mut section) = root.section("limits", &mut self.problems) else {
             return limits;
@@ -1041,25 +1077,25 @@ impl SettingsReader<'_> {
                 self.warn("limits.pending_approvals", "more than 10000 pending approvals cannot be reviewed");
             }
         }
-        let per_second = section.positive("requests_per_second", &mut self.problems);
-        let has_burst = section.has("burst");
-        let burst = section.positive("burst", &mut self.problems);
-        if has_burst && per_second.is_none() {
-            self.problems.add("limits.burst", "needs limits.requests_per_second");
+        limits.quota = self.quota(&mut section);
+        if let Some(decisions) = section.positive("decisions", &mut self.problems) {
+            limits.admission.decisions = decisions.get();
         }
-        if per_second.is_some_and(|rate| rate.get() > RATE_WARNING_ABOVE) {
-            let problem = format_args!("more than {RATE_WARNING_ABOVE} has no effect; omit it for no limit");
-            self.warn("limits.requests_per_second", problem);
+        if let Some(millis) = section.positive("decision_latency_ms", &mut self.problems) {
+            limits.admission.latency = Duration::from_millis(millis.get().into());
         }
-        if let (Some(rate), Some(burst)) = (per_second, burst)
-            && burst < rate
-        {
-            let problem = format_args!("{burst} is less than limits.requests_per_second, {rate}");
-            self.warn("limits.burst", problem);
-        }
-        limits.quota = per_second.map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)));
         section.finish(&mut self.problems);
         limits
+    }
+
+    fn access_log(&mut self, root: &mut Section) -> Option<AccessLogTarget> {
+        let mut section = root.section("access_log", &mut self.problems)?;
+        let file = section.text("file", &mut self.problems);
+        section.finish(&mut self.problems);
+        Some(match file?.as_str() {
+            "-" => AccessLogTarget::Stdout,
+            file => AccessLogTarget::File(self.folder.join(file)),
+        })
     }
 
     /// `is_protected` is whether the gateway has TLS, or a proxy with TLS.
@@ -1209,6 +1245,7 @@ impl SettingsReader<'_> {
             let policy = section.text("policy", &mut self.problems);
             let shadow = section.optional_text("shadow", &mut self.problems);
             let capture_ms = self.capture(&mut section, has_master_key);
+            let quota = self.quota(&mut section);
             section.finish(&mut self.problems);
             let place = section.member("policy");
             if let (Some(id), Some(policy)) = (&id, &policy) {
@@ -1219,6 +1256,9 @@ impl SettingsReader<'_> {
             let Some(id) = id else {
                 continue;
             };
+            if let Some(quota) = quota {
+                self.tenant_limits.insert(id.clone(), Arc::new(RequestLimit::new(quota)));
+            }
             if let Some(policy) = &policy {
                 for finding in policy.findings().iter().filter(|finding| finding.is_defect()) {
                     self.warn(&place, finding);
@@ -1309,6 +1349,7 @@ impl SettingsReader<'_> {
                 let problem = format_args!("duplicate key id {:?}", acs.key_id);
                 self.problems.add(section.member("acs_key_id"), problem);
             }
+            let quota = self.quota(&mut section).or(limits.quota);
             section.finish(&mut self.problems);
             if let Some(public) =
                 hash.and_then(|hash| WELL_KNOWN_KEYS.into_iter().find(|key| ApiKeyHash::of(key) == hash))
@@ -1349,7 +1390,12 @@ impl SettingsReader<'_> {
                     principal.groups = groups.into();
                 }
                 let key = ApiKey {
-                    limiter: limits.quota.map(|quota| Arc::new(RequestLimit::new(quota))),
+                    limiter: quota.map(|quota| Arc::new(RequestLimit::new(quota))),
+                    // An operator can stop everything while agents exceed the limit.
+                    tenant_limiter: match role {
+                        Role::Agent => self.tenant_limits.get(&*tenant.id).map(Arc::clone),
+                        Role::Approver | Role::Auditor | Role::Operator => None,
+                    },
                     grants,
                     expires_at,
                     acs,
@@ -1401,6 +1447,7 @@ struct Limits {
     quota: Option<Quota>,
     connections: ConnectionLimits,
     pending_approvals: u32,
+    admission: AdmissionLimits,
 }
 
 /// A table whose members are removed as they are read; remaining members are unknown.

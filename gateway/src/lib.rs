@@ -6,7 +6,9 @@
 //! with [`decide`] and [`policy`] for decisions, and [`ledger`] and [`store`] for records.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod acs;
+pub mod admission;
 pub mod announcement;
 pub mod approvals;
 pub mod auth;

@@ -26,6 +26,8 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use self::reloader::Reloader;
+use crate::access_log::AccessLog;
+use crate::admission::DecisionAdmission;
 use crate::approvals::ApprovalNotifier;
 use crate::capture::Captures;
 use crate::checkpoints::Checkpoints;
@@ -77,6 +79,10 @@ const MAX_ADMIT_ATTEMPTS: usize = 1000;
 /// Connection limits of the listener for metrics.
 const METRICS_CONNECTIONS: ConnectionLimits = ConnectionLimits { total: 64, per_address: 64 };
 
+/// Time after the begin of a stop in which idle connections may still send a request. The response
+/// closes the connection.
+const LAST_REQUEST: Duration = Duration::from_millis(250);
+
 /// File descriptors reserved for the store, the log and others.
 #[cfg(unix)]
 const RESERVED_FILES: u64 = 128;
@@ -109,9 +115,17 @@ struct MetricsListener {
 /// Error of starting or running a gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// The supervisor passed sockets that the settings do not name.
+    #[error(
+        "the inherited socket {0} is not `listen` or `metrics.listen` of the settings; expected the same addresses"
+    )]
+    Inherited(SocketAddr),
     /// Listening failed.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log: {0}")]
+    AccessLog(#[source] io::Error),
     /// The signing keys are unusable.
     #[error("cannot use the signing keys: {0}")]
     SigningKeys(#[from] SigningKeyError),
@@ -147,19 +161,46 @@ impl Server {
     ///
     /// Returns an error if the address or the signing keys are unusable.
     pub async fn start_with(settings: Settings, store: Arc<dyn Store>) -> Result<Self, ServerError> {
+        Self::start_on(settings, store, Vec::new()).await
+    }
+
+    /// Same as [`Server::start`], with listening sockets that a supervisor has opened. Each must be one
+    /// of the addresses in the settings. They outlive this gateway, so that connections wait for the
+    /// next one.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Server::start`]; also if a socket has another address.
+    pub async fn start_inherited(
+        settings: Settings,
+        inherited: Vec<std::net::TcpListener>,
+    ) -> Result<Self, ServerError> {
+        let store = settings.data.open(&settings.clock).await?;
+        advance_clock(&settings.clock, &*store).await?;
+        Self::start_on(settings, store, inherited).await
+    }
+
+    async fn start_on(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        mut inherited: Vec<std::net::TcpListener>,
+    ) -> Result<Self, ServerError> {
         let listen = settings.listen;
         let listening = |error| ServerError::Listen(listen, error);
-        let listener = TcpListener::bind(listen).await.map_err(listening)?;
+        let listener = open_listener(listen, &mut inherited).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
         let metrics_listener = match settings.metrics {
             None => None,
             Some(metrics) => {
                 let listening = |error| ServerError::Listen(metrics.listen, error);
-                let listener = TcpListener::bind(metrics.listen).await.map_err(listening)?;
+                let listener = open_listener(metrics.listen, &mut inherited).await.map_err(listening)?;
                 let address = listener.local_addr().map_err(listening)?;
                 Some((listener, address))
             }
         };
+        if let Some(other) = inherited.first() {
+            return Err(ServerError::Inherited(other.local_addr().map_err(listening)?));
+        }
         let timeouts = settings.timeouts;
         let notifier = ApprovalNotifier::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
@@ -198,6 +239,7 @@ impl Server {
             holder: uuid::Uuid::now_v7().simple().to_string().into(),
             state: Arc::default(),
             metrics: Arc::new(metrics),
+            admission: Arc::default(),
             stopping: stopping.clone(),
         };
         let (reloads, requests) = Reloads::new(settings.source.is_some());
@@ -323,6 +365,23 @@ impl Server {
     }
 }
 
+/// Returns the inherited socket of this address, otherwise a new one. Port 0 matches every port.
+async fn open_listener(
+    address: SocketAddr,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> io::Result<TcpListener> {
+    let is_same = |found: SocketAddr| {
+        found.ip() == address.ip() && (found.port() == address.port() || address.port() == 0)
+    };
+    let found = inherited.iter().position(|listener| listener.local_addr().is_ok_and(is_same));
+    let Some(at) = found else {
+        return TcpListener::bind(address).await;
+    };
+    let listener = inherited.swap_remove(at);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 /// State that a reload keeps.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
@@ -344,6 +403,7 @@ pub(crate) struct Shared {
     holder: Arc<str>,
     state: Arc<SharedState>,
     metrics: Arc<Metrics>,
+    admission: Arc<DecisionAdmission>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -367,6 +427,8 @@ impl InForce {
         reloads: &Reloads,
         before: Option<&Self>,
     ) -> Result<Self, ServerError> {
+        let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose();
+        let access_log = access_log.map_err(ServerError::AccessLog)?.map(Arc::new);
         let sign_in = settings.sign_in.map(|sign_in| SignIn::new(sign_in, &shared.page_url)).transpose();
         let sign_in = sign_in.map_err(ServerError::SignIn)?;
         let mut keyring = settings.keyring;
@@ -420,6 +482,9 @@ impl InForce {
             loaded: Arc::clone(&loaded),
             metrics: Arc::clone(&shared.metrics),
             metrics_token: settings.metrics.and_then(|metrics| metrics.token),
+            admission: Arc::clone(&shared.admission),
+            admission_limits: settings.admission,
+            access_log,
             stopping: shared.stopping.clone(),
         });
         let routes = router(Arc::clone(&app));
@@ -634,9 +699,13 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
             None => serve_connection(stream, &admitted, context).await,
             Some(tls) => {
                 let handshake = tokio::time::timeout(context.timeouts.headers, tls.accept(stream));
+                let stopped = async {
+                    let _ = stopping.wait_for(|stopping| *stopping).await;
+                    tokio::time::sleep(LAST_REQUEST).await;
+                };
                 let shaken = tokio::select! {
                     shaken = handshake => shaken,
-                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                    () = stopped => return,
                 };
                 match shaken {
                     Ok(Ok(stream)) => serve_connection(stream, &admitted, context).await,
@@ -667,8 +736,14 @@ async fn serve_connection(
             Api::Gateway => in_force.borrow().routes.clone(),
             Api::Metrics { .. } => in_force.borrow().metrics_routes.clone(),
         };
+        let (stopping, version) = (context.stopping.clone(), request.version());
         async move {
-            let response = routes.call(request).await?;
+            let mut response = routes.call(request).await?;
+            if *stopping.borrow() && version <= http::Version::HTTP_11 {
+                response
+                    .headers_mut()
+                    .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, in_flight)))
         }
     });
@@ -683,11 +758,18 @@ async fn serve_connection(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = context.stopping.clone();
     let mut retired = false;
+    let mut retire_at: Option<Instant> = None;
     loop {
         let retires = tokio::select! {
             // Client errors are not logged.
             _ = serving.as_mut() => return,
-            _ = stopping.wait_for(|stopping| *stopping), if !retired => true,
+            _ = stopping.wait_for(|stopping| *stopping), if retire_at.is_none() => {
+                // A response in progress closes the connection.
+                retire_at = Some(Instant::now() + LAST_REQUEST);
+                continue;
+            }
+            () = tokio::time::sleep_until(retire_at.unwrap_or_else(Instant::now)),
+                if !retired && retire_at.is_some() => true,
             _ = looks.tick() => match connection.action(&timeouts, Instant::now()) {
                 ConnectionAction::Keep => false,
                 ConnectionAction::Drain => !retired,

@@ -736,6 +736,88 @@ async fn rate_limited_key_is_429() {
     gateway.stop().await;
 }
 
+/// The agent keys of a tenant share its limit, a key has its own, and operators have only theirs.
+#[tokio::test]
+async fn tenant_and_key_have_their_own_limits() {
+    let gateway = Gateway::start_with("", |settings| {
+        let folder = tempfile::tempdir().unwrap();
+        let text = common::config("").replacen(
+            "id = \"one\"",
+            "id = \"one\"\nrequests_per_second = 1\nburst = 4",
+            1,
+        );
+        let text = text + "requests_per_second = 1\nburst = 2\n";
+        let data = settings.data.clone();
+        *settings = actpass_gateway::config::Settings::parse(&text, folder.path()).unwrap();
+        settings.data = data;
+    })
+    .await;
+    let refused = async |key: &str| {
+        for _ in 0..50 {
+            let response = gateway.post(PREFLIGHT, key).body(refund("1", "")).send().await.unwrap();
+            if response.status() != 200 {
+                assert!(response.headers().contains_key("retry-after"));
+                let (status, body) = json(response).await;
+                assert_eq!((status.as_u16(), text(&body, "error.code")), (429, Some("rate_limited")));
+                return text(&body, "error.message").unwrap().to_owned();
+            }
+        }
+        panic!("50 requests with a limit of one per second");
+    };
+    assert!(refused("apk_one").await.contains("rate limit of this tenant exceeded"));
+    let other = gateway.post(PREFLIGHT, "apk_bound").body(refund("1", "")).send().await.unwrap();
+    assert_eq!(other.status(), 429, "another agent of the tenant");
+    for _ in 0..20 {
+        gateway.decide("apdv_one", &refund("1", "")).await;
+    }
+    assert!(refused("apk_two").await.contains("rate limit of this API key exceeded"));
+    gateway.stop().await;
+}
+
+/// Beyond the limit of decisions in progress, a preflight is refused immediately, and nothing else is.
+#[tokio::test]
+async fn excess_decisions_are_shed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = common::config("decisions = 2\n");
+    let mut settings = actpass_gateway::config::Settings::parse(&config, folder.path()).unwrap();
+    settings.timeouts.store = Duration::from_secs(3600);
+    settings.timeouts.stop = Duration::from_millis(1);
+    // The store never answers.
+    let server = Server::start_with(settings, Arc::new(Broken(None, KnownHalts::default()))).await.unwrap();
+    let data = Location::File(PathBuf::new());
+    let gateway = Gateway { folder, data, url: server.url(), server: Some(server), client: common::client() };
+    let waiting: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")).send()))
+        .collect();
+    let in_progress = async |count: u32| {
+        let series = format!("\nactpass_gateway_decisions_in_progress {count}\n");
+        loop {
+            let metrics = gateway.get("/metrics", "apdv_one").send().await.unwrap().text().await.unwrap();
+            if metrics.replace(".0\n", "\n").contains(&series) {
+                return metrics;
+            }
+        }
+    };
+    in_progress(2).await;
+    for _ in 0..3 {
+        let response = gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")).send().await.unwrap();
+        assert_eq!(response.headers()["retry-after"], "1");
+        let (status, body) = json(response).await;
+        assert_eq!(status, 503);
+        assert_eq!(text(&body, "error.code"), Some("overloaded"));
+    }
+    assert_eq!(gateway.get("/livez", "").send().await.unwrap().status(), 200);
+    let metrics = in_progress(2).await;
+    assert!(metrics.contains("actpass_gateway_shed_total{tenant=\"one\"} 3\n"), "{metrics}");
+    assert!(metrics.contains("\nactpass_gateway_decisions_limit 2"), "{metrics}");
+    // A client that leaves makes room.
+    for request in waiting {
+        request.abort();
+    }
+    in_progress(0).await;
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn slow_headers_and_bodies_time_out() {
     let gateway = Gateway::start_with("", |settings| {

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use actpass_gateway::access_log::AccessLogTarget;
 use actpass_gateway::auth::ApiKeyHash;
 use actpass_gateway::config::{MetricsSettings, Settings};
+use actpass_protocol::Json;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 use reqwest::StatusCode;
 use tempfile::TempDir;
@@ -169,8 +171,10 @@ async fn documentation_lists_each_metric() {
         .filter(|name| name.starts_with("actpass_gateway_") || name.starts_with("process_"))
         .collect();
     let mut found = names(&scrape(&gateway).await);
-    // This gateway has no certificate.
+    // This gateway has no certificate, no access log and no excess load.
     found.insert("actpass_gateway_certificate_expiry_timestamp_seconds".to_owned());
+    found.insert("actpass_gateway_access_log_dropped_lines_total".to_owned());
+    found.insert("actpass_gateway_shed_total".to_owned());
     assert_eq!(found, documented, "docs/telemetry.md");
     let name = regex::Regex::new(r"\b(?:actpass_gateway|process)_\w+").unwrap();
     for file in ["grafana/actpass-gateway.json", "prometheus/alerts.yaml", "prometheus/alerts.test.yaml"] {
@@ -373,4 +377,45 @@ async fn unmatched_routes_share_a_series() {
     assert!((series("/api/v1/evidence/chains/{chain_id}") - 2.0).abs() < f64::EPSILON, "{metrics}");
     assert!(!metrics.contains("apk_secret"));
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn access_log_has_a_line_for_each_request() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("access.log");
+    let gateway = Gateway::start_with("", |settings| {
+        settings.access_log = Some(AccessLogTarget::File(file.clone()));
+    })
+    .await;
+    let decision = gateway.decide("apk_one", &refund("1", r#", "user_id": "secret-user""#)).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let query = "/api/v1/approvals?status=pending&secret-query=1";
+    let request = gateway.get(query, "apdv_one").header("traceparent", trace);
+    let answered = request.header("user-agent", "secret-agent").send().await.unwrap();
+    let request_id = answered.headers()["x-request-id"].to_str().unwrap().to_owned();
+    gateway.get("/secret-path", "apk_secret").send().await.unwrap();
+    gateway.post(PREFLIGHT, "apk_secret").body("{}").send().await.unwrap();
+    gateway.stop().await;
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(!written.contains("secret"), "{written}");
+    let lines: Vec<_> = written.lines().map(|line| Json::parse(line.as_bytes()).unwrap()).collect();
+    assert_eq!(lines.len(), 4, "{written}");
+    for (line, expected) in lines.iter().zip([
+        [("route", PREFLIGHT), ("key", "name-of-apk-one"), ("decision", "allow"), ("method", "POST")],
+        [("route", "/api/v1/approvals"), ("key", "name-of-apdv-one"), ("tenant", "one"), ("method", "GET")],
+        [("route", "(none)"), ("code", "not_found"), ("method", "GET"), ("peer", "127.0.0.1")],
+        [("route", PREFLIGHT), ("code", "unauthenticated"), ("method", "POST"), ("peer", "127.0.0.1")],
+    ]) {
+        for (name, value) in expected {
+            assert_eq!(text(line, name), Some(value), "{line}");
+        }
+        assert!(humantime::parse_rfc3339(text(line, "time").unwrap()).is_ok(), "{line}");
+        assert!(line.member("duration_us").is_some(), "{line}");
+    }
+    assert_eq!(text(&lines[0], "event_id"), text(&decision, "evidence_event_id"));
+    assert_eq!(text(&lines[0], "tool"), Some("refunds.create"));
+    assert_eq!(text(&lines[1], "trace_id"), Some("0af7651916cd43dd8448eb211c80319c"));
+    assert_eq!(text(&lines[1], "request_id"), Some(&*request_id));
+    let statuses: Vec<_> = lines.iter().map(|line| line.member("status").unwrap().to_string()).collect();
+    assert_eq!(statuses, ["200", "422", "404", "401"]);
 }

@@ -26,11 +26,26 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(folder, command(folder, arguments))
+    }
+
+    /// Starts a gateway with this listening socket, as systemd does.
+    #[cfg(unix)]
+    fn inheriting(folder: &Path, listener: &std::net::TcpListener) -> Self {
+        let socket = std::os::fd::OwnedFd::from(listener.try_clone().unwrap());
+        let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.current_dir(folder).args(["-c", script, "sh", env!("CARGO_BIN_EXE_actpass-gateway")]);
+        command.args(["serve", "--config", "gateway.toml"]).stdin(Stdio::from(socket));
+        Self::spawn(folder, command)
+    }
+
+    fn spawn(folder: &Path, mut command: Command) -> Self {
         // Distinct, even with several in one directory.
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let log = folder.join(format!("log{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&log).unwrap();
-        let mut child = command(folder, arguments).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
@@ -1733,4 +1748,172 @@ fn halts_command_stops_and_lifts_on_the_data() {
     assert_eq!(out(&halts(&["list"])), "");
     assert_eq!(out(&halts(&["list", "--all"])), lifted);
     gateway.end("TERM");
+}
+
+/// Clients of a gateway that restarts with a socket of its supervisor are never refused: connections wait
+/// for the next gateway.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restart_with_inherited_socket_refuses_no_connection() {
+    const RESTARTS: usize = 4;
+    common::install_provider();
+    let folder = TempDir::new().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = common::config("").replace("127.0.0.1:0", &address);
+    std::fs::write(folder.path().join("gateway.toml"), &config).unwrap();
+    let mut gateway = Running::inheriting(folder.path(), &listener);
+    assert_eq!(gateway.url, format!("http://{address}"));
+
+    let done = Arc::new(AtomicBool::new(false));
+    let (decided, retried) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            // Half of the clients use a connection for each request.
+            let idle = if number % 2 == 0 { 0 } else { 1 };
+            let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(idle).build().unwrap();
+            let (done, decided, retried) = (Arc::clone(&done), Arc::clone(&decided), Arc::clone(&retried));
+            let url = gateway.url.clone();
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    match decide(&client, &url, "apk_one", refund("1", "")).await {
+                        Ok(_) => decided.fetch_add(1, Ordering::Relaxed),
+                        Err(error) if error.is_connect() => panic!("refused: {error:?}"),
+                        // The gateway closed an idle connection when the request arrived.
+                        Err(_) => retried.fetch_add(1, Ordering::Relaxed),
+                    };
+                }
+            })
+        })
+        .collect();
+    let more = async |count: usize| {
+        let enough = decided.load(Ordering::Relaxed) + count;
+        while decided.load(Ordering::Relaxed) < enough {
+            assert!(!clients.iter().any(tokio::task::JoinHandle::is_finished), "a client was refused");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    for _ in 0..RESTARTS {
+        more(50).await;
+        let (code, _, log) = tokio::task::spawn_blocking(move || gateway.end("TERM")).await.unwrap();
+        assert_eq!(code, Some(0), "{log}");
+        let (path, socket) = (folder.path().to_owned(), listener.try_clone().unwrap());
+        gateway = tokio::task::spawn_blocking(move || Running::inheriting(&path, &socket)).await.unwrap();
+    }
+    more(50).await;
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    println!("{RESTARTS} restarts, {decided:?} decisions, 0 refused, {retried:?} closed connections");
+    assert_eq!(gateway.end("TERM").0, Some(0));
+
+    // A socket with another address than the settings is an error.
+    std::fs::write(
+        folder.path().join("gateway.toml"),
+        common::config("").replace("127.0.0.1:0", "127.0.0.2:0"),
+    )
+    .unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = std::os::fd::OwnedFd::from(other);
+    let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.current_dir(folder.path()).args(["-c", script, "sh", env!("CARGO_BIN_EXE_actpass-gateway")]);
+    let output =
+        command.args(["serve", "--config", "gateway.toml"]).stdin(Stdio::from(socket)).output().unwrap();
+    assert!(!output.status.success());
+    assert!(err(&output).contains("the inherited socket 127.0.0.1:"), "{}", err(&output));
+}
+
+/// Goodput and latency at twice the load that the gateway can carry, with and without shedding. Prints a
+/// table; `docs/gateway/operations.md` has the command. Answers within a second count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures for a minute"]
+async fn goodput_at_twice_the_load() {
+    const SECONDS: u64 = 10;
+    common::install_provider();
+    let deadline = std::time::Duration::from_secs(1);
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge();
+            client.timeout(deadline).build().unwrap()
+        })
+        .collect();
+    let start = |limits: &str| {
+        let folder = TempDir::new().unwrap();
+        let config = common::config(limits).replace("data = ", "log_level = \"error\"\ndata = ");
+        std::fs::write(folder.path().join("gateway.toml"), config).unwrap();
+        let gateway = Running::serve(folder.path());
+        (folder, gateway)
+    };
+    let (without, with) = ("decisions = 1000000\ndecision_latency_ms = 1000000\n", "");
+
+    // The capacity: 64 clients that wait for their answers.
+    let (_folder, gateway) = start(with);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let waiting: Vec<_> = (0..64)
+        .map(|number| {
+            let (client, url) = (clients[number % clients.len()].clone(), gateway.url.clone());
+            let answered = Arc::clone(&answered);
+            tokio::spawn(async move {
+                loop {
+                    if decide(&client, &url, "apk_one", refund("1", "")).await.is_ok() {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let before = answered.load(Ordering::Relaxed);
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let capacity = (answered.load(Ordering::Relaxed) - before) / 5;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(gateway);
+    println!("capacity: {capacity}/s; offered: {}/s for {SECONDS} s", 2 * capacity);
+    println!("| shedding | goodput/s | p50 ms | p99 ms | refused | p99 of refusals ms | later than 1 s |");
+    println!("|---|---|---|---|---|---|---|");
+    for (name, limits) in [("off", without), ("on", with), ("off", without), ("on", with)] {
+        let (_folder, gateway) = start(limits);
+        let begun = tokio::time::Instant::now();
+        let count = 2 * capacity * usize::try_from(SECONDS).unwrap();
+        let mut running = tokio::task::JoinSet::new();
+        for number in 0..count {
+            let at = std::time::Duration::from_secs_f64(number as f64 / (2 * capacity) as f64);
+            tokio::time::sleep_until(begun + at).await;
+            let (client, url) = (clients[number % clients.len()].clone(), gateway.url.clone());
+            running.spawn(async move {
+                let asked = std::time::Instant::now();
+                let request = client.post(format!("{url}{PREFLIGHT}")).bearer_auth("apk_one");
+                let request = request.header("content-type", "application/json").body(refund("1", ""));
+                let response = async { request.send().await?.error_for_status()?.bytes().await };
+                let status = match response.await {
+                    Ok(_) => Some(200),
+                    Err(error) => error.status().map(|status| status.as_u16()),
+                };
+                (status, asked.elapsed().as_secs_f64() * 1000.0)
+            });
+        }
+        let took = begun.elapsed().as_secs_f64();
+        let (mut good, mut refused, mut late) = (Vec::new(), Vec::new(), 0);
+        while let Some(ended) = running.join_next().await {
+            match ended.unwrap() {
+                (Some(200), millis) => good.push(millis),
+                (Some(_), millis) => refused.push(millis),
+                (None, _) => late += 1,
+            }
+        }
+        let quantile = |values: &mut Vec<f64>, share: f64| {
+            values.sort_by(f64::total_cmp);
+            let last = values.len().saturating_sub(1);
+            values.get((last as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+        };
+        let (goodput, count) = (good.len() as f64 / took, refused.len());
+        println!(
+            "| {name} | {goodput:.0} | {:.0} | {:.0} | {count} | {:.0} | {late} |",
+            quantile(&mut good, 0.5),
+            quantile(&mut good, 0.99),
+            quantile(&mut refused, 0.99)
+        );
+    }
 }

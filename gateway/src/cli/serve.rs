@@ -68,6 +68,10 @@ fn serve(
     known: Option<&str>,
     accepts_missing_wal: bool,
 ) -> Result<(), Failure> {
+    #[cfg(unix)]
+    let inherited = inherited_listeners().map_err(Failure::new)?;
+    #[cfg(not(unix))]
+    let inherited = Vec::new();
     let log = start_log(settings.log, level.map_or(settings.log_level, LogLevel::from));
     if let (true, Location::File(data)) = (accepts_missing_wal, &settings.data)
         && data.try_exists().map_err(Failure::new)?
@@ -82,7 +86,7 @@ fn serve(
         // Install handlers before there is anything to stop.
         let signals = Signals::new().map_err(Failure::new)?;
         tokio::spawn(report_dropped(log.dropped.clone()));
-        let server = Server::start(settings).await.map_err(Failure::new)?;
+        let server = Server::start_inherited(settings, inherited).await.map_err(Failure::new)?;
         let mut out = io::stdout();
         // The parent may have closed its end of the pipe; continue regardless.
         let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
@@ -104,6 +108,14 @@ fn serve(
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Takes the listening sockets that the supervisor has opened (`LISTEN_FDS`).
+#[cfg(unix)]
+fn inherited_listeners() -> io::Result<Vec<std::net::TcpListener>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let sockets = (0..passed.len()).map(|at| passed.take_tcp_listener(at));
+    Ok(sockets.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 #[cfg(unix)]

@@ -13,6 +13,7 @@ use http::{HeaderName, StatusCode};
 use super::access_requests;
 use super::error::{ApiError, Message, json};
 use super::openapi::authzen::{self as schemas, Configuration};
+use super::preflight::admit;
 use super::receive::{JsonCall, parse, within_limit};
 use super::{App, REQUEST_ID};
 use crate::auth::{ApiKey, Capability};
@@ -131,6 +132,7 @@ async fn decide_next(
 async fn decide(app: &App, pending: PendingPreflight) -> Result<Json, ApiError> {
     let key = Arc::clone(&pending.key);
     let presents = pending.request.approval_request_id.is_some();
+    let _admitted = admit(app, &pending.key)?;
     let response = app.service.preflight(pending).await?;
     let (permitted, mut context) = decision(&response).ok_or(ApiError::Service(ServiceError::Internal))?;
     if !permitted {

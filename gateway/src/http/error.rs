@@ -23,7 +23,8 @@ pub(super) enum ApiError {
     InvalidPath,
     MethodNotAllowed,
     NotReady(&'static str),
-    RateLimited(u64),
+    Overloaded,
+    RateLimited(&'static str, u64),
     Service(ServiceError),
     Unauthenticated,
     UnsupportedMediaType(&'static str),
@@ -51,7 +52,8 @@ impl ApiError {
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::RateLimited(..) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Service(error) => match error {
                 ServiceError::AlreadyDecided(_) => (StatusCode::CONFLICT, "already_decided"),
                 ServiceError::ApprovalAltered => (StatusCode::CONFLICT, "approval_altered"),
@@ -95,8 +97,9 @@ impl ApiError {
             Self::InvalidForm(problem) | Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "method not allowed for this path; see the Allow header".to_owned(),
-            Self::RateLimited(seconds) => {
-                format!("rate limit of this API key exceeded; retry in {seconds} s")
+            Self::Overloaded => "too many decisions are in progress; retry later".to_owned(),
+            Self::RateLimited(what, seconds) => {
+                format!("rate limit of this {what} exceeded; retry in {seconds} s")
             }
             Self::Service(error) => message_of(error),
             Self::Unauthenticated => {
@@ -194,10 +197,10 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(Message(message));
         let headers = response.headers_mut();
         match self {
-            Self::RateLimited(seconds) | Self::WrongKeys(seconds) => {
+            Self::RateLimited(_, seconds) | Self::WrongKeys(seconds) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Self::Service(ServiceError::Busy | ServiceError::HaltsChanged) => {
+            Self::Overloaded | Self::Service(ServiceError::Busy | ServiceError::HaltsChanged) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Unauthenticated => {

@@ -12,6 +12,7 @@ use super::App;
 use super::client::{Client, client};
 use super::error::ApiError;
 use super::receive::drain;
+use crate::access_log;
 use crate::connections::Connection;
 use crate::hosts::Authority;
 
@@ -25,6 +26,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     if let Some(connection) = &connection {
         let client = client(connection.peer.ip(), request.headers(), &app.trusted_proxies);
         tracing::Span::current().record("peer", tracing::field::display(client));
+        access_log::note_peer(client);
         request.extensions_mut().insert(Client(client));
         if app.page.is_logged_in(&app, request.headers()).await {
             connection.authenticate();
@@ -33,6 +35,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     let trace = request.headers().get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
     if let Some(trace) = trace {
         tracing::Span::current().record("trace_id", trace);
+        access_log::note_trace(trace);
     }
     let refused = match authority(request.version(), request.uri(), request.headers()) {
         Err(problem) => Some(ApiError::InvalidHost(problem)),

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::error::ApiError;
 use super::receive::{Caller, bearer};
 use crate::auth::{ApiKeyHash, Capability};
-use crate::metrics::{Gauges, of_tenant};
+use crate::metrics::{Gauges, ReloadCounts, of_tenant};
 use crate::service::{Authorized, ServiceError};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -59,7 +59,18 @@ async fn write(app: &App, headers: &HeaderMap, tenant_id: Option<&str>) -> Resul
     let mut gauges = Gauges::default();
     gauges.process();
     gauges.state(*app.stopping.borrow(), service.store.write_queue());
-    gauges.reloads(app.reloads.report(), app.metrics.started());
+    gauges.admission(app.admission.load(app.admission_limits));
+    if let Some(access_log) = &app.access_log {
+        gauges.access_log(access_log.dropped());
+    }
+    let report = app.reloads.report();
+    let reloads = ReloadCounts {
+        succeeded: report.succeeded,
+        failed: report.refused,
+        succeeded_at: report.succeeded_at,
+        has_last_failed: report.refused_at.is_some(),
+    };
+    gauges.reloads(reloads, app.metrics.started());
     let expiring = app
         .keyring
         .keys()

@@ -44,7 +44,10 @@ use utoipa_axum::routes;
 pub(crate) use self::attempts::Attempts;
 use self::error::ApiError;
 pub(crate) use self::page::Page;
+use crate::access_log::{self, Access, AccessLog, Answered};
+use crate::admission::{AdmissionLimits, DecisionAdmission};
 use crate::auth::{ApiKey, ApiKeyHash, Keyring};
+use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::reload::{Loaded, Reloads};
@@ -79,8 +82,32 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     /// Hash of the token for the listener of metrics; `None` permits every reader.
     pub metrics_token: Option<ApiKeyHash>,
+    /// The decisions in progress.
+    pub admission: Arc<DecisionAdmission>,
+    /// Their limits.
+    pub admission_limits: AdmissionLimits,
+    /// The access log, if configured.
+    pub access_log: Option<Arc<AccessLog>>,
     /// Whether the gateway stops.
     pub stopping: watch::Receiver<bool>,
+}
+
+/// Observers of answered requests.
+#[derive(Clone, Debug, Default)]
+struct RequestLog {
+    metrics: Arc<Metrics>,
+    access: Option<Arc<AccessLog>>,
+    clock: Clock,
+}
+
+impl RequestLog {
+    fn of(app: &App) -> Self {
+        Self {
+            metrics: Arc::clone(&app.metrics),
+            access: app.access_log.clone(),
+            clock: app.service.clock.clone(),
+        }
+    }
 }
 
 /// When the headers of a request were received.
@@ -97,7 +124,7 @@ impl App {
 /// Builds the router with all routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
-    let measured = Arc::clone(&app.metrics);
+    let log = RequestLog::of(&app);
     let (described, _) = routes().split_for_parts();
     let api = described
         .route("/openapi.json", get(openapi::openapi))
@@ -106,18 +133,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(api.layer(check_host), measured)
+    with_common_layers(api.layer(check_host), log)
 }
 
 /// Builds the router of the listener for metrics.
 pub(crate) fn metrics_router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
-    let measured = Arc::clone(&app.metrics);
+    let log = RequestLog::of(&app);
     let routes = metrics::routes()
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(routes.layer(check_host), measured)
+    with_common_layers(routes.layer(check_host), log)
 }
 
 /// Strips the base path from a request, unless the proxy has already stripped it.
@@ -178,12 +205,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Adds the layers common to all routes: request log, headers, and conversion of panics to errors.
-fn with_common_layers(routes: Router, metrics: Arc<Metrics>) -> Router {
+fn with_common_layers(routes: Router, log: RequestLog) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
     routes
         .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(middleware::from_fn_with_state(metrics, request_log))
+        .layer(middleware::from_fn_with_state(log, request_log))
         .layer(middleware::from_fn(authzen::conform))
 }
 
@@ -191,7 +218,7 @@ fn with_common_layers(routes: Router, metrics: Arc<Metrics>) -> Router {
 ///
 /// Logs the matched route instead of the path, because a path may contain secrets that a client put
 /// there by mistake.
-async fn request_log(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
+async fn request_log(State(log): State<RequestLog>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
     request.extensions_mut().insert(Started(started));
@@ -212,7 +239,11 @@ async fn request_log(State(metrics): State<Arc<Metrics>>, mut request: Request, 
         reason = tracing::field::Empty,
         event_id = tracing::field::Empty
     );
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let running = next.run(request).instrument(span.clone());
+    let (mut response, access) = match &log.access {
+        Some(_) => access_log::observe(running).await,
+        None => (running.await, Access::default()),
+    };
 
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -221,9 +252,16 @@ async fn request_log(State(metrics): State<Arc<Metrics>>, mut request: Request, 
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
-    metrics.answered(route, method.as_str(), status);
+    log.metrics.answered(route, method.as_str(), status);
     let code = response.extensions().get::<error::Code>().map(|code| code.0);
-    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let duration = started.elapsed();
+    if let Some(access_log) = &log.access {
+        let millis = log.clock.millis();
+        let (request_id, method) = (&*id, method.as_str());
+        let answered = Answered { millis, request_id, method, route, status, code, duration };
+        access_log.write(&answered, &access);
+    }
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     span.in_scope(|| tracing::info!(status, code, micros, "answered"));
     response
 }
@@ -257,7 +295,7 @@ mod tests {
         async fn broken() -> &'static str {
             panic!("apk_secret");
         }
-        let routes = with_common_layers(Router::new().route("/", get(broken)), Arc::default());
+        let routes = with_common_layers(Router::new().route("/", get(broken)), RequestLog::default());
         let response = routes.oneshot(Request::new(Body::empty())).await.unwrap();
 
         assert_eq!(response.status(), 500);

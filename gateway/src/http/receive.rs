@@ -14,6 +14,7 @@ use http::{HeaderMap, header};
 use super::client::Client;
 use super::error::ApiError;
 use super::{App, Started};
+use crate::access_log;
 use crate::auth::ApiKey;
 use crate::connections::Connection;
 use crate::request::InvalidMember;
@@ -39,6 +40,7 @@ impl FromRequestParts<Arc<App>> for Caller {
             connection.authenticate();
         }
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
+        access_log::note_key(&key.tenant.id, &key.name);
         within_limit(key)?;
         Ok(Self(Arc::clone(key)))
     }
@@ -64,13 +66,16 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
     }
 }
 
-/// Counts a request against the key's rate limit.
+/// Counts a request against the rate limits of the key and its tenant.
 pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
-    let Some(Err(wait)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
-        return Ok(());
-    };
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    Err(ApiError::RateLimited(seconds.max(1)))
+    // The key first: requests beyond its limit do not use up that of its tenant.
+    for (what, limiter) in [("API key", &key.limiter), ("tenant", &key.tenant_limiter)] {
+        if let Some(Err(wait)) = limiter.as_ref().map(|limiter| limiter.check()) {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            return Err(ApiError::RateLimited(what, seconds.max(1)));
+        }
+    }
+    Ok(())
 }
 
 /// An authenticated request with a JSON body.

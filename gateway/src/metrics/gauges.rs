@@ -11,7 +11,6 @@ use prometheus_client::registry::Registry;
 
 use super::{PREFIX, float, process};
 use crate::halts::{ActiveHalts, Scope};
-use crate::reload::ReloadReport;
 use crate::store::{AGES, TenantTotals};
 
 type Value = Gauge<f64, AtomicU64>;
@@ -35,6 +34,17 @@ pub(crate) struct MeasuredBudget {
     pub(crate) exhausted: u64,
     /// The lowest remaining share of an account, from 0 to 1.
     pub(crate) lowest_remaining: f64,
+}
+
+/// Reloads since the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReloadCounts {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    /// When the last one succeeded, in seconds since 1970.
+    pub(crate) succeeded_at: Option<i64>,
+    /// Whether the last one failed.
+    pub(crate) has_last_failed: bool,
 }
 
 /// The values of one scrape.
@@ -80,17 +90,30 @@ impl Gauges {
         self.one("write_queue_capacity", "Writes that may wait for the writer", number(capacity));
     }
 
+    /// Adds the decisions in progress and their limit.
+    pub(crate) fn admission(&mut self, [in_progress, limit]: [f64; 2]) {
+        self.one("decisions_in_progress", "Decisions in progress", in_progress);
+        self.one("decisions_limit", "Decisions that may be in progress now", limit);
+    }
+
+    /// Adds the dropped lines of the access log.
+    pub(crate) fn access_log(&mut self, dropped: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(dropped);
+        self.own().register("access_log_dropped_lines", "Lines that the access log dropped", counter);
+    }
+
     /// Adds the reloads. `started` is when the settings were loaded first, in seconds since 1970.
-    pub(crate) fn reloads(&mut self, report: ReloadReport, started: f64) {
+    pub(crate) fn reloads(&mut self, report: ReloadCounts, started: f64) {
         let reloads = Family::<Labels<1>, Counter>::default();
-        for (result, count) in [("ok", report.succeeded), ("failed", report.refused)] {
+        for (result, count) in [("ok", report.succeeded), ("failed", report.failed)] {
             reloads.get_or_create(&[("result", result.into())]).inc_by(count);
         }
         self.own().register("reloads", "Reloads of the settings", reloads);
         let succeeded = report.succeeded_at.map_or(started, seconds);
         let help = "When the settings in force were loaded, since 1970";
         self.one("reload_last_success_timestamp_seconds", help, succeeded);
-        let failed = f64::from(u8::from(report.refused_at.is_some()));
+        let failed = f64::from(u8::from(report.has_last_failed));
         let help = "1 if the last reload failed and the previous settings are in force, else 0";
         self.one("reload_last_failed", help, failed);
     }

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-pub(crate) use self::gauges::{Gauges, Measured, MeasuredBudget};
+pub(crate) use self::gauges::{Gauges, Measured, MeasuredBudget, ReloadCounts};
 use crate::store::{WriteTimings, duration_histogram};
 
 /// Prefix of the gateway's metrics.
@@ -113,6 +113,7 @@ pub(crate) struct Metrics {
     /// The number of series of decisions, at least.
     decision_series: AtomicUsize,
     replays: Family<TenantLabel, Counter>,
+    shed: Family<TenantLabel, Counter>,
     budgets_exceeded: Family<BudgetLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     receive: Histogram,
@@ -133,7 +134,7 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn new(timings: &WriteTimings) -> Self {
         let mut registry = Registry::default();
-        let (decisions, replays, budgets_exceeded) = Default::default();
+        let (decisions, replays, shed, budgets_exceeded) = Default::default();
         let (requests, store_errors) = Default::default();
         let stages: Durations<StageLabel> = Family::new_with_constructor(duration_histogram);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -152,6 +153,8 @@ impl Metrics {
         own.register("build_info", "The version, always 1", build);
         own.register("decisions", "Recorded decisions", Family::clone(&decisions));
         own.register("replays", "Responses repeated for an idempotency key", Family::clone(&replays));
+        let help = "Preflights refused because too many decisions were in progress";
+        own.register("shed", help, Family::clone(&shed));
         let help = "Decisions that a budget denied or referred to people";
         own.register("budget_exceeded", help, Family::clone(&budgets_exceeded));
         own.register("requests", "Answered requests", Family::clone(&requests));
@@ -180,6 +183,7 @@ impl Metrics {
             decisions,
             decision_series: AtomicUsize::new(0),
             replays,
+            shed,
             budgets_exceeded,
             requests,
             receive,
@@ -214,6 +218,11 @@ impl Metrics {
     /// Counts a repeated response.
     pub(crate) fn replayed(&self, tenant: &Arc<str>) {
         self.replays.get_or_create(&TenantLabel { tenant: Arc::clone(tenant) }).inc();
+    }
+
+    /// Counts a preflight that was refused because of the load.
+    pub(crate) fn shed(&self, tenant: &Arc<str>) {
+        self.shed.get_or_create(&TenantLabel { tenant: Arc::clone(tenant) }).inc();
     }
 
     /// Counts a decision for which a budget was exceeded.

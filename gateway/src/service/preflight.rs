@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::measure::explained_budgets;
 use super::{Service, ServiceError};
+use crate::access_log;
 use crate::auth::ApiKey;
 use crate::capture::{CapturedRequest, SealedRequest};
 use crate::decide::{
@@ -220,6 +221,10 @@ impl Service {
             if let Some(value) = value {
                 span.record(field, &**value);
             }
+        }
+        let tool = request.tool.as_str();
+        if let (Some(decision), Some(reason), Some(event_id)) = (&decision, &reason, &event_id) {
+            access_log::note_decision(tool, decision, reason, event_id);
         }
         let tenant_id = &key.tenant.id;
         if is_repeated {
