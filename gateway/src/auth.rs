@@ -174,7 +174,7 @@ pub enum Capability {
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Act,
         Self::DecideApprovals,
         Self::Delegate,

@@ -115,7 +115,7 @@ fn failures_of_the_gateway_deny_in_the_form_of_the_host() {
             json!({"do": "respond", "body": "{\"decision\": \"deny\", \"decision\": \"allow\"}"}),
             json!({"do": "respond", "body": "allow"}),
         ] {
-            let gateway = self::gateway(step);
+            let gateway = gateway(step);
             assert_denied(host, &run(&[host], &gateway.base_url(), input.as_bytes()), "");
         }
     }

@@ -105,7 +105,7 @@ pub(super) async fn describe(app: &App, key: &ApiKey, presents: bool, context: &
     security(("key" = []))
 )]
 pub(super) async fn submit(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw } = call;
+    let JsonCall { key, body: raw, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let request = app.service.run(raw.len(), move || parse(&raw, AccessRequest::read)).await?;
     let now = app.service.clock.seconds();

@@ -4,6 +4,7 @@
 //! step gets a signed decision: a failure is a `deny`, because the client may proceed on an error.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
@@ -14,6 +15,7 @@ use http::StatusCode;
 use super::App;
 use super::client::Client;
 use super::error::{ApiError, json};
+use super::preflight::admit;
 use super::receive::{check_type, drain, parse, read, within_limit};
 use crate::acs::{ALGORITHM, AcsSettings, ContextEntry, SKEW_MS, SessionKey, VERSION};
 use crate::auth::{ApiKey, Capability};
@@ -222,7 +224,9 @@ impl Session {
         received: i64,
     ) -> Result<Verdict, ApiError> {
         let tool = request.tool.as_str().to_owned();
-        let pending = PendingPreflight { key: Arc::clone(&self.key), request, bytes, received };
+        let _admitted = admit(app, &self.key)?;
+        let (key, took, begun) = (Arc::clone(&self.key), Duration::ZERO, Instant::now());
+        let pending = PendingPreflight { key, request, bytes, received, took, begun };
         let response = app.service.preflight(pending).await?;
         let response = Json::parse(&response).unwrap_or(Json::Null);
         let text = |name: &str| response.member(name).and_then(Json::as_str);
