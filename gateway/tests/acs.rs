@@ -101,8 +101,8 @@ fn sign(request: &str) -> String {
     let value = STANDARD.encode(hmac::sign(&session_key(SESSION), &canonical));
     let signature =
         format!(r#"{{"algorithm": "HMAC-SHA256", "key_id": "name-of-apk-one", "value": "{value}"}}"#);
-    let at = request.rfind("}}").unwrap();
-    format!("{}, \"signature\": {signature}}}}}", &request[..at])
+    let (members, _) = request.rsplit_once("}}").unwrap();
+    format!("{members}, \"signature\": {signature}}}}}")
 }
 
 impl Guarded {
@@ -429,7 +429,7 @@ fn settings_are_checked() {
         match problem {
             None => assert_eq!(found, None, "{member}"),
             Some(problem) => {
-                assert!(found.as_ref().is_some_and(|found| found.contains(problem)), "{found:?}")
+                assert!(found.as_ref().is_some_and(|found| found.contains(problem)), "{found:?}");
             }
         }
     }

@@ -268,12 +268,12 @@ async fn change_in_any_segment_is_found() {
         let event = &ids[at * 5 + 2];
         let id = format!("\"event_id\":\"{event}\"");
         let last = if event.ends_with('0') { '1' } else { '0' };
-        let changed = format!("\"event_id\":\"{}{last}\"", &event[..event.len() - 1]);
+        let changed = format!("\"event_id\":\"{}{last}\"", event.get(..event.len() - 1).unwrap());
         let signature =
             std::str::from_utf8(&kept).unwrap().rsplit_once("{\"signature\":\"").unwrap().1.to_owned();
         let (head, end) = signature.trim_end().trim_end_matches("\"}").rsplit_once('.').unwrap();
         let changed_signature =
-            format!("{head}.{}{}", if end.starts_with('A') { 'B' } else { 'A' }, &end[1..]);
+            format!("{head}.{}{}", if end.starts_with('A') { 'B' } else { 'A' }, end.get(1..).unwrap());
         let mut changes = vec![
             (id, changed, format!("event {}", at * 5 + 3)),
             (format!("{head}.{end}"), changed_signature, "the signature".to_owned()),

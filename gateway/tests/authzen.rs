@@ -503,7 +503,7 @@ fn submission(denied: &Json, amount: &str, context: &str) -> String {
         text(denied, "context.access_request.expires_at").unwrap()
     );
     let evaluation = evaluation(amount, context);
-    format!("{}{denial}", &evaluation[..evaluation.rfind('}').unwrap()])
+    format!("{}{denial}", evaluation.rsplit_once('}').unwrap().0)
 }
 
 #[tokio::test]

@@ -332,7 +332,7 @@ async fn responses_match_openapi() {
     let body = evaluation("25001");
     let body = format!(
         r#"{}, "denial": {{"evaluation_id": "{}", "expires_at": "{}"}}}}"#,
-        &body[..body.rfind('}').unwrap()],
+        body.rsplit_once('}').unwrap().0,
         text(&denied, "context.evaluation_id").unwrap(),
         text(&denied, "context.access_request.expires_at").unwrap()
     );

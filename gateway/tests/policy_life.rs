@@ -505,14 +505,14 @@ async fn rollback_restores_a_policy_that_was_in_force() {
 
     for (hash, problem) in [
         (&*"0".repeat(64), "was in force"),
-        (&first[..4], "was in force"),
+        (first.get(..4).unwrap(), "was in force"),
         (&*second, "has this policy already"),
     ] {
         let output = living.run(&["policy", "rollback", hash, "--config", "gateway.toml"]);
         assert_eq!(output.status.code(), Some(1), "{}", err(&output));
         assert!(err(&output).contains(problem), "{}", err(&output));
     }
-    let output = living.run(&["policy", "rollback", &first[..12], "--config", "gateway.toml"]);
+    let output = living.run(&["policy", "rollback", first.get(..12).unwrap(), "--config", "gateway.toml"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert_eq!(std::fs::read_to_string(living.folder.path().join("policy.json")).unwrap(), IN_FORCE.policy());
     // In force after a reload, which a restart does too.

@@ -1903,17 +1903,17 @@ async fn goodput_at_twice_the_load() {
                 (None, _) => late += 1,
             }
         }
-        let quantile = |values: &mut Vec<f64>, share: f64| {
+        let quantile = |values: &mut Vec<f64>, percent: usize| {
             values.sort_by(f64::total_cmp);
             let last = values.len().saturating_sub(1);
-            values.get((last as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+            values.get(last * percent / 100).copied().unwrap_or(f64::NAN)
         };
         let (goodput, count) = (good.len() as f64 / took, refused.len());
         println!(
             "| {name} | {goodput:.0} | {:.0} | {:.0} | {count} | {:.0} | {late} |",
-            quantile(&mut good, 0.5),
-            quantile(&mut good, 0.99),
-            quantile(&mut refused, 0.99)
+            quantile(&mut good, 50),
+            quantile(&mut good, 99),
+            quantile(&mut refused, 99)
         );
     }
 }

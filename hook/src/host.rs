@@ -70,10 +70,10 @@ impl Host {
                 // The arguments are JSON in a string.
                 let args = text(input, "tool_input")?;
                 let args = Json::parse(args.as_bytes()).map_err(|error| format!("tool_input: {error}"))?;
-                match args {
-                    Json::Object(_) => Ok(Call { tool: text(input, "tool_name")?.to_owned(), args }),
-                    other => Err(format!("tool_input: expected an object, found {}", other.kind())),
+                if args.as_object().is_none() {
+                    return Err(format!("tool_input: expected an object, found {}", args.kind()));
                 }
+                Ok(Call { tool: text(input, "tool_name")?.to_owned(), args })
             }
             (_, other) => Err(format!("hook_event_name: {other:?} is not the start of a tool call")),
         }

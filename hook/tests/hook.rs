@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 const HOSTS: [&str; 3] = ["claude-code", "codex", "cursor"];
 
 /// Responds to every request with `step`.
-fn gateway(step: Value) -> HostileGateway {
+fn responding(step: &Value) -> HostileGateway {
     HostileGateway::start(Script::from_json(json!({"steps": [step]})).unwrap()).unwrap()
 }
 
 fn allowing() -> HostileGateway {
-    gateway(json!({"do": "respond", "json": {"decision": "allow"}}))
+    responding(&json!({"do": "respond", "json": {"decision": "allow"}}))
 }
 
 fn run(arguments: &[&str], url: &str, input: &[u8]) -> Output {
@@ -94,7 +94,7 @@ fn allow_is_the_only_permission() {
         assert_eq!(body["mode"], "enforce");
         for decision in ["deny", "require_approval", "require_tool_reapproval", "warn", "Allow", "allow "] {
             let answer = json!({"decision": decision, "reason_code": "r", "approval_request_id": "apr_1"});
-            let gateway = self::gateway(json!({"do": "respond", "json": answer}));
+            let gateway = responding(&json!({"do": "respond", "json": answer}));
             assert_denied(host, &run(&[host], &gateway.base_url(), input.as_bytes()), "");
         }
     }
@@ -115,7 +115,7 @@ fn failures_of_the_gateway_deny_in_the_form_of_the_host() {
             json!({"do": "respond", "body": "{\"decision\": \"deny\", \"decision\": \"allow\"}"}),
             json!({"do": "respond", "body": "allow"}),
         ] {
-            let gateway = gateway(step);
+            let gateway = responding(&step);
             assert_denied(host, &run(&[host], &gateway.base_url(), input.as_bytes()), "");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use sha2::{Digest, Sha256};
 
-use super::evidence::SignedData;
+use super::signed_data::SignedData;
 use super::source::DataSource;
 use super::{Failure, print, with_store};
 use crate::clock::{Clock, rfc3339};

@@ -9,21 +9,18 @@ use actpass_protocol::token::PublicKey;
 use clap::{Args, Subcommand};
 
 use super::archive::Archive;
+use super::signed_data::SignedData;
 use super::source::DataSource;
 use super::{Failure, print, with_store};
-use crate::checkpoints::{CheckpointCollector, KeptCheckpoint};
+use crate::checkpoints::KeptCheckpoint;
 use crate::clock::Clock;
-use crate::config::{MASTER_KEY_VARIABLE, Settings};
-use crate::evidence::{self, Chain, Expected, ExportError, ExportVerifier, Verified};
+use crate::evidence::{self, Chain, Expected, ExportVerifier, Verified};
 use crate::halts::HaltAudit;
-use crate::ledger::{self, Archived};
+use crate::ledger;
 use crate::passport::SigningKeys;
 use crate::proofs;
 use crate::replay;
-use crate::seal::MasterKey;
-use crate::server;
-use crate::signed_note;
-use crate::store::{Location, read_archived, read_chain, read_keys};
+use crate::store::read_chain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EvidenceCommand {
@@ -165,7 +162,14 @@ impl EvidenceCommand {
                     Some((policy, request)) => Some((read(policy)?, read(request)?)),
                     None => None,
                 };
-                prove_event(&event, chain, source, &checkpoint, &segment, replay)
+                prove_event(
+                    &event,
+                    chain,
+                    source,
+                    &checkpoint,
+                    &segment,
+                    replay.as_ref().map(|(policy, request)| (&**policy, &**request)),
+                )
             }
             Self::Replay(replay) => replay.run(),
             Self::Verify(verify) => verify_evidence(&verify),
@@ -185,70 +189,13 @@ fn audit_evidence(source: DataSource, tenant: &str) -> Result<(), Failure> {
     }
 }
 
-/// The data of a ledger, and the keys to sign statements about it.
-pub(super) struct SignedData {
-    pub(super) location: Location,
-    /// The keys, or the reason why they are missing.
-    pub(super) signer: Result<SigningKeys, &'static str>,
-    /// The part of the origin of signed notes that identifies the gateway.
-    pub(super) authority: String,
-}
-
-impl SignedData {
-    pub(super) fn open(source: DataSource) -> Result<Self, Failure> {
-        let (location, master, issuer) = match source {
-            DataSource { config: Some(config), .. } => {
-                let settings = Settings::load(&config).map_err(Failure::Settings)?;
-                let master =
-                    server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?;
-                (settings.data, master, settings.issuer)
-            }
-            DataSource { config: None, data } => {
-                let data = data.unwrap_or_default();
-                let master = find_master_key(&data)?;
-                (Location::File(data), master, None)
-            }
-        };
-        let signer = match master {
-            None => Err("no master key is configured"),
-            Some(master) => match &*read_keys(&location).map_err(Failure::new)? {
-                [] => Err("the data has no signing key"),
-                keys => Ok(SigningKeys::open(keys, &master).map_err(Failure::new)?),
-            },
-        };
-        Ok(Self { location, signer, authority: signed_note::authority(issuer.as_deref()) })
-    }
-
-    /// Collects the checkpoints of a chain in the data.
-    pub(super) fn checkpoints<'c>(&self, chain: Chain<'c>) -> Result<CheckpointCollector<'c>, Failure> {
-        let mut collector = CheckpointCollector::new(chain.chain_id, self.signer.as_ref().ok());
-        read_chain(&self.location, chain.tenant_id, ledger::CHECKPOINTS, |event| {
-            collector.push(&event.text).map_err(ExportError::from)
-        })
-        .map_err(Failure::new)?;
-        Ok(collector)
-    }
-
-    /// Reads the archived part of a chain.
-    pub(super) fn archived(&self, chain: Chain<'_>) -> Result<Archived, Failure> {
-        let found = read_archived(&self.location, chain.tenant_id, chain.chain_id);
-        Ok(found.map_err(Failure::new)?.unwrap_or_default())
-    }
-
-    /// Reads the checkpoints of a chain that the user kept.
-    fn kept(&self, files: &[PathBuf], chain: Chain<'_>) -> Result<Vec<KeptCheckpoint>, Failure> {
-        let keys = self.signer.as_ref().map(SigningKeys::public_keys).unwrap_or_default();
-        read_checkpoints(files, &keys, Some(chain))
-    }
-}
-
 fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoints: &[PathBuf]) -> Result<(), Failure> {
     let data = SignedData::open(source)?;
     let read = |each: &mut evidence::EventHandler<'_>| {
         read_chain(&data.location, chain.tenant_id, chain.chain_id, |event| each(event))
     };
     let mut known = data.checkpoints(chain)?.found;
-    known.extend(data.kept(checkpoints, chain)?.into_iter().map(|kept| kept.state));
+    known.extend(kept(&data, checkpoints, chain)?.into_iter().map(|kept| kept.state));
     let mut out = io::BufWriter::new(io::stdout().lock());
     let now = Clock::default().seconds();
     let archived = data.archived(chain)?;
@@ -266,7 +213,7 @@ fn prove_event(
     source: DataSource,
     checkpoints: &[PathBuf],
     segments: &[PathBuf],
-    replay: Option<(Vec<u8>, Vec<u8>)>,
+    replay: Option<(&[u8], &[u8])>,
 ) -> Result<(), Failure> {
     let data = SignedData::open(source)?;
     let collected = data.checkpoints(chain)?;
@@ -283,10 +230,10 @@ fn prove_event(
         start: &start,
         event_id,
         authority: &data.authority,
-        kept: &data.kept(checkpoints, chain)?,
+        kept: &kept(&data, checkpoints, chain)?,
         known: &collected.found,
         notes: &collected.notes,
-        replay: replay.as_ref().map(|(policy, request)| (policy.as_slice(), request.as_slice())),
+        replay,
         signer: data.signer.as_ref().map_err(|reason| *reason),
     };
     let proof = proofs::prove(&request, |each| {
@@ -296,6 +243,12 @@ fn prove_event(
         read_chain(&data.location, chain.tenant_id, chain.chain_id, |event| each(event))
     });
     print(proof.map_err(Failure::new)?)
+}
+
+/// Reads the checkpoints of a chain that the user kept.
+fn kept(data: &SignedData, files: &[PathBuf], chain: Chain<'_>) -> Result<Vec<KeptCheckpoint>, Failure> {
+    let keys = data.signer.as_ref().map(SigningKeys::public_keys).unwrap_or_default();
+    read_checkpoints(files, &keys, Some(chain))
 }
 
 /// Reads the checkpoints in the files.
@@ -320,22 +273,6 @@ fn read_checkpoints(
         checkpoints.extend(found);
     }
     Ok(checkpoints)
-}
-
-/// Finds the master key of a data file without its gateway's settings.
-fn find_master_key(data: &Path) -> Result<Option<MasterKey>, Failure> {
-    if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE) {
-        let key = text.to_str().and_then(MasterKey::parse);
-        return key.map(Some).ok_or_else(|| {
-            let problem = "expected 32 bytes as 64 hex digits or base64";
-            Failure::Failed(format!("{MASTER_KEY_VARIABLE}: {problem}"))
-        });
-    }
-    let file = server::master_key_file(data);
-    match file.try_exists().map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))? {
-        true => MasterKey::load_or_make(&file).map(Some).map_err(Failure::new),
-        false => Ok(None),
-    }
 }
 
 fn verify_evidence(verify: &Verify) -> Result<(), Failure> {

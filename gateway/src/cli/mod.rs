@@ -13,6 +13,7 @@ mod passkeys;
 mod policy;
 mod policy_life;
 mod serve;
+mod signed_data;
 mod source;
 mod tools;
 mod vault;

@@ -5,7 +5,7 @@ use actpass_protocol::token::Presentation;
 use rust_decimal::Decimal;
 
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
-use super::response;
+use super::response::{self, Attachments};
 use super::ruling::{Demand, Grant, Ruling, Unapproved};
 use crate::announcement::Announcement;
 use crate::approvals::{self, Approval, Opening, Status};
@@ -523,17 +523,14 @@ impl<'a> Case<'a> {
                 announces: if self.consumes() { announcements(ruling, opens) } else { Vec::new() },
             },
         );
-        let has_budgets = charges.iter().any(|charge| charge.limit.is_some());
-        let response = response::write(
-            ruling,
-            self.key,
-            self.request,
-            &event.event_id,
+        let attachments = Attachments {
+            event_id: &event.event_id,
             credential_id,
-            has_budgets,
-            self.signatures(ruling).as_ref(),
-            self.context.halts.epoch,
-        );
+            has_budgets: charges.iter().any(|charge| charge.limit.is_some()),
+            signatures: self.signatures(ruling),
+            halt_epoch: self.context.halts.epoch,
+        };
+        let response = response::write(ruling, self.key, self.request, &attachments);
         Fallback { event, response }
     }
 }

@@ -13,17 +13,26 @@ use crate::ledger;
 use crate::object_writer::ObjectWriter;
 use crate::request::Preflight;
 
-/// Writes the response to a ruling recorded by the event `event_id`. If it `has_budgets`, the
-/// transaction replaces their placeholder.
+/// The members of a response that do not follow from the ruling.
+pub(super) struct Attachments<'r> {
+    /// The event that records the ruling.
+    pub(super) event_id: &'r str,
+    /// The credential that the client receives.
+    pub(super) credential_id: Option<&'r str>,
+    /// Adds a placeholder of the budgets, which the transaction replaces.
+    pub(super) has_budgets: bool,
+    /// The signatures of the approval that the ruling uses.
+    pub(super) signatures: Option<Json>,
+    /// The newest epoch of halts.
+    pub(super) halt_epoch: u64,
+}
+
+/// Writes the response to a ruling.
 pub(super) fn write(
     ruling: &Ruling<'_>,
     key: &ApiKey,
     request: &Preflight,
-    event_id: &str,
-    credential_id: Option<&str>,
-    has_budgets: bool,
-    signatures: Option<&Json>,
-    halt_epoch: u64,
+    attachments: &Attachments<'_>,
 ) -> Bytes {
     let decision = ruling.decision();
     // If the key does not permit this mode, the response is not softened to `warn`.
@@ -41,20 +50,20 @@ pub(super) fn write(
         explain.string("summary", Some(&explain::summary(ruling, key, request.tool.as_str())));
         explain.strings("matched_rules", ruling.rule().iter().map(|rule| rule.name()));
         explain.strings("next_steps", steps.iter().map(|step| &**step));
-        if has_budgets {
+        if attachments.has_budgets {
             explain.strings("budgets", []);
         }
     });
-    response.string("evidence_event_id", Some(event_id));
+    response.string("evidence_event_id", Some(attachments.event_id));
     response.string("evidence_chain_id", Some(ledger::DECISIONS));
     response.string("approval_request_id", pending);
-    if let Some(signatures) = signatures {
+    if let Some(signatures) = &attachments.signatures {
         response.json(MEMBER, signatures);
     }
     response.string("request_hash", request.request_hash.as_deref());
     response.string("policy_hash", Some(key.tenant.policy.hash()));
-    response.string("credential_id", credential_id);
-    response.integer("halt_epoch", halt_epoch);
+    response.string("credential_id", attachments.credential_id);
+    response.integer("halt_epoch", attachments.halt_epoch);
     response.string("would_be", warns.then_some(decision.as_str()));
     Bytes::from(response.finish())
 }

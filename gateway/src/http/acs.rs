@@ -82,7 +82,7 @@ pub(super) async fn acs(State(app): State<Arc<App>>, request: Request) -> Result
     let response = session.respond(&app, &envelope, bytes, received).await;
     // Its canonical form always exists: it has no large numbers.
     let response = session
-        .sign(envelope.id, response)
+        .sign(&envelope.id, response)
         .ok_or(ApiError::Service(crate::service::ServiceError::Internal))?;
     Ok(json(StatusCode::OK, response.to_string()))
 }
@@ -320,7 +320,7 @@ impl Session {
     }
 
     /// Signs a result.
-    fn sign(&self, id: Json, result: Json) -> Option<Json> {
+    fn sign(&self, id: &Json, result: Json) -> Option<Json> {
         let envelope = |result: Json| {
             object([("jsonrpc", Some(Json::from("2.0"))), ("id", Some(id.clone())), ("result", Some(result))])
         };
@@ -354,7 +354,9 @@ fn policy_references(key: &ApiKey, explain: Option<&Json>) -> Json {
     let policy = &key.tenant.policy;
     let version = match policy.version() {
         Json::String(version) => version.clone(),
-        other => other.to_string(),
+        other @ (Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_)) => {
+            other.to_string()
+        }
     };
     let rules = match explain.and_then(|explain| explain.member("matched_rules")) {
         Some(Json::Array(rules)) => rules.as_slice(),

@@ -108,7 +108,7 @@ pub(crate) fn read_evaluation(body: Json) -> Result<Preflight, InvalidMember> {
 pub(crate) fn read_evaluations(body: Json) -> Result<Evaluations, InvalidMember> {
     let mut members = BodyMembers::of(body)?;
     let defaults = Entities::read(&mut members)?;
-    let semantic = semantic(members.optional_object("options")?)?;
+    let semantic = semantic(members.optional_object("options")?.as_ref())?;
     let items = match members.take_non_null("evaluations") {
         None => Vec::new(),
         Some(Json::Array(items)) if items.len() <= MAX_EVALUATIONS => items,
@@ -129,8 +129,8 @@ pub(crate) fn read_evaluations(body: Json) -> Result<Evaluations, InvalidMember>
     Ok(Evaluations::Many(Batch { semantic, defaults, items: items.into_iter(), count: 0 }))
 }
 
-fn semantic(options: Option<Json>) -> Result<Semantic, InvalidMember> {
-    let Some(word) = options.as_ref().and_then(|options| options.member("evaluations_semantic")) else {
+fn semantic(options: Option<&Json>) -> Result<Semantic, InvalidMember> {
+    let Some(word) = options.and_then(|options| options.member("evaluations_semantic")) else {
         return Ok(Semantic::ExecuteAll);
     };
     let known = word.as_str().and_then(|word| Semantic::ALL.into_iter().find(|known| known.as_str() == word));
