@@ -19,6 +19,7 @@ describe('passport vectors', () => {
           const found = await newClient(baseUrl).verifyPassportOffline({ token, audience, issuer });
           assert.deepEqual([found.valid, found.errors], [errors.length === 0, errors]);
         },
-      ));
+      ),
+    );
   }
 });

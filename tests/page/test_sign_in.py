@@ -191,7 +191,7 @@ def test_callback_counts_once_and_in_its_browser(site, browser):
 
 
 def log_out_at_provider(page, site):
-    """Log out at the provider, which tells the gateway."""
+    """Log out at the provider, which notifies the gateway."""
     page.goto(f"{site.provider}/session/end")
     page.get_by_role("button", name="Yes, sign me out").click()
     page.get_by_text("Sign-out Success").wait_for()
@@ -252,7 +252,7 @@ def test_two_gateways_serve_one_session(database, tmp_path, browser):
         expect(page.get_by_label("API key")).to_be_visible()
         assert not is_signed_in(page, first)
         sign_in(browser(), first, "bob")
-        # The provider tells the first gateway; the session ends at both.
+        # The provider notifies the first gateway; the session ends at both.
         page = browser()
         sign_in(page, first, "alice")
         page.get_by_role("button", name="Log out").wait_for()

@@ -832,8 +832,8 @@ class AsyncActPassClient(Awaited):
     ) -> PassportVerification:
         """Verify a passport locally with the gateway's cached public keys.
 
-        Checks the signature (EdDSA or ES256), issuer, audience, expiry and tenant, and the agent and user if given, with 10
-        seconds of clock leeway. Revoked and spent passports are known only to the gateway. Keys are refetched
+        Checks the signature (EdDSA or ES256), issuer, audience, expiry and tenant, and the agent and user if given,
+        with 10 seconds of clock leeway. Revoked and spent passports are known only to the gateway. Keys are refetched
         after 10 minutes, and immediately for an unknown key id (at most once a second). If that fails, cached keys are
         used until they are one hour old.
 

@@ -170,7 +170,7 @@ fn vectors() -> Value {
         &[PassportError::Malformed],
     );
     add(
-        "the token brings its own key",
+        "the token contains its own key",
         None,
         other.sign(Algorithm::Es256, &with(&es_header, "jwk", other.jwk(Algorithm::Es256)), &claims()),
         &[PassportError::Malformed],

@@ -16,7 +16,7 @@ use crate::store::{Record, Store, StoreError};
 /// Maximum length of the name of a passkey, in characters.
 const MAX_NAME_CHARACTERS: usize = 64;
 
-/// What a person signs to approve a request, and the passkeys that can.
+/// The statement that a person signs to approve a request, and the passkeys that can sign it.
 #[derive(Clone, Debug)]
 pub(crate) struct Signing {
     /// The statement, whose hash is the challenge.
@@ -108,8 +108,8 @@ impl Service {
         Ok(())
     }
 
-    /// Returns what the principal signs to approve a request whose card has this hash; `None` without
-    /// a passkey.
+    /// Returns the statement that the principal signs to approve a request whose card has this hash;
+    /// `None` without a passkey.
     pub(crate) async fn signing(
         &self,
         who: &Principal,

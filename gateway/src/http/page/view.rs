@@ -282,7 +282,7 @@ pub(super) enum Done {
 pub(super) struct Shown {
     pub(super) card: RequestCard,
     pub(super) standing: Option<Standing>,
-    /// What the person signs to approve it, with a passkey.
+    /// The challenge that the person's passkey signs to approve it.
     pub(super) signing: Option<Signing>,
 }
 
@@ -666,7 +666,7 @@ struct ShownCard<'a> {
     signing: Option<SigningLine<'a>>,
 }
 
-/// What a script signs.
+/// The input of the script that signs.
 struct SigningLine<'a> {
     statement: String,
     challenge: String,
