@@ -1,8 +1,8 @@
 //! Sign-in of people by OpenID Connect: the authorization code flow with PKCE.
 //!
-//! The gateway is a relying party. [`SignIn::begin`] sends the browser to the provider,
-//! [`SignIn::finish`] verifies its token, and [`SignIn::logout`] verifies a back-channel
-//! logout. A sign-in ends with an [`Identity`], which is kept in the session.
+//! The gateway is a relying party. `SignIn::begin` sends the browser to the provider,
+//! `SignIn::finish` verifies its token, and `SignIn::logout` verifies a back-channel
+//! logout. A sign-in ends with an `Identity`, which is kept in the session.
 
 mod id_token;
 mod provider;

@@ -7,7 +7,7 @@ use crate::ledger::{CHECKPOINTS, DECISIONS};
 /// Source of the approvals that expired, which no event records.
 pub(crate) const EXPIRY: &str = "expiry";
 
-/// The sources of announcements: chains, and [`EXPIRY`].
+/// The sources of announcements: chains, and `EXPIRY`.
 pub(crate) const SOURCES: [&str; 3] = [DECISIONS, CHECKPOINTS, EXPIRY];
 
 /// A source of a tenant's announcements, as a webhook reads it.
@@ -17,7 +17,7 @@ pub struct Cursor {
     pub webhook: Arc<str>,
     /// The tenant.
     pub tenant_id: String,
-    /// The chain, or [`EXPIRY`].
+    /// The chain, or `EXPIRY`.
     pub source: String,
 }
 
@@ -54,7 +54,7 @@ pub struct DeadLetter {
     pub id: i64,
     /// The source.
     pub cursor: Cursor,
-    /// The item: its `seq` or deadline, and the approval's id for [`EXPIRY`].
+    /// The item: its `seq` or deadline, and the approval's id for `EXPIRY`.
     pub item: Place,
     /// The announcement.
     pub announcement: String,

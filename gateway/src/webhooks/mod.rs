@@ -2,7 +2,7 @@
 //!
 //! The ledger is the outbox. An event names its [announcements](Announcement), so an announcement is
 //! durable in the transaction of its decision. For each webhook, the store keeps a position in each
-//! chain; [`dispatch`] sends the announcements after it in order and advances it. A message is sent
+//! chain; `dispatch` sends the announcements after it in order and advances it. A message is sent
 //! at least once, with the same id each time.
 
 mod addresses;
