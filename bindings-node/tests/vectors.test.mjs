@@ -176,7 +176,7 @@ async function play(at, name, mode, circuitOff) {
     for (const request of seen) {
       assert.deepEqual([request.method, request.path], ['POST', '/api/v1/actions/preflight']);
       assert.ok(Object.fromEntries(request.headers).authorization === `Bearer ${KEY}`);
-      assert.ok(request.body === seen[0].body);
+      assert.ok(request.body === seen[0].body || (vector.calls_before && key === null));
       const sent = JSON.parse(request.body).idempotency_key;
       assert.ok(key === null ? sent.length === 36 : sent === key);
     }

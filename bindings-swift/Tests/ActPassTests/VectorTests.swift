@@ -111,7 +111,8 @@ final class VectorTests: XCTestCase {
             check("a preflight", request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight", request)
             let headers = request["headers"]?.arrayValue ?? []
             check("the key", headers.contains(["authorization", .string("Bearer \(Self.key)")]), headers.count)
-            check("the same body again", request["body"] == seen[0]["body"], request)
+            let same = request["body"] == seen[0]["body"] || (vector.callsBefore > 0 && key == nil)
+            check("the same body again", same, request)
             let sent = try JSONValue(parsing: request["body"]?.stringValue ?? "")["idempotency_key"]?.stringValue
             check("the idempotency key", key == nil ? sent?.utf8.count == 36 : sent == key, sent as Any)
         }

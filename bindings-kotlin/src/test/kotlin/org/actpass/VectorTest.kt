@@ -143,7 +143,8 @@ class VectorTest {
             check("a preflight", isPreflight) { request["path"] }
             val headers = request["headers"] as List<*>
             check("the key", listOf("authorization", "Bearer $KEY") in headers) { headers.size }
-            check("the same body again", request["body"] == seen[0]["body"]) { request }
+            val hasOwnKey = run.vector["calls_before"] != null && idempotencyKey == null
+            check("the same body again", hasOwnKey || request["body"] == seen[0]["body"]) { request }
             val key = members(request["body"] as String)["idempotency_key"] as String?
             check("the idempotency key", if (idempotencyKey == null) key?.length == 36 else key == idempotencyKey) { key }
         }
