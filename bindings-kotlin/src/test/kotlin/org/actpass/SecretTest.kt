@@ -22,7 +22,7 @@ class SecretTest {
     fun generatedTypesHideSecrets() {
         val held = listOf<Any>(
             secret,
-            NativeSettings(NativeLanguage.KOTLIN, secret, null, null, null, null, null, null, null, null, null, false),
+            NativeSettings(NativeLanguage.KOTLIN, secret, null, null, null, null, null, null, null, null, null, null, false),
             NativeAction("g", "t", "", "{}", null, secret, null, null, null, null, null, null),
             NativeCredential(secret, null, secret),
             NativeIssued(secret, secret),
