@@ -290,7 +290,7 @@ describe('vectors', { concurrency: 8 }, () => {
       [...new Set(names.map((name) => name.split('/')[0]))],
       [
         ...['changes', 'circuit', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
-        ...['outcomes', 'replays', 'retries', 'table', 'texts', 'unmapped'],
+        ...['outcomes', 'replays', 'retries', 'signed', 'table', 'texts', 'unmapped'],
       ],
     );
     assert.equal(done, runs.length);

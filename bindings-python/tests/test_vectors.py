@@ -99,6 +99,7 @@ AREAS = {
     "outcomes",
     "replays",
     "retries",
+    "signed",
     "table",
     "texts",
     "unmapped",

@@ -62,8 +62,8 @@ fn play_all(sender: Sender) {
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
     for area in [
-        "changes", "circuit", "failures", "halts", "lost", "outcomes", "replays", "retries", "table",
-        "texts", "unmapped",
+        "changes", "circuit", "failures", "halts", "lost", "outcomes", "replays", "retries", "signed",
+        "table", "texts", "unmapped",
     ] {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
