@@ -246,7 +246,8 @@ impl Server {
         let limits = within_file_limit(settings.connections);
         let (source, fixed, files) = (settings.source.clone(), settings.fixed(), settings.files.clone());
         let in_force = InForce::new(settings, &shared, &reloads, None)?;
-        if keep_policies(&in_force.loaded, &*store, &shared.clock).await.is_err() {
+        let kept = keep_policies(&in_force.loaded, &*store, &shared.clock);
+        if !tokio::time::timeout(shared.timeouts.store, kept).await.is_ok_and(|kept| kept.is_ok()) {
             tracing::error!("the policies in force were not stored, so a rollback to them is not possible");
         }
         let dispatchers = in_force.dispatchers(&shared).await?;
