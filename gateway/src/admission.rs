@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The limit never falls below this, so that one slow store operation does not stop everything.
-const MIN_LIMIT: f64 = 16.0;
+const MIN_LIMIT: f64 = 64.0;
 
 /// The limit of a new gateway.
 const FIRST_LIMIT: f64 = 256.0;
@@ -25,13 +25,13 @@ const FALL: f64 = 0.8;
 pub struct AdmissionLimits {
     /// Maximum number of decisions in progress. Default: 1024.
     pub decisions: u32,
-    /// Latency above which the limit falls. Default: 250 ms.
+    /// Latency above which the limit falls. Default: 1 s.
     pub latency: Duration,
 }
 
 impl Default for AdmissionLimits {
     fn default() -> Self {
-        Self { decisions: 1024, latency: Duration::from_millis(250) }
+        Self { decisions: 1024, latency: Duration::from_secs(1) }
     }
 }
 
