@@ -340,7 +340,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
 PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches deploy docs examples \
-	fuzz mcp policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
+	fuzz hook mcp policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
 	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/text bindings-wasm bindings-node/tests bindings-node/ts bindings-swift/README.md \
 	bindings-swift/Sources bindings-swift/Tests bindings-kotlin/README.md bindings-kotlin/src tests
 lint-prose:
