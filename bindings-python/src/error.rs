@@ -25,7 +25,7 @@ pub(crate) fn exception<'py>(
     error: &Error,
     called: Option<&str>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let class = py.import("actpass._errors")?.getattr(class_name(error.kind()))?;
+    let class = py.import("actpass._errors")?.getattr(error.kind().class_name())?;
     let class = class.cast_into::<PyType>().map_err(PyErr::from)?;
     let request = error.operation().map(|operation| operation.name());
     let text = error.to_string();
@@ -68,21 +68,6 @@ pub(crate) fn in_call(py: Python<'_>, error: PyErr, called: &str) -> PyErr {
 
 /// Whether `error` is an argument error of a conversion.
 pub(crate) fn is_of_an_argument(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
-    let class = py.import("actpass._errors")?.getattr(class_name(ErrorKind::Argument))?;
+    let class = py.import("actpass._errors")?.getattr(ErrorKind::Argument.class_name())?;
     error.value(py).is_instance(&class)
-}
-
-fn class_name(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Argument => "ActPassArgumentError",
-        ErrorKind::Authentication => "ActPassAuthenticationError",
-        ErrorKind::Config => "ActPassConfigError",
-        ErrorKind::Connection => "ActPassConnectionError",
-        ErrorKind::Internal => "ActPassInternalError",
-        ErrorKind::Permission => "ActPassPermissionError",
-        ErrorKind::RateLimit => "ActPassRateLimitError",
-        ErrorKind::Response => "ActPassResponseError",
-        ErrorKind::Status => "ActPassStatusError",
-        ErrorKind::Timeout => "ActPassTimeoutError",
-    }
 }

@@ -14,7 +14,7 @@ pub fn describe(error: &Error) -> String {
         text.string(value);
         members += 1;
     };
-    string(&mut text, "name", class_name(error.kind()));
+    string(&mut text, "name", error.kind().class_name());
     string(&mut text, "message", &message(error));
     string(&mut text, "code", error.code());
     string(&mut text, "kind", error.kind().name());
@@ -72,19 +72,4 @@ pub fn camel_case(name: &str) -> String {
         spelled.push_str(letters.as_str());
     }
     spelled
-}
-
-fn class_name(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Argument => "ActPassArgumentError",
-        ErrorKind::Authentication => "ActPassAuthenticationError",
-        ErrorKind::Config => "ActPassConfigError",
-        ErrorKind::Connection => "ActPassConnectionError",
-        ErrorKind::Internal => "ActPassInternalError",
-        ErrorKind::Permission => "ActPassPermissionError",
-        ErrorKind::RateLimit => "ActPassRateLimitError",
-        ErrorKind::Response => "ActPassResponseError",
-        ErrorKind::Status => "ActPassStatusError",
-        ErrorKind::Timeout => "ActPassTimeoutError",
-    }
 }

@@ -67,6 +67,23 @@ impl ErrorKind {
         }
     }
 
+    /// The class of the error in languages that have one class for each kind, such as
+    /// `ActPassConnectionError`.
+    pub const fn class_name(self) -> &'static str {
+        match self {
+            Self::Argument => "ActPassArgumentError",
+            Self::Authentication => "ActPassAuthenticationError",
+            Self::Config => "ActPassConfigError",
+            Self::Connection => "ActPassConnectionError",
+            Self::Internal => "ActPassInternalError",
+            Self::Permission => "ActPassPermissionError",
+            Self::RateLimit => "ActPassRateLimitError",
+            Self::Response => "ActPassResponseError",
+            Self::Status => "ActPassStatusError",
+            Self::Timeout => "ActPassTimeoutError",
+        }
+    }
+
     /// The kind's name in canonical outcomes, such as `connection` or `rate_limit`.
     pub const fn name(self) -> &'static str {
         match self {

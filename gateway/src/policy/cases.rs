@@ -156,17 +156,7 @@ impl Case {
     }
 
     fn input(&self) -> Input<'_> {
-        let given = |root: Root| self.input.member(root.name()).filter(|value| **value != Json::Null);
-        Input {
-            agent_id: given(Root::AgentId),
-            args: given(Root::Args),
-            goal: given(Root::Goal),
-            passport: given(Root::Passport),
-            resource: given(Root::Resource),
-            risk_tier: given(Root::RiskTier),
-            tool: given(Root::Tool),
-            user_id: given(Root::UserId),
-        }
+        Input::of(|root| self.input.member(root.name()).filter(|value| **value != Json::Null))
     }
 
     fn read(place: &str, case: &Json, problems: &mut Problems) -> Option<Self> {

@@ -30,6 +30,37 @@ pub struct Input<'a> {
     pub user_id: Option<&'a Json>,
 }
 
+impl<'a> Input<'a> {
+    /// Returns the input that has the values of `member`.
+    pub(super) fn of(member: impl Fn(Root) -> Option<&'a Json>) -> Self {
+        Self {
+            agent_id: member(Root::AgentId),
+            args: member(Root::Args),
+            goal: member(Root::Goal),
+            passport: member(Root::Passport),
+            resource: member(Root::Resource),
+            risk_tier: member(Root::RiskTier),
+            tool: member(Root::Tool),
+            user_id: member(Root::UserId),
+        }
+    }
+
+    /// Returns the value of a top-level path.
+    #[inline]
+    pub(super) const fn member(&self, root: Root) -> Option<&'a Json> {
+        match root {
+            Root::AgentId => self.agent_id,
+            Root::Args => self.args,
+            Root::Goal => self.goal,
+            Root::Passport => self.passport,
+            Root::Resource => self.resource,
+            Root::RiskTier => self.risk_tier,
+            Root::Tool => self.tool,
+            Root::UserId => self.user_id,
+        }
+    }
+}
+
 impl Policy {
     /// Returns the first rule whose conditions all hold, with every history condition false; `None`
     /// means deny.
@@ -187,16 +218,7 @@ impl<'p, 'a> Values<'p, 'a> {
 impl Path {
     #[inline]
     pub(super) fn walk<'a>(&self, input: &Input<'a>) -> Option<&'a Json> {
-        let root = match self.root {
-            Root::AgentId => input.agent_id,
-            Root::Args => input.args,
-            Root::Goal => input.goal,
-            Root::Passport => input.passport,
-            Root::Resource => input.resource,
-            Root::RiskTier => input.risk_tier,
-            Root::Tool => input.tool,
-            Root::UserId => input.user_id,
-        }?;
+        let root = input.member(self.root)?;
         self.segments.iter().try_fold(root, |value, segment| match value {
             Json::Object(_) => value.member(&segment.name),
             Json::Array(items) => items.get(segment.index?),

@@ -25,18 +25,8 @@ pub struct RecordedInput(Json);
 impl RecordedInput {
     /// Copies the values of `input`.
     pub fn of(input: &Input<'_>) -> Self {
-        let value = |root: Root| match root {
-            Root::AgentId => input.agent_id,
-            Root::Args => input.args,
-            Root::Goal => input.goal,
-            Root::Passport => input.passport,
-            Root::Resource => input.resource,
-            Root::RiskTier => input.risk_tier,
-            Root::Tool => input.tool,
-            Root::UserId => input.user_id,
-        };
         let members =
-            Root::ALL.iter().filter_map(|root| Some((root.name().to_owned(), value(*root)?.clone())));
+            Root::ALL.iter().filter_map(|root| Some((root.name().to_owned(), input.member(*root)?.clone())));
         Self(Json::Object(members.collect()))
     }
 
@@ -51,17 +41,7 @@ impl RecordedInput {
     }
 
     fn input(&self) -> Input<'_> {
-        let member = |root: Root| self.0.member(root.name());
-        Input {
-            agent_id: member(Root::AgentId),
-            args: member(Root::Args),
-            goal: member(Root::Goal),
-            passport: member(Root::Passport),
-            resource: member(Root::Resource),
-            risk_tier: member(Root::RiskTier),
-            tool: member(Root::Tool),
-            user_id: member(Root::UserId),
-        }
+        Input::of(|root| self.0.member(root.name()))
     }
 }
 

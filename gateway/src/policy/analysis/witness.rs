@@ -106,17 +106,7 @@ impl Witness {
 
     /// The input of an evaluation.
     pub(super) fn input(&self) -> Input<'_> {
-        let member = |root| self.member(root);
-        Input {
-            agent_id: member(Root::AgentId),
-            args: member(Root::Args),
-            goal: member(Root::Goal),
-            passport: member(Root::Passport),
-            resource: member(Root::Resource),
-            risk_tier: member(Root::RiskTier),
-            tool: member(Root::Tool),
-            user_id: member(Root::UserId),
-        }
+        Input::of(|root| self.member(root))
     }
 
     /// Adds the members that every request has.
