@@ -52,14 +52,17 @@ export function programPath(name, NotFound = Error) {
   );
 }
 
-/** Runs the program `actpass-NAME` with the arguments, streams and signals of this process, and exits as it does. */
-export function run(name) {
+/**
+ * Runs the program `actpass-NAME` with the arguments, streams and signals of this process, and exits as it does. With `denial`, the
+ * exit code is that for every end but exit code 0, also if the program cannot run.
+ */
+export function run(name, denial) {
   let program;
   try {
     program = programPath(name);
   } catch (error) {
     console.error(`actpass-${name}: ${error.message}`);
-    process.exit(1);
+    process.exit(denial ?? 1);
   }
   // Before the program starts: a signal that arrives until then is delivered once it runs.
   for (const signal of SIGNALS) {
@@ -68,9 +71,12 @@ export function run(name) {
   const child = spawn(program, process.argv.slice(2), { stdio: 'inherit' });
   child.on('error', (error) => {
     console.error(`actpass-${name}: cannot run ${program}: ${error.message}`);
-    process.exit(1);
+    process.exit(denial ?? 1);
   });
   child.on('exit', (code, signal) => {
+    if (denial !== undefined && code !== 0) {
+      process.exit(denial);
+    }
     if (signal === null) {
       process.exit(code);
     }

@@ -9,14 +9,14 @@ Rust:
 - Debian: `pip install`, `actpass-gateway dev`, the Python example of the README, the vectors of smoke.py; then
   `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
   first decision is measured.
-- Each of these: `actpass-mcp` from pip or npm, between this script as a client and a server, with an allowed and a
-  denied call.
+- Each of these: `actpass-mcp` from pip or npm, between this script as a client and a server, and `actpass-hook`, each
+  with an allowed and a denied call.
 - Except under an emulator: `npm install` without optional dependencies, for another libc and for another processor. The
   error names the package to install.
 - Debian 12, also: the Java example with the jar's classes and the native library of Kotlin.
 - musl: the same as Debian with npm, on a system whose C library is musl.
 - Each of these: a C program that is linked with the native library of Swift and Kotlin, static and shared.
-- empty: the static programs in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM, `actpass-mcp --version`.
+- empty: the static programs in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM, `--version` of the other programs.
 
 Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
 `target/dist/ran.json`, the source of the last column of `scripts/dist table`.
@@ -261,21 +261,24 @@ def run_system(system: System) -> Iterator[Result]:
         if is_built(wheels, 2, f"the wheels of actpass and actpass-gateway for {target}"):
             with inside(system, root_of(system)) as root:
                 yield run_python(system, root, wheels)
-        wheels = wheels_of("actpass_mcp", system) + wheels_of("actpass_gateway", system)
-        if is_built(wheels, 2, f"the wheels of actpass-mcp and actpass-gateway for {target}"):
-            with inside(system, root_of(system)) as root:
-                pip_install(root, "actpass-gateway", "actpass-mcp")
-                yield ("pip: actpass-mcp", wheels, proxied(root, "/root/venv/bin"), None)
+        for name, run in GUARDS.items():
+            wheels = wheels_of(f"actpass_{name}", system) + wheels_of("actpass_gateway", system)
+            if is_built(wheels, 2, f"the wheels of actpass-{name} and actpass-gateway for {target}"):
+                with inside(system, root_of(system)) as root:
+                    pip_install(root, "actpass-gateway", f"actpass-{name}")
+                    yield (f"pip: actpass-{name}", wheels, run(root, "/root/venv/bin"), None)
     tarballs = tarballs_of("sdk", platform) + tarballs_of("gateway", platform)
     if is_built(tarballs, 4, f"the packages of @actpass/sdk and @actpass/gateway for {platform}"):
         with inside(system, root_of(system)) as root:
             yield run_node(system, root, tarballs)
-    tarballs = tarballs_of("mcp", platform) + tarballs_of("gateway", platform)
-    if is_built(tarballs, 4, f"the packages of @actpass/mcp and @actpass/gateway for {platform}"):
+    for name, run in GUARDS.items():
+        tarballs = tarballs_of(name, platform) + tarballs_of("gateway", platform)
+        if not is_built(tarballs, 4, f"the packages of @actpass/{name} and @actpass/gateway for {platform}"):
+            continue
         with inside(system, root_of(system)) as root:
-            npm_install(root, "@actpass/gateway", "@actpass/mcp")
-            yield ("npm: @actpass/mcp", tarballs, proxied(root, "/root/node_modules/.bin"), None)
-        if not system.is_emulated:
+            npm_install(root, "@actpass/gateway", f"@actpass/{name}")
+            yield (f"npm: @actpass/{name}", tarballs, run(root, "/root/node_modules/.bin"), None)
+        if name == "mcp" and not system.is_emulated:
             yield ("npm, wrong installations", [], run_wrong_installations(system, root_of(system), platform), None)
     if is_built(libraries, 2, f"the native library for {target}"):
         with inside(system, root_of(system)) as root:
@@ -473,9 +476,30 @@ def proxied(root: Path, programs: str) -> str:
     return f"{version}: 4900 {texts[0]}, 90000 denied ({denied[1]})"
 
 
+def hooked(root: Path, programs: str) -> str:
+    """Run `actpass-hook` for an allowed and for a denied call."""
+    version = do(root, f"{programs}/actpass-hook", "--version")
+    with gateway(command_in(root, f"{programs}/actpass-gateway", "dev", "--data", "/root/dev.db")) as url:
+        answers = []
+        for amount in (4900, 90000):
+            arguments = {"amount": amount, "currency": "usd"}
+            call = {"hook_event_name": "PreToolUse", "tool_name": "refunds.create", "tool_input": arguments}
+            settings = ["env", "ACTPASS_API_KEY=apk_dev", f"ACTPASS_API_BASE_URL={url}"]
+            command = command_in(root, *settings, f"{programs}/actpass-hook", "claude-code")
+            answer = subprocess.run(command, input=json.dumps(call), stdout=subprocess.PIPE, check=True, text=True)
+            answers.append(json.loads(answer.stdout)["hookSpecificOutput"]["permissionDecision"])
+    if answers != ["allow", "deny"]:
+        sys.exit(f"run.py: expected an allowed and a denied call, found {answers}")
+    return f"{version}: 4900 {answers[0]}, 90000 {answers[1]}"
+
+
+#: The programs that guard calls, by the name of their package.
+GUARDS = {"mcp": proxied, "hook": hooked}
+
+
 def run_wrong_installations(system: System, lower: Path, platform: str) -> str:
     """Install the packages as they cannot run here, and require that each error names the package to install."""
-    names = ("sdk", "gateway", "mcp")
+    names = ("sdk", "gateway", *GUARDS)
     libc, other = ("musl", "glibc") if system.kind == "musl" else ("glibc", "musl")
     processor = "x64" if system.processor[2] == "arm64" else "arm64"
     missing = "the package @actpass/{}-" + platform + " is not installed: install @actpass/{} again"
@@ -578,14 +602,15 @@ def run_empty(system: System) -> Result:
             served = preflight(url, key, context)
         text = f"dev: {decision}; serve with TLS: {served}; SIGTERM: exit code 0"
         names = ["gateway"]
-        proxy = DIST / "npm" / f"mcp-{platform}" / "bin" / "actpass-mcp"
-        if is_built([path for path in [proxy] if path.exists()], 1, f"actpass-mcp for {platform}"):
-            shutil.copy2(proxy, root / "actpass-mcp")
-            version = subprocess.run(
-                ["chroot", root, "/actpass-mcp", "--version"], check=True, stdout=subprocess.PIPE, text=True
-            )
-            text += f"; {version.stdout.strip()}"
-            names.append("mcp")
+        for name in GUARDS:
+            guard = DIST / "npm" / f"{name}-{platform}" / "bin" / f"actpass-{name}"
+            if is_built([path for path in [guard] if path.exists()], 1, f"actpass-{name} for {platform}"):
+                shutil.copy2(guard, root / guard.name)
+                version = subprocess.run(
+                    ["chroot", root, f"/{guard.name}", "--version"], check=True, stdout=subprocess.PIPE, text=True
+                )
+                text += f"; {version.stdout.strip()}"
+                names.append(name)
     files = [
         path
         for name in names
