@@ -927,6 +927,9 @@ impl Store for Broken {
     async fn list_halts(&self, _: HaltListing) -> Result<Vec<Halt>, StoreError> {
         self.fail().await
     }
+    async fn lifted_halts(&self, _: &str, _: u64, _: u32) -> Result<Vec<Halt>, StoreError> {
+        self.fail().await
+    }
     async fn acknowledged_halts(&self, _: &str, _: i64, _: u32) -> Result<Vec<Acknowledged>, StoreError> {
         self.fail().await
     }
@@ -977,6 +980,15 @@ impl Store for Broken {
         self.fail().await
     }
     async fn due_announcements(&self, _: &Arc<str>, _: i64, _: u32) -> Result<Vec<DueItem>, StoreError> {
+        self.fail().await
+    }
+    async fn waiting_announcements(
+        &self,
+        _: &Arc<str>,
+        _: &str,
+        _: i64,
+        _: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
         self.fail().await
     }
     async fn queued_messages(&self, _: &str, _: u32) -> Result<Vec<DeadLetter>, StoreError> {

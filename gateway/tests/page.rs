@@ -470,6 +470,56 @@ async fn page_stops_and_lifts_with_reason() {
 }
 
 #[tokio::test]
+async fn history_of_halts_lists_active_ones_first() {
+    let (gateway, time) = start().await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let token = token(&alice.get("/").await.1);
+    for (id, reason) in [("one.*", "<i>loops</i>"), ("two.*", "pays twice"), ("three.*", "leaks")] {
+        let fields = [("token", &*token), ("scope", "tool"), ("id", id), ("reason", reason)];
+        assert_eq!(alice.post("/halts", &fields).await.0, 303);
+        time.fetch_add(60, Ordering::SeqCst);
+    }
+    let id_of = |page: &str, what: &str| {
+        let rest = page.split_once(what).unwrap().1;
+        rest.split_once("/halts/").unwrap().1.split_once('/').unwrap().0.to_owned()
+    };
+    for (what, reason) in [("one.*", "fixed <b>it</b>"), ("three.*", "a false alarm")] {
+        let (_, page) = alice.get("/halts").await;
+        let lift = format!("/halts/{}/lift", id_of(&page, what));
+        time.fetch_add(60, Ordering::SeqCst);
+        assert_eq!(alice.post(&lift, &[("token", &*token), ("reason", reason)]).await.0, 303);
+    }
+    let (status, page) = alice.get("/halts").await;
+    assert_eq!(status, 200);
+    let (active, lifted) = page.split_once("id=\"lifted\"").unwrap();
+    assert!(active.contains("two.*") && active.contains("pays twice") && active.contains("/lift\""));
+    assert!(!active.contains("one.*") && !lifted.contains("two.*") && !lifted.contains("/lift\""));
+    let at = |text: &str| lifted.find(text).unwrap_or_else(|| panic!("{text}: {lifted}"));
+    let newest_first = ["three.*", "leaks", "a false alarm", "one.*", "loops", "fixed"];
+    assert!(newest_first.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{lifted}");
+    let times = ["2027-01-15 08:02:00 UTC", "2027-01-15 08:05:00 UTC", "2027-01-15 08:00:00 UTC"];
+    assert!(times.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{lifted}");
+    assert!(!page.contains("<i>") && !page.contains("<b>"));
+
+    // Pages continue with the lifted ones, newest first; the active ones are on the first page.
+    let (_, first) = alice.get("/halts?limit=1").await;
+    assert!(first.contains("three.*") && !first.contains("one.*") && first.contains("two.*"), "{first}");
+    let next = first.split_once("/halts?before=").unwrap().1.split_once('"').unwrap().0;
+    let (_, second) = alice.get(&format!("/halts?before={next}")).await;
+    assert!(second.contains("one.*") && !second.contains("two.*") && !second.contains("three.*"));
+    assert!(!second.contains("Earlier halts"));
+    for wrong in ["before=x", "before=1&before=2", "after=1", "limit=0"] {
+        assert_eq!(alice.get(&format!("/halts?{wrong}")).await.0, 422, "{wrong}");
+    }
+
+    // Another tenant sees none of them.
+    let mut eve = Browser::logged_in(&gateway, EVE).await;
+    let (_, page) = eve.get("/halts").await;
+    assert!(page.contains("Nothing is stopped.") && page.contains("No lifted halts."), "{page}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn concurrent_decisions_record_one() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
@@ -967,7 +1017,9 @@ async fn page_works_under_base_path() {
             page.split_once("rel=\"stylesheet\" href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
         assert_eq!(alice.get(&style).await.0, 200);
         assert_eq!(alice.get(style.strip_prefix("/actpass").unwrap()).await.0, 200);
-        for path in ["/", "/approvals?agent=sdk", "/decisions?tool=refunds.create", "/budgets"] {
+        for path in
+            ["/", "/approvals?agent=sdk", "/decisions?tool=refunds.create", "/budgets", "/halts", "/webhooks"]
+        {
             let (status, page) = alice.get(&format!("{root}{path}")).await;
             assert_eq!(status, 200, "{path}");
             for link in page.split("=\"/").skip(1) {
@@ -1196,21 +1248,23 @@ async fn roles_limit_views_and_buttons() {
     let body = common::refund("20000", "");
     let id = text(&gateway.decide("apk_alice", &body).await, "approval_request_id").unwrap().to_owned();
     let detail = format!("/approvals/{id}");
-    // Key, status of the decisions, the budgets and the request, and its buttons.
-    for (key, statuses, approve, reject) in [
-        (ALICE, [200, 200, 200], false, true),
-        (BOB, [200, 200, 200], true, true),
-        (APPROVER, [403, 403, 200], true, true),
-        (STRANGER, [403, 403, 404], false, false),
-        (AUDITOR, [200, 200, 200], false, false),
+    // Key, status of the views of the ledger and of the request, and its buttons.
+    for (key, [ledger, request], approve, reject) in [
+        (ALICE, [200, 200], false, true),
+        (BOB, [200, 200], true, true),
+        (APPROVER, [403, 200], true, true),
+        (STRANGER, [403, 404], false, false),
+        (AUDITOR, [200, 200], false, false),
     ] {
         let mut browser = Browser::logged_in(&gateway, key).await;
         let (_, list) = browser.get("/").await;
-        for ((path, link), status) in
-            [("/decisions", "Decisions"), ("/budgets", "Budgets"), (&*detail, "refunds.create")]
-                .into_iter()
-                .zip(statuses)
-        {
+        for (path, link, status) in [
+            ("/decisions", "Decisions", ledger),
+            ("/budgets", "Budgets", ledger),
+            ("/halts", "Halts", ledger),
+            ("/webhooks", "Webhooks", ledger),
+            (&*detail, "refunds.create", request),
+        ] {
             assert_eq!(browser.get(path).await.0, status, "{key} {path}");
             let is_linked = list.contains(&format!("href=\"{path}\">{link}"));
             assert_eq!(is_linked, status == 200, "{key} {path}");
@@ -1221,7 +1275,7 @@ async fn roles_limit_views_and_buttons() {
         }
         assert_eq!(list.contains("name=\"select\""), reject, "{key}");
         let (_, found) = browser.get("/approvals").await;
-        assert_eq!(found.contains(&id), statuses[2] == 200, "{key}");
+        assert_eq!(found.contains(&id), request == 200, "{key}");
         // A form that the page did not offer is refused as well.
         if !approve {
             let hash = "0".repeat(64);

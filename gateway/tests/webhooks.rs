@@ -426,6 +426,101 @@ async fn refused_message_is_set_aside_and_sent_again_on_request() {
     }
 }
 
+/// Logs in and returns the cookie of the session.
+async fn log_in(gateway: &Gateway, key: &str) -> String {
+    let cookie = |response: &reqwest::Response, name: &str| {
+        let lines = response.headers().get_all("set-cookie").iter();
+        lines
+            .filter_map(|line| line.to_str().ok()?.split(';').next())
+            .find(|pair| pair.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {response:?}"))
+            .to_owned()
+    };
+    let form = gateway.client.get(format!("{}/", gateway.url)).send().await.unwrap();
+    let login = cookie(&form, "actpass-login=");
+    let token = hidden(&form.text().await.unwrap(), "token");
+    let response = submit(gateway, "/login", &login, &[("token", &token), ("key", key)]).await;
+    assert_eq!(response.status(), 303);
+    cookie(&response, "actpass=")
+}
+
+/// Returns the value of a hidden field.
+fn hidden(page: &str, name: &str) -> String {
+    let start = format!("name=\"{name}\" value=\"");
+    page.split_once(&start).expect(page).1.split_once('"').unwrap().0.to_owned()
+}
+
+async fn submit(gateway: &Gateway, path: &str, cookie: &str, fields: &[(&str, &str)]) -> reqwest::Response {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let request = client.build().unwrap().post(format!("{}{path}", gateway.url)).body(body);
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    request.header("origin", &gateway.url).header("cookie", cookie).send().await.unwrap()
+}
+
+async fn page(gateway: &Gateway, path: &str, cookie: &str) -> (u16, String) {
+    let request = gateway.client.get(format!("{}{path}", gateway.url)).header("cookie", cookie);
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+/// Waits until the view of webhooks contains a text.
+async fn page_with(gateway: &Gateway, cookie: &str, text: &str) -> String {
+    let found = async {
+        loop {
+            let (status, page) = page(gateway, "/webhooks", cookie).await;
+            assert_eq!(status, 200, "{page}");
+            if page.contains(text) {
+                break page;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.expect(text)
+}
+
+#[tokio::test]
+async fn page_shows_the_queue_and_sends_a_dead_letter_again() {
+    let receiver = Receiver::start().await;
+    receiver.answer(Answer::Status(500));
+    let gateway = start(&receiver, "events = [\"approval.requested\"]").await;
+    let alice = log_in(&gateway, "apdv_one").await;
+    assert!(page_with(&gateway, &alice, "<td data-label=\"Waiting\">0</td>").await.contains("standard"));
+    // The decision is an event that the webhook does not receive.
+    let rejected = request(&gateway, "apk_one", r#", "user_id": "rejected""#).await;
+    decide(&gateway, &rejected, "reject").await;
+    request(&gateway, "apk_one", r#", "user_id": "waits""#).await;
+    // Of another tenant.
+    request(&gateway, "apk_two", "").await;
+    let shown = page_with(&gateway, &alice, "the receiver responded 500").await;
+    assert!(shown.contains("<summary>2</summary>"), "{shown}");
+    assert_eq!(shown.matches("<li>approval.requested").count(), 2, "{shown}");
+    assert!(
+        shown.contains("data-label=\"Next attempt\"") && !shown.contains("data-label=\"Failed attempts\">0")
+    );
+    assert!(!shown.contains("query-secret") && !shown.contains("127.0.0.1"), "{shown}");
+
+    receiver.answer(Answer::Status(400));
+    let shown = page_with(&gateway, &alice, "Send again").await;
+    assert!(shown.contains("the receiver responded 400"), "{shown}");
+    receiver.answer(Answer::Status(200));
+    let message = receiver.messages(1).await.len();
+    let path = format!("/webhooks/dead_letters/{}/redeliver", {
+        let rest = shown.split_once("/webhooks/dead_letters/").unwrap().1;
+        rest.split_once('/').unwrap().0
+    });
+    let token = hidden(&shown, "token");
+    assert_eq!(submit(&gateway, &path, &alice, &[("token", "0")]).await.status(), 403);
+    assert_eq!(submit(&gateway, &path, "", &[("token", &token)]).await.status(), 403);
+    let unknown = "/webhooks/dead_letters/999/redeliver";
+    assert_eq!(submit(&gateway, unknown, &alice, &[("token", &token)]).await.status(), 404);
+    assert_eq!(submit(&gateway, &path, &alice, &[("token", &token)]).await.status(), 303);
+    receiver.messages(message + 1).await;
+    page_with(&gateway, &alice, "No messages.").await;
+    assert_eq!(page(&gateway, "/webhooks?after=x", &alice).await.0, 422);
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn states_of_webhooks_are_listed_without_url() {
     let mut receiver = Receiver::start().await;

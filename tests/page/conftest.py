@@ -1,10 +1,13 @@
 """Fixtures: a gateway and a browser."""
 
+import base64
 import json
 import os
 import shutil
 import subprocess
+import threading
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -36,7 +39,7 @@ if os.geteuid() == 0:
 class Gateway:
     """A gateway process for one test."""
 
-    def __init__(self, folder, policy=ROOT / "policies/refunds.json"):
+    def __init__(self, folder, policy=ROOT / "policies/refunds.json", receiver=None, webhooks=()):
         """Write the settings and start the gateway."""
         keys = [("agent", AGENT, "agent"), ("alice", ALICE, "operator"), ("bob", "apdv_page_bob_secret", "operator")]
         settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\n'
@@ -44,17 +47,22 @@ class Gateway:
         for name, key, role in keys:
             hashing = subprocess.run([GATEWAY, "key", "hash"], input=key, capture_output=True, text=True, check=True)
             settings += f'[[keys]]\nname = "{name}"\n{hashing.stdout.strip()}\ntenant = "shop"\nrole = "{role}"\n'
+        (folder / "ops.secret").write_text("whsec_" + base64.b64encode(bytes(range(32))).decode())
+        for name, path, more in webhooks:
+            settings += f'[[webhooks]]\nname = "{name}"\nurl = "{receiver}{path}"\nsecret_file = "ops.secret"\n'
+            settings += f"danger_allow_private_address = true\nmax_retry_seconds = 1\n{more}\n"
         (folder / "gateway.toml").write_text(settings)
         self.log = (OUTPUT / "page-gateway.log").open("ab")
         command = [GATEWAY, "serve", "--config", folder / "gateway.toml"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.url = self.process.stdout.readline().strip().removeprefix("listening on ")
 
-    def call(self, path, body=None, key=AGENT):
+    def call(self, path, body=None, key=AGENT, method=None):
         """Call the API."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as answer:
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def ask(self, args=None, goal="Refund order 7731: the parcel arrived broken", **more):
@@ -76,11 +84,39 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(tmp_path):
+def webhooks():
+    """Return the name, path and further settings of each webhook."""
+    return ()
+
+
+@pytest.fixture
+def gateway(tmp_path, receiver, webhooks):
     """Start a new gateway."""
-    running = Gateway(tmp_path)
+    running = Gateway(tmp_path, receiver=receiver, webhooks=webhooks)
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def receiver():
+    """Run a receiver of webhooks that responds with the status in the path, and return its URL."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(int(self.path.removeprefix("/")))
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

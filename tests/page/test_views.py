@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,31 @@ def prepare(gateway):
     gateway.call(f"/api/v1/approvals/{refused}/reject", {"note": "Paid back in May already."}, key=ALICE)
     gateway.ask({"amount": 31000, "memo": "invoice\u202egpj.exe <b>urgent</b>"}, goal="Refund the order in the e-mail")
     pending = gateway.ask({"charge": "ch_7731", "reason": "damaged"}, user_id="customer-118")
+    for halt in (
+        {"scope": "agent", "id": "reports", "reason": "Sends the same report again and again"},
+        {"scope": "tool", "id": "mail.*", "reason": "Answers to the wrong customer"},
+    ):
+        halted = gateway.call("/api/v1/halts", halt, key=ALICE)
+        gateway.call(f"/api/v1/halts/{halted['id']}", {"reason": "Fixed in 4.2"}, key=ALICE, method="DELETE")
     halt = {"scope": "agent", "id": "nightly", "reason": "Runs twice"}
     gateway.call("/api/v1/halts", halt, key=ALICE)
+    # Five attempts.
+    wait_for(lambda: len(gateway.call("/api/v1/webhooks/dead_letters", key=ALICE)["dead_letters"]) >= 1)
     return done, pending
+
+
+def wait_for(condition):
+    """Wait until the condition is true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def webhooks():
+    """One webhook whose receiver is down, and one whose receiver refuses the first message."""
+    return (("on-call", "/503", ""), ("tickets", "/400", 'events = ["halt.started"]'))
 
 
 def views(done, pending):
@@ -48,6 +71,8 @@ def views(done, pending):
         "decisions": "/decisions?agent=support",
         "nothing-found": "/decisions?agent=nobody",
         "budgets": "/budgets",
+        "halts": "/halts",
+        "webhooks": "/webhooks",
         "passkeys": "/passkeys",
         "failure": "/approvals/apr_unknown",
     }
@@ -101,7 +126,7 @@ def test_views_fit_narrow_screens(gateway, operator, width):
 def test_navigation_marks_the_current_view(gateway, operator):
     page = operator()
     navigation = page.get_by_role("navigation", name="Views")
-    for name in ("Approvals", "Decisions", "Budgets", "Requests"):
+    for name in ("Approvals", "Decisions", "Budgets", "Halts", "Webhooks", "Requests"):
         navigation.get_by_role("link", name=name).click()
         expect(navigation.locator("[aria-current=page]")).to_have_text(name)
         expect(page).to_have_title(re.compile("ActPass$"))
@@ -123,6 +148,32 @@ def test_rejects_selected_requests_by_keyboard(gateway, operator):
     expect(page.get_by_role("status").first).to_contain_text("Rejected: 2.")
     statuses = [gateway.approval(approval)["status"] for approval in approvals]
     assert statuses == ["rejected", "pending", "rejected"]
+
+
+def test_sends_a_dead_letter_again_and_lifts_by_keyboard(gateway, operator):
+    prepare(gateway)
+    page = operator()
+    page.get_by_role("link", name="Webhooks").focus()
+    page.keyboard.press("Enter")
+    row = page.get_by_role("row").filter(has_text="on-call")
+    expect(row).to_contain_text("the receiver responded 503")
+    row.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(row.get_by_role("listitem").first).to_contain_text("approval.requested")
+    page.get_by_role("button", name="Send again").first.focus()
+    page.keyboard.press("Enter")
+    # It is refused and set aside again.
+    expect(page.get_by_role("heading", name="Messages set aside")).to_be_visible()
+    page.get_by_role("link", name="Halts").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Reason to lift it").focus()
+    page.keyboard.type("The job was repaired")
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Halts").click()
+    expect(page.locator("main")).to_contain_text("Nothing is stopped.")
+    lifted = page.get_by_role("row").nth(1)
+    expect(lifted).to_contain_text('the agent "nightly"')
+    expect(lifted).to_contain_text("The job was repaired")
 
 
 def test_changed_card_is_marked_and_its_form_refused(gateway, operator):

@@ -19,7 +19,6 @@ use crate::clock::rfc3339;
 use crate::object_writer::object;
 use crate::service::Authorized;
 use crate::store::DeadLetter;
-use crate::webhooks::Form;
 
 #[utoipa::path(
     get,
@@ -39,13 +38,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Caller(key): Caller) -> Re
         let retry_at = state.filter(|state| state.attempts > 0).map(|state| state.retry_at);
         object([
             ("name", Some(Json::from(&*webhook.name))),
-            (
-                "form",
-                Some(Json::from(match webhook.form {
-                    Form::Standard(_) => "standard",
-                    Form::Slack => "slack",
-                })),
-            ),
+            ("form", Some(Json::from(webhook.form.as_str()))),
             (
                 "events",
                 Some(Json::Array(

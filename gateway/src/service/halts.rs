@@ -151,6 +151,19 @@ impl Service {
         Ok((epoch, found, next))
     }
 
+    /// Returns a page of lifted halts of the key's tenant that started before an epoch, newest first, and
+    /// the start of the next page.
+    pub(crate) async fn lifted_halts(
+        &self,
+        Authorized(key): Authorized<'_>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<(Vec<Halt>, Option<u64>), ServiceError> {
+        let before = before.unwrap_or(u64::MAX);
+        let page = self.store.lifted_halts(&key.tenant.id, before, limit.saturating_add(1));
+        Ok(page_of(self.with_timeout(page).await?, limit, |halt| halt.epoch))
+    }
+
     /// Returns a page of acknowledgements of the key's tenant, newest first, and the start of the
     /// next page.
     pub(crate) async fn acknowledged_halts(

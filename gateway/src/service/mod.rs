@@ -37,6 +37,7 @@ pub(crate) use self::halts::{HaltWatch, Watched};
 use self::measure::LastMeasured;
 pub(crate) use self::passkeys::{Signing, read_passkeys};
 pub(crate) use self::preflight::PendingPreflight;
+pub(crate) use self::webhooks::WebhookQueue;
 use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;
 use crate::auth::{Capability, Directory, Principal};

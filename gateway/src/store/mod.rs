@@ -256,6 +256,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns an error if the store is unavailable.
     async fn list_halts(&self, listing: HaltListing) -> Result<Vec<Halt>, StoreError>;
 
+    /// Returns up to `limit` lifted halts of a tenant and of all tenants that started before the epoch
+    /// `before`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn lifted_halts(&self, tenant_id: &str, before: u64, limit: u32) -> Result<Vec<Halt>, StoreError>;
+
     /// Returns up to `limit` acknowledgements of a tenant's clients before the one with the id
     /// `before`, newest first.
     ///
@@ -497,6 +505,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn due_announcements(
         &self,
         webhook: &Arc<str>,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError>;
+
+    /// Returns the items of a tenant that a webhook has not processed at `now`, in milliseconds since
+    /// 1970, in order for each source.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn waiting_announcements(
+        &self,
+        webhook: &Arc<str>,
+        tenant_id: &str,
         now: i64,
         limit: u32,
     ) -> Result<Vec<DueItem>, StoreError>;

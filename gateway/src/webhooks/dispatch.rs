@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::message::{Message, Subject};
 use super::sender::{SenderError, Target};
 use super::{Announcement, Form, Webhook};
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::store::{Cursor, DeadLetter, DueItem, EXPIRY, OutboxChange, Place, Store, StoreError};
 
 /// Interval of looking for announcements of other gateways, and for expired approvals.
@@ -156,16 +156,7 @@ impl Dispatcher {
     async fn deliver(&self, item: &DueItem) -> Result<bool, StoreError> {
         let place = self.place_of(item);
         let subjects = self.subjects(&item.cursor, &place, Some(&item.content)).await?;
-        // Messages that were sent before a failure are not sent again.
-        let is_partial = item.reached.number == item.number - 1 && item.cursor.source != EXPIRY;
-        let sent = is_partial.then(|| Announcement::parse(&item.reached.detail)).flatten();
-        let skip =
-            subjects.iter().position(|subject| Some(subject.announcement) == sent).map_or(0, |at| at + 1);
-        let wanted: Vec<_> = subjects
-            .iter()
-            .skip(skip)
-            .filter(|subject| self.webhook.announcements.contains(&subject.announcement))
-            .collect();
+        let wanted = unsent(&self.webhook, item, subjects, |subject| subject.announcement);
         let mut attempts = (item.attempts, item.failing_since);
         for (at, subject) in wanted.iter().enumerate() {
             let message = subject.message(&self.webhook, &self.page);
@@ -325,11 +316,6 @@ impl Dispatcher {
         let Some(event) = event.and_then(|text| Json::parse(text.as_bytes()).ok()) else {
             return Ok(Vec::new());
         };
-        let announced = match event.member("announces") {
-            Some(Json::Array(announced)) => announced.iter().filter_map(Json::as_str).collect(),
-            Some(_) | None => Vec::new(),
-        };
-        let announced: Vec<_> = announced.into_iter().filter_map(Announcement::parse).collect();
         let approval = match event.member("approval_request_id").and_then(Json::as_str) {
             Some(id) => self.store.approval(&tenant_id, id).await?,
             None => None,
@@ -340,7 +326,7 @@ impl Dispatcher {
             event: Some(event.clone()),
             approval: approval.clone(),
         };
-        Ok(announced.into_iter().map(subject).collect())
+        Ok(announced(&event).into_iter().map(subject).collect())
     }
 
     /// Sends a message once.
@@ -369,6 +355,53 @@ impl Dispatcher {
             }),
         }
     }
+}
+
+/// Returns the announcements of an event.
+fn announced(event: &Json) -> Vec<Announcement> {
+    match event.member("announces") {
+        Some(Json::Array(words)) => words.iter().filter_map(Json::as_str).collect(),
+        Some(_) | None => Vec::new(),
+    }
+    .into_iter()
+    .filter_map(Announcement::parse)
+    .collect()
+}
+
+/// Returns those of an item's announcements that the webhook receives and has not sent yet: messages
+/// that were sent before a failure are not sent again.
+fn unsent<T>(
+    webhook: &Webhook,
+    item: &DueItem,
+    all: Vec<T>,
+    announcement: impl Fn(&T) -> Announcement,
+) -> Vec<T> {
+    let is_partial = item.reached.number == item.number - 1 && item.cursor.source != EXPIRY;
+    let sent = is_partial.then(|| Announcement::parse(&item.reached.detail)).flatten();
+    let skip = all.iter().position(|one| Some(announcement(one)) == sent).map_or(0, |at| at + 1);
+    all.into_iter().skip(skip).filter(|one| webhook.announcements.contains(&announcement(one))).collect()
+}
+
+/// A message that waits to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WaitingMessage {
+    pub(crate) announcement: Announcement,
+    /// When its event happened.
+    pub(crate) since: String,
+}
+
+/// Returns the messages of an item that wait to be sent.
+pub(crate) fn waiting_messages(webhook: &Webhook, item: &DueItem) -> Vec<WaitingMessage> {
+    let (all, since) = match &*item.cursor.source {
+        EXPIRY => (vec![Announcement::ApprovalExpired], rfc3339(item.number)),
+        _ => {
+            let event = Json::parse(item.content.as_bytes()).unwrap_or(Json::Null);
+            let since = event.member("created_at").and_then(Json::as_str).unwrap_or_default().to_owned();
+            (announced(&event), since)
+        }
+    };
+    let unsent = unsent(webhook, item, all, |announcement| *announcement).into_iter();
+    unsent.map(|announcement| WaitingMessage { announcement, since: since.clone() }).collect()
 }
 
 fn retry_after(response: &Response<Bytes>) -> Option<Duration> {

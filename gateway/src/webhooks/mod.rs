@@ -21,7 +21,7 @@ use rustls::pki_types::CertificateDer;
 pub use crate::announcement::Announcement;
 
 pub(crate) use self::addresses::is_public;
-pub(crate) use self::dispatch::Dispatcher;
+pub(crate) use self::dispatch::{Dispatcher, WaitingMessage, waiting_messages};
 pub(crate) use self::sender::Target;
 pub use self::signature::SigningSecret;
 
@@ -32,6 +32,16 @@ pub enum Form {
     Standard(SigningSecret),
     /// A message for a Slack incoming webhook, whose URL is its secret.
     Slack,
+}
+
+impl Form {
+    /// The word used in settings and listings.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Standard(_) => "standard",
+            Self::Slack => "slack",
+        }
+    }
 }
 
 /// A URL to send requests to.

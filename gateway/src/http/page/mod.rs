@@ -6,11 +6,13 @@
 
 mod assets;
 mod guard;
+mod halts;
 mod passkeys;
 mod session;
 mod show;
 mod sign_in;
 mod view;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +37,7 @@ use super::paging::DEFAULT_PAGE_SIZE;
 use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
 use crate::auth::{ApiKeyHash, Capability};
-use crate::request::{DecisionNote, LiftHalt, StartHalt};
+use crate::request::DecisionNote;
 use crate::service::{Authorized, DecisionSearch, ServiceError, VerifyScope};
 use crate::sign_in::{SignIn, SignInError};
 use crate::store::{Listing, Store};
@@ -106,8 +108,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/approvals/{id}/reject", post(reject))
         .route("/assets/{name}", get(assets::serve))
         .route("/chain/verify", post(verify))
-        .route("/halts", post(start_halt))
-        .route("/halts/{id}/lift", post(lift_halt))
+        .route("/halts", get(halts::show).post(halts::start))
+        .route("/halts/{id}/lift", post(halts::lift))
         .route("/login", post(login))
         .route("/logout", post(logout))
         .route("/passkeys", get(passkeys::show).post(passkeys::register))
@@ -115,6 +117,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sign-in", get(sign_in::begin))
         .route("/sign-in/callback", get(sign_in::callback))
         .route("/sign-in/logout", post(sign_in::logout))
+        .route("/webhooks", get(webhooks::show))
+        .route("/webhooks/dead_letters/{id}/redeliver", post(webhooks::redeliver))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(middleware::from_fn(guard::security_headers))
 }
@@ -272,8 +276,7 @@ async fn approvals(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
+        let operator = signed_in(&app, &headers).await?;
         let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
         let filter = view::Filter::read(&query, &["status", "agent", "tool"]);
         let now = app.service.clock.seconds();
@@ -302,8 +305,7 @@ async fn decisions(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
+        let operator = signed_in(&app, &headers).await?;
         let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
         let filter = view::Filter::read(&query, &["agent", "tool", "decision", "reason", "event"]);
         let search = DecisionSearch {
@@ -330,8 +332,7 @@ async fn budgets(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
+        let operator = signed_in(&app, &headers).await?;
         let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
         let (after, limit) = read_page(&query).map_err(ApiError::from)?;
         let auditor = Authorized::of(&operator.key, Capability::ReadBudgets)?;
@@ -351,8 +352,7 @@ async fn detail(
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
+        let operator = signed_in(&app, &headers).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
         Ok(render_detail(&app, operator, approval, None).await?)
@@ -503,38 +503,6 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     finish(&app, &headers, response).await
 }
 
-/// Starts a halt with the API's limits.
-async fn start_halt(State(app): State<Arc<App>>, request: Request) -> Response {
-    let headers = request.headers().clone();
-    let response = async {
-        let (operator, form) = read_form(&app, request, &["id", "reason", "scope", "token"], None).await?;
-        let members = ["id", "reason", "scope"].map(|name| (name, form.field(name).trim()));
-        let given = members.into_iter().filter(|(_, value)| !value.is_empty());
-        let body = Json::Object(given.map(|(name, value)| (name.to_owned(), Json::from(value))).collect());
-        app.service.start_halt(&operator.key, StartHalt::read(body).map_err(ApiError::from)?).await?;
-        Ok(app.page.redirect("/"))
-    };
-    finish(&app, &headers, response).await
-}
-
-/// Lifts a halt with the API's limits.
-async fn lift_halt(
-    State(app): State<Arc<App>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Response {
-    let headers = request.headers().clone();
-    let response = async {
-        let (operator, form) = read_form(&app, request, &["reason", "token"], None).await?;
-        let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-        let body = Json::Object(vec![("reason".to_owned(), Json::from(form.field("reason").trim()))]);
-        let LiftHalt { reason } = LiftHalt::read(body).map_err(ApiError::from)?;
-        app.service.lift_halt(Authorized::of(&operator.key, Capability::Halt)?, &id, reason).await?;
-        Ok(app.page.redirect("/"))
-    };
-    finish(&app, &headers, response).await
-}
-
 async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let client = request.extensions().get::<Client>().map(|client| client.0);
@@ -632,6 +600,13 @@ async fn operator(
     Ok(operator)
 }
 
+/// Returns the operator of a request that counts as activity.
+async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Operator, PageError> {
+    let operator = operator(app, headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
+    within_limit(&operator.key)?;
+    Ok(operator)
+}
+
 /// Reads a form of a logged-in operator from the operator's own page. Only the field `repeated` may
 /// occur any number of times.
 async fn read_form(
@@ -643,9 +618,7 @@ async fn read_form(
     let (parts, body) = request.into_parts();
     let sender = async {
         guard::same_origin(&parts.headers, &parts.uri, app.page.tls)?;
-        let operator = operator(app, &parts.headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
-        Ok(operator)
+        signed_in(app, &parts.headers).await
     };
     let operator = match sender.await {
         Ok(operator) => operator,

@@ -10,17 +10,15 @@ use http::HeaderMap;
 
 use super::super::App;
 use super::super::error::ApiError;
-use super::super::receive::within_limit;
-use super::session::{Activity, Operator};
-use super::{PageError, finish, operator, read_form, view};
+use super::session::Operator;
+use super::{PageError, finish, read_form, signed_in, view};
 use crate::auth::Capability;
 use crate::passkeys::RelyingParty;
 use crate::service::{Authorized, ServiceError};
 
 pub(super) async fn show(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let response = async {
-        let operator = operator(&app, &headers, Activity::Counts).await?.ok_or(PageError::LoggedOut)?;
-        within_limit(&operator.key)?;
+        let operator = signed_in(&app, &headers).await?;
         Authorized::of(&operator.key, Capability::DecideApprovals)?;
         Ok(render(&app, operator, None).await?)
     };

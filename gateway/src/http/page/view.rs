@@ -24,9 +24,9 @@ use crate::passkeys::{Passkey, RelyingParty};
 use crate::quorum::{Requirement, Vote};
 use crate::service::{
     BudgetEffect, ChainState, ChainStatus, EarlierDecision, LastDecision, RequestCard, SearchResult,
-    ServiceError, Signing, Standing,
+    ServiceError, Signing, Standing, WebhookQueue,
 };
-use crate::store::AccountUse;
+use crate::store::{AccountUse, DeadLetter};
 
 /// Requests with larger arguments are shown and decided on their detail page only.
 const MAX_CARD_BYTES: usize = 16 * 1024;
@@ -203,7 +203,6 @@ struct OverviewPage<'a> {
     ledger: Option<(ChainSummary, Vec<Row<'a>>)>,
     halts: Vec<HaltLine<'a>>,
     reload_refused: Option<String>,
-    /// The scopes that the operator may stop; empty for other roles.
     scopes: &'static [Scope],
 }
 
@@ -240,22 +239,19 @@ impl Overview {
                     .map(|(chain, last)| (ChainSummary::of(chain), last.iter().map(Row::of).collect())),
                 halts: self.halts.iter().map(|halt| HaltLine::of(halt)).collect(),
                 reload_refused: self.reload_refused.map(format_utc),
-                scopes: match self.operator.key.role.may(Capability::Halt) {
-                    true => &Scope::ALL,
-                    false => &[],
-                },
+                scopes: &Scope::ALL,
             },
         )
     }
 }
 
-/// An active halt.
+/// A halt.
 struct HaltLine<'a> {
     id: &'a str,
     what: DisplayText,
     by: DisplayText,
     reason: DisplayText,
-    at: String,
+    at: Timestamp,
 }
 
 impl<'a> HaltLine<'a> {
@@ -265,8 +261,154 @@ impl<'a> HaltLine<'a> {
             what: DisplayText::name(&halt.what()),
             by: DisplayText::name(&halt.by),
             reason: DisplayText::prose(&halt.reason),
-            at: format_utc(halt.at),
+            at: Timestamp::of(halt.at),
         }
+    }
+}
+
+/// The active halts, and a page of the lifted ones.
+pub(super) struct Halts {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    /// The active halts of the tenant; `None` on later pages.
+    pub(super) active: Option<Vec<Arc<Halt>>>,
+    pub(super) lifted: Vec<Halt>,
+    /// Start of the next page, if any.
+    pub(super) next: Option<u64>,
+}
+
+#[derive(Template)]
+#[template(path = "halts.html")]
+struct HaltsPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    active: Option<Vec<HaltLine<'a>>>,
+    lifted: Vec<LiftedRow<'a>>,
+    next: Option<u64>,
+}
+
+struct LiftedRow<'a> {
+    halt: HaltLine<'a>,
+    lifted_at: Timestamp,
+    lifted_by: DisplayText,
+    lift_reason: DisplayText,
+}
+
+impl Halts {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let lifted = self.lifted.iter().filter_map(|halt| {
+            let lifting = halt.lifted.as_ref()?;
+            Some(LiftedRow {
+                halt: HaltLine::of(halt),
+                lifted_at: Timestamp::of(lifting.at),
+                lifted_by: DisplayText::name(&lifting.by),
+                lift_reason: DisplayText::prose(&lifting.reason),
+            })
+        });
+        page(
+            StatusCode::OK,
+            &HaltsPage {
+                base: &self.base,
+                assets: &ASSETS,
+                who: SignedIn::of(&self.operator, Place::Halts),
+                active: self
+                    .active
+                    .as_ref()
+                    .map(|active| active.iter().map(|halt| HaltLine::of(halt)).collect()),
+                lifted: lifted.collect(),
+                next: self.next,
+            },
+        )
+    }
+}
+
+/// The webhooks with their queues, and a page of the messages that were set aside.
+pub(super) struct Webhooks {
+    pub(super) base: Arc<str>,
+    pub(super) operator: Operator,
+    /// The queues; `None` on later pages.
+    pub(super) queues: Option<Vec<WebhookQueue>>,
+    pub(super) dead_letters: Vec<DeadLetter>,
+    /// Start of the next page, if any.
+    pub(super) next: Option<i64>,
+}
+
+#[derive(Template)]
+#[template(path = "webhooks.html")]
+struct WebhooksPage<'a> {
+    base: &'a str,
+    assets: &'a Assets,
+    who: SignedIn<'a>,
+    queues: Option<Vec<QueueRow>>,
+    dead_letters: Vec<DeadLetterRow<'a>>,
+    next: Option<i64>,
+}
+
+struct QueueRow {
+    name: DisplayText,
+    form: &'static str,
+    /// The number of messages that wait.
+    count: String,
+    /// The type and time of each.
+    waiting: Vec<(&'static str, String)>,
+    attempts: u32,
+    retry_at: Option<Timestamp>,
+    problem: Option<DisplayText>,
+    dead: u64,
+}
+
+impl QueueRow {
+    fn of(queue: &WebhookQueue) -> Self {
+        let state = queue.state.as_ref();
+        let failing = state.filter(|state| state.attempts > 0);
+        let more = if queue.has_more { "+" } else { "" };
+        let waiting = queue.waiting.iter();
+        Self {
+            name: DisplayText::name(&queue.webhook.name),
+            form: queue.webhook.form.as_str(),
+            count: format!("{}{more}", queue.waiting.len()),
+            waiting: waiting.map(|message| (message.announcement.as_str(), clock(&message.since))).collect(),
+            attempts: failing.map_or(0, |state| state.attempts),
+            retry_at: failing.map(|state| Timestamp::of(state.retry_at.div_euclid(1000))),
+            problem: failing.and_then(|state| state.problem.as_deref()).map(DisplayText::prose),
+            dead: state.map_or(0, |state| state.dead),
+        }
+    }
+}
+
+struct DeadLetterRow<'a> {
+    id: i64,
+    failed: Timestamp,
+    webhook: DisplayText,
+    announcement: &'a str,
+    problem: DisplayText,
+    message_id: &'a str,
+    is_queued: bool,
+}
+
+impl Webhooks {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let dead_letters = self.dead_letters.iter().map(|dead| DeadLetterRow {
+            id: dead.id,
+            failed: Timestamp::of(dead.failed_at.div_euclid(1000)),
+            webhook: DisplayText::name(&dead.cursor.webhook),
+            announcement: &dead.announcement,
+            problem: DisplayText::prose(&dead.problem),
+            message_id: &dead.message_id,
+            is_queued: dead.is_queued,
+        });
+        page(
+            StatusCode::OK,
+            &WebhooksPage {
+                base: &self.base,
+                assets: &ASSETS,
+                who: SignedIn::of(&self.operator, Place::Webhooks),
+                queues: self.queues.as_ref().map(|queues| queues.iter().map(QueueRow::of).collect()),
+                dead_letters: dead_letters.collect(),
+                next: self.next,
+            },
+        )
     }
 }
 
@@ -616,6 +758,12 @@ struct SignedIn<'a> {
     place: Place,
     reads_ledger: bool,
     reads_budgets: bool,
+    reads_halts: bool,
+    reads_webhooks: bool,
+    /// Whether the role may start and lift halts.
+    halts: bool,
+    /// Whether the role may send messages again.
+    redelivers: bool,
     /// Whether the role may decide approvals.
     decides: bool,
 }
@@ -626,9 +774,11 @@ enum Place {
     Approvals,
     Budgets,
     Decisions,
+    Halts,
     Other,
     Passkeys,
     Requests,
+    Webhooks,
 }
 
 impl<'a> SignedIn<'a> {
@@ -640,6 +790,10 @@ impl<'a> SignedIn<'a> {
             place,
             reads_ledger: operator.key.role.may(Capability::ReadLedger),
             reads_budgets: operator.key.role.may(Capability::ReadBudgets),
+            reads_halts: operator.key.role.may(Capability::ReadHalts),
+            reads_webhooks: operator.key.role.may(Capability::ReadWebhooks),
+            halts: operator.key.role.may(Capability::Halt),
+            redelivers: operator.key.role.may(Capability::Redeliver),
             decides: operator.key.role.may(Capability::DecideApprovals),
         }
     }

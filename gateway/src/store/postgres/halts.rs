@@ -41,6 +41,14 @@ pub(super) const LIST: &str = concat!(
      AND ($2::boolean OR lifted_epoch IS NULL) AND epoch > $3 ORDER BY epoch LIMIT $4"
 );
 
+/// Lists the lifted halts of the tenant $1 and of all tenants before the epoch $2, newest first.
+pub(super) const LIFTED: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM actpass.halts WHERE (tenant_id IS NULL OR tenant_id = $1)
+     AND lifted_epoch IS NOT NULL AND epoch < $2 ORDER BY epoch DESC LIMIT $3"
+);
+
 /// Lists acknowledgements of the tenant $1 before the id $2.
 pub(super) const ACKNOWLEDGED: &str =
     "SELECT id, key_name, epoch, agent_id, instance, in_flight, at FROM actpass.halt_acknowledgements

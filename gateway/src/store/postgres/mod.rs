@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use actpass_protocol::{Json, canonical_json};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 pub(super) use self::archive::{last_delivered, prune, read_archived};
@@ -135,6 +136,24 @@ impl PostgresStore {
         let readers = Readers::new(server);
         Ok(Self { jobs, halts, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
     }
+
+    /// Returns the due items of a webhook; with a tenant, its items that were not processed.
+    async fn due_items(
+        &self,
+        webhook: &Arc<str>,
+        tenant_id: Option<&str>,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
+        let (limit, seconds) = (i64::from(limit), now.div_euclid(1000));
+        let (name, tenant_id) = (Text(webhook), tenant_id.map(Text));
+        let events: [&(dyn ToSql + Sync); 4] = [&name, &now, &limit, &tenant_id];
+        let events = self.readers.read(|reader| &reader.due_events, &events).await?;
+        let expired: [&(dyn ToSql + Sync); 5] = [&name, &now, &limit, &seconds, &tenant_id];
+        let expired = self.readers.read(|reader| &reader.due_expired, &expired).await?;
+        let rows: Vec<_> = events.into_iter().chain(expired).collect();
+        all(&rows, |row| outbox::due_item_of(webhook, row))
+    }
 }
 
 /// Warns if the server may lose committed data.
@@ -189,6 +208,12 @@ impl Store for PostgresStore {
             .readers
             .read(|reader| &reader.halts, &[&tenant_id.as_deref().map(Text), &with_lifted, &after, &limit])
             .await?;
+        all(&rows, |row| halts::halt_of(row, 0))
+    }
+
+    async fn lifted_halts(&self, tenant_id: &str, before: u64, limit: u32) -> Result<Vec<Halt>, StoreError> {
+        let columns: [&(dyn ToSql + Sync); 3] = [&Text(tenant_id), &to_sql(before), &i64::from(limit)];
+        let rows = self.readers.read(|reader| &reader.lifted_halts, &columns).await?;
         all(&rows, |row| halts::halt_of(row, 0))
     }
 
@@ -355,8 +380,7 @@ impl Store for PostgresStore {
         now: i64,
     ) -> Result<PendingCounts, StoreError> {
         let ([mark, _], agent) = (asker.event_markers(), asker.agent.map(Text));
-        let columns: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&Text(tenant_id), &DECISIONS, &now, &mark, &agent];
+        let columns: &[&(dyn ToSql + Sync)] = &[&Text(tenant_id), &DECISIONS, &now, &mark, &agent];
         let rows = self.readers.read(|reader| &reader.count_pending, columns).await?;
         let counted = |row: &tokio_postgres::Row| {
             Ok(PendingCounts { agent: from_sql(row.try_get(0)?), key: from_sql(row.try_get(1)?) })
@@ -464,13 +488,17 @@ impl Store for PostgresStore {
         now: i64,
         limit: u32,
     ) -> Result<Vec<DueItem>, StoreError> {
-        let (limit, seconds) = (i64::from(limit), now.div_euclid(1000));
-        let name = Text(webhook);
-        let events = self.readers.read(|reader| &reader.due_events, &[&name, &now, &limit]).await?;
-        let expired =
-            self.readers.read(|reader| &reader.due_expired, &[&name, &now, &limit, &seconds]).await?;
-        let rows: Vec<_> = events.into_iter().chain(expired).collect();
-        all(&rows, |row| outbox::due_item_of(webhook, row))
+        self.due_items(webhook, None, now, limit).await
+    }
+
+    async fn waiting_announcements(
+        &self,
+        webhook: &Arc<str>,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
+        self.due_items(webhook, Some(tenant_id), now, limit).await
     }
 
     async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
@@ -526,8 +554,7 @@ impl Store for PostgresStore {
         let counted = first(&rows, |row| Ok((from_sql(row.try_get(0)?), from_sql(row.try_get(1)?))))?;
         let (events, chains) = counted.unwrap_or_default();
         let [one, two, three, four] = AGE_ENDS;
-        let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&tenant, &now, &one, &two, &three, &four];
+        let columns: [&(dyn ToSql + Sync); 6] = [&tenant, &now, &one, &two, &three, &four];
         let rows = self.readers.read(|reader| &reader.count_ages, &columns).await?;
         let counted = first(&rows, |row| {
             let number = |column: usize| row.try_get(column).map(from_sql);

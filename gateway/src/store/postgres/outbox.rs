@@ -177,22 +177,25 @@ async fn apply(transaction: &Transaction<'_>, change: &OutboxChange) -> Result<b
     Ok(changed > 0)
 }
 
-/// Returns the next announcing events for the webhook $1 at $2.
+/// Returns the next announcing events for the webhook $1: those that may be tried at $2 or, with the
+/// tenant $4, those of the tenant.
 pub(super) const DUE_EVENTS: &str = r#"
 SELECT cursors.tenant_id, source, number, detail, attempts, failing_since, seq, event
 FROM actpass.webhook_cursors AS cursors
 JOIN actpass.chains ON chains.tenant_id = cursors.tenant_id AND chain_id = source
 JOIN actpass.events ON chain = chains.id AND seq > number AND strpos(event, '"announces":[') > 0
-WHERE webhook = $1 AND retry_at <= $2
+WHERE webhook = $1 AND (cursors.tenant_id = $4 OR $4::text IS NULL AND retry_at <= $2)
 ORDER BY retry_at, cursors.tenant_id, source, seq LIMIT $3"#;
 
-/// Returns the next approvals that expired before $4, for the webhook $1 at $2.
+/// Returns the next approvals that expired before $4, for the webhook $1: those that may be tried at
+/// $2 or, with the tenant $5, those of the tenant.
 pub(super) const DUE_EXPIRED: &str = "
 SELECT cursors.tenant_id, source, number, detail, attempts, failing_since, deadline, id
 FROM actpass.webhook_cursors AS cursors
 JOIN actpass.approvals ON approvals.tenant_id = cursors.tenant_id AND approved IS NULL
     AND deadline <= $4 AND (deadline, id) > (number, detail)
-WHERE webhook = $1 AND source = 'expiry' AND retry_at <= $2
+WHERE webhook = $1 AND source = 'expiry'
+    AND (cursors.tenant_id = $5 OR $5::text IS NULL AND retry_at <= $2)
 ORDER BY retry_at, cursors.tenant_id, deadline, id LIMIT $3";
 
 pub(super) fn due_item_of(webhook: &Arc<str>, row: &Row) -> Result<DueItem, tokio_postgres::Error> {

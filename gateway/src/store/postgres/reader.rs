@@ -187,6 +187,7 @@ pub(super) struct ReadConnection {
     pub(super) events: Statement,
     pub(super) halt: Statement,
     pub(super) halts: Statement,
+    pub(super) lifted_halts: Statement,
     pub(super) head: Statement,
     pub(super) kept: Statement,
     /// The same, newest first.
@@ -286,6 +287,7 @@ impl ReadConnection {
             active_halts: client.prepare(halts::ACTIVE).await?,
             halt: client.prepare(halts::FIND).await?,
             halts: client.prepare(halts::LIST).await?,
+            lifted_halts: client.prepare(halts::LIFTED).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             approval_events: client.prepare(APPROVAL_EVENTS).await?,
             budget_accounts: client

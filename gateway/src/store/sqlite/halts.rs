@@ -83,6 +83,23 @@ pub(super) fn list(connection: &Connection, listing: &HaltListing) -> rusqlite::
         .collect()
 }
 
+pub(super) fn lifted(
+    connection: &Connection,
+    tenant_id: &str,
+    before: u64,
+    limit: u32,
+) -> rusqlite::Result<Vec<Halt>> {
+    connection
+        .prepare_cached(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM halts WHERE (tenant_id IS NULL OR tenant_id = ?1)
+             AND lifted_epoch IS NOT NULL AND epoch < ?2 ORDER BY epoch DESC LIMIT ?3"
+        ))?
+        .query_map(params![tenant_id, to_sql(before), limit], |row| halt_of(row, 0))?
+        .collect()
+}
+
 pub(super) fn acknowledged(
     connection: &Connection,
     tenant_id: &str,

@@ -197,6 +197,11 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| halts::list(connection, &listing)).await
     }
 
+    async fn lifted_halts(&self, tenant_id: &str, before: u64, limit: u32) -> Result<Vec<Halt>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| halts::lifted(connection, &tenant_id, before, limit)).await
+    }
+
     async fn acknowledged_halts(
         &self,
         tenant_id: &str,
@@ -394,7 +399,20 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<DueItem>, StoreError> {
         let webhook = Arc::clone(webhook);
-        self.readers.read(move |connection| outbox::due(connection, &webhook, now, limit)).await
+        self.readers.read(move |connection| outbox::due(connection, &webhook, None, now, limit)).await
+    }
+
+    async fn waiting_announcements(
+        &self,
+        webhook: &Arc<str>,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<DueItem>, StoreError> {
+        let (webhook, tenant_id) = (Arc::clone(webhook), tenant_id.to_owned());
+        self.readers
+            .read(move |connection| outbox::due(connection, &webhook, Some(&tenant_id), now, limit))
+            .await
     }
 
     async fn queued_messages(&self, webhook: &str, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

@@ -170,10 +170,12 @@ fn execute(
 }
 
 /// Returns the next items of a webhook's sources that may be tried at `now`, in milliseconds since
-/// 1970, the longest waiting source first.
+/// 1970, the longest waiting source first. With a tenant, returns its items, also those that may be
+/// tried later.
 pub(super) fn due(
     connection: &Connection,
     webhook: &std::sync::Arc<str>,
+    tenant_id: Option<&str>,
     now: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<DueItem>> {
@@ -183,7 +185,7 @@ pub(super) fn due(
            JOIN chains ON chains.tenant_id = cursors.tenant_id AND chain_id = source
            JOIN events INDEXED BY events_announced
                ON chain = chains.id AND seq > number AND instr(event, '"announces":[') > 0
-           WHERE webhook = ?1 AND retry_at <= ?2
+           WHERE webhook = ?1 AND (cursors.tenant_id = ?4 OR ?4 IS NULL AND retry_at <= ?2)
            ORDER BY retry_at, cursors.tenant_id, source, seq LIMIT ?3"#,
     )?;
     let mut expired = connection.prepare_cached(
@@ -191,7 +193,8 @@ pub(super) fn due(
          FROM webhook_cursors AS cursors
          JOIN approvals ON approvals.tenant_id = cursors.tenant_id AND approved IS NULL
              AND deadline >= number AND deadline <= ?4 AND (deadline, id) > (number, detail)
-         WHERE webhook = ?1 AND source = ?5 AND retry_at <= ?2
+         WHERE webhook = ?1 AND source = ?5
+             AND (cursors.tenant_id = ?6 OR ?6 IS NULL AND retry_at <= ?2)
          ORDER BY retry_at, cursors.tenant_id, deadline, id LIMIT ?3",
     )?;
     let item = |row: &Row<'_>| {
@@ -205,8 +208,8 @@ pub(super) fn due(
         })
     };
     let mut found: Vec<DueItem> =
-        events.query_map(params![webhook, now, limit], item)?.collect::<rusqlite::Result<_>>()?;
-    let columns = params![webhook, now, limit, now.div_euclid(1000), EXPIRY];
+        events.query_map(params![webhook, now, limit, tenant_id], item)?.collect::<rusqlite::Result<_>>()?;
+    let columns = params![webhook, now, limit, now.div_euclid(1000), EXPIRY, tenant_id];
     found.extend(expired.query_map(columns, item)?.collect::<rusqlite::Result<Vec<_>>>()?);
     Ok(found)
 }
