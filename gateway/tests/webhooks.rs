@@ -426,6 +426,30 @@ async fn refused_message_is_set_aside_and_sent_again_on_request() {
     }
 }
 
+#[tokio::test]
+async fn set_aside_message_does_not_spend_the_attempts_of_later_ones() {
+    let receiver = Receiver::start().await;
+    receiver.answer(Answer::Status(400));
+    let gateway = start(&receiver, "").await;
+    request(&gateway, "apk_one", r#", "user_id": "refused""#).await;
+    let mut later = Vec::new();
+    for user in ["a", "b"] {
+        later.push(request(&gateway, "apk_one", &format!(r#", "user_id": "{user}""#)).await);
+    }
+    while dead_letters(&gateway, "apdv_one").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    receiver.answer(Answer::Status(200));
+    let messages = receiver.messages(2).await;
+    let ids: Vec<_> = messages
+        .iter()
+        .map(|message| text(&message.json(), "data.approval.id").unwrap().to_owned())
+        .collect();
+    assert_eq!(ids, later);
+    assert_eq!(dead_letters(&gateway, "apdv_one").await.len(), 1);
+    gateway.stop().await;
+}
+
 /// Logs in and returns the cookie of the session.
 async fn log_in(gateway: &Gateway, key: &str) -> String {
     let cookie = |response: &reqwest::Response, name: &str| {

@@ -119,7 +119,7 @@ impl Dispatcher {
             self.redeliver(dead).await?;
         }
         let due = self.store.due_announcements(&self.webhook.name, self.clock.millis(), PAGE).await?;
-        let mut failing = HashSet::new();
+        let (mut started, mut failing) = (HashSet::new(), HashSet::new());
         for item in &due {
             if failing.contains(&item.cursor) {
                 continue;
@@ -127,8 +127,13 @@ impl Dispatcher {
             if !self.lease().await? {
                 return Ok(false);
             }
-            if !self.deliver(item).await? {
-                failing.insert(item.cursor.clone());
+            // The failed attempts of a source are those of its first item.
+            let attempts = match started.insert(&item.cursor) {
+                true => (item.attempts, item.failing_since),
+                false => (0, 0),
+            };
+            if !self.deliver(item, attempts).await? {
+                failing.insert(&item.cursor);
             }
         }
         Ok(!due.is_empty())
@@ -152,12 +157,12 @@ impl Dispatcher {
         Ok(has_lease)
     }
 
-    /// Delivers an item's messages; returns `false` if its source must wait.
-    async fn deliver(&self, item: &DueItem) -> Result<bool, StoreError> {
+    /// Delivers an item's messages, the first of which has failed `attempts` times, since then; returns
+    /// `false` if its source must wait.
+    async fn deliver(&self, item: &DueItem, mut attempts: (u32, i64)) -> Result<bool, StoreError> {
         let place = self.place_of(item);
         let subjects = self.subjects(&item.cursor, &place, Some(&item.content)).await?;
         let wanted = unsent(&self.webhook, item, subjects, |subject| subject.announcement);
-        let mut attempts = (item.attempts, item.failing_since);
         for (at, subject) in wanted.iter().enumerate() {
             let message = subject.message(&self.webhook, &self.page);
             let outcome = self.send(&message).await;
