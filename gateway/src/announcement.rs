@@ -11,6 +11,10 @@ pub enum Announcement {
     ApprovalRequested,
     /// An action would have exceeded a budget.
     BudgetExceeded,
+    /// A halt was lifted.
+    HaltLifted,
+    /// A halt started.
+    HaltStarted,
     /// A checkpoint of a chain.
     LedgerCheckpoint,
     /// The settings were reloaded.
@@ -19,11 +23,13 @@ pub enum Announcement {
 
 impl Announcement {
     /// All announcements.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::ApprovalDecided,
         Self::ApprovalExpired,
         Self::ApprovalRequested,
         Self::BudgetExceeded,
+        Self::HaltLifted,
+        Self::HaltStarted,
         Self::LedgerCheckpoint,
         Self::PolicyReloaded,
     ];
@@ -35,6 +41,8 @@ impl Announcement {
             Self::ApprovalExpired => "approval.expired",
             Self::ApprovalRequested => "approval.requested",
             Self::BudgetExceeded => "budget.exceeded",
+            Self::HaltLifted => "halt.lifted",
+            Self::HaltStarted => "halt.started",
             Self::LedgerCheckpoint => "ledger.checkpoint",
             Self::PolicyReloaded => "policy.reloaded",
         }

@@ -11,7 +11,7 @@ use crate::auth::{ApiKey, Principal};
 use crate::budget::{self, Charge};
 use crate::clock::rfc3339;
 use crate::delegation::Delegation;
-use crate::halts::{Acknowledgement, Halt, epoch_json};
+use crate::halts::{Acknowledgement, Halt, Lifting, epoch_json};
 use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::merkle::Frontier;
 use crate::object_writer::object;
@@ -248,11 +248,14 @@ fn of_credential(tenant_id: &str, credential: CredentialRef<'_>, event_type: &st
 
 /// A halt started or, if it is lifted, was lifted, on the chain of decisions of a tenant.
 pub(crate) fn halt(tenant_id: &Arc<str>, halt: &Halt) -> Draft {
-    let (event_type, by, reason, epoch) = match &halt.lifted {
-        None => (ledger::HALT_STARTED, &halt.by, &halt.reason, halt.epoch),
-        Some(lifted) => (ledger::HALT_LIFTED, &lifted.by, &lifted.reason, lifted.epoch),
+    let (event_type, announcement, by, reason, epoch) = match &halt.lifted {
+        None => (ledger::HALT_STARTED, Announcement::HaltStarted, &halt.by, &halt.reason, halt.epoch),
+        Some(Lifting { by, reason, epoch, .. }) => {
+            (ledger::HALT_LIFTED, Announcement::HaltLifted, by, reason, *epoch)
+        }
     };
     Draft {
+        announces: vec![announcement],
         metadata: Some(object([
             ("halt_id", Some(Json::from(&*halt.id))),
             ("scope", Some(Json::from(halt.scope.as_str()))),

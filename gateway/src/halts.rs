@@ -153,13 +153,7 @@ impl Halt {
 
     /// Describes what it stops: `the agent "support"`.
     pub fn what(&self) -> String {
-        match (self.scope, &self.target) {
-            (Scope::All, _) => "every tenant".to_owned(),
-            (Scope::Tenant, _) => "the tenant".to_owned(),
-            (scope, target) => {
-                format!("the {} {:?}", scope.as_str(), target.as_deref().unwrap_or_default())
-            }
-        }
+        what(self.scope, self.target.as_deref())
     }
 
     /// Describes who stopped what, when and why, as one clause without a period.
@@ -187,6 +181,17 @@ impl Halt {
         match members {
             Json::Object(members) => members,
             Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => Vec::new(),
+        }
+    }
+}
+
+/// Describes what a halt stops: `the agent "support"`.
+pub(crate) fn what(scope: Scope, target: Option<&str>) -> String {
+    match scope {
+        Scope::All => "every tenant".to_owned(),
+        Scope::Tenant => "the tenant".to_owned(),
+        Scope::Agent | Scope::Tool | Scope::User => {
+            format!("the {} {:?}", scope.as_str(), target.unwrap_or_default())
         }
     }
 }

@@ -546,6 +546,67 @@ async fn page_shows_the_queue_and_sends_a_dead_letter_again() {
 }
 
 #[tokio::test]
+async fn halt_and_its_lifting_are_announced() {
+    for (form, is_slack) in [("", false), ("form = \"slack\"", true)] {
+        let receiver = Receiver::start().await;
+        let more = format!("events = [\"halt.started\", \"halt.lifted\"]\n{form}");
+        let gateway = start(&receiver, &more).await;
+        let body = r#"{"scope": "tool", "id": "refunds.*", "reason": "<!channel> pays twice"}"#;
+        let start =
+            async || json(gateway.post("/api/v1/halts", "apdv_one").body(body).send().await.unwrap()).await;
+        let (status, halt) = start().await;
+        assert_eq!(status, 201, "{halt}");
+        // A repetition is the same halt.
+        assert_eq!(start().await.0, 200);
+        let id = text(&halt, "id").unwrap();
+        let lift =
+            gateway.client.delete(format!("{}/api/v1/halts/{id}", gateway.url)).bearer_auth("apdv_one");
+        let lift = lift.header("content-type", "application/json").body(r#"{"reason": "fixed"}"#);
+        assert_eq!(lift.send().await.unwrap().status(), 200);
+        let messages = receiver.messages(2).await;
+        assert_eq!(messages.len(), 2);
+        if is_slack {
+            let facts = messages[0].json().to_string();
+            assert_eq!(
+                text(&messages[0].json(), "text"),
+                Some("A halt stops actions: the tool \"refunds.*\"")
+            );
+            assert!(facts.contains("*Reason*: &lt;!channel&gt; pays twice"), "{facts}");
+            assert!(facts.contains("*By*: name-of-apdv-one"), "{facts}");
+            assert!(
+                messages[1].body.contains("A halt was lifted")
+                    && messages[1].body.contains("*Reason*: fixed")
+            );
+        } else {
+            messages.iter().for_each(assert_signed);
+            for (message, kind, status, reason) in [
+                (&messages[0], "halt.started", "active", "<!channel> pays twice"),
+                (&messages[1], "halt.lifted", "lifted", "fixed"),
+            ] {
+                let body = message.json();
+                assert_eq!(message.kind(), kind);
+                for (path, expected) in [
+                    ("data.halt.id", id),
+                    ("data.halt.status", status),
+                    ("data.halt.scope", "tool"),
+                    ("data.halt.target", "refunds.*"),
+                    ("data.halt.reason", reason),
+                    ("data.halt.by", "name-of-apdv-one"),
+                    ("data.tenant_id", "one"),
+                ] {
+                    assert_eq!(text(&body, path), Some(expected), "{path}: {body}");
+                }
+            }
+        }
+        // The announcements are part of the events of the halt, so they are in its transaction.
+        let events = gateway.events("apdv_one", "decisions").await;
+        let announcing: Vec<_> = events.iter().filter_map(|event| event.member("announces")).collect();
+        assert_eq!(announcing.len(), 2, "{announcing:?}");
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn states_of_webhooks_are_listed_without_url() {
     let mut receiver = Receiver::start().await;
     let gateway = start(&receiver, "").await;

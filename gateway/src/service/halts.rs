@@ -126,7 +126,11 @@ impl Service {
     }
 
     async fn change_halts(&self, change: HaltChange) -> Result<HaltOutcome, ServiceError> {
-        self.with_timeout(self.store.change_halts(change)).await
+        let outcome = self.with_timeout(self.store.change_halts(change)).await?;
+        if matches!(outcome, HaltOutcome::Changed(_)) {
+            self.announced.notify_waiters();
+        }
+        Ok(outcome)
     }
 
     /// Returns the active halts of the key's tenant, after a read.

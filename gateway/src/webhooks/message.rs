@@ -6,6 +6,7 @@ use actpass_protocol::Json;
 use super::{Announcement, Form, Webhook};
 use crate::approvals::Approval;
 use crate::clock::rfc3339;
+use crate::halts::{Scope, what};
 use crate::object_writer::object;
 
 /// Longer arguments are not sent.
@@ -82,6 +83,7 @@ impl Subject {
             ("approval", self.approval.as_ref().map(|approval| describe(approval, with_arguments, link))),
             ("decided", self.decided()),
             ("checkpoint", event("metadata").filter(|_| self.announcement == Announcement::LedgerCheckpoint)),
+            ("halt", self.halt()),
             ("reload", event("metadata").filter(|_| self.announcement == Announcement::PolicyReloaded)),
         ]);
         object([
@@ -105,6 +107,31 @@ impl Subject {
         ]))
     }
 
+    /// What was stopped, or is not stopped any more, by whom and why, as the event records it.
+    fn halt(&self) -> Option<Json> {
+        let status = match self.announcement {
+            Announcement::HaltLifted => "lifted",
+            Announcement::HaltStarted => "active",
+            Announcement::ApprovalDecided
+            | Announcement::ApprovalExpired
+            | Announcement::ApprovalRequested
+            | Announcement::BudgetExceeded
+            | Announcement::LedgerCheckpoint
+            | Announcement::PolicyReloaded => return None,
+        };
+        let metadata = |name| self.event.as_ref()?.member("metadata")?.member(name).cloned();
+        Some(object([
+            ("id", metadata("halt_id")),
+            ("status", Some(Json::from(status))),
+            ("scope", metadata("scope")),
+            ("target", metadata("target")),
+            ("reason", metadata("reason")),
+            ("by", self.event_text("key_name").map(Json::from)),
+            ("at", self.event_text("created_at").map(Json::from)),
+            ("halt_epoch", metadata("halt_epoch")),
+        ]))
+    }
+
     fn title(&self) -> String {
         match self.announcement {
             Announcement::ApprovalDecided => {
@@ -115,9 +142,23 @@ impl Subject {
             Announcement::ApprovalExpired => "The deadline passed without a decision".to_owned(),
             Announcement::ApprovalRequested => "An action needs your approval".to_owned(),
             Announcement::BudgetExceeded => "An action would exceed a budget".to_owned(),
+            Announcement::HaltLifted => "A halt was lifted".to_owned(),
+            Announcement::HaltStarted => "A halt stops actions".to_owned(),
             Announcement::LedgerCheckpoint => "Checkpoint of the ledger".to_owned(),
             Announcement::PolicyReloaded => "The settings were reloaded".to_owned(),
         }
+    }
+
+    /// The title with its subject, in one line.
+    fn summary(&self) -> String {
+        let halted = || {
+            let halt = self.halt()?;
+            let text = |name| halt.member(name).and_then(Json::as_str);
+            Some(what(Scope::parse(text("scope")?)?, text("target")))
+        };
+        let subject = self.approval.as_ref().map(|approval| approval.tool.clone()).or_else(halted);
+        let title = self.title();
+        one_line(&subject.map(|subject| format!("{title}: {subject}")).unwrap_or(title))
     }
 
     /// The facts that a person reads.
@@ -151,6 +192,13 @@ impl Subject {
                 }
                 let metadata = self.event.as_ref().and_then(|event| event.member("metadata"));
                 let text = |name| metadata.and_then(|metadata| metadata.member(name)).and_then(Json::as_str);
+                if self.halt().is_some() {
+                    add("Scope", text("scope"));
+                    add("Target", text("target"));
+                    add("Reason", text("reason"));
+                    add("By", self.event_text("key_name"));
+                    add("Halt", text("halt_id"));
+                }
                 add("Chain", text("chain_id"));
                 add("Head", text("head"));
             }
@@ -198,11 +246,8 @@ impl Subject {
                 ("elements", Some(Json::Array(vec![button]))),
             ]));
         }
-        let summary = match &self.approval {
-            Some(approval) => format!("{title}: {}", escape(&one_line(&approval.tool))),
-            None => title,
-        };
-        object([("text", Some(Json::String(cut(&summary, 300)))), ("blocks", Some(Json::Array(blocks)))])
+        let summary = cut(&escape(&self.summary()), 300);
+        object([("text", Some(Json::String(summary))), ("blocks", Some(Json::Array(blocks)))])
     }
 }
 
