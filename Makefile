@@ -35,7 +35,7 @@ NODE_VERSIONS ?= 20 22 24
 SUITE_TOOLS := pytest>=8,<10 pytest-xdist>=3.6,<4 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 \
 	trio>=0.27 uvloop>=0.19 celery>=5.4,<6 django>=4.2,<6 fastapi>=0.115,<1 flask>=3,<4 numpy>=1.26,<3 pydantic>=2.10,<3
 TEST_TOOLS := $(SUITE_TOOLS) axe-playwright-python>=0.1.8,<0.2 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5 \
-	standardwebhooks>=1.1,<2
+	opentelemetry-exporter-otlp-proto-http>=1.25 standardwebhooks>=1.1,<2
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
@@ -52,7 +52,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -147,7 +147,7 @@ test-examples: | test-environments-light
 test-adapters: | test-examples
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-api test-instructions test-soak test-environments-light test-adapters secret-scan
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-traces test-api test-instructions test-soak test-environments-light test-adapters secret-scan
 	@echo "make test: all passed"
 
 debug:
@@ -253,6 +253,10 @@ test-webhooks: $(TEST_VENV)/bin/maturin debug
 	cd tests/webhooks && ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_WEBHOOKS_NODE=$(CURDIR)/target/webhooks \
 		$(TIMED) 'tests: webhooks' $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
+# One trace from a Python agent through the gateway to PostgreSQL, in one collector.
+test-traces: $(TEST_VENV)/installed debug
+	$(TIMED) 'tests: traces' $(TEST_VENV)/bin/python tests/traces/one_trace.py $(GATEWAY)
+
 # The gateway's responses to requests that its OpenAPI description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
@@ -327,8 +331,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/webhooks
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/webhooks
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles

@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use actpass_protocol::json::{JsonWriter, Style};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -40,11 +40,23 @@ pub(crate) struct Access {
     tenant: Option<Arc<str>>,
     key: Option<Arc<str>>,
     peer: Option<String>,
-    trace_id: Option<String>,
+    traceparent: Option<String>,
+    /// Only of a traced request.
+    stages: Option<Vec<Stage>>,
     tool: Option<String>,
     decision: Option<String>,
     reason_code: Option<String>,
     event_id: Option<String>,
+}
+
+/// A measured part of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stage {
+    pub(crate) name: &'static str,
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
+    /// When the transaction of the store began, which ended with the stage.
+    pub(crate) transaction: Option<Instant>,
 }
 
 /// The parts of a line that every request has.
@@ -56,6 +68,35 @@ pub(crate) struct Answered<'a> {
     pub(crate) status: u16,
     pub(crate) code: Option<&'a str>,
     pub(crate) duration: Duration,
+}
+
+impl Access {
+    /// The valid `traceparent` of the caller.
+    pub(crate) fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
+
+    fn trace_id(&self) -> Option<&str> {
+        self.traceparent()?.split('-').nth(1)
+    }
+
+    /// The stages of a traced request, in the order of their ends.
+    pub(crate) fn stages(&self) -> &[Stage] {
+        self.stages.as_deref().unwrap_or_default()
+    }
+
+    /// The attributes of a span that the request has.
+    pub(crate) fn decided(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let attributes = [
+            ("actpass.tenant", self.tenant.as_deref()),
+            ("actpass.key", self.key.as_deref()),
+            ("actpass.tool", self.tool.as_deref()),
+            ("actpass.decision", self.decision.as_deref()),
+            ("actpass.reason_code", self.reason_code.as_deref()),
+            ("actpass.evidence_event_id", self.event_id.as_deref()),
+        ];
+        attributes.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
 }
 
 tokio::task_local! {
@@ -98,7 +139,7 @@ impl AccessLog {
             ("tenant", access.tenant.as_deref()),
             ("key", access.key.as_deref()),
             ("peer", access.peer.as_deref()),
-            ("trace_id", access.trace_id.as_deref()),
+            ("trace_id", access.trace_id()),
             ("tool", access.tool.as_deref()),
             ("decision", access.decision.as_deref()),
             ("reason_code", access.reason_code.as_deref()),
@@ -123,10 +164,11 @@ impl AccessLog {
     }
 }
 
-/// Runs a request and returns its notes.
-pub(crate) async fn observe<T>(request: impl Future<Output = T>) -> (T, Access) {
+/// Runs a request and returns its notes, with its stages if it is traced.
+pub(crate) async fn observe<T>(request: impl Future<Output = T>, is_traced: bool) -> (T, Access) {
+    let stages = is_traced.then(Vec::new);
     CURRENT
-        .scope(RefCell::default(), async {
+        .scope(RefCell::new(Access { stages, ..Access::default() }), async {
             let answer = request.await;
             (answer, CURRENT.with(RefCell::take))
         })
@@ -152,9 +194,41 @@ pub(crate) fn note_peer(peer: std::net::IpAddr) {
     note(|access| access.peer = Some(peer.to_string()));
 }
 
-/// Notes the trace of the caller.
-pub(crate) fn note_trace(trace_id: &str) {
-    note(|access| access.trace_id = Some(trace_id.to_owned()));
+/// Notes the valid `traceparent` of the caller.
+pub(crate) fn note_trace(traceparent: &str) {
+    note(|access| access.traceparent = Some(traceparent.to_owned()));
+}
+
+/// Measures a stage of the current request. Does nothing if the request is not traced.
+#[derive(Debug)]
+#[must_use = "the stage ends when this is dropped"]
+pub(crate) struct StageTimer {
+    name: &'static str,
+    begun: Option<Instant>,
+    transaction: Option<Arc<OnceLock<Instant>>>,
+}
+
+impl StageTimer {
+    /// Begins a stage.
+    pub(crate) fn begin(name: &'static str) -> Self {
+        let is_traced = CURRENT.try_with(|access| access.borrow().stages.is_some()).unwrap_or(false);
+        Self { name, begun: is_traced.then(Instant::now), transaction: None }
+    }
+
+    /// Returns the place where the store notes when the transaction of this stage began.
+    pub(crate) fn transaction(&mut self) -> Option<Arc<OnceLock<Instant>>> {
+        self.transaction = self.begun.map(|_| Arc::default());
+        self.transaction.clone()
+    }
+}
+
+impl Drop for StageTimer {
+    fn drop(&mut self) {
+        let Some(begun) = self.begun else { return };
+        let transaction = self.transaction.as_ref().and_then(|transaction| transaction.get().copied());
+        let stage = Stage { name: self.name, begun, ended: Instant::now(), transaction };
+        note(|access| access.stages.iter_mut().for_each(|stages| stages.push(stage)));
+    }
 }
 
 /// Notes a decision.

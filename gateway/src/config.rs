@@ -39,6 +39,7 @@ use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::sign_in::SignInSettings;
 use crate::store::{Database, Location, TlsTrust};
+use crate::traces::{ExportHeaders, TraceSettings};
 use crate::webhooks::Webhook;
 
 /// The default policy of `actpass-gateway dev`.
@@ -110,6 +111,8 @@ pub struct Settings {
     pub webhooks: Vec<Webhook>,
     /// Sign-in of people at an identity provider.
     pub sign_in: Option<SignInSettings>,
+    /// The collector of traces, if configured.
+    pub traces: Option<TraceSettings>,
     /// The access log, if configured.
     pub access_log: Option<AccessLogTarget>,
     /// Limits of decisions in progress.
@@ -459,6 +462,7 @@ impl Settings {
             log_level: LogLevel::default(),
             webhooks: Vec::new(),
             sign_in: None,
+            traces: None,
             access_log: None,
             admission: AdmissionLimits::default(),
             metrics: None,
@@ -597,6 +601,7 @@ impl SettingsReader<'_> {
         self.check_lifters(lift_by.as_deref(), &keyring);
         let webhooks = self.webhooks(&mut root, &tenants);
         let sign_in = self.sign_in(&mut root, &tenants);
+        let traces = self.traces(&mut root);
         let access_log = self.access_log(&mut root);
         let metrics = self.metrics(&mut root, has_tls || danger);
         let certificate_expires_at = certificate.as_deref().and_then(expiry);
@@ -654,6 +659,7 @@ impl SettingsReader<'_> {
             log_level,
             webhooks,
             sign_in,
+            traces,
             access_log,
             admission: limits.admission,
             metrics,
@@ -1086,6 +1092,48 @@ impl SettingsReader<'_> {
         }
         section.finish(&mut self.problems);
         limits
+    }
+
+    fn traces(&mut self, root: &mut Section) -> Option<TraceSettings> {
+        let mut section = root.section("traces", &mut self.problems)?;
+        let endpoint = section.text("endpoint", &mut self.problems);
+        let authorities = section.optional_text("ca", &mut self.problems);
+        let percent = section.optional_percent("sample_percent", &mut self.problems);
+        let headers = self.export_headers(&mut section);
+        section.finish(&mut self.problems);
+        let endpoint = endpoint?;
+        let Some(authority) = Authority::of_url(&endpoint) else {
+            let problem = "expected a URL such as \"https://collector.example:4318/v1/traces\"";
+            self.problems.add("traces.endpoint", problem);
+            return None;
+        };
+        if !headers.is_empty() && endpoint.starts_with("http://") && !authority.is_loopback() {
+            let problem = "headers are secret; expected https or a loopback address";
+            self.problems.add("traces.endpoint", problem);
+        }
+        let authorities = match authorities {
+            None => None,
+            Some(path) => Some(self.certificates("traces.ca", &path)?),
+        };
+        Some(TraceSettings { endpoint, authorities, sample_percent: percent.unwrap_or(100), headers })
+    }
+
+    fn export_headers(&mut self, section: &mut Section) -> ExportHeaders {
+        let mut headers = ExportHeaders::default();
+        if !section.has("headers") {
+            return headers;
+        }
+        for mut header in section.sections("headers", &mut self.problems) {
+            let name = header.text("name", &mut self.problems);
+            let file = header.text("file", &mut self.problems);
+            header.finish(&mut self.problems);
+            let Some((name, file)) = name.zip(file) else { continue };
+            let Some(value) = self.secret(&header.member("file"), &file) else { continue };
+            if let Err((member, problem)) = headers.add(&name, &value) {
+                self.problems.add(header.member(member), problem);
+            }
+        }
+        headers
     }
 
     fn access_log(&mut self, root: &mut Section) -> Option<AccessLogTarget> {
@@ -1578,6 +1626,16 @@ impl Section {
             problems.add(self.member(name), expected("true or false", &value));
         }
         value.as_bool()
+    }
+
+    fn optional_percent(&mut self, name: &str, problems: &mut Problems) -> Option<u8> {
+        let value = self.members.remove(name)?;
+        let number = value.as_integer().and_then(|number| u8::try_from(number).ok());
+        let number = number.filter(|number| *number <= 100);
+        if number.is_none() {
+            problems.add(self.member(name), expected("an integer of 0 to 100", &value));
+        }
+        number
     }
 
     fn positive(&mut self, name: &str, problems: &mut Problems) -> Option<NonZeroU32> {

@@ -49,5 +49,6 @@ mod shadow;
 pub mod sign_in;
 pub mod signed_note;
 pub mod store;
+pub mod traces;
 pub mod vault;
 pub mod webhooks;

@@ -47,6 +47,7 @@ use crate::service::{Service, SharedState};
 use crate::shadow::Shadows;
 use crate::sign_in::SignIn;
 use crate::store::{KeptChange, KeptKind, Location, NewKept, OpenError, Store, StoreError};
+use crate::traces::Traces;
 use crate::vault::Vault;
 use crate::webhooks::Dispatcher;
 
@@ -102,6 +103,7 @@ pub struct Server {
     reloads: Reloads,
     store: Arc<dyn Store>,
     notifier: ApprovalNotifier,
+    in_force: watch::Receiver<Arc<InForce>>,
 }
 
 /// A running listener for metrics.
@@ -126,6 +128,9 @@ pub enum ServerError {
     /// The access log cannot be opened.
     #[error("cannot open the access log: {0}")]
     AccessLog(#[source] io::Error),
+    /// The collector of traces is unusable.
+    #[error("cannot export traces: {0}")]
+    Traces(String),
     /// The signing keys are unusable.
     #[error("cannot use the signing keys: {0}")]
     SigningKeys(#[from] SigningKeyError),
@@ -222,6 +227,10 @@ impl Server {
         let issuer = settings.issuer.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
         let (stop, stopping) = watch::channel(false);
         let metrics = store.timings().map(Metrics::new).unwrap_or_default();
+        let system = match &settings.data {
+            Location::Database(_) => "postgresql",
+            Location::File(_) => "sqlite",
+        };
         let shared = Shared {
             base_path: Arc::clone(&base_path),
             attempts: Arc::default(),
@@ -240,6 +249,7 @@ impl Server {
             state: Arc::default(),
             metrics: Arc::new(metrics),
             admission: Arc::default(),
+            system,
             stopping: stopping.clone(),
         };
         let (reloads, requests) = Reloads::new(settings.source.is_some());
@@ -280,7 +290,7 @@ impl Server {
         let context = ConnectionContext {
             builder: builder(&timeouts),
             api: Api::Gateway,
-            in_force,
+            in_force: in_force.clone(),
             base_path,
             timeouts,
             connections: Connections::new(limits),
@@ -298,7 +308,7 @@ impl Server {
             MetricsListener { address, stop, serving: tokio::spawn(serve(listener, context)) }
         });
         let serving = tokio::spawn(serve(listener, context));
-        Ok(Self { address, scheme, stop, serving, metrics, background, reloads, store, notifier })
+        Ok(Self { address, scheme, stop, serving, metrics, background, reloads, store, notifier, in_force })
     }
 
     /// Reloads the settings from their file, like SIGHUP. Returns immediately; the log has the result.
@@ -351,6 +361,11 @@ impl Server {
             metrics.stop.send_replace(true);
             // A panic was already reported.
             let _ = metrics.serving.await;
+        }
+        let traces = self.in_force.borrow().app.traces.clone();
+        if let Some(traces) = traces {
+            // A panic was already reported.
+            let _ = tokio::task::spawn_blocking(move || traces.stop()).await;
         }
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
@@ -405,6 +420,8 @@ pub(crate) struct Shared {
     state: Arc<SharedState>,
     metrics: Arc<Metrics>,
     admission: Arc<DecisionAdmission>,
+    /// Name of the database system, in traces.
+    system: &'static str,
     stopping: watch::Receiver<bool>,
 }
 
@@ -465,6 +482,17 @@ impl InForce {
             hash: settings.hash,
             certificate_expires_at: settings.certificate_expires_at,
         });
+        let running = before.and_then(|before| before.app.traces.as_ref());
+        let traces = match settings.traces {
+            None => None,
+            Some(settings) => match running.filter(|running| running.has(&settings)) {
+                Some(running) => Some(Arc::clone(running)),
+                None => {
+                    let traces = Traces::start(settings, shared.system, Arc::clone(&shared.metrics));
+                    Some(Arc::new(traces.map_err(ServerError::Traces)?))
+                }
+            },
+        };
         let app = Arc::new(App {
             keyring,
             service: Arc::new(service),
@@ -485,6 +513,7 @@ impl InForce {
             metrics_token: settings.metrics.and_then(|metrics| metrics.token),
             admission: Arc::clone(&shared.admission),
             admission_limits: settings.admission,
+            traces,
             access_log,
             stopping: shared.stopping.clone(),
         });

@@ -29,6 +29,8 @@ mod passports;
 mod people;
 #[path = "sign_in.rs"]
 mod sign_in;
+#[path = "traces.rs"]
+mod traces;
 #[path = "vault.rs"]
 mod vault;
 #[path = "webhooks.rs"]

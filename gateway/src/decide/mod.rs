@@ -100,6 +100,7 @@ pub fn decide(key: &ApiKey, request: &Preflight, context: &DecisionContext) -> D
         opens,
         budgets,
         capture: None,
+        begun: None,
     };
     DecisionResult { response, allows, returns_credential, request: captured, record }
 }

@@ -32,10 +32,10 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
             connection.authenticate();
         }
     }
-    let trace = request.headers().get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
-    if let Some(trace) = trace {
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    if let Some((traceparent, trace)) = traceparent.and_then(|value| Some((value, trace_id(value)?))) {
         tracing::Span::current().record("trace_id", trace);
-        access_log::note_trace(trace);
+        access_log::note_trace(traceparent);
     }
     let refused = match authority(request.version(), request.uri(), request.headers()) {
         Err(problem) => Some(ApiError::InvalidHost(problem)),

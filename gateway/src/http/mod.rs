@@ -52,6 +52,7 @@ use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::reload::{Loaded, Reloads};
 use crate::service::{Service, ServiceError};
+use crate::traces::Traces;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -86,6 +87,8 @@ pub(crate) struct App {
     pub admission: Arc<DecisionAdmission>,
     /// Their limits.
     pub admission_limits: AdmissionLimits,
+    /// The export of traces, if configured.
+    pub traces: Option<Arc<Traces>>,
     /// The access log, if configured.
     pub access_log: Option<Arc<AccessLog>>,
     /// Whether the gateway stops.
@@ -97,6 +100,7 @@ pub(crate) struct App {
 struct RequestLog {
     metrics: Arc<Metrics>,
     access: Option<Arc<AccessLog>>,
+    traces: Option<Arc<Traces>>,
     clock: Clock,
 }
 
@@ -105,6 +109,7 @@ impl RequestLog {
         Self {
             metrics: Arc::clone(&app.metrics),
             access: app.access_log.clone(),
+            traces: app.traces.clone(),
             clock: app.service.clock.clone(),
         }
     }
@@ -240,9 +245,10 @@ async fn request_log(State(log): State<RequestLog>, mut request: Request, next: 
         event_id = tracing::field::Empty
     );
     let running = next.run(request).instrument(span.clone());
-    let (mut response, access) = match &log.access {
-        Some(_) => access_log::observe(running).await,
-        None => (running.await, Access::default()),
+    let is_observed = log.access.is_some() || log.traces.is_some();
+    let (mut response, access) = match is_observed {
+        true => access_log::observe(running, log.traces.is_some()).await,
+        false => (running.await, Access::default()),
     };
 
     let headers = response.headers_mut();
@@ -255,11 +261,16 @@ async fn request_log(State(log): State<RequestLog>, mut request: Request, next: 
     log.metrics.answered(route, method.as_str(), status);
     let code = response.extensions().get::<error::Code>().map(|code| code.0);
     let duration = started.elapsed();
-    if let Some(access_log) = &log.access {
+    if is_observed {
         let millis = log.clock.millis();
         let (request_id, method) = (&*id, method.as_str());
         let answered = Answered { millis, request_id, method, route, status, code, duration };
-        access_log.write(&answered, &access);
+        if let Some(access_log) = &log.access {
+            access_log.write(&answered, &access);
+        }
+        if let Some(traces) = &log.traces {
+            traces.answered(&answered, &access);
+        }
     }
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     span.in_scope(|| tracing::info!(status, code, micros, "answered"));

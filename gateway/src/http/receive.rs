@@ -14,7 +14,7 @@ use http::{HeaderMap, header};
 use super::client::Client;
 use super::error::ApiError;
 use super::{App, Started};
-use crate::access_log;
+use crate::access_log::{self, StageTimer};
 use crate::auth::ApiKey;
 use crate::connections::Connection;
 use crate::request::InvalidMember;
@@ -91,6 +91,7 @@ impl FromRequest<Arc<App>> for JsonCall {
 
     /// Authenticates before reading the body.
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let _receiving = StageTimer::begin("receive");
         let (mut parts, body) = request.into_parts();
         let started = parts.extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
         let key = match check_headers(&mut parts, app).await {

@@ -121,6 +121,7 @@ pub(crate) struct Metrics {
     record: Histogram,
     whole: Histogram,
     store_errors: Family<KindLabel, Counter>,
+    trace_export_failures: Counter,
     /// In seconds since 1970.
     started: f64,
 }
@@ -135,7 +136,7 @@ impl Metrics {
     pub(crate) fn new(timings: &WriteTimings) -> Self {
         let mut registry = Registry::default();
         let (decisions, replays, shed, budgets_exceeded) = Default::default();
-        let (requests, store_errors) = Default::default();
+        let (requests, store_errors, trace_export_failures) = Default::default();
         let stages: Durations<StageLabel> = Family::new_with_constructor(duration_histogram);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
 
@@ -161,6 +162,8 @@ impl Metrics {
         let help = "Duration of the stages of answered preflights";
         own.register_with_unit("preflight_duration", help, Unit::Seconds, stages.clone());
         own.register("store_errors", "Failed operations of the store", Family::clone(&store_errors));
+        let help = "Exports of spans that failed";
+        own.register("trace_export_failures", help, Counter::clone(&trace_export_failures));
         let help = "Duration of the transactions of the writer";
         own.register_with_unit("store_batch_duration", help, Unit::Seconds, timings.batch.clone());
         let help = "Duration of the commits of the writer, with the sync to disk";
@@ -191,6 +194,7 @@ impl Metrics {
             record,
             whole,
             store_errors,
+            trace_export_failures,
             started,
         }
     }
@@ -242,6 +246,11 @@ impl Metrics {
     /// Counts a failed store operation.
     pub(crate) fn store_failed(&self, failure: StoreFailure) {
         self.store_errors.get_or_create(&KindLabel { kind: failure.as_str() }).inc();
+    }
+
+    /// Counts a failed export of spans.
+    pub(crate) fn trace_export_failed(&self) {
+        self.trace_export_failures.inc();
     }
 
     /// Counts an answered request; `route` is the matched route.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::measure::explained_budgets;
 use super::{Service, ServiceError};
-use crate::access_log;
+use crate::access_log::{self, StageTimer};
 use crate::auth::ApiKey;
 use crate::capture::{CapturedRequest, SealedRequest};
 use crate::decide::{
@@ -82,6 +82,7 @@ impl Service {
         let mut found = Lookups::default();
         let mut recorded = Duration::ZERO;
         for _ in 0..MAX_ATTEMPTS {
+            let deciding = StageTimer::begin("decide");
             let context = Arc::new(self.load_context(&pending, &mut found).await?);
             // An unreadable credential must fail the call before anything is recorded.
             let secret = match &found.credential {
@@ -127,9 +128,13 @@ impl Service {
             let request_hash = pending.request.request_hash.as_deref();
             let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
             let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
+            drop(deciding);
+            let mut stage = StageTimer::begin("record");
+            decided.record.begun = stage.transaction();
             let recording = Instant::now();
             let outcome = self.with_timeout(self.store.decide(decided.record)).await;
             recorded += recording.elapsed();
+            drop(stage);
             let outcome = match outcome {
                 Err(ServiceError::HaltsChanged) => {
                     found.earlier.clone_from(&context.earlier);

@@ -1,6 +1,7 @@
 //! The three kinds of records, and their outcomes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use actpass_protocol::ActionEnd;
 use bytes::Bytes;
@@ -181,6 +182,8 @@ pub struct DecisionRecord {
     pub budgets: Option<Claims>,
     /// The request, to keep with the decision.
     pub capture: Option<SealedRequest>,
+    /// Set to the time at which its transaction begins.
+    pub begun: Option<Arc<OnceLock<Instant>>>,
 }
 
 impl DecisionRecord {
@@ -198,6 +201,7 @@ impl DecisionRecord {
             opens: None,
             budgets: None,
             capture: None,
+            begun: None,
         }
     }
 }

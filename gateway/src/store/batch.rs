@@ -367,6 +367,7 @@ impl<R: Rows> Batch<R> {
             opens,
             budgets,
             capture,
+            begun: _,
         } = decision;
         if *halt_epoch != self.halts.epoch {
             return Ok(Err(StoreError::HaltsChanged));

@@ -1,5 +1,7 @@
 //! The write queue: all queued writes are written as one batch in one transaction.
 
+use std::time::Instant;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::append::{
@@ -41,6 +43,16 @@ pub(super) enum Append {
 }
 
 impl Append {
+    /// Notes that the transaction begins.
+    fn begin(&self) {
+        if let Self::Decision(decision, _) = self
+            && let Some(begun) = &decision.begun
+        {
+            // Only the first time counts.
+            let _ = begun.set(Instant::now());
+        }
+    }
+
     /// Sends the outcome. The receiver may be gone; the event stays recorded.
     fn reply(self) {
         match self {
@@ -162,7 +174,10 @@ impl JobBatch {
         while let Some(job) = next {
             match job {
                 Job::AddKey(key, rotation, reply) => batch.keys.push((*key, rotation, reply)),
-                Job::Append(append) => batch.appends.push(append),
+                Job::Append(append) => {
+                    append.begin();
+                    batch.appends.push(append);
+                }
                 Job::Check(reply) => batch.checks.push(reply),
                 Job::Kept(change, reply) => batch.kept.push((change, reply)),
                 Job::Outbox(change, reply) => batch.outbox.push((change, reply)),

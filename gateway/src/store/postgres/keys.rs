@@ -112,6 +112,7 @@ impl BatchKeys {
             opens,
             budgets,
             capture: _,
+            begun: _,
         } = decision;
         self.add_event(event);
         let tenant_id = || Arc::clone(&event.tenant_id);
