@@ -20,7 +20,7 @@ use crate::policy::Policy;
 use crate::request::{Evidence, Issue, Preflight, Protocol, Text};
 
 /// Actor name of events caused by the gateway itself.
-const GATEWAY: &str = "(gateway)";
+pub(crate) const GATEWAY: &str = "(gateway)";
 
 /// Actor name of events caused from the command line, where there is no API key.
 pub(crate) const COMMAND_LINE: &str = "(command line)";

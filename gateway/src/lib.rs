@@ -32,6 +32,7 @@ pub mod ledger;
 pub mod merkle;
 mod metrics;
 mod object_writer;
+pub mod ocsf;
 pub mod passkeys;
 pub mod passport;
 pub mod policy;

@@ -1,12 +1,12 @@
 //! `actpass-gateway evidence`.
 
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use actpass_protocol::Json;
 use actpass_protocol::token::PublicKey;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::archive::Archive;
 use super::signed_data::SignedData;
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::evidence::{self, Chain, Expected, ExportVerifier, Verified};
 use crate::halts::HaltAudit;
 use crate::ledger;
+use crate::ocsf;
 use crate::passport::SigningKeys;
 use crate::proofs;
 use crate::replay;
@@ -40,6 +41,12 @@ pub(super) enum EvidenceCommand {
         /// repeated. An export that contradicts one, or a checkpoint in the data, is not signed
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
+        /// Form of the events; only `ledger` can be verified and has a signature
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Print only the events after this `seq`, the last that the SIEM has; needs --format ocsf
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
     },
     /// Prove that an event is in the ledger: the event, a signed checkpoint of its chain and the
     /// hashes between them, as JSON; works while a gateway runs
@@ -81,6 +88,16 @@ pub(super) enum EvidenceCommand {
     },
     /// Verify an export offline
     Verify(Verify),
+}
+
+/// Form of exported events.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum Format {
+    /// As stored
+    #[default]
+    Ledger,
+    /// Events of the Open Cybersecurity Schema Framework 1.8, for a SIEM
+    Ocsf,
 }
 
 #[derive(Args, Debug)]
@@ -149,8 +166,15 @@ impl EvidenceCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Audit { source, tenant } => audit_evidence(source, &tenant),
-            Self::Export { chain, source, tenant, checkpoint } => {
-                export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source, &checkpoint)
+            Self::Export { chain, source, tenant, checkpoint, format, after } => {
+                let chain = Chain { tenant_id: &tenant, chain_id: &chain };
+                match format {
+                    Format::Ledger if after > 0 => {
+                        Err(Failure::Failed("--after needs --format ocsf".to_owned()))
+                    }
+                    Format::Ledger => export_evidence(chain, source, &checkpoint),
+                    Format::Ocsf => export_ocsf(chain, source, &checkpoint, after),
+                }
             }
             Self::Archive(archive) => archive.run(),
             Self::Prove { event, source, tenant, chain, checkpoint, segment, policy, request } => {
@@ -205,6 +229,33 @@ fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoints: &[PathBuf]
         eprintln!("not signed: {reason}");
     }
     Ok(())
+}
+
+/// Exports for a SIEM. The chain is verified like in an export that is signed.
+fn export_ocsf(
+    chain: Chain<'_>,
+    source: DataSource,
+    checkpoints: &[PathBuf],
+    after: u64,
+) -> Result<(), Failure> {
+    let data = SignedData::open(source)?;
+    let mut known = data.checkpoints(chain)?.found;
+    known.extend(kept(&data, checkpoints, chain)?.into_iter().map(|kept| kept.state));
+    let archived = data.archived(chain)?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let read = |each: &mut evidence::EventHandler<'_>| {
+        read_chain(&data.location, chain.tenant_id, chain.chain_id, |event| {
+            if event.seq > after {
+                let parsed = Json::parse(event.text.as_bytes()).map_err(io::Error::other)?;
+                writeln!(out, "{}", ocsf::event(&parsed).map_err(io::Error::other)?)?;
+            }
+            each(event)
+        })
+    };
+    let now = Clock::default().seconds();
+    let exported = evidence::export(chain, &archived, read, None, &known, now, &mut io::sink());
+    out.flush().map_err(|error| Failure::Failed(error.to_string()))?;
+    exported.map(|_| ()).map_err(Failure::new)
 }
 
 fn prove_event(
