@@ -18,6 +18,8 @@
 #              OLDEST=1 uses the oldest supported versions, FRAMEWORKS selects some
 # make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
 # make fuzz    fuzz each target for FUZZ_SECONDS (300)
+# make conformance  run the conformance suite against the Python and Node packages; make conformance-peers also against other SDKs,
+#              into docs/conformance.md
 # make bench   benchmark clients and gateway side by side, into docs/benchmarks/; BENCH=quick for a short run
 # make bench-gateway  benchmark the gateway only
 # make instructions  record the instruction counts that make test-instructions compares
@@ -52,7 +54,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -277,6 +279,21 @@ parity: $(TEST_VENV)/installed test-native
 	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory outcomes-kotlin; fi
 	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
 
+CONFORMANCE := target/debug/actpass-conformance
+# A module finds its dependencies in its own folder.
+conformance: $(TEST_VENV)/installed debug
+	$(CONFORMANCE) --exact --jobs 8 --adapter $(TEST_VENV)/bin/python conformance/adapters/actpass_sdk.py
+	$(CONFORMANCE) --exact --jobs 8 --adapter $(TEST_VENV)/bin/python conformance/adapters/actpass_sdk.py --async
+	@scripts/lib.sh if_node 'the conformance of the Node package' $(MAKE) --no-print-directory conformance-node
+
+conformance-node: node-debug
+	@mkdir -p target/conformance/node_modules/@actpass && ln -sfn $(CURDIR)/bindings-node target/conformance/node_modules/@actpass/sdk
+	@cp conformance/adapters/actpass-sdk.mjs target/conformance/
+	$(CONFORMANCE) --exact --jobs 8 --adapter node target/conformance/actpass-sdk.mjs
+
+conformance-peers: conformance
+	scripts/conformance-peers $(CONFORMANCE) $(TEST_VENV)/bin/python --write
+
 outcomes-node: node-debug
 	cd bindings-node && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
 	cd bindings-node && ACTPASS_ENGINE=wasm ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
@@ -331,8 +348,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff format --check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles
@@ -343,7 +360,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
-PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches deploy docs examples \
+PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md Makefile .github benches conformance deploy docs examples \
 	fuzz hook mcp policies scripts core gateway bindings-uniffi bindings-python/README.md bindings-python/python bindings-python/src bindings-python/tests \
 	bindings-node/README.md bindings-node/scripts bindings-node/src bindings-node/text bindings-wasm bindings-node/tests bindings-node/ts bindings-swift/README.md \
 	bindings-swift/Sources bindings-swift/Tests bindings-kotlin/README.md bindings-kotlin/src tests

@@ -97,10 +97,13 @@ impl HostileGateway {
 
         let https = (script.tls != Tls::None || script.plain_on_https) && !script.tls_on_http;
         let authority = if https || script.tls_on_http { Some(Authority::new()?) } else { None };
-        let other_host = if script.steps.iter().any(|s| matches!(s, Step::Redirect(_))) {
-            Some(Server::start(listener()?, Setup::other_host())?)
-        } else {
-            None
+        let redirect = script
+            .steps
+            .iter()
+            .find_map(|step| if let Step::Redirect(redirect) = step { Some(redirect) } else { None });
+        let other_host = match redirect {
+            Some(redirect) => Some(Server::start(listener()?, Setup::other_host(redirect))?),
+            None => None,
         };
 
         let (port, address) = if script.listen == Listen::Refused {

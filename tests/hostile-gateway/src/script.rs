@@ -423,6 +423,8 @@ pub struct Redirect {
     /// The status code. Default: 302.
     #[serde(default = "found")]
     pub status: u16,
+    /// The body of the other host's responses. Default: an `allow` of the wire protocol.
+    pub other_body: Option<String>,
     /// The delay before the response.
     #[serde(default)]
     pub delay_ms: u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::request::Seen;
-use crate::script::{Body, Respond, Step};
+use crate::script::{Body, Redirect, Respond, Step};
 
 /// The behaviour of a server.
 #[derive(Debug, Default)]
@@ -22,13 +22,11 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// The target host of redirects.
-    pub(crate) fn other_host() -> Self {
+    /// The target host of `redirect`.
+    pub(crate) fn other_host(redirect: &Redirect) -> Self {
+        let body = redirect.other_body.clone().unwrap_or_else(|| OTHER_HOST_ALLOWS.to_owned());
         Self {
-            steps: vec![Step::Respond(Respond {
-                body: Body::Text(OTHER_HOST_ALLOWS.into()),
-                ..Respond::default()
-            })],
+            steps: vec![Step::Respond(Respond { body: Body::Text(body), ..Respond::default() })],
             ..Self::default()
         }
     }
