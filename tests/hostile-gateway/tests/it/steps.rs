@@ -276,6 +276,17 @@ fn redirect_targets_a_recording_host() {
 }
 
 #[test]
+fn redirect_targets_respond_as_the_script_requires() {
+    let gateway = start(json!({"steps": [{"do": "redirect", "other_body": "{\"allowed\":true}"}]}));
+    let answer = ask(&gateway, "/");
+    let location = answer.header("location").unwrap();
+    let address = location.strip_prefix("http://").unwrap().split('/').next().unwrap();
+    let mut client = Client::new(open(address));
+    client.get("/");
+    assert_eq!(client.answer().text(), r#"{"allowed":true}"#);
+}
+
+#[test]
 fn steps_honor_delay() {
     for step in [
         json!({"do": "respond", "close": true}),
