@@ -5,7 +5,7 @@
  * decision and runs your function only if it allows the action. After a denial, a pending approval, a changed tool
  * definition or an unreachable gateway, your function does not run.
  *
- * @packageDocumentation
+ * @module @actpass/sdk
  */
 export { ActPass, createActPass } from './client.js';
 export {

@@ -5,7 +5,7 @@
  * `environment`. If the gateway allowed an action and no process reported whether it ran, the helpers throw an
  * {@link UnknownExecution}, an `AssertionError`.
  *
- * @packageDocumentation
+ * @module @actpass/sdk/testing
  */
 
 import { AssertionError } from 'node:assert';

@@ -59,8 +59,12 @@ def on_files(files: Files, config: Any) -> Files:
     for source, target in PAGES.items():
         if (ROOT / source).is_file():
             files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
+    require_modules()
     for path in sorted((BUILT / "typescript").rglob("*.md")):
-        text = path.read_text(encoding="utf-8").replace("\n# @actpass/sdk", "\n# TypeScript API")
+        # Python-Markdown has no escape for this character.
+        text = path.read_text(encoding="utf-8").replace("\\<", "&lt;")
+        if path.name == "overview.md":
+            text = text.replace("# @actpass/sdk\n", "# TypeScript API\n", 1)
         files.append(File.generated(config, f"reference/{path.relative_to(BUILT).as_posix()}", content=text))
     kotlin = ROOT / "bindings-kotlin" / "src" / "main"
     page = kdoc.page(kotlin)
@@ -73,6 +77,16 @@ def on_files(files: Files, config: Any) -> Files:
     for name, path in SCRIPTS.items():
         files.append(File.generated(config, f"assets/{name}", abs_src_path=str(TOOLS / path)))
     return files
+
+
+def require_modules() -> None:
+    """Fail if the TypeScript reference lacks a module that the Node package exports."""
+    package = json.loads((ROOT / "bindings-node" / "package.json").read_text(encoding="utf-8"))
+    exported = {package["name"] + name.removeprefix(".") for name in package["exports"] if not name.endswith(".json")}
+    pages = (BUILT / "typescript" / "modules").glob("*.md")
+    found = {path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in pages}
+    if exported != found:
+        raise PluginError(f"scripts/docs/typedoc.json: expected the modules {sorted(exported)}, found {sorted(found)}")
 
 
 def require_types(page: str, folder: Path, glob: str, declaration: str) -> None:

@@ -1,7 +1,7 @@
 /**
  * Guards the tools of the AI SDK (`ai`, versions 6 and 7).
  *
- * @module
+ * @module @actpass/sdk/ai
  */
 
 import type { ActPass } from '../client.js';

@@ -2,7 +2,7 @@
  * Guards the tools of the Claude Agent SDK (`@anthropic-ai/claude-agent-sdk`): its in-process tools around their execution, and
  * all others by a hook.
  *
- * @module
+ * @module @actpass/sdk/claude-agent
  */
 
 import type { ActPass } from '../client.js';

@@ -1,7 +1,7 @@
 /**
  * Guards the tools of agents of LangChain.js (`langchain`, with `@langchain/langgraph`).
  *
- * @module
+ * @module @actpass/sdk/langchain
  */
 
 import { ToolMessage } from '@langchain/core/messages';

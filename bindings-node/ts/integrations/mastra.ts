@@ -1,7 +1,7 @@
 /**
  * Guards tools of Mastra (`@mastra/core`).
  *
- * @module
+ * @module @actpass/sdk/mastra
  */
 
 import type { ActPass } from '../client.js';

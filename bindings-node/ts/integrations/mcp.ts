@@ -1,7 +1,7 @@
 /**
  * Guards tools at the boundary of the Model Context Protocol (`@modelcontextprotocol/sdk`): in a server, or in a client.
  *
- * @module
+ * @module @actpass/sdk/mcp
  */
 
 import type { ActPass } from '../client.js';

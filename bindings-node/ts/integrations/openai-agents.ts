@@ -1,7 +1,7 @@
 /**
  * Guards the tools of the OpenAI Agents SDK (`@openai/agents`).
  *
- * @module
+ * @module @actpass/sdk/openai-agents
  */
 
 import type { ActPass } from '../client.js';
