@@ -12,8 +12,8 @@ Python adapter are checked there too.
 `--oldest` uses the oldest supported versions: `requirements-FRAMEWORK-oldest.txt`, or
 `node/FRAMEWORK/oldest/package.json`; without this file, the newest version is the oldest one. `--source` tests the
 Python package in `bindings-python/python` without a wheel. `--lock` resolves the requirements above the line
-`# Resolved:` of each file and writes the rest, or `package-lock.json`. `--check` compares the oldest versions with the
-ones that the packages declare.
+`# Resolved:` of each file and writes the rest, or `package-lock.json`. `--check` compares the versions with the ranges
+that the packages declare, which are exactly those from the oldest version to the end of the newest major one.
 
 A test reports each case as a JSON line `{"framework", "case", "variant", "ran"}` in the file that ACTPASS_ADAPTER_CASES
 names. `cases.json` names the cases, with the number of executions if it is equal for every framework. An environment
@@ -100,24 +100,70 @@ def main() -> int:
 
 
 def check() -> int:
-    """Return 1 if a package declares another oldest version of a framework than the tests use."""
-    tested: dict[str, set[str]] = {}
-    for one in frameworks(oldest=True):
+    """Return 1 if a package declares other versions of a framework than the tests use."""
+    tested: dict[tuple[str, str], list[str]] = {}
+    for one in [*frameworks(oldest=True), *frameworks(oldest=False)]:
         for name, version in one.direct().items():
-            tested.setdefault(name, set()).add(version)
+            tested.setdefault((one.language, name), []).append(version)
     text = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.search(r"^\[project.optional-dependencies]\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     assert extras is not None
+    specifiers = re.findall(r'"([\w.-]+)([<>=!~][^";]*)', extras[1])
+    declared = [(name, found, python_range(tested.get(("python", name), []))) for name, found in specifiers]
     peers = json.loads((ROOT / "bindings-node" / "package.json").read_text(encoding="utf-8"))["peerDependencies"]
-    declared = re.findall(r'"([\w.-]+)>=([\w.]+)', extras[1])
     # The tests of the package use OpenTelemetry.
     wanted = {name: one for name, one in peers.items() if name != "@opentelemetry/api"}
-    declared += [(name, one) for name, text in wanted.items() for one in re.findall(r"(?:\^|>=)([\w.]+)", text)]
-    problems = [one for one in declared if one[1] not in tested.get(one[0], set())]
-    for name, version in problems:
-        found = ", ".join(sorted(tested.get(name, {"nothing"})))
-        print(f"run.py --check: {name}: declared {version} as the oldest, but tested {found}", file=sys.stderr)
+    declared += [(name, found, npm_range(tested.get(("node", name), []))) for name, found in wanted.items()]
+    problems = [
+        f"{name}: declared {found}, expected {expected}" for name, found, expected in declared if found != expected
+    ]
+    adapters = {file.stem for file in (PACKAGE / "python" / "actpass" / "integrations").glob("[a-z]*.py")}
+    named = {name.replace("-", "_") for name in re.findall(r"^([\w-]+) = ", extras[1], re.MULTILINE)}
+    problems += [f"{name}: an adapter without an extra" for name in sorted(adapters - named - {"passports"})]
+    imported = (
+        re.findall(r"^(?:import|export)\b[^;]* from '([^.#'][^']*)'", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for file in ROOT.glob("bindings-node/ts/integrations/*.ts")
+    )
+    packages = {re.sub(r"^((?:@[^/]+/)?[^/]+).*", r"\1", name) for names in imported for name in names}
+    problems += [f"{name}: imported, but no peer dependency" for name in sorted(packages - peers.keys())]
+    for problem in problems:
+        print(f"run.py --check: {problem}", file=sys.stderr)
+    print(f"run.py --check: {len(declared)} ranges, {len(problems)} problems")
     return 1 if problems else 0
+
+
+def compatible(version: str) -> tuple[int, ...]:
+    """Return the part of a version that changes with incompatible releases: the major one, or that of 0.x."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return (major,) if major else (0, minor)
+
+
+def following(version: str) -> str:
+    """Return the first incompatible version: `2` after 1.5.2, `0.25` after 0.24.0."""
+    *kept, last = compatible(version)
+    return ".".join(map(str, [*kept, last + 1]))
+
+
+def ordered(version: str) -> list[int]:
+    """Return the numbers of a version, to compare."""
+    return [int(part) for part in version.split(".")]
+
+
+def python_range(versions: list[str]) -> str:
+    """Return the specifier of an extra: from the oldest version to the end of the newest major one."""
+    found = sorted(versions, key=ordered)
+    return f">={found[0]},<{following(found[-1])}" if found else "a version that the tests install"
+
+
+def npm_range(versions: list[str]) -> str:
+    """Return the range of a peer: from the oldest version of each major one, or of 0.x, to its end."""
+    found = sorted(versions, key=ordered)
+    if not found:
+        return "a version that the tests install"
+    if compatible(found[0]) != compatible(found[-1]) and found[-1].startswith("0."):
+        return f">={found[0]} <{following(found[-1])}.0"
+    oldest = {compatible(one): one for one in reversed(found)}
+    return " || ".join(f"^{oldest[one]}" for one in sorted(oldest))
 
 
 def timed(framework: Framework, *, source: bool) -> Result:
