@@ -43,6 +43,8 @@ PAGES = {
 FENCE = re.compile(r"^ *(```|~~~)")
 LINK = re.compile(r"(\]\(|^\[[^\]]+\]: +)([^)\s]+)", re.MULTILINE)
 ITEM = re.compile(r" {0,3}([-*]|\d+\.) ")
+#: A link to a program that a guide shows.
+PROGRAM = re.compile(r"\]\([^)\s]*\b(examples/(?:python|node)/[\w-]+\.(?:py|mjs))\)")
 
 
 def on_config(config: Any) -> Any:
@@ -113,7 +115,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
                 parts.append("")
         parts.append(line)
         previous = line
+    if source and source.startswith("docs/how-to/"):
+        parts += [program(path) for path in dict.fromkeys(PROGRAM.findall(markdown))]
     return "\n".join(parts)
+
+
+def program(path: str) -> str:
+    """Return a collapsed block with the source of an example."""
+    file = ROOT / path
+    if not file.is_file():
+        raise PluginError(f"no example {path}")
+    language = {".py": "python", ".mjs": "js"}[file.suffix]
+    lines = [f"```{language}", *file.read_text(encoding="utf-8").rstrip().split("\n"), "```"]
+    return "\n".join([f'\n??? example "{path}"', "", *(f"    {line}".rstrip() for line in lines)])
 
 
 def target(link: str, source: str, page: str) -> str:
