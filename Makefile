@@ -104,7 +104,7 @@ demo-node:
 	@node target/dist/demo/node/refund.mjs $(DEMO_GATEWAY) .actpass/demo/refunds-node.jsonl
 endif
 
-# PACKAGES: python, node, swift, gateway, mcp, hook. TARGETS: see scripts/dist.
+# PACKAGES: python, node, swift, gateway, mcp, hook, conformance. TARGETS: see scripts/dist.
 dist: RELEASE := 1
 dist: $(if $(PACKAGES),$(if $(filter node,$(PACKAGES)),node-wasm),node-wasm)
 	scripts/cross-toolchain

@@ -10,7 +10,7 @@ Rust:
   `npm install`, the npm launcher of the gateway, the Node example and smoke.mjs. The time from the first command to the
   first decision is measured.
 - Each of these: `actpass-mcp` from pip or npm, between this script as a client and a server, and `actpass-hook`, each
-  with an allowed and a denied call.
+  with an allowed and a denied call; the list of `actpass-conformance`.
 - Except under an emulator: `npm install` without optional dependencies, for another libc and for another processor. The
   error names the package to install.
 - Debian 12, also: the Java example with the jar's classes and the native library of Kotlin.
@@ -261,7 +261,7 @@ def run_system(system: System) -> Iterator[Result]:
         if is_built(wheels, 2, f"the wheels of actpass and actpass-gateway for {target}"):
             with inside(system, root_of(system)) as root:
                 yield run_python(system, root, wheels)
-        for name, run in GUARDS.items():
+        for name, run in TOOLS.items():
             wheels = wheels_of(f"actpass_{name}", system) + wheels_of("actpass_gateway", system)
             if is_built(wheels, 2, f"the wheels of actpass-{name} and actpass-gateway for {target}"):
                 with inside(system, root_of(system)) as root:
@@ -271,15 +271,15 @@ def run_system(system: System) -> Iterator[Result]:
     if is_built(tarballs, 4, f"the packages of @actpass/sdk and @actpass/gateway for {platform}"):
         with inside(system, root_of(system)) as root:
             yield run_node(system, root, tarballs)
-    for name, run in GUARDS.items():
+    for name, run in TOOLS.items():
         tarballs = tarballs_of(name, platform) + tarballs_of("gateway", platform)
         if not is_built(tarballs, 4, f"the packages of @actpass/{name} and @actpass/gateway for {platform}"):
             continue
         with inside(system, root_of(system)) as root:
             npm_install(root, "@actpass/gateway", f"@actpass/{name}")
             yield (f"npm: @actpass/{name}", tarballs, run(root, "/root/node_modules/.bin"), None)
-        if name == "mcp" and not system.is_emulated:
-            yield ("npm, wrong installations", [], run_wrong_installations(system, root_of(system), platform), None)
+    if not system.is_emulated:
+        yield ("npm, wrong installations", [], run_wrong_installations(system, root_of(system), platform), None)
     if is_built(libraries, 2, f"the native library for {target}"):
         with inside(system, root_of(system)) as root:
             yield run_native(system, root, libraries)
@@ -493,13 +493,19 @@ def hooked(root: Path, programs: str) -> str:
     return f"{version}: 4900 {answers[0]}, 90000 {answers[1]}"
 
 
-#: The programs that guard calls, by the name of their package.
-GUARDS = {"mcp": proxied, "hook": hooked}
+def listed(root: Path, programs: str) -> str:
+    """List the cases of `actpass-conformance`."""
+    program = f"{programs}/actpass-conformance"
+    return f"{do(root, program, '--version')}: {len(do(root, program, '--list').splitlines())} cases"
+
+
+#: The programs but the gateway, by the name of their package.
+TOOLS = {"mcp": proxied, "hook": hooked, "conformance": listed}
 
 
 def run_wrong_installations(system: System, lower: Path, platform: str) -> str:
     """Install the packages as they cannot run here, and require that each error names the package to install."""
-    names = ("sdk", "gateway", *GUARDS)
+    names = [name for name in ("sdk", "gateway", *TOOLS) if len(tarballs_of(name, platform)) == 2]
     libc, other = ("musl", "glibc") if system.kind == "musl" else ("glibc", "musl")
     processor = "x64" if system.processor[2] == "arm64" else "arm64"
     missing = "the package @actpass/{}-" + platform + " is not installed: install @actpass/{} again"
@@ -602,12 +608,12 @@ def run_empty(system: System) -> Result:
             served = preflight(url, key, context)
         text = f"dev: {decision}; serve with TLS: {served}; SIGTERM: exit code 0"
         names = ["gateway"]
-        for name in GUARDS:
-            guard = DIST / "npm" / f"{name}-{platform}" / "bin" / f"actpass-{name}"
-            if is_built([path for path in [guard] if path.exists()], 1, f"actpass-{name} for {platform}"):
-                shutil.copy2(guard, root / guard.name)
+        for name in TOOLS:
+            tool = DIST / "npm" / f"{name}-{platform}" / "bin" / f"actpass-{name}"
+            if is_built([path for path in [tool] if path.exists()], 1, f"actpass-{name} for {platform}"):
+                shutil.copy2(tool, root / tool.name)
                 version = subprocess.run(
-                    ["chroot", root, f"/{guard.name}", "--version"], check=True, stdout=subprocess.PIPE, text=True
+                    ["chroot", root, f"/{tool.name}", "--version"], check=True, stdout=subprocess.PIPE, text=True
                 )
                 text += f"; {version.stdout.strip()}"
                 names.append(name)

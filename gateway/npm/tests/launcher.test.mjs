@@ -135,7 +135,7 @@ function cases(name, denial) {
 }
 
 describe('the launcher', { skip: process.platform === 'win32' && 'needs a shell' }, () => {
-  for (const name of ['gateway', 'mcp']) {
+  for (const name of ['conformance', 'gateway', 'mcp']) {
     describe(`of @actpass/${name}`, () => cases(name));
   }
   // Hosts run the tool after any other exit code of a hook.
