@@ -637,6 +637,65 @@ fn members(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
 }
 
 #[test]
+fn mail_problems_name_the_member_and_no_secret() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("password"), "mail-secret").unwrap();
+    let parse = |mail: &str| {
+        let text = format!("{}[[mail]]\n{mail}\n", common::config(""));
+        Settings::parse(&text, folder.path()).map_err(|problems| problems.to_string())
+    };
+    let server = "name = \"m\"\nserver = \"smtp.example\"\n";
+    let addresses = "from = \"a@one.example\"\nto = [\"Bob <b@one.example>\"]\n";
+    let sign_in = "user = \"u\"\npassword_file = \"password\"\n";
+    let settings = parse(&format!("{server}{addresses}{sign_in}")).unwrap();
+    assert_eq!(settings.webhooks.len(), 1);
+    assert!(!format!("{settings:?} {:?}", settings.webhooks[0].form).contains("mail-secret"));
+    for (mail, problem) in [
+        (format!("name = \"m\"\n{addresses}"), "mail[0].server: missing"),
+        (format!("{server}{addresses}port = 65536"), "mail[0].port: expected an integer of 1 to 65535"),
+        (
+            format!("{server}{addresses}encryption = \"ssl\""),
+            "mail[0].encryption: expected \"tls\", \"starttls\"",
+        ),
+        (format!("{server}{addresses}encryption = \"none\""), "mail[0].server: expected encryption"),
+        (
+            format!("{server}{addresses}").replace("smtp.example", "10.0.0.1"),
+            "mail[0].server: is a private address",
+        ),
+        (
+            format!("{server}{addresses}").replace("smtp.example", "smtp.example:25"),
+            "mail[0].server: expected a host",
+        ),
+        (format!("{server}{addresses}").replace("a@one", "a"), "mail[0].from: expected an address"),
+        (
+            format!("{server}{addresses}").replace("a@one.example", "a@one.example, c@one.example"),
+            "mail[0].from: ",
+        ),
+        (
+            format!("{server}{addresses}").replace("Bob", "B\\r\\nBcc: e@evil.example"),
+            "mail[0].to: expected an address",
+        ),
+        (format!("{server}from = \"a@one.example\"\nto = []"), "mail[0].to: missing"),
+        (format!("{server}{addresses}user = \"u\""), "mail[0].password_file: missing"),
+        (format!("{server}{addresses}password_file = \"password\""), "mail[0].user: missing"),
+        (format!("{server}{addresses}user = \"u\"\npassword_file = \"none\""), "mail[0].password_file: "),
+        (format!("{server}{addresses}url = \"https://hooks.example\""), "mail[0].url: unknown member"),
+        (
+            format!("{server}{addresses}events = [\"all\"]"),
+            "mail[0].events: expected some of approval.decided",
+        ),
+        (
+            format!("{server}{addresses}[[mail]]\n{server}{addresses}"),
+            "mail[1].name: duplicate webhook name \"m\"",
+        ),
+    ] {
+        let found = parse(&mail).unwrap_err();
+        assert!(found.contains(problem), "{mail}: {found}");
+        assert!(!found.contains("mail-secret"), "{found}");
+    }
+}
+
+#[test]
 fn schema_has_exactly_the_settings_that_are_read() {
     let schema: serde_json::Value = serde_json::from_str(include_str!("../gateway.schema.json")).unwrap();
     let mut known = Vec::new();

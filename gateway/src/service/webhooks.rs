@@ -6,7 +6,7 @@ use super::{Authorized, Service, ServiceError, page_of};
 use crate::store::{DeadLetter, OutboxChange, WebhookState};
 use crate::webhooks::{WaitingMessage, Webhook, waiting_messages};
 
-/// Maximum number of events of a webhook's queue that are read at once.
+/// Maximum number of events of a webhook's queue that are read.
 const MAX_WAITING: u32 = 50;
 
 /// A webhook of a tenant with the messages that wait to be sent.

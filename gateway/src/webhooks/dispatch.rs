@@ -10,9 +10,10 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::sync::Notify;
 
+use super::mail::Mailer;
 use super::message::{Message, Subject};
 use super::sender::{SenderError, Target};
-use super::{Announcement, Form, Webhook};
+use super::{Announcement, Form, SigningSecret, Url, Webhook};
 use crate::clock::{Clock, rfc3339};
 use crate::store::{Cursor, DeadLetter, DueItem, EXPIRY, OutboxChange, Place, Store, StoreError};
 
@@ -42,7 +43,7 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     webhook: Webhook,
-    target: Target,
+    sender: Sender,
     store: Arc<dyn Store>,
     clock: Clock,
     /// The name of this gateway in leases.
@@ -52,6 +53,28 @@ pub(crate) struct Dispatcher {
     announced: Arc<Notify>,
     /// When the lease ends, in milliseconds since 1970.
     leased_until: i64,
+}
+
+/// Sends the messages of a form.
+#[derive(Debug)]
+enum Sender {
+    Http { target: Target, url: Url, secret: Option<SigningSecret> },
+    Mail(Box<Mailer>),
+}
+
+impl Sender {
+    fn new(webhook: &Webhook) -> Result<Self, String> {
+        let trusted = webhook.authorities.as_deref();
+        let (allow_private, timeout) = (webhook.allow_private_address, webhook.timeout);
+        let (url, secret) = match &webhook.form {
+            Form::Mail(mail) => {
+                return Ok(Self::Mail(Box::new(Mailer::new(mail, trusted, allow_private, timeout)?)));
+            }
+            Form::Slack { url } => (url.clone(), None),
+            Form::Standard { url, secret } => (url.clone(), Some(secret.clone())),
+        };
+        Ok(Self::Http { target: Target::new(trusted, allow_private, timeout)?, url, secret })
+    }
 }
 
 /// Failure of an attempt.
@@ -64,7 +87,7 @@ struct Failure {
 
 impl From<SenderError> for Failure {
     fn from(error: SenderError) -> Self {
-        let is_refusal = matches!(error, SenderError::Private);
+        let is_refusal = matches!(error, SenderError::Private | SenderError::Refused(_));
         Self { problem: error.to_string(), is_refusal, retry_after: None }
     }
 }
@@ -84,12 +107,11 @@ impl Dispatcher {
         announced: Arc<Notify>,
         holder: Arc<str>,
     ) -> Result<Self, String> {
-        let trusted = webhook.authorities.as_deref();
-        let target = Target::new(trusted, webhook.allow_private_address, webhook.timeout)?;
+        let sender = Sender::new(&webhook)?;
         let (name, tenants) = (Arc::clone(&webhook.name), webhook.tenants.clone());
         let register = OutboxChange::Register { webhook: name, tenants, now: clock.millis() };
         store.change_outbox(register).await.map_err(|error| error.to_string())?;
-        Ok(Self { webhook, target, store, clock, holder, page, announced, leased_until: 0 })
+        Ok(Self { webhook, sender, store, clock, holder, page, announced, leased_until: 0 })
     }
 
     /// Delivers until the task is aborted.
@@ -336,11 +358,15 @@ impl Dispatcher {
 
     /// Sends a message once.
     async fn send(&self, message: &Message) -> Result<(), Failure> {
+        let (target, url, secret) = match &self.sender {
+            Sender::Http { target, url, secret } => (target, url, secret),
+            Sender::Mail(mailer) => return Ok(mailer.send(message).await?),
+        };
         let seconds = self.clock.seconds();
-        let mut request = Request::post(self.webhook.url.clone())
+        let mut request = Request::post(url.clone())
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(header::USER_AGENT, concat!("actpass-gateway/", env!("CARGO_PKG_VERSION")));
-        if let Form::Standard(secret) = &self.webhook.form {
+        if let Some(secret) = secret {
             request = request
                 .header("webhook-id", &message.id)
                 .header("webhook-timestamp", seconds)
@@ -348,7 +374,7 @@ impl Dispatcher {
         }
         let body = Full::new(Bytes::copy_from_slice(message.body.as_bytes()));
         let request = request.body(body).map_err(|error| SenderError::Failed(error.to_string()))?;
-        let response = self.target.send(request, MAX_RESPONSE_BYTES).await?;
+        let response = target.send(request, MAX_RESPONSE_BYTES).await?;
         match response.status() {
             status if status.is_success() => Ok(()),
             status => Err(Failure {

@@ -15,6 +15,9 @@ const MAX_ARGUMENT_BYTES: usize = 16 * 1024;
 /// Maximum length of the text of a Slack block.
 const MAX_BLOCK_CHARACTERS: usize = 2_900;
 
+/// Maximum length of the variable part of an e-mail's subject.
+const MAX_SUBJECT_CHARACTERS: usize = 150;
+
 /// The subject of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
@@ -30,6 +33,10 @@ pub(super) struct Subject {
 pub(super) struct Message {
     pub(super) id: String,
     pub(super) announcement: Announcement,
+    /// When its event happened.
+    pub(super) timestamp: String,
+    /// One line for the subject of an e-mail.
+    pub(super) subject: String,
     pub(super) body: String,
 }
 
@@ -57,11 +64,19 @@ impl Subject {
     /// Creates the message for a webhook. `page` is the URL of the approvals page.
     pub(super) fn message(&self, webhook: &Webhook, page: &str) -> Message {
         let link = self.approval.as_ref().map(|approval| format!("{page}/approvals/{}", approval.id));
+        let (with_arguments, link) = (webhook.with_arguments, link.as_deref());
         let body = match webhook.form {
-            Form::Standard(_) => self.standard(webhook.with_arguments, link.as_deref()),
-            Form::Slack => self.slack(webhook.with_arguments, link.as_deref()),
+            Form::Mail(_) => self.mail(with_arguments, link),
+            Form::Slack { .. } => self.slack(with_arguments, link).to_string(),
+            Form::Standard { .. } => self.standard(with_arguments, link).to_string(),
         };
-        Message { id: self.id(), announcement: self.announcement, body: body.to_string() }
+        Message {
+            id: self.id(),
+            announcement: self.announcement,
+            timestamp: self.timestamp(),
+            subject: format!("ActPass: {}", cut(&self.summary(), MAX_SUBJECT_CHARACTERS)),
+            body,
+        }
     }
 
     fn standard(&self, with_arguments: bool, link: Option<&str>) -> Json {
@@ -107,7 +122,7 @@ impl Subject {
         ]))
     }
 
-    /// What was stopped, or is not stopped any more, by whom and why, as the event records it.
+    /// The halt and its author, or its lifting, as the event records it.
     fn halt(&self) -> Option<Json> {
         let status = match self.announcement {
             Announcement::HaltLifted => "lifted",
@@ -204,6 +219,23 @@ impl Subject {
             }
         }
         facts
+    }
+
+    /// The text of an e-mail. Each fact is one line, so that no value looks like another fact or link.
+    fn mail(&self, with_arguments: bool, link: Option<&str>) -> String {
+        let mut lines = vec![self.title(), String::new()];
+        lines.extend(self.facts().iter().map(|(name, value)| format!("{name}: {}", one_line(value))));
+        if let Some(approval) = self.approval.as_ref().filter(|_| with_arguments) {
+            lines.push(match approval.args.len() <= MAX_ARGUMENT_BYTES {
+                true => format!("Arguments: {}", one_line(&approval.args)),
+                false => "Arguments: too long for an e-mail".to_owned(),
+            });
+        }
+        if let Some(link) = link {
+            lines.extend([String::new(), "Open the request:".to_owned(), link.to_owned()]);
+        }
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     /// Blocks of a Slack message. Text is escaped, so that it can neither mention nor link.

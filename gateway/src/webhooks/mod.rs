@@ -1,4 +1,4 @@
-//! Webhooks: requests to others that report recorded events.
+//! Webhooks: requests and e-mails to others that report recorded events.
 //!
 //! The ledger is the outbox. An event names its [announcements](Announcement), so an announcement is
 //! durable in the transaction of its decision. For each webhook, the store keeps a position in each
@@ -7,6 +7,7 @@
 
 mod addresses;
 mod dispatch;
+mod mail;
 mod message;
 mod sender;
 mod signature;
@@ -22,39 +23,57 @@ pub use crate::announcement::Announcement;
 
 pub(crate) use self::addresses::is_public;
 pub(crate) use self::dispatch::{Dispatcher, WaitingMessage, waiting_messages};
+pub(crate) use self::mail::check_server;
+pub use self::mail::{Encryption, Mail};
 pub(crate) use self::sender::Target;
 pub use self::signature::SigningSecret;
 
-/// The form of a webhook's messages.
-#[derive(Clone, Debug)]
+/// The form of a webhook's messages, and where they are sent.
+#[derive(Clone)]
 pub enum Form {
-    /// JSON of the Standard Webhooks, signed with this secret.
-    Standard(SigningSecret),
-    /// A message for a Slack incoming webhook, whose URL is its secret.
-    Slack,
+    /// An e-mail.
+    Mail(Mail),
+    /// A message for a Slack incoming webhook.
+    Slack {
+        /// The URL, which is its secret.
+        url: Url,
+    },
+    /// JSON of the Standard Webhooks.
+    Standard {
+        /// The URL; it may contain a secret.
+        url: Url,
+        /// The secret that signs messages.
+        secret: SigningSecret,
+    },
+}
+
+impl fmt::Debug for Form {
+    /// Omits the URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Form {
     /// The word used in settings and listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Standard(_) => "standard",
-            Self::Slack => "slack",
+            Self::Mail(_) => "mail",
+            Self::Slack { .. } => "slack",
+            Self::Standard { .. } => "standard",
         }
     }
 }
 
 /// A URL to send requests to.
-pub(crate) type Url = http::Uri;
+pub type Url = http::Uri;
 
 /// A webhook, as configured.
 #[derive(Clone)]
 pub struct Webhook {
     /// The unique name.
     pub name: Arc<str>,
-    /// The URL; it may contain a secret.
-    pub(crate) url: Url,
-    /// The form of its messages.
+    /// The form of its messages, and where they are sent.
     pub form: Form,
     /// The tenants whose announcements it receives.
     pub tenants: Vec<Arc<str>>,

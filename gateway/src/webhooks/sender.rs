@@ -31,6 +31,9 @@ pub(crate) enum SenderError {
     /// The request timed out.
     #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// The receiver refuses the message or this gateway.
+    #[error("{0}")]
+    Refused(String),
     /// The connection or the response failed.
     #[error("{0}")]
     Failed(String),

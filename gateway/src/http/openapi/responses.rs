@@ -155,8 +155,9 @@ pub(in crate::http) struct Webhook {
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(in crate::http) enum WebhookForm {
-    Standard,
+    Mail,
     Slack,
+    Standard,
 }
 
 /// A page of messages that were set aside.
