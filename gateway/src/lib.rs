@@ -19,6 +19,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod connections;
+mod coverage;
 pub mod decide;
 pub mod delegation;
 mod events;

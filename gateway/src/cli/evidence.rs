@@ -9,6 +9,7 @@ use actpass_protocol::token::PublicKey;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::archive::Archive;
+use super::coverage::CoverageReport;
 use super::signed_data::SignedData;
 use super::source::DataSource;
 use super::{Failure, print, with_store};
@@ -28,6 +29,8 @@ pub(super) enum EvidenceCommand {
     /// Write the oldest events of a chain to signed files and remove them from the data; works while a
     /// gateway runs
     Archive(Archive),
+    /// List outcomes and receipts of actions that no decision permits; works while a gateway runs
+    Coverage(CoverageReport),
     /// Print a chain as JSON Lines with a signature over its head; works while a gateway runs
     Export {
         /// Chain to export; a tenant's decisions are in "decisions"
@@ -177,6 +180,7 @@ impl EvidenceCommand {
                 }
             }
             Self::Archive(archive) => archive.run(),
+            Self::Coverage(coverage) => coverage.run(),
             Self::Prove { event, source, tenant, chain, checkpoint, segment, policy, request } => {
                 let chain = Chain { tenant_id: &tenant, chain_id: &chain };
                 let read = |file: PathBuf| {

@@ -4,6 +4,7 @@ mod approvals;
 mod archive;
 mod backup;
 mod config;
+mod coverage;
 mod evidence;
 mod halts;
 mod key;
