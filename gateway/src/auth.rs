@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::acs::AcsSettings;
+use crate::client_certificates::CertificateName;
 use crate::policy::{Policy, RiskTier, ShadowPolicy};
 
 /// Maximum length of an API key in bytes. Longer keys are treated as unknown.
@@ -339,6 +340,10 @@ pub struct ApiKey {
     pub expires_at: Option<i64>,
     /// Settings of the Agent Control Standard; `None` if it is disabled.
     pub acs: Option<AcsSettings>,
+    /// The client certificate that each connection with this key needs; `None` for any connection.
+    pub certificate: Option<CertificateName>,
+    /// Whether that certificate authenticates without the key.
+    pub is_certificate_sufficient: bool,
     /// Held while an approval is opened, so that the pending limit is exact.
     pub opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -382,6 +387,8 @@ impl ApiKey {
             grants,
             expires_at: None,
             acs: None,
+            certificate: None,
+            is_certificate_sufficient: false,
             opening: Arc::default(),
         }
     }
@@ -543,11 +550,16 @@ pub struct Keyring {
     /// Buckets by the first bytes of the hash. The lookup time reveals only the hash of the sent
     /// key, which the caller knows. Full hashes are compared in constant time.
     buckets: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<ApiKey>)>>,
+    /// The hashes of the keys whose certificate is sufficient.
+    certificates: HashMap<CertificateName, ApiKeyHash>,
 }
 
 impl Keyring {
     /// Adds a key.
     pub fn add(&mut self, hash: ApiKeyHash, key: ApiKey) {
+        if let Some(certificate) = key.certificate.clone().filter(|_| key.is_certificate_sufficient) {
+            self.certificates.insert(certificate, hash);
+        }
         self.buckets.entry(hash.bucket()).or_default().push((hash, Arc::new(key)));
     }
 
@@ -562,6 +574,17 @@ impl Keyring {
             return None;
         }
         self.known(&ApiKeyHash::of(presented), now)
+    }
+
+    /// Returns the key that a client certificate with these names authenticates, if it is not expired
+    /// at `now`, in seconds since 1970.
+    pub fn of_certificate(&self, names: &[CertificateName], now: i64) -> Option<&Arc<ApiKey>> {
+        let mut found = names.iter().filter_map(|name| self.certificates.get(name));
+        match (found.next(), found.next()) {
+            (Some(hash), None) => self.known(hash, now),
+            // Two names of the certificate authenticate different keys.
+            (Some(_), Some(_)) | (None, _) => None,
+        }
     }
 
     /// Returns the key that signs requests of the Agent Control Standard with this `key_id`, if it is

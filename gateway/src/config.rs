@@ -16,9 +16,11 @@ use actpass_protocol::token::Algorithm;
 use actpass_protocol::{Json, sha256_hex};
 use governor::Quota;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use toml::{Table, Value};
 
 use crate::access_log::AccessLogTarget;
@@ -30,6 +32,7 @@ use crate::auth::{
 };
 use crate::budget::Window;
 use crate::checkpoints::Interval;
+use crate::client_certificates::{CertificateName, ClientTrust};
 use crate::clock::{Clock, parse_millis, rfc3339};
 use crate::files::{self, ReadFile};
 use crate::hosts::{Authority, Hosts};
@@ -59,6 +62,8 @@ pub struct Settings {
     pub log: LogFormat,
     /// TLS configuration; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
+    /// The authorities of client certificates, if configured.
+    pub client_trust: Option<ClientTrust>,
     /// Maximum body size, in bytes.
     pub body_bytes: usize,
     /// The tenants in the order of their ids.
@@ -437,6 +442,7 @@ impl Settings {
             data: Location::File(data),
             log: LogFormat::default(),
             tls: None,
+            client_trust: None,
             body_bytes: DEFAULT_BODY_BYTES,
             tenants: vec![tenant],
             policy_files: HashMap::new(),
@@ -547,7 +553,7 @@ const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "url"];
 
 /// Returns the SHA-256 of the settings without secrets. A hash of the whole file would permit to test
 /// candidates for a weak password offline.
-fn hash_settings(table: &Table, certificate: Option<&[CertificateDer<'_>]>) -> String {
+fn hash_settings(table: &Table, certificates: &[CertificateDer<'_>]) -> String {
     fn without_secrets(value: &Value) -> Value {
         match value {
             Value::Table(table) => Value::Table(of_table(table)),
@@ -565,7 +571,7 @@ fn hash_settings(table: &Table, certificate: Option<&[CertificateDer<'_>]>) -> S
         shown.map(|(name, value)| (name.clone(), without_secrets(value))).collect()
     }
     let mut text = of_table(table).to_string().into_bytes();
-    for certificate in certificate.into_iter().flatten() {
+    for certificate in certificates {
         text.extend_from_slice(sha256_hex(certificate).as_bytes());
     }
     sha256_hex(&text)
@@ -592,12 +598,16 @@ impl SettingsReader<'_> {
         let lift_by = self.halts(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
-        let (tls, certificate) = self.tls(&mut root).unzip();
-        let hash = hash_settings(table, certificate.as_deref());
+        let read_tls = self.tls(&mut root);
+        let client_trust = read_tls.as_ref().and_then(|tls| tls.client_trust);
+        let hashed = read_tls.iter().flat_map(|tls| tls.chain.iter().chain(&tls.authorities)).cloned();
+        let hashed: Vec<_> = hashed.collect();
+        let (tls, certificate) = read_tls.map(|tls| (tls.config, tls.chain)).unzip();
+        let hash = hash_settings(table, &hashed);
         let has_master_key = master_key != MasterKeySource::Missing;
         let tenants = self.tenants(&mut root, has_master_key);
         let mut directory = self.people(&mut root, &tenants);
-        let keyring = self.keys(&mut root, &tenants, &limits, &mut directory);
+        let keyring = self.keys(&mut root, &tenants, &limits, client_trust.is_some(), &mut directory);
         self.check_lifters(lift_by.as_deref(), &keyring);
         let webhooks = self.webhooks(&mut root, &tenants);
         let sign_in = self.sign_in(&mut root, &tenants);
@@ -634,6 +644,7 @@ impl SettingsReader<'_> {
             data,
             log,
             tls,
+            client_trust,
             body_bytes: limits.body_bytes,
             tenants,
             policy_files: self.policy_files,
@@ -1167,25 +1178,55 @@ impl SettingsReader<'_> {
         Some(MetricsSettings { listen, token })
     }
 
-    /// Returns the configuration and its certificates.
-    fn tls(&mut self, root: &mut Section) -> Option<(Arc<ServerConfig>, Vec<CertificateDer<'static>>)> {
+    fn tls(&mut self, root: &mut Section) -> Option<Tls> {
         let mut section = root.section("tls", &mut self.problems)?;
         let certificate = section.text("certificate", &mut self.problems);
         let key = section.text("key", &mut self.problems);
+        let authorities = section.optional_text("client_ca", &mut self.problems);
+        let word = section.optional_text("client_certificates", &mut self.problems);
         section.finish(&mut self.problems);
 
+        let is_required = match word.as_deref() {
+            None | Some("optional") => false,
+            Some("required") => true,
+            Some(other) => {
+                let problem = format_args!("expected \"optional\" or \"required\", found {other:?}");
+                self.problems.add("tls.client_certificates", problem);
+                return None;
+            }
+        };
+        if word.is_some() && authorities.is_none() {
+            self.problems.add("tls.client_certificates", "needs client_ca");
+        }
+        let authorities = match authorities {
+            None => None,
+            Some(path) => Some(self.certificates("tls.client_ca", &path)?),
+        };
+        let client_trust = authorities.as_deref().map(|found| ClientTrust::new(found, is_required));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = match &authorities {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(found) => match client_verifier(found, is_required, &provider) {
+                Ok(verifier) => verifier,
+                Err(problem) => {
+                    self.problems.add("tls.client_ca", problem);
+                    return None;
+                }
+            },
+        };
         let chain = self.certificates("tls.certificate", &certificate?);
         let key = self.private_key(key?);
         let (chain, key) = (chain?, key?);
         self.warn_of_expiry(&chain);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain.clone(), key));
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().and_then(
+                |builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain.clone(), key),
+            );
         match config {
             Ok(mut config) => {
                 config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-                Some((Arc::new(config), chain))
+                let authorities = authorities.unwrap_or_default();
+                Some(Tls { config: Arc::new(config), chain, authorities, client_trust })
             }
             Err(error) => {
                 self.problems.add("tls.key", format_args!("cannot be used with tls.certificate: {error}"));
@@ -1362,6 +1403,7 @@ impl SettingsReader<'_> {
         root: &mut Section,
         tenants: &Tenants,
         limits: &Limits,
+        trusts_clients: bool,
         directory: &mut Directory,
     ) -> Keyring {
         let listed = directory.clone();
@@ -1369,6 +1411,7 @@ impl SettingsReader<'_> {
         let mut names = HashSet::new();
         let mut hashes = HashSet::new();
         let mut acs_keys = HashSet::new();
+        let mut certificates = HashSet::new();
         for mut section in root.sections("keys", &mut self.problems) {
             let name = section.name("name", &mut self.problems);
             let hash = section.hash("hash", &mut self.problems);
@@ -1389,6 +1432,14 @@ impl SettingsReader<'_> {
             let halt_all = section.optional_bool("halt_all", &mut self.problems).unwrap_or(false);
             if halt_all && !role.is_none_or(|role| role.may(Capability::Halt)) {
                 self.problems.add(section.member("halt_all"), "needs the role operator");
+            }
+            let (certificate, is_certificate_sufficient) =
+                self.key_certificate(&mut section, role, trusts_clients);
+            if let Some(certificate) = certificate.clone().filter(|_| is_certificate_sufficient)
+                && !certificates.insert(certificate)
+            {
+                let problem = "duplicate: it authenticates another key";
+                self.problems.add(section.member("certificate"), problem);
             }
             let acs = self.acs(&mut section, name.as_deref(), role);
             if let Some(acs) = &acs
@@ -1447,6 +1498,8 @@ impl SettingsReader<'_> {
                     grants,
                     expires_at,
                     acs,
+                    certificate,
+                    is_certificate_sufficient,
                     ..ApiKey::of(principal)
                 };
                 keyring.add(hash, key);
@@ -1485,6 +1538,62 @@ impl SettingsReader<'_> {
         }
         let key_id = key_id.or(name.map(str::to_owned))?;
         Some(AcsSettings { key_id, secret, asks: asks.unwrap_or(false) })
+    }
+}
+
+/// The settings of TLS.
+struct Tls {
+    config: Arc<ServerConfig>,
+    chain: Vec<CertificateDer<'static>>,
+    /// The authorities of client certificates.
+    authorities: Vec<CertificateDer<'static>>,
+    client_trust: Option<ClientTrust>,
+}
+
+fn client_verifier(
+    authorities: &[CertificateDer<'static>],
+    is_required: bool,
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(|error| format!("contains an unusable certificate: {error}"))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if is_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| error.to_string())
+}
+
+impl SettingsReader<'_> {
+    /// Reads the client certificate of a key, and whether it is sufficient.
+    fn key_certificate(
+        &mut self,
+        section: &mut Section,
+        role: Option<Role>,
+        trusts_clients: bool,
+    ) -> (Option<CertificateName>, bool) {
+        let text = section.optional_text("certificate", &mut self.problems);
+        let is_sufficient = section.optional_bool("certificate_authenticates", &mut self.problems);
+        let is_sufficient = is_sufficient.unwrap_or(false);
+        let place = section.member("certificate_authenticates");
+        if is_sufficient && text.is_none() {
+            self.problems.add(&place, "needs certificate");
+        }
+        // A browser presents its certificate in requests that other sites cause.
+        if is_sufficient && role.is_some_and(|role| role != Role::Agent) {
+            self.problems.add(&place, "needs the role agent");
+        }
+        let Some(text) = text else { return (None, false) };
+        let place = section.member("certificate");
+        if !trusts_clients {
+            self.problems.add(&place, "needs client_ca in [tls]");
+        }
+        let name = CertificateName::parse(&text);
+        if name.is_none() {
+            let problem = "expected a SPIFFE ID such as \"spiffe://example.org/agent\", or \"sha256:\" and 64 hex digits";
+            self.problems.add(place, problem);
+        }
+        (name, is_sufficient)
     }
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use crate::client_certificates::ClientCertificate;
 use crate::config::ConnectionLimits;
 
 /// Maximum number of evicted connections that have not closed yet.
@@ -90,6 +91,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             peer,
             local,
+            certificate: OnceLock::new(),
             origin,
             authenticated: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -201,6 +203,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// The local address of the connection.
     pub(crate) local: SocketAddr,
+    /// The client's certificate, set after the TLS handshake.
+    pub(crate) certificate: OnceLock<ClientCertificate>,
     origin: IpAddr,
     authenticated: AtomicBool,
     closing: AtomicBool,

@@ -16,6 +16,7 @@ pub mod budget;
 pub mod capture;
 pub mod checkpoints;
 pub mod cli;
+pub mod client_certificates;
 pub mod clock;
 pub mod config;
 mod connections;

@@ -31,6 +31,7 @@ use crate::admission::DecisionAdmission;
 use crate::approvals::ApprovalNotifier;
 use crate::capture::Captures;
 use crate::checkpoints::Checkpoints;
+use crate::client_certificates::{ClientCertificate, ClientTrust};
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
 use crate::connections::{
@@ -434,6 +435,7 @@ pub(crate) struct InForce {
     metrics_routes: Router,
     app: Arc<App>,
     tls: Option<Arc<ServerConfig>>,
+    client_trust: Option<ClientTrust>,
     loaded: Arc<Loaded>,
 }
 
@@ -504,6 +506,7 @@ impl InForce {
                 Arc::clone(&shared.store),
                 sign_in,
             ),
+            client_trust: settings.client_trust,
             hosts: settings.hosts,
             trusted_proxies: settings.trusted_proxies,
             attempts: Arc::clone(&shared.attempts),
@@ -519,7 +522,8 @@ impl InForce {
         });
         let routes = router(Arc::clone(&app));
         let metrics_routes = metrics_router(Arc::clone(&app));
-        Ok(Self { routes, metrics_routes, app, tls: settings.tls, loaded })
+        let (tls, client_trust) = (settings.tls, settings.client_trust);
+        Ok(Self { routes, metrics_routes, app, tls, client_trust, loaded })
     }
 
     /// Creates the dispatchers of the webhooks.
@@ -723,7 +727,10 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
         Api::Gateway => true,
         Api::Metrics { has_tls } => has_tls,
     };
-    let tls = context.in_force.borrow().tls.clone().filter(|_| has_tls).map(TlsAcceptor::from);
+    let (tls, trust) = {
+        let in_force = context.in_force.borrow();
+        (in_force.tls.clone().filter(|_| has_tls).map(TlsAcceptor::from), in_force.client_trust)
+    };
     let serving = async {
         match tls {
             None => serve_connection(stream, &admitted, context).await,
@@ -738,7 +745,17 @@ async fn accept_connection(stream: TcpStream, admitted: Admitted, context: Conne
                     () = stopped => return,
                 };
                 match shaken {
-                    Ok(Ok(stream)) => serve_connection(stream, &admitted, context).await,
+                    Ok(Ok(stream)) => {
+                        let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                        let certificate = presented.zip(trust);
+                        if let Some(certificate) = certificate
+                            .and_then(|(certificate, trust)| ClientCertificate::read(certificate, trust))
+                        {
+                            // A connection has one handshake.
+                            let _ = connection.certificate.set(certificate);
+                        }
+                        serve_connection(stream, &admitted, context).await;
+                    }
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
                 }

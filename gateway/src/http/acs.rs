@@ -63,7 +63,8 @@ pub(super) async fn acs(State(app): State<Arc<App>>, request: Request) -> Result
     if envelope.signature.is_none() {
         return Ok(json(StatusCode::OK, pong(&app, &envelope).to_string()));
     }
-    let Some(session) = Session::verify(&app, &envelope) else {
+    let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+    let Some(session) = Session::verify(&app, &envelope, connection) else {
         app.attempts.count(client)?;
         let message = "params.signature: unknown key_id, or the signature does not cover this request";
         let error = RpcError {
@@ -147,11 +148,12 @@ impl From<&ApiError> for Verdict {
 
 impl Session {
     /// Returns the session if its key signed the request.
-    fn verify(app: &App, envelope: &Envelope) -> Option<Self> {
+    fn verify(app: &App, envelope: &Envelope, connection: Option<&Connection>) -> Option<Self> {
         let signature = envelope.signature.as_ref()?;
         let (key, settings) = app.keyring.speaks_acs(&signature.key_id, app.service.clock.seconds())?;
         let session_key = SessionKey::derive(&settings.secret, &envelope.session_id)?;
-        session_key.verifies(&envelope.signed, &signature.value).then(|| Self {
+        let is_signed = session_key.verifies(&envelope.signed, &signature.value);
+        (is_signed && app.is_usable(key, connection)).then(|| Self {
             chain_id: format!("acs:{}:{}", key.name, envelope.session_id),
             settings: settings.clone(),
             key: Arc::clone(key),

@@ -17,6 +17,7 @@ pub(super) enum ApiError {
     BodyTimeout,
     BodyTooLarge(usize),
     BodyUnreadable,
+    CertificateRequired,
     InvalidForm(String),
     InvalidHost(&'static str),
     InvalidJson(String),
@@ -44,6 +45,7 @@ impl ApiError {
     pub(super) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::CertificateRequired => (StatusCode::FORBIDDEN, "certificate_required"),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::InvalidForm(_) => (StatusCode::BAD_REQUEST, "invalid_form"),
@@ -93,6 +95,10 @@ impl ApiError {
             Self::BodyTimeout => "the body was not received in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
             Self::BodyUnreadable => "the body ended unexpectedly".to_owned(),
+            Self::CertificateRequired => {
+                "missing, expired or untrusted client certificate; reconnect with one of a trusted CA"
+                    .to_owned()
+            }
             Self::InvalidHost(problem) | Self::NotReady(problem) => (*problem).to_owned(),
             Self::InvalidForm(problem) | Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
@@ -209,6 +215,7 @@ impl IntoResponse for ApiError {
             Self::BodyTimeout
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
+            | Self::CertificateRequired
             | Self::InvalidHost(_)
             | Self::InvalidForm(_)
             | Self::InvalidJson(_)

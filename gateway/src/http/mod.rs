@@ -47,7 +47,9 @@ pub(crate) use self::page::Page;
 use crate::access_log::{self, Access, AccessLog, Answered};
 use crate::admission::{AdmissionLimits, DecisionAdmission};
 use crate::auth::{ApiKey, ApiKeyHash, Keyring};
+use crate::client_certificates::{CertificateName, ClientTrust};
 use crate::clock::Clock;
+use crate::connections::Connection;
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::reload::{Loaded, Reloads};
@@ -69,6 +71,8 @@ pub(crate) struct App {
     pub body_timeout: Duration,
     /// State of the approvals page.
     pub page: Page,
+    /// The authorities of client certificates, if configured.
+    pub client_trust: Option<ClientTrust>,
     /// Accepted host names.
     pub hosts: Hosts,
     /// Proxies whose `X-Forwarded-For` header is trusted.
@@ -120,15 +124,40 @@ impl RequestLog {
 struct Started(Instant);
 
 impl App {
-    /// Returns the presented API key if it is known and has not expired.
-    fn find_key(&self, presented: &str) -> Option<&Arc<ApiKey>> {
-        self.keyring.find(presented, self.service.clock.seconds())
+    /// Returns the presented API key if it is known, has not expired and may be used on this
+    /// connection.
+    fn find_key(&self, presented: &str, connection: Option<&Connection>) -> Option<&Arc<ApiKey>> {
+        let key = self.keyring.find(presented, self.service.clock.seconds());
+        key.filter(|key| self.is_usable(key, connection))
+    }
+
+    /// Returns the key that the connection's certificate authenticates.
+    fn key_of_certificate(&self, connection: Option<&Connection>) -> Option<&Arc<ApiKey>> {
+        self.keyring.of_certificate(self.certificate(connection)?, self.service.clock.seconds())
+    }
+
+    /// Returns whether the connection has the certificate that the key needs.
+    fn is_usable(&self, key: &ApiKey, connection: Option<&Connection>) -> bool {
+        let Some(needed) = &key.certificate else { return true };
+        let is_usable = self.certificate(connection).is_some_and(|names| names.contains(needed));
+        if !is_usable {
+            let (tenant, key) = (&*key.tenant.id, &*key.name);
+            tracing::warn!(tenant, key, "a key was rejected: the connection lacks its client certificate");
+        }
+        is_usable
+    }
+
+    /// Returns the names of the connection's certificate, if it is valid under the current settings.
+    fn certificate<'c>(&self, connection: Option<&'c Connection>) -> Option<&'c [CertificateName]> {
+        let certificate = connection?.certificate.get()?;
+        certificate.names(self.client_trust?, self.service.clock.seconds())
     }
 }
 
 /// Builds the router with all routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
+    let check_certificate = middleware::from_fn_with_state(Arc::clone(&app), check_certificate);
     let log = RequestLog::of(&app);
     let (described, _) = routes().split_for_parts();
     let api = described
@@ -138,7 +167,23 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(api.layer(check_host), log)
+    with_common_layers(api.layer(check_host).layer(check_certificate), log)
+}
+
+/// Rejects requests without a valid client certificate if one is required. The handshake has checked
+/// it already; a connection may outlive its certificate and the settings.
+async fn check_certificate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let is_required = app.client_trust.is_some_and(|trust| trust.is_required);
+    let connection = request.extensions().get::<Arc<Connection>>().map(Arc::clone);
+    if is_required && app.certificate(connection.as_deref()).is_none() {
+        let mut response = ApiError::CertificateRequired.into_response();
+        if request.version() <= http::Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        receive::drain(request.into_body());
+        return response;
+    }
+    next.run(request).await
 }
 
 /// Builds the router of the listener for metrics.

@@ -32,7 +32,12 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Some(key) = bearer(&parts.headers).and_then(|key| app.find_key(key)) else {
+        let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+        let key = match has_credentials(&parts.headers) {
+            true => bearer(&parts.headers).and_then(|key| app.find_key(key, connection)),
+            false => app.key_of_certificate(connection),
+        };
+        let Some(key) = key else {
             app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0))?;
             return Err(ApiError::Unauthenticated);
         };
@@ -55,7 +60,10 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
     /// An unknown key counts as a failed attempt, so that guessing is not faster here than
     /// elsewhere.
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        if bearer(&parts.headers).is_none() {
+        let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+        let has_certificate =
+            || !has_credentials(&parts.headers) && app.key_of_certificate(connection).is_some();
+        if bearer(&parts.headers).is_none() && !has_certificate() {
             return Ok(Self(None));
         }
         match Caller::from_request_parts(parts, app).await {
@@ -116,6 +124,12 @@ async fn check_headers(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<ApiKey>,
         return Err(ApiError::BodyTooLarge(app.body_bytes));
     }
     Ok(key)
+}
+
+/// Returns whether the request presents credentials, valid or not. Only a request without them is
+/// authenticated by its connection's certificate.
+fn has_credentials(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION)
 }
 
 /// Returns the API key if there is exactly one.

@@ -521,7 +521,8 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
             return Err(PageError::LoginForm);
         }
         let presented = Secret::new(form.field("key").trim());
-        let key = app.find_key(presented.expose()).filter(|key| key.role.may(Capability::UsePage));
+        // A session is not bound to the certificate, so a bound key opens none.
+        let key = app.find_key(presented.expose(), None).filter(|key| key.role.may(Capability::UsePage));
         // A valid key is always accepted, regardless of concurrent wrong keys.
         let Some(key) = key else {
             app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;

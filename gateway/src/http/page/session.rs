@@ -150,7 +150,11 @@ fn key_of(
     now: i64,
 ) -> Option<Arc<ApiKey>> {
     match &session.identity {
-        None => keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?, now).cloned(),
+        None => {
+            let key = keyring.known(&ApiKeyHash::parse(session.opener.strip_prefix("key:")?)?, now);
+            // The key may have been bound since.
+            key.filter(|key| key.certificate.is_none()).cloned()
+        }
         Some(identity) => Some(Arc::new(ApiKey::of(sign_in?.principal(&Identity::parse(identity)?)?))),
     }
 }
