@@ -116,7 +116,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         std::fs::write(path, format!("{json:#}\n"))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(ExitCode::from(exit_code(&summary, &reports, arguments.exact)))
+    let code = exit_code(&summary, &reports, arguments.exact);
+    if code == FAILED {
+        return Err(
+            "no permitted case ran: the adapter or the guard runs nothing, which proves nothing".into()
+        );
+    }
+    Ok(ExitCode::from(code))
 }
 
 fn selected(arguments: &Arguments) -> Result<Vec<Case>, String> {

@@ -200,6 +200,7 @@ fn distinguishes_a_decision_from_a_failure() {
 fn fails_if_no_permitted_case_ran() {
     let done = scripted("reply(executed=0, outcome='blocked', decision=deny)");
     assert_eq!((done.code, done.total("refused_wrongly")), (2, 3), "{}", done.output);
+    assert!(done.output.contains("no permitted case ran"), "{}", done.output);
 }
 
 #[test]

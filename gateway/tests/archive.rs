@@ -136,6 +136,39 @@ async fn issue(gateway: &Gateway) -> Json {
     post(gateway, "/api/v1/passports/issue", "apk_one", body).await
 }
 
+/// Coverage reads archived decisions from their segments, and requires them.
+#[tokio::test]
+async fn coverage_reads_segments() {
+    let gateway = start().await;
+    let folder = gateway.folder.path().to_owned();
+    let outcome = async |decision: &Json| {
+        let of = |name| text(decision, name).unwrap();
+        let body = format!(
+            r#"{{"event_type": "action.outcome", "chain_id": "decisions", "tool_id": "pay", "request_hash": "{}",
+                "metadata": {{"ended": "returned", "evidence_event_id": "{}"}}}}"#,
+            of("request_hash"),
+            of("evidence_event_id")
+        );
+        post(&gateway, "/api/v1/evidence/events", "apk_one", &body).await;
+    };
+    let (first, second) =
+        (gateway.decide("apk_one", &pay(1, "")).await, gateway.decide("apk_one", &pay(2, "")).await);
+    outcome(&first).await;
+    out(&archive(&folder, &["--until", "2"]));
+    outcome(&second).await;
+
+    let coverage = |more: &[&str]| run(&folder, &[&["evidence", "coverage"], &OF_GATEWAY[..], more].concat());
+    let missing = err(&coverage(&[]));
+    assert!(
+        missing.contains("the events up to 2 of the chain are archived; give their segments"),
+        "{missing}"
+    );
+    let segments = segments(&folder);
+    let given: Vec<_> = segments.iter().flat_map(|segment| ["--segment", segment]).collect();
+    let covered = out(&coverage(&given));
+    assert!(covered.starts_with("2 outcomes and 0 receipts, 0 of them"), "{covered}");
+}
+
 /// Budgets, histories, approvals, passports and responses outlive the events behind them.
 #[tokio::test]
 async fn archived_events_still_count() {
