@@ -90,10 +90,9 @@ impl ClientCertificate {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let mut names = vec![CertificateName::Fingerprint(Sha256::digest(certificate).into())];
         if let Some(alternative) = parsed.subject_alternative_name().ok()? {
-            let uris = alternative.value.general_names.iter().filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            });
+            let uris = alternative.value.general_names.iter();
+            let uris =
+                uris.filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
             // A certificate with several URIs is not an SVID, and has no SPIFFE ID.
             if let [uri] = uris.collect::<Vec<_>>()[..]
                 && is_spiffe_id(uri)

@@ -178,10 +178,8 @@ fn finding(event: &Json, event_id: &str, time: Json, decision: &str) -> Vec<(Str
         ("verdict_id", Some(number(OTHER))),
         ("verdict", Some(Json::from(decision))),
     ]);
-    let version = event.member("policy_version").map(|version| match version {
-        Json::String(version) => version.clone(),
-        other => other.to_string(),
-    });
+    let version = event.member("policy_version");
+    let version = version.map(|version| version.as_str().map_or_else(|| version.to_string(), str::to_owned));
     let policy = text("policy_hash").map(|hash| {
         object([
             ("uid", Some(Json::from(hash))),

@@ -143,7 +143,7 @@ impl Traces {
             KeyValue::new("http.response.status_code", i64::from(answered.status)),
             text("actpass.request_id", answered.request_id),
         ];
-        attributes.extend(access.decided().into_iter().map(|(name, value)| text(name, value)));
+        attributes.extend(access.decided().map(|(name, value)| text(name, value)));
         attributes.extend(answered.code.map(|code| text("error.type", code)));
         let mut span = self
             .tracer

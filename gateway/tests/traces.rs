@@ -244,7 +244,9 @@ async fn reload_replaces_the_collector_and_the_headers() {
         let exports = &mut collectors[collector].exports;
         let mut found = BTreeSet::new();
         while found.len() < expected.len() {
-            let (headers, _) = exports.recv().await.unwrap();
+            // A missing export fails the test in place of a hang.
+            let export = tokio::time::timeout(Duration::from_secs(60), exports.recv()).await;
+            let (headers, _) = export.unwrap().unwrap();
             found.insert(headers["authorization"].to_str().unwrap().to_owned());
         }
         assert_eq!(found, expected.iter().map(|one| (*one).to_owned()).collect());
