@@ -77,12 +77,14 @@ WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
 ";
 
 /// Forces plans that use indexes. A plan made for a small table must not scan it after it has
-/// grown.
+/// grown. The cost of the disabled kinds of plans exceeds the threshold of JIT compilation, which
+/// takes longer than the statements.
 const PLANNER_SETTINGS: &str = "
 SET plan_cache_mode = force_generic_plan;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET enable_seqscan = off;
+SET jit = off;
 ";
 
 /// The store in a PostgreSQL database; see [`PostgresStore::open`].

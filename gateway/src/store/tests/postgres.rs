@@ -496,6 +496,18 @@ async fn commit_is_synchronous_regardless_of_server_settings() {
     }
 }
 
+/// A compilation takes longer than the statements of a decision.
+#[tokio::test]
+async fn statements_are_not_compiled_regardless_of_server_settings() {
+    let (server, url) = database_or_return!();
+    server.run("postgres", &format!("ALTER DATABASE {} SET jit = on", name_of(&url))).unwrap();
+    let store = open(&url).await;
+    submit(server, &url, "CREATE TABLE actpass.seen (jit text)");
+    on_insert(server, &url, "event", "INSERT INTO actpass.seen VALUES (current_setting('jit'));");
+    store.record(event("t", "c", 1)).await.unwrap();
+    assert_eq!(submit(server, &url, "SELECT * FROM actpass.seen"), "off");
+}
+
 #[tokio::test]
 async fn least_privilege_role_suffices_and_cannot_change_events() {
     let (server, url) = database_or_return!();
