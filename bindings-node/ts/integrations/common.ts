@@ -56,6 +56,16 @@ const MAX_HOLD_MS = 30 * 24 * 60 * 60 * 1000;
  */
 export type Approvals = 'interrupt' | 'tell' | 'hold';
 
+/** The value that a schema of the Standard Schema interface, such as one of zod, parses; `any` for other schemas. */
+export type Parsed<S> = S extends {
+  readonly '~standard': { readonly types?: { readonly output: infer O } | undefined };
+}
+  ? O
+  : any;
+
+/** `T`, but not inferred from the context of the result, so that the argument alone determines it. */
+export type Same<T> = [T][T extends unknown ? 0 : never];
+
 /** Options of every adapter. */
 export interface AdapterOptions<A extends Approvals = Approvals> {
   /** Treatment of an action that needs approval. */

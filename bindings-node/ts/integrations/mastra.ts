@@ -8,7 +8,7 @@ import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolAction } from '../types.js';
 import { callTool } from './call.js';
-import { approvalsOf, placing, ToolMap } from './common.js';
+import { approvalsOf, type Parsed, placing, type Same, ToolMap } from './common.js';
 
 /**
  * Options of {@link guardTool}.
@@ -72,12 +72,12 @@ interface Options {
  * console.log(options.id);
  * ```
  */
-export function guardTool<T extends { readonly id: string }>(
+export function guardTool<T extends { readonly id: string }, S = unknown>(
   client: ActPass,
-  tool: T,
+  tool: T & { readonly inputSchema?: S; readonly execute?: (input: Parsed<S>, context: any) => unknown },
   action: ToolAction,
   options?: GuardToolOptions,
-): T {
+): Same<T> {
   return placing(guardTool, () => {
     const { approvals, waitForApprovalMs } = approvalsOf(options, ['tell', 'interrupt', 'hold']);
     const { id, execute } = Object(tool) as Options;
@@ -104,6 +104,6 @@ export function guardTool<T extends { readonly id: string }>(
       }
       throw answer.error;
     };
-    return { ...tool, execute: guarded };
+    return { ...tool, execute: guarded } as Same<T>;
   });
 }

@@ -8,7 +8,7 @@ import type { ActPass } from '../client.js';
 import { describe, wrongArgument } from '../json.js';
 import type { ToolAction, ToolActions } from '../types.js';
 import { callTool } from './call.js';
-import { approvalsOf, placing, ToolMap, UNGUARDED } from './common.js';
+import { approvalsOf, type Parsed, placing, type Same, ToolMap, UNGUARDED } from './common.js';
 import { Precheck } from './precheck.js';
 
 /** Options of {@link guardTools} and {@link guardTool}. */
@@ -140,12 +140,12 @@ export function guardTools<T extends { readonly type: string; readonly name?: st
  * console.log(options.name);
  * ```
  */
-export function guardTool<T extends { readonly name?: string | undefined }>(
+export function guardTool<T extends { readonly name?: string | undefined }, S = unknown>(
   client: ActPass,
-  tool: T,
+  tool: T & { readonly parameters?: S; readonly execute?: (input: Parsed<S>, context?: any, details?: any) => unknown },
   action: ToolAction,
   options?: GuardToolsOptions,
-): T {
+): Same<T> {
   return placing(guardTool, () => {
     const { execute, needsApproval, name, customDataExtractor: own } = tool as ToolOptions;
     if (typeof name !== 'string' || typeof execute !== 'function') {
@@ -157,7 +157,7 @@ export function guardTool<T extends { readonly name?: string | undefined }>(
     // `tool()` keeps this function, so it identifies the tool in a runner of `requireGuarded`.
     const customDataExtractor = (context: unknown): unknown => (own === undefined ? null : own(context));
     KNOWN.add(customDataExtractor);
-    return { ...tool, execute: run, customDataExtractor, ...pausing(guard, name, needsApproval) };
+    return { ...tool, execute: run, customDataExtractor, ...pausing(guard, name, needsApproval) } as Same<T>;
   });
 }
 

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -508,8 +508,11 @@ export function exampleCase(framework, name) {
   });
 }
 
-/** Defines a test that compiles `types.mts` of the framework's folder with the types of the framework. */
-export function typesCase(framework) {
+/**
+ * Defines a test that compiles `types.mts` of the framework's folder and the code blocks of `docs/how-to/GUIDE`, as one module, with
+ * the types of the framework.
+ */
+export function typesCase(framework, guide) {
   test(`${framework}: types`, async () => {
     const modules = join(process.env.ACTPASS_ROOT, 'bindings-node', 'node_modules');
     const compiler = join(modules, 'typescript-5.9', 'lib', 'tsc.js');
@@ -522,9 +525,15 @@ export function typesCase(framework) {
     ];
     const target = ['--target', 'es2022', '--module', 'nodenext', '--lib', 'es2024,dom', '--types', 'node'];
     const roots = ['--typeRoots', join(modules, '@types')];
-    const file = join(import.meta.dirname, 'types.mts');
+    const page = readFileSync(join(process.env.ACTPASS_ROOT, 'docs', 'how-to', guide), 'utf8');
+    const blocks = [...page.matchAll(/^```ts\n([^]*?)^```$/gm)].map(([, block]) => block);
+    assert.ok(blocks.length > 0);
+    // The names that the reader supplies.
+    const given = 'declare const model: any, checkpointer: any;\n';
+    const files = ['types.mts', 'guide.mts'].map((name) => join(import.meta.dirname, name));
+    writeFileSync(files[1], given + blocks.join('\n'));
     const run = promisify(execFile);
-    await run(process.execPath, [compiler, ...strict, ...target, ...roots, file]).catch(({ stdout }) =>
+    await run(process.execPath, [compiler, ...strict, ...target, ...roots, ...files]).catch(({ stdout }) =>
       assert.fail(stdout),
     );
   });

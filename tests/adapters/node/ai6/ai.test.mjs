@@ -4,4 +4,4 @@ import { exampleCase, typesCase } from './support.mjs';
 
 define('ai6', MockLanguageModelV3);
 exampleCase('ai6', 'ai-sdk-refund.mjs');
-typesCase('ai6');
+typesCase('ai6', 'ai-sdk.md');

@@ -62,4 +62,4 @@ adapter('coverage: code mode', 'plain', 0, (effects) =>
     assert.match(textsOf(prompts.at(-1))[0], /caught/);
   }),
 );
-typesCase('ai7');
+typesCase('ai7', 'ai-sdk.md');

@@ -181,4 +181,4 @@ adapter('approval held too long', 'hook, its timeout', 0, async () => {
   assert.equal(preToolUse(newClient('http://127.0.0.1:9'), {}, options).timeout, 151);
 });
 exampleCase(FRAMEWORK, 'claude-agent-refund.mjs');
-typesCase(FRAMEWORK);
+typesCase(FRAMEWORK, 'claude-agent-node.md');

@@ -354,4 +354,4 @@ adapter('deny', 'plain, CommonJS', 0, (effects) =>
   }),
 );
 exampleCase(FRAMEWORK, 'langchain-refund.mjs');
-typesCase(FRAMEWORK);
+typesCase(FRAMEWORK, 'langchain-node.md');

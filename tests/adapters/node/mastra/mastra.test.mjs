@@ -295,4 +295,4 @@ adapter('coverage: client-side', 'a tool without execute', 0, async () => {
   assert.throws(() => guardTool(client, { id: 'refund', execute: () => 1 }, { tool: '' }), /tool/);
 });
 exampleCase(FRAMEWORK, 'mastra-refund.mjs');
-typesCase(FRAMEWORK);
+typesCase(FRAMEWORK, 'mastra.md');

@@ -189,4 +189,4 @@ adapter('approval held too long', 'the client gives up', 0, (effects) =>
   }),
 );
 exampleCase(FRAMEWORK, 'mcp-refund.mjs');
-typesCase(FRAMEWORK);
+typesCase(FRAMEWORK, 'mcp-node.md');

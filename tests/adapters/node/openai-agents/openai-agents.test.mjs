@@ -336,4 +336,4 @@ adapter('coverage: provider-executed', 'construction', 0, async () => {
   assert.equal(guardTools(client, [hosted], { web_search: UNGUARDED }).length, 1);
 });
 exampleCase(FRAMEWORK, 'openai-agents-refund.mjs');
-typesCase(FRAMEWORK);
+typesCase(FRAMEWORK, 'openai-agents-node.md');
