@@ -66,8 +66,9 @@ fn unquote(text: &str) -> String {
     let mut rest = text;
     while let Some((plain, coded)) = rest.split_once('=') {
         bytes.extend_from_slice(plain.as_bytes());
-        bytes.push(u8::from_str_radix(&coded[..2], 16).unwrap());
-        rest = &coded[2..];
+        let (digits, after) = coded.split_at(2);
+        bytes.push(u8::from_str_radix(digits, 16).unwrap());
+        rest = after;
     }
     bytes.extend_from_slice(rest.as_bytes());
     String::from_utf8(bytes).unwrap()
@@ -384,7 +385,7 @@ async fn temporary_failure_is_retried_with_the_same_mail() {
     let events = gateway.events("apdv_one", "decisions").await;
     let at = text(&events[0], "created_at").unwrap();
     let sent = mails[0].header("Date");
-    assert!(sent.contains(&at[11..19]), "{sent} {at}");
+    assert!(sent.contains(at.get(11..19).unwrap()), "{sent} {at}");
     gateway.stop().await;
 }
 

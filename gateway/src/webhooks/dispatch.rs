@@ -58,8 +58,15 @@ pub(crate) struct Dispatcher {
 /// Sends the messages of a form.
 #[derive(Debug)]
 enum Sender {
-    Http { target: Target, url: Url, secret: Option<SigningSecret> },
+    Http(Box<HttpSender>),
     Mail(Box<Mailer>),
+}
+
+#[derive(Debug)]
+struct HttpSender {
+    target: Target,
+    url: Url,
+    secret: Option<SigningSecret>,
 }
 
 impl Sender {
@@ -73,7 +80,8 @@ impl Sender {
             Form::Slack { url } => (url.clone(), None),
             Form::Standard { url, secret } => (url.clone(), Some(secret.clone())),
         };
-        Ok(Self::Http { target: Target::new(trusted, allow_private, timeout)?, url, secret })
+        let target = Target::new(trusted, allow_private, timeout)?;
+        Ok(Self::Http(Box::new(HttpSender { target, url, secret })))
     }
 }
 
@@ -359,7 +367,7 @@ impl Dispatcher {
     /// Sends a message once.
     async fn send(&self, message: &Message) -> Result<(), Failure> {
         let (target, url, secret) = match &self.sender {
-            Sender::Http { target, url, secret } => (target, url, secret),
+            Sender::Http(http) => (&http.target, &http.url, &http.secret),
             Sender::Mail(mailer) => return Ok(mailer.send(message).await?),
         };
         let seconds = self.clock.seconds();

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use actpass_protocol::Secret;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message as Email};
+use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::{self};
 use rustls::pki_types::CertificateDer;
 
 use super::addresses::{is_public, literal};
