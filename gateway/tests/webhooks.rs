@@ -602,6 +602,10 @@ async fn halt_and_its_lifting_are_announced() {
         let events = gateway.events("apdv_one", "decisions").await;
         let announcing: Vec<_> = events.iter().filter_map(|event| event.member("announces")).collect();
         assert_eq!(announcing.len(), 2, "{announcing:?}");
+        let (status, halts) = page(&gateway, "/halts", &log_in(&gateway, "apdv_one").await).await;
+        assert_eq!(status, 200);
+        let lifted = halts.split_once("No lifted halts").is_none() && halts.contains("fixed");
+        assert!(lifted && halts.contains("Nothing is stopped."), "{halts}");
         gateway.stop().await;
     }
 }
