@@ -53,8 +53,9 @@ def converse(client: ActPassClient, base_url: str, *, approve: bool) -> None:
         with approving(base_url, approve=approve):
             client.wait_for_approval(pending, 60)
     # The messages and the requests can be stored as JSON; another process can continue.
-    approvals = {call.tool_call_id: True for call in requests.approvals}
-    results = requests.build_results(approvals=approvals, metadata=requests.metadata)
+    results = requests.build_results(
+        approvals={call.tool_call_id: True for call in requests.approvals}, metadata=requests.metadata
+    )
     print(agent.run_sync(message_history=result.all_messages(), deferred_tool_results=results).output)
 
 
