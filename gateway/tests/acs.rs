@@ -1,8 +1,11 @@
 //! The gateway as the Guardian of the Agent Control Standard.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "common/broken.rs"]
+mod broken;
 mod common;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,9 +13,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
+use actpass_gateway::server::Server;
+use actpass_gateway::store::Location;
 use actpass_protocol::{Json, canonical_json, sha256_hex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use broken::Broken;
 use common::{Gateway, PREFLIGHT, config, config_with, json, refund, text};
 use ring::{hkdf, hmac};
 use tempfile::TempDir;
@@ -35,24 +41,34 @@ async fn start(more: &str) -> Guarded {
 }
 
 async fn start_with(more: &str, change: impl FnOnce(&mut Settings)) -> Guarded {
-    let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join("acs.secret"), format!("{SECRET}\n")).unwrap();
+    let folder = secret_folder();
     let time = Arc::new(AtomicU64::new(START));
     let gateway = Gateway::start_with("", |settings| {
         let data = settings.data.clone();
-        let keys = config_with("", &common::shipped_policy("refunds.json")).replacen(
-            "name = \"name-of-apk-one\"\n",
-            &format!("name = \"name-of-apk-one\"\nacs_secret_file = \"acs.secret\"\n{more}\n"),
-            1,
-        );
-        *settings = Settings::parse(&keys, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
+        *settings = settings_of(&folder, &time, more);
         settings.data = data;
-        let time = Arc::clone(&time);
-        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_millis(time.load(Ordering::SeqCst)));
         change(settings);
     })
     .await;
     Guarded { gateway, time, _folder: folder }
+}
+
+fn secret_folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("acs.secret"), format!("{SECRET}\n")).unwrap();
+    folder
+}
+
+fn settings_of(folder: &TempDir, time: &Arc<AtomicU64>, more: &str) -> Settings {
+    let keys = config_with("", &common::shipped_policy("refunds.json")).replacen(
+        "name = \"name-of-apk-one\"\n",
+        &format!("name = \"name-of-apk-one\"\nacs_secret_file = \"acs.secret\"\n{more}\n"),
+        1,
+    );
+    let mut settings = Settings::parse(&keys, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
+    let time = Arc::clone(time);
+    settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_millis(time.load(Ordering::SeqCst)));
+    settings
 }
 
 /// The key of a session, derived independently of the gateway.
@@ -254,10 +270,20 @@ async fn authenticated_step_is_never_answered_with_an_error() {
     guarded.gateway.stop().await;
 }
 
-/// The store does not answer in no time.
 #[tokio::test]
 async fn unavailable_store_is_a_signed_denial() {
-    let guarded = start_with("", |settings| settings.timeouts.store = Duration::ZERO).await;
+    let (folder, time) = (secret_folder(), Arc::new(AtomicU64::new(START)));
+    let mut settings = settings_of(&folder, &time, "");
+    settings.timeouts.store = Duration::from_millis(100);
+    let server = Server::start_with(settings, Broken::new(None)).await.unwrap();
+    let gateway = Gateway {
+        folder: TempDir::new().unwrap(),
+        data: Location::File(PathBuf::new()),
+        url: server.url(),
+        server: Some(server),
+        client: common::client(),
+    };
+    let guarded = Guarded { gateway, time, _folder: folder };
     guarded.denied(&refund_step(1, 1), "unavailable").await;
     guarded.denied(&request("steps/userMessage", 2, "{}"), "unavailable").await;
     guarded.gateway.stop().await;
