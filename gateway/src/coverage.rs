@@ -210,7 +210,10 @@ impl Coverage {
     fn cover(&mut self, receipt: &Receipt, within: Duration) -> Result<(), String> {
         let decided = if receipt.names_decision() {
             let spent = |decided: &Decided| {
-                decided.receipt.map(|line| format!("has the receipt of line {line} already"))
+                // The hash of a request is known before its decision, the event is not.
+                let is_later = receipt.event.is_none() && decided.at > receipt.at;
+                let used = decided.receipt.map(|line| format!("has the receipt of line {line} already"));
+                used.or_else(|| is_later.then(|| "was made after it".to_owned()))
             };
             let decided = self.find(receipt.event.as_deref(), receipt.request_hash.as_deref(), spent)?;
             if decided.tool != receipt.tool {

@@ -85,7 +85,7 @@ async fn lists_every_bypass_and_nothing_else() {
             1 => format!(r#", "request_hash": "{hash}""#),
             _ => format!(r#", "evidence_event_id": "{event}", "request_hash": "{hash}""#),
         };
-        writeln!(receipts, "{}", receipt("stripe.refund.create", "2026-01-01T00:00:00Z", &more)).unwrap();
+        writeln!(receipts, "{}", receipt("stripe.refund.create", "2099-01-01T00:00:00Z", &more)).unwrap();
         receipts.lines().count()
     };
     for n in 0..40_u64 {
@@ -213,9 +213,12 @@ async fn unnamed_receipts_need_separate_decisions() {
             "receipt of line 3, \"stripe.refund.create\": no unused decision permits the tool in the 5m before it"
         ]
     );
-    // A decision does not cover earlier runs.
-    let done = run(&[receipt("stripe.refund.create", "2026-01-01T00:00:00Z", "")], &[]);
-    assert_eq!(listed(&done).0.len(), 1);
+    // A decision does not cover earlier runs, also of the same request.
+    let hash = format!(r#", "request_hash": "{}""#, hashes[0]);
+    for more in ["", &hash] {
+        let done = run(&[receipt("stripe.refund.create", "2026-01-01T00:00:00Z", more)], &[]);
+        assert_eq!(listed(&done).0.len(), 1, "{more}");
+    }
     // Nor later ones than the limit.
     let late = receipt("stripe.refund.create", "2099-01-01T00:00:00Z", "");
     assert_eq!(listed(&run(std::slice::from_ref(&late), &[])).0.len(), 1);
