@@ -146,8 +146,9 @@ def test_page_is_usable_by_keyboard(gateway, visit):
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="1 pending").wait_for()
     stops, outlines = [], []
-    expected = ["Skip to content", "ActPass", "Requests", "Approvals", "Decisions", "Budgets", "Passkeys", "Log out"]
-    expected += ["Refresh", "refunds.create", "note", "Approve", "Reject", "select", "note", "Reject selected"]
+    expected = ["Skip to content", "ActPass", "Requests", "Approvals", "Decisions", "Budgets", "Halts", "Webhooks"]
+    expected += ["Passkeys", "Log out", "Refresh", "refunds.create", "note", "Approve", "Reject", "select", "note"]
+    expected += ["Reject selected"]
     for _ in expected:
         page.keyboard.press("Tab")
         stops.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
