@@ -16,7 +16,7 @@ Rust:
 - Debian 12, also: the Java example with the jar's classes and the native library of Kotlin.
 - musl: the same as Debian with npm, on a system whose C library is musl.
 - Each of these: a C program that is linked with the native library of Swift and Kotlin, static and shared.
-- empty: the static programs in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM, `--version` of the other programs.
+- empty: the static programs in an otherwise empty folder: `dev`, `serve` with TLS, SIGTERM, `--version` of the others.
 
 Needs root, Linux and Debian's debootstrap. The systems have no network but loopback. The result is written to
 `target/dist/ran.json`, the source of the last column of `scripts/dist table`.
