@@ -39,7 +39,7 @@ VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(Z|[+-]\d\d:\d\d)?"), "TIME"),
     (re.compile(r"\d{1,2}:\d\d:\d\d( [AP]M)?"), "TIME"),
 ]
-#: Why a message differs, by a text that both the method and the message contain.
+#: Why a message differs, by a part of its method and a part of its text.
 REASONS: list[tuple[str, str, str]] = [
     (
         "server/discover",
@@ -315,7 +315,10 @@ def messages(log: Path) -> tuple[list[Any], list[Any]]:
 
 
 def methods(run: Run) -> dict[tuple[str, str], collections.Counter[str]]:
-    """Count the messages by direction and method; a response has the method of its request."""
+    """Count the messages by direction and method; a response has the method of its request.
+
+    The server numbers its own requests, whose order depends on time: their ids are compared within a run only.
+    """
     found: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     requests = {}
     for mark, several in ((">", run.sent), ("<", run.received)):
@@ -326,10 +329,12 @@ def methods(run: Run) -> dict[tuple[str, str], collections.Counter[str]]:
         other = "<" if mark == ">" else ">"
         for message in several:
             method = message.get("method")
+            is_servers = mark == "<" and "id" in message
             if method is None:
                 asked = requests.get((other, json.dumps(message.get("id"))), "unknown")
                 method = f"{asked} ({'error' if 'error' in message else 'result'})"
-            found[mark, method][normal(message)] += 1
+                is_servers = mark == ">" and asked != "unknown"
+            found[mark, method][normal({**message, "id": "ID"} if is_servers else message)] += 1
     return found
 
 
@@ -410,10 +415,11 @@ class Comparison:
             if not missing and not added:
                 continue
             mark, method = key
-            reason = next((why for name, text, why in REASONS if name in method and text in method), None)
+            example = next(iter(missing or added))
+            reason = next((why for name, text, why in REASONS if name in method and text in example), None)
             self.failed += reason is None
-            example = next(iter(missing or added))[:300]
-            differences.append(reason or f"DIFFERS: {mark} {method}: {'missing' if missing else 'added'} {example}")
+            kind = "missing" if missing else "added"
+            differences.append(reason or f"DIFFERS: {mark} {method}: {kind} {example[:300]}")
         if direct.problem:
             differences.append(f"the client ends without the proxy too: {direct.problem}")
         if not before:
