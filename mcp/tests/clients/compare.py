@@ -66,6 +66,16 @@ REASONS: list[tuple[str, str, str]] = [
         "notifications",
         "the server drops a notification that it sends before the client's stream is open",
     ),
+    (
+        "tools/call (result)",
+        "Allowed directories",
+        "server-filesystem replaces its directories after the handshake, when it has read the roots",
+    ),
+    (
+        "unknown (error)",
+        "the session has ended",
+        "a client may open its stream again while it ends the session; each side words the refusal",
+    ),
 ]
 
 
