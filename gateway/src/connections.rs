@@ -248,6 +248,11 @@ pub(crate) enum ConnectionAction {
 }
 
 impl Connection {
+    /// Returns the connection of a request, from the request's extensions.
+    pub(crate) fn of(extensions: &http::Extensions) -> Option<&Self> {
+        extensions.get::<Arc<Self>>().map(|connection| &**connection)
+    }
+
     /// Marks the connection as authenticated.
     pub(crate) fn authenticate(&self) {
         self.authenticated.store(true, Ordering::Relaxed);

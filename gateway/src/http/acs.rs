@@ -63,7 +63,7 @@ pub(super) async fn acs(State(app): State<Arc<App>>, request: Request) -> Result
     if envelope.signature.is_none() {
         return Ok(json(StatusCode::OK, pong(&app, &envelope).to_string()));
     }
-    let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+    let connection = Connection::of(&parts.extensions);
     let Some(session) = Session::verify(&app, &envelope, connection) else {
         app.attempts.count(client)?;
         let message = "params.signature: unknown key_id, or the signature does not cover this request";
@@ -75,7 +75,7 @@ pub(super) async fn acs(State(app): State<Arc<App>>, request: Request) -> Result
         };
         return Ok(json(StatusCode::OK, error_response(&error).to_string()));
     };
-    if let Some(connection) = parts.extensions.get::<Arc<Connection>>() {
+    if let Some(connection) = connection {
         connection.authenticate();
     }
     let span = tracing::Span::current();

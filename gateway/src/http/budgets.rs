@@ -11,11 +11,10 @@ use http::StatusCode;
 use super::App;
 use super::error::{ApiError, json};
 use super::openapi::responses;
-use super::paging::{NOT_NEXT, read_query};
+use super::paging::read_page;
 use super::receive::Caller;
 use crate::auth::Capability;
 use crate::budget;
-use crate::request::InvalidMember;
 use crate::service::Authorized;
 
 #[utoipa::path(
@@ -59,15 +58,4 @@ pub(super) async fn list(
     }
     body.raw("}");
     Ok(json(StatusCode::OK, body.into_string()))
-}
-
-/// Reads the place and size of a page of a list with numeric ids.
-pub(super) fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
-    let mut after = 0;
-    let limit = read_query(query, &["after"], |_, value| {
-        let id = value.parse().ok().filter(|id| *id >= 0 && value.len() <= 18);
-        after = id.ok_or(NOT_NEXT)?;
-        Ok(())
-    })?;
-    Ok((after, limit))
 }

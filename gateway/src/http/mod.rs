@@ -174,8 +174,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 /// it already; a connection may outlive its certificate and the settings.
 async fn check_certificate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let is_required = app.client_trust.is_some_and(|trust| trust.is_required);
-    let connection = request.extensions().get::<Arc<Connection>>().map(Arc::clone);
-    if is_required && app.certificate(connection.as_deref()).is_none() {
+    if is_required && app.certificate(Connection::of(request.extensions())).is_none() {
         let mut response = ApiError::CertificateRequired.into_response();
         if request.version() <= http::Version::HTTP_11 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -39,3 +39,14 @@ pub(super) fn read_query(
     }
     Ok(limit)
 }
+
+/// Reads the place and size of a page of a list with numeric ids.
+pub(super) fn read_page(query: &[(String, String)]) -> Result<(i64, u32), InvalidMember> {
+    let mut after = 0;
+    let limit = read_query(query, &["after"], |_, value| {
+        let id = value.parse().ok().filter(|id| *id >= 0 && value.len() <= 18);
+        after = id.ok_or(NOT_NEXT)?;
+        Ok(())
+    })?;
+    Ok((after, limit))
+}

@@ -32,7 +32,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+        let connection = Connection::of(&parts.extensions);
         let key = match has_credentials(&parts.headers) {
             true => bearer(&parts.headers).and_then(|key| app.find_key(key, connection)),
             false => app.key_of_certificate(connection),
@@ -41,7 +41,7 @@ impl FromRequestParts<Arc<App>> for Caller {
             app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0))?;
             return Err(ApiError::Unauthenticated);
         };
-        if let Some(connection) = parts.extensions.get::<Arc<Connection>>() {
+        if let Some(connection) = connection {
             connection.authenticate();
         }
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
@@ -60,7 +60,7 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
     /// An unknown key counts as a failed attempt, so that guessing is not faster here than
     /// elsewhere.
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let connection = parts.extensions.get::<Arc<Connection>>().map(|connection| &**connection);
+        let connection = Connection::of(&parts.extensions);
         let has_certificate =
             || !has_credentials(&parts.headers) && app.key_of_certificate(connection).is_some();
         if bearer(&parts.headers).is_none() && !has_certificate() {

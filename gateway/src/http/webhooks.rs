@@ -10,9 +10,9 @@ use axum::response::Response;
 use http::StatusCode;
 
 use super::App;
-use super::budgets::read_page;
 use super::error::{ApiError, json};
 use super::openapi::responses;
+use super::paging::read_page;
 use super::receive::Caller;
 use crate::auth::Capability;
 use crate::clock::rfc3339;

@@ -8,8 +8,8 @@ use axum::response::Response;
 use http::HeaderMap;
 
 use super::super::App;
-use super::super::budgets::read_page;
 use super::super::error::ApiError;
+use super::super::paging::read_page;
 use super::{finish, read_form, signed_in, view};
 use crate::auth::Capability;
 use crate::service::Authorized;
