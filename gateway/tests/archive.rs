@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
+#[path = "common/object_store.rs"]
+mod object_store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -376,6 +378,61 @@ async fn change_in_any_segment_is_found() {
             &[&["evidence", "archive", "tools", "--to", "segments"], &OF_GATEWAY[..]].concat()
         ))
         .contains("cannot be archived")
+    );
+    gateway.stop().await;
+}
+
+/// Segments in a bucket are those of a folder. Nothing is removed unless the bucket has the segment.
+#[tokio::test]
+async fn segments_are_uploaded_before_events_are_removed() {
+    let gateway = start().await;
+    let folder = gateway.folder.path().to_owned();
+    for amount in 0..10 {
+        gateway.decide("apk_one", &pay(amount, "")).await;
+    }
+    let buckets = folder.join("buckets");
+    std::fs::create_dir_all(buckets.join("ledger")).unwrap();
+    let endpoint = format!("http://{}", object_store::object_store(&buckets));
+    let archive = |secret: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
+        command.current_dir(&folder).args([
+            "evidence",
+            "archive",
+            "--to",
+            "s3://ledger/a",
+            "--older-than",
+            "0s",
+        ]);
+        command.args(OF_GATEWAY).args(more).env("ACTPASS_MASTER_KEY", MASTER).stdin(Stdio::null());
+        command.env("AWS_ENDPOINT_URL", &endpoint).env("AWS_ALLOW_HTTP", "true");
+        command.env("AWS_ACCESS_KEY_ID", object_store::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
+        command.output().unwrap()
+    };
+    let in_bucket = |name: &str| buckets.join("ledger/a").join(name);
+    let segment = "one-decisions-000000000001-000000000004.jsonl";
+
+    let refused = err(&archive("wrong", &["--until", "4"]));
+    assert!(refused.contains(&format!("s3://ledger/a/{segment}: ")) && refused.contains("403"), "{refused}");
+    std::fs::create_dir(buckets.join("ledger/a")).unwrap();
+    std::fs::write(in_bucket(segment), "another file\n").unwrap();
+    let refused = err(&archive(object_store::SECRET_KEY, &["--until", "4"]));
+    assert!(refused.contains("line 1"), "{refused}");
+    assert_eq!(std::fs::read_to_string(in_bucket(segment)).unwrap(), "another file\n");
+    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 10);
+    std::fs::remove_file(in_bucket(segment)).unwrap();
+
+    let archived = out(&archive(object_store::SECRET_KEY, &["--until", "8", "--segment-events", "4"]));
+    assert!(archived.starts_with(&format!("s3://ledger/a/{segment}: events 1 to 4, ")), "{archived}");
+    assert!(gateway.events("apk_one", "decisions").await.len() < 10);
+    export(&folder);
+    let second = "one-decisions-000000000005-000000000008.jsonl";
+    let files = [segment, second].map(|name| in_bucket(name).display().to_string());
+    let note = in_bucket("one-decisions-000000000005-000000000008.checkpoint").display().to_string();
+    let whole = out(&verify(&folder, &[&files[0], &files[1], "live.jsonl", "--checkpoint", &note]));
+    assert!(whole.starts_with("10 events, head "), "{whole}");
+    assert!(
+        err(&run(&folder, &[&["evidence", "archive", "--to", "gs://a"], &OF_GATEWAY[..]].concat()))
+            .contains("unknown scheme \"gs\"")
     );
     gateway.stop().await;
 }

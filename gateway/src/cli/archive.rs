@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
+use super::bucket::Bucket;
 use super::signed_data::SignedData;
 use super::source::DataSource;
 use super::{Failure, print, with_store};
@@ -32,9 +34,9 @@ pub(super) struct Archive {
     /// Tenant that owns the chain
     #[arg(long, value_name = "ID")]
     tenant: String,
-    /// Folder for the segments; must exist
-    #[arg(long, value_name = "FOLDER")]
-    to: PathBuf,
+    /// Where to write the segments: a folder, which must exist, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "FOLDER|URL", value_parser = Destination::parse)]
+    to: Destination,
     /// Archive events that are older than this
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     older_than: Duration,
@@ -44,6 +46,25 @@ pub(super) struct Archive {
     /// Maximum number of events in a segment
     #[arg(long, value_name = "NUMBER", default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..))]
     segment_events: u64,
+}
+
+/// Where segments are written.
+#[derive(Clone, Debug)]
+enum Destination {
+    Folder(PathBuf),
+    Bucket(String),
+}
+
+impl Destination {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            None => Ok(Self::Folder(text.into())),
+            Some(("s3", _)) => Ok(Self::Bucket(text.to_owned())),
+            Some((scheme, _)) => {
+                Err(format!("unknown scheme {scheme:?}: expected a folder or s3://BUCKET/PREFIX"))
+            }
+        }
+    }
 }
 
 impl Archive {
@@ -63,7 +84,17 @@ impl Archive {
         let now = Clock::default().seconds();
         let age = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
         let before = (age > 0).then(|| rfc3339(now.saturating_sub(age)));
-        let mut job = Job { chain, data: &data, signer, to: &to, now, archived: data.archived(chain)? };
+        let (folder, bucket) = match &to {
+            Destination::Folder(folder) => (folder.clone(), None),
+            Destination::Bucket(url) => {
+                let temporary = TempDir::new().map_err(Failure::new)?;
+                let bucket = Bucket::open(url).map_err(Failure::Failed)?;
+                (temporary.path().to_owned(), Some((bucket, temporary)))
+            }
+        };
+        let bucket = bucket.as_ref().map(|(bucket, _)| bucket);
+        let archived = data.archived(chain)?;
+        let mut job = Job { chain, data: &data, signer, folder: &folder, bucket, now, archived };
         let end = job.verify_chain(before.as_deref())?.min(until.unwrap_or(u64::MAX));
         if job.archived.head.length > 0 {
             // Continues a deletion that was interrupted.
@@ -84,7 +115,9 @@ struct Job<'a> {
     chain: Chain<'a>,
     data: &'a SignedData,
     signer: &'a SigningKeys,
-    to: &'a Path,
+    /// The destination, or a temporary folder for files that are uploaded.
+    folder: &'a Path,
+    bucket: Option<&'a Bucket>,
     now: i64,
     archived: Archived,
 }
@@ -126,10 +159,15 @@ impl Job<'_> {
         let first = self.archived.head.length.saturating_add(1);
         let (tenant, chain) = (signed_note::escape(tenant_id), signed_note::escape(chain_id));
         let name = format!("{tenant}-{chain}-{first:012}-{last:012}.jsonl");
-        let file = self.to.join(&name);
-        let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
-        // A file from an interrupted run is used if it is intact.
-        let exported = match file.try_exists().map_err(|error| failed(&error))? {
+        let file = self.folder.join(&name);
+        let place = self.bucket.map_or_else(|| file.display().to_string(), |bucket| bucket.describe(&name));
+        // A segment from an interrupted run is used if it is intact.
+        let found = match self.bucket {
+            None => file.try_exists(),
+            Some(bucket) => bucket.download_to(&name, &file),
+        };
+        let found = found.map_err(|error| Failure::Failed(format!("{place}: {error}")))?;
+        let exported = match found {
             true => self.export(last, &mut io::sink()),
             false => self.write(last, &file),
         };
@@ -140,6 +178,12 @@ impl Job<'_> {
         let note_file = file.with_extension("checkpoint");
         write_durably(&note_file, |out| out.write_all(note.map_err(io::Error::other)?.as_bytes()))
             .map_err(|error| Failure::Failed(format!("{}: {error}", note_file.display())))?;
+        if let Some(bucket) = self.bucket {
+            if !found {
+                upload(bucket, &file)?;
+            }
+            upload(bucket, &note_file)?;
+        }
         let event = events::archived(NewArchive {
             tenant_id,
             chain_id,
@@ -154,10 +198,7 @@ impl Job<'_> {
         })?;
         self.archived = Archived { head, tree, at: self.now };
         let (removed, kept) = self.prune()?;
-        print(format_args!(
-            "{}: events {first} to {last}, {removed} removed, {kept} kept in the data",
-            file.display()
-        ))
+        print(format_args!("{place}: events {first} to {last}, {removed} removed, {kept} kept in the data"))
     }
 
     fn export(&self, last: u64, out: &mut impl Write) -> Result<Exported, Failure> {
@@ -190,14 +231,12 @@ impl Job<'_> {
     /// Verifies a written segment, and returns its SHA-256.
     fn verify_segment(&self, file: &Path, head: &Head) -> Result<String, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
-        let open = || File::open(file).map_err(|error| failed(&error));
         let keys = self.signer.public_keys();
         let expected =
             Expected { head: Some(&head.hash), keys: Some(&keys), signature: true, checkpoints: &[] };
-        evidence::verify(BufReader::new(open()?), &expected).map_err(|error| failed(&error))?;
-        let mut hasher = HashWriter(Sha256::new());
-        io::copy(&mut open()?, &mut hasher).map_err(|error| failed(&error))?;
-        Ok(hex::encode(hasher.0.finalize()))
+        let opened = File::open(file).map_err(|error| failed(&error))?;
+        evidence::verify(BufReader::new(opened), &expected).map_err(|error| failed(&error))?;
+        hash(file).map_err(|error| failed(&error))
     }
 
     /// Removes the archived events; returns how many were removed, and how many the data needs.
@@ -206,6 +245,28 @@ impl Job<'_> {
         let pruned = prune(&self.data.location, tenant_id, chain_id, &self.archived).map_err(Failure::new)?;
         Ok((pruned.removed, pruned.kept))
     }
+}
+
+/// Uploads a file, and compares the object that the bucket returns. Removes the file.
+fn upload(bucket: &Bucket, file: &Path) -> Result<(), Failure> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", bucket.describe(&name)));
+    bucket.upload(file, &name).map_err(|error| failed(&error))?;
+    let mut hasher = HashWriter(Sha256::new());
+    let found = bucket.download(&name, &mut hasher).map_err(|error| failed(&error))?;
+    let sent = hash(file).map_err(|error| failed(&error))?;
+    if !found || hex::encode(hasher.0.finalize()) != sent {
+        return Err(failed(&"the object differs from the upload"));
+    }
+    fs::remove_file(file).map_err(|error| failed(&error))
+}
+
+/// Returns the SHA-256 of a file.
+fn hash(file: &Path) -> io::Result<String> {
+    let mut hasher = HashWriter(Sha256::new());
+    io::copy(&mut File::open(file)?, &mut hasher)?;
+    Ok(hex::encode(hasher.0.finalize()))
 }
 
 struct HashWriter(Sha256);

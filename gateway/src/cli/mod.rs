@@ -3,6 +3,7 @@
 mod approvals;
 mod archive;
 mod backup;
+mod bucket;
 mod config;
 mod coverage;
 mod evidence;

@@ -25,7 +25,7 @@ pub(crate) use self::addresses::is_public;
 pub(crate) use self::dispatch::{Dispatcher, WaitingMessage, waiting_messages};
 pub(crate) use self::mail::check_server;
 pub use self::mail::{Encryption, Mail};
-pub(crate) use self::sender::Target;
+pub(crate) use self::sender::{SenderError, Target};
 pub use self::signature::SigningSecret;
 
 /// The form of a webhook's messages, and where they are sent.
