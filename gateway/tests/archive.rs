@@ -391,18 +391,13 @@ async fn segments_are_uploaded_before_events_are_removed() {
         gateway.decide("apk_one", &pay(amount, "")).await;
     }
     let buckets = folder.join("buckets");
-    std::fs::create_dir_all(buckets.join("ledger")).unwrap();
+    for bucket in ["ledger", "damaged"] {
+        std::fs::create_dir_all(buckets.join(bucket)).unwrap();
+    }
     let endpoint = format!("http://{}", object_store::object_store(&buckets));
-    let archive = |secret: &str, more: &[&str]| {
+    let archive = |to: &str, secret: &str, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
-        command.current_dir(&folder).args([
-            "evidence",
-            "archive",
-            "--to",
-            "s3://ledger/a",
-            "--older-than",
-            "0s",
-        ]);
+        command.current_dir(&folder).args(["evidence", "archive", "--to", to, "--older-than", "0s"]);
         command.args(OF_GATEWAY).args(more).env("ACTPASS_MASTER_KEY", MASTER).stdin(Stdio::null());
         command.env("AWS_ENDPOINT_URL", &endpoint).env("AWS_ALLOW_HTTP", "true");
         command.env("AWS_ACCESS_KEY_ID", object_store::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
@@ -411,17 +406,20 @@ async fn segments_are_uploaded_before_events_are_removed() {
     let in_bucket = |name: &str| buckets.join("ledger/a").join(name);
     let segment = "one-decisions-000000000001-000000000004.jsonl";
 
-    let refused = err(&archive("wrong", &["--until", "4"]));
+    let refused = err(&archive("s3://ledger/a", "wrong", &["--until", "4"]));
     assert!(refused.contains(&format!("s3://ledger/a/{segment}: ")) && refused.contains("403"), "{refused}");
     std::fs::create_dir(buckets.join("ledger/a")).unwrap();
     std::fs::write(in_bucket(segment), "another file\n").unwrap();
-    let refused = err(&archive(object_store::SECRET_KEY, &["--until", "4"]));
+    let refused = err(&archive("s3://ledger/a", object_store::SECRET_KEY, &["--until", "4"]));
     assert!(refused.contains("line 1"), "{refused}");
     assert_eq!(std::fs::read_to_string(in_bucket(segment)).unwrap(), "another file\n");
+    let refused = err(&archive("s3://damaged", object_store::SECRET_KEY, &["--until", "4"]));
+    assert!(refused.contains("the object differs from the upload"), "{refused}");
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 10);
     std::fs::remove_file(in_bucket(segment)).unwrap();
 
-    let archived = out(&archive(object_store::SECRET_KEY, &["--until", "8", "--segment-events", "4"]));
+    let archived =
+        out(&archive("s3://ledger/a", object_store::SECRET_KEY, &["--until", "8", "--segment-events", "4"]));
     assert!(archived.starts_with(&format!("s3://ledger/a/{segment}: events 1 to 4, ")), "{archived}");
     assert!(gateway.events("apk_one", "decisions").await.len() < 10);
     export(&folder);
