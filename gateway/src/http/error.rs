@@ -90,6 +90,19 @@ impl ApiError {
         }
     }
 
+    /// The body of a response with this error.
+    pub(super) fn body(&self) -> Json {
+        let (_, code) = self.status_and_code();
+        let error =
+            object([("code", Some(Json::from(code))), ("message", Some(Json::String(self.message())))]);
+        let halt_epoch = if let Self::Service(ServiceError::Halted(_, epoch)) = self {
+            Some(epoch_json(*epoch))
+        } else {
+            None
+        };
+        object([("error", Some(error)), ("halt_epoch", halt_epoch)])
+    }
+
     pub(super) fn message(&self) -> String {
         match self {
             Self::BodyTimeout => "the body was not received in time".to_owned(),
@@ -189,18 +202,9 @@ fn message_of(error: &ServiceError) -> String {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
-        let message = self.message();
-        let error =
-            object([("code", Some(Json::from(code))), ("message", Some(Json::String(message.clone())))]);
-        let halt_epoch = if let Self::Service(ServiceError::Halted(_, epoch)) = &self {
-            Some(epoch_json(*epoch))
-        } else {
-            None
-        };
-        let body = object([("error", Some(error)), ("halt_epoch", halt_epoch)]);
-        let mut response = json(status, body.to_string());
+        let mut response = json(status, self.body().to_string());
         response.extensions_mut().insert(Code(code));
-        response.extensions_mut().insert(Message(message));
+        response.extensions_mut().insert(Message(self.message()));
         let headers = response.headers_mut();
         match self {
             Self::RateLimited(_, seconds) | Self::WrongKeys(seconds) => {

@@ -19,6 +19,9 @@ use crate::hosts::Authority;
 /// HSTS lifetime: one year.
 const HSTS: &str = "max-age=31536000";
 
+/// Prefix of the paths of requests that a proxy sends for their authorization.
+pub(super) const DESCRIBED: &str = "/ext-authz";
+
 /// Rejects requests for other hosts, before authentication.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().map(Arc::clone);
@@ -38,6 +41,8 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
         access_log::note_trace(traceparent);
     }
     let refused = match authority(request.version(), request.uri(), request.headers()) {
+        // The request is the one to authorize, and its host is data.
+        _ if is_described(request.uri().path()) => None,
         Err(problem) => Some(ApiError::InvalidHost(problem)),
         Ok(authority) if app.hosts.accept(&authority, local) => None,
         Ok(_) => Some(ApiError::WrongHost),
@@ -56,9 +61,13 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     response
 }
 
+fn is_described(path: &str) -> bool {
+    path.strip_prefix(DESCRIBED).is_some_and(|path| path.starts_with('/'))
+}
+
 /// Returns the request's authority: the single `Host` header, which must match the authority of the
 /// request target if both are present.
-fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Authority, &'static str> {
+pub(super) fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Authority, &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (host, None) => host.map(|host| {

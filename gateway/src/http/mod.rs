@@ -10,6 +10,7 @@ mod client;
 mod delegations;
 mod error;
 mod evidence;
+mod ext_authz;
 mod halts;
 mod health;
 mod host;
@@ -32,7 +33,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -163,6 +164,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let api = described
         .route("/openapi.json", get(openapi::openapi))
         .route("/metrics", get(metrics::own_tenant))
+        .route(ext_authz::GRPC, post(ext_authz::grpc))
+        .route(&format!("{}/", host::DESCRIBED), any(ext_authz::http))
+        .route(&format!("{}/{{*path}}", host::DESCRIBED), any(ext_authz::http))
         .merge(page::routes())
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

@@ -86,7 +86,7 @@ pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// An authenticated request with a JSON body.
+/// An authenticated request with its body, by default of JSON.
 pub(super) struct JsonCall {
     pub(super) key: Arc<ApiKey>,
     pub(super) body: Bytes,
@@ -97,12 +97,22 @@ pub(super) struct JsonCall {
 impl FromRequest<Arc<App>> for JsonCall {
     type Rejection = ApiError;
 
-    /// Authenticates before reading the body.
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        Self::receive(request, app, check_type).await
+    }
+}
+
+impl JsonCall {
+    /// Authenticates and checks the headers before it reads the body.
+    pub(super) async fn receive(
+        request: Request,
+        app: &Arc<App>,
+        check_type: fn(&HeaderMap) -> Result<(), ApiError>,
+    ) -> Result<Self, ApiError> {
         let _receiving = StageTimer::begin("receive");
         let (mut parts, body) = request.into_parts();
         let started = parts.extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
-        let key = match check_headers(&mut parts, app).await {
+        let key = match check_headers(&mut parts, app, check_type).await {
             Ok(key) => key,
             Err(error) => {
                 drain(body);
@@ -115,7 +125,11 @@ impl FromRequest<Arc<App>> for JsonCall {
     }
 }
 
-async fn check_headers(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<ApiKey>, ApiError> {
+async fn check_headers(
+    parts: &mut Parts,
+    app: &Arc<App>,
+    check_type: fn(&HeaderMap) -> Result<(), ApiError>,
+) -> Result<Arc<ApiKey>, ApiError> {
     let Caller(key) = Caller::from_request_parts(parts, app).await?;
     check_type(&parts.headers)?;
     let length =

@@ -28,6 +28,11 @@ impl InvalidMember {
         Self { member: member.to_owned(), problem: problem.to_string() }
     }
 
+    /// The whole body is invalid.
+    pub(crate) fn of_body(problem: impl fmt::Display) -> Self {
+        Self::new("body", problem)
+    }
+
     /// Prefixes the member with the name of the object that contains it.
     pub(super) fn within(mut self, object: &str) -> Self {
         self.member = format!("{object}.{}", self.member);

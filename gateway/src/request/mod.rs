@@ -3,6 +3,7 @@
 pub(crate) mod acs;
 pub(crate) mod authzen;
 mod body;
+pub(crate) mod ext_authz;
 mod halts;
 mod preflight;
 
@@ -28,6 +29,8 @@ pub enum Protocol {
     Acs,
     /// The `AuthZEN` Authorization API.
     AuthZen,
+    /// Envoy's external authorization.
+    ExtAuthz,
 }
 
 impl Protocol {
@@ -37,6 +40,7 @@ impl Protocol {
             Self::ActPass => None,
             Self::Acs => Some("acs"),
             Self::AuthZen => Some("authzen"),
+            Self::ExtAuthz => Some("ext_authz"),
         }
     }
 
