@@ -546,3 +546,63 @@ async fn approvals_budgets_and_passports_are_spent_once_over_all_interfaces() {
     }
     guarded.gateway.stop().await;
 }
+
+/// A field of a message of Protocol Buffers that has a length.
+fn field(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&[tag << 3 | 2, u8::try_from(content.len()).unwrap()][..], content].concat()
+}
+
+/// A check of Envoy of `POST http://h/refunds` with this body, as a gRPC body.
+fn check(body: &[u8]) -> Vec<u8> {
+    let entry = |name: &[u8], value: &[u8]| field(3, &[field(1, name), field(2, value)].concat());
+    let http = [
+        field(2, b"POST"),
+        entry(b"x-envoy-auth-partial-body", b"false"),
+        entry(b"content-type", b"application/json"),
+        field(4, b"/r"),
+        field(5, b"h"),
+        field(6, b"http"),
+        field(12, body),
+    ];
+    let message = field(1, &field(4, &field(2, &http.concat())));
+    [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat()
+}
+
+/// Measures the time of a decision by each interface, one at a time:
+/// `cargo test -p actpass-gateway --test acs measure_interfaces -- --ignored --nocapture`.
+#[ignore = "measures; run with --ignored --nocapture"]
+#[tokio::test]
+async fn measure_interfaces() {
+    const ROUNDS: u32 = 1000;
+    const NAMES: [&str; 4] = ["preflight", "AuthZEN", "ACS", "Envoy, gRPC"];
+    let guarded = start("").await;
+    let grpc = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let url = format!("{}/envoy.service.auth.v3.Authorization/Check", guarded.gateway.url);
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for round in 0..ROUNDS {
+        for (place, times) in times.iter_mut().enumerate() {
+            let begun = std::time::Instant::now();
+            let is_decided = match place {
+                0 => guarded.refund(Interface::Preflight, round, 1, "").await,
+                1 => guarded.refund(Interface::AuthZen, round, 1, "").await,
+                2 => guarded.refund(Interface::Acs, round, 1, "").await,
+                _ => {
+                    let sent = grpc.post(&url).bearer_auth("apk_one").body(check(b"{\"amount\": 1}"));
+                    let body = sent.send().await.unwrap().bytes().await.unwrap();
+                    String::from_utf8_lossy(&body).contains("evidence_event_id")
+                }
+            };
+            times.push(begun.elapsed().as_secs_f64() * 1e6);
+            assert!(is_decided, "{}", NAMES[place]);
+        }
+    }
+    let at = |times: &[f64], percent: usize| times[times.len() * percent / 100];
+    for times in &mut times {
+        times.sort_by(f64::total_cmp);
+    }
+    for (name, measured) in NAMES.iter().zip(&times) {
+        let ratio = at(measured, 50) / at(&times[0], 50);
+        println!("{name}: p50 {:.0} us, p99 {:.0} us, {ratio:.2} times", at(measured, 50), at(measured, 99));
+    }
+    guarded.gateway.stop().await;
+}

@@ -85,7 +85,11 @@ class Gateway:
         (folder / "gateway.toml").write_text(settings)
         with (folder / "gateway.log").open("w") as log:
             self.process = subprocess.Popen(
-                [GATEWAY, "serve", "--config", "gateway.toml"], cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
+                [GATEWAY, "serve", "--config", "gateway.toml"],
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
@@ -143,7 +147,9 @@ class Envoy:
                     "server_uri": {"uri": f"http://127.0.0.1:{gateway}", "cluster": "actpass", "timeout": "10s"},
                     "path_prefix": "/ext-authz",
                     "authorization_request": {"headers_to_add": [header]},
-                    "authorization_response": {"allowed_upstream_headers": {"patterns": [{"exact": "x-actpass-event"}]}},
+                    "authorization_response": {
+                        "allowed_upstream_headers": {"patterns": [{"exact": "x-actpass-event"}]}
+                    },
                 },
                 "allowed_headers": {"patterns": [{"exact": name} for name in ("content-type", "x-actpass-passport")]},
                 "with_request_body": {"max_request_bytes": 8192, "pack_as_bytes": True},
@@ -160,7 +166,11 @@ class Envoy:
             "stat_prefix": "in",
             "route_config": {
                 "virtual_hosts": [
-                    {"name": "shop", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "shop"}}]}
+                    {
+                        "name": "shop",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "shop"}}],
+                    }
                 ]
             },
             "http_filters": [
@@ -191,7 +201,9 @@ class Envoy:
             endpoints = [{"lb_endpoints": [{"endpoint": {"address": at(port)}}]}]
             return {"name": name, "load_assignment": {"cluster_name": name, "endpoints": endpoints}, **more}
 
-        extension = {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
+        extension = {
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+        }
         settings = {
             "admin": {"address": at(0)},
             "static_resources": {
