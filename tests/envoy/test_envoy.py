@@ -20,6 +20,7 @@ import pytest
 
 GATEWAY = os.environ["ACTPASS_GATEWAY"]
 ENVOY = os.environ["ACTPASS_ENVOY"]
+FILTERS = "type.googleapis.com/envoy.extensions.filters"
 AGENT = "spiffe://shop.example/agent/support"
 PROXY, OPERATOR = "apk_envoy_proxy", "apdv_envoy_operator"
 POLICY = {
@@ -156,13 +157,13 @@ class Envoy:
             },
         }
         external = {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "@type": f"{FILTERS}.http.ext_authz.v3.ExtAuthz",
             "transport_api_version": "V3",
             **services[kind],
             **filter_settings,
         }
         manager = {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "@type": f"{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "in",
             "route_config": {
                 "virtual_hosts": [
@@ -177,7 +178,7 @@ class Envoy:
                 {"name": "envoy.filters.http.ext_authz", "typed_config": external},
                 {
                     "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                    "typed_config": {"@type": f"{FILTERS}.http.router.v3.Router"},
                 },
             ],
         }
