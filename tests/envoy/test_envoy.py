@@ -77,8 +77,8 @@ def upstream() -> Iterator[tuple[int, Seen]]:
 class Gateway:
     """A gateway in its own process."""
 
-    def __init__(self, folder: Path) -> None:
-        (folder / "policy.json").write_text(json.dumps(POLICY))
+    def __init__(self, folder: Path, policy: dict[str, Any] = POLICY) -> None:
+        (folder / "policy.json").write_text(json.dumps(policy))
         settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\npolicy = "policy.json"\n'
         for name, key, role in [("envoy", PROXY, "agent"), ("alice", OPERATOR, "operator")]:
             hashed = hashlib.sha256(key.encode()).hexdigest()

@@ -210,7 +210,7 @@ mod tests {
         let bucket = bucket(object_store(folder.path()), SECRET_KEY, true);
         let (file, returned) = (folder.path().join("file"), folder.path().join("returned"));
         for size in [0, 1, PART, 2 * PART + 1] {
-            let content: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let content: Vec<u8> = (0..=250).cycle().take(size).collect();
             std::fs::write(&file, &content).unwrap();
             bucket.upload(&file, &format!("{size}.jsonl")).unwrap();
             assert!(bucket.download_to(&format!("{size}.jsonl"), &returned).unwrap());

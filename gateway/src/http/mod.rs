@@ -11,6 +11,8 @@ mod delegations;
 mod error;
 mod evidence;
 mod ext_authz;
+mod ext_mcp;
+mod grpc;
 mod halts;
 mod health;
 mod host;
@@ -20,6 +22,7 @@ mod page;
 mod paging;
 mod passports;
 mod preflight;
+mod proxies;
 mod receive;
 mod reload;
 mod shadow;
@@ -164,7 +167,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let api = described
         .route("/openapi.json", get(openapi::openapi))
         .route("/metrics", get(metrics::own_tenant))
-        .route(ext_authz::GRPC, post(ext_authz::grpc))
+        .route(ext_authz::GRPC, post(ext_authz::check))
+        .route(ext_mcp::CHECK_REQUEST, post(ext_mcp::check_request))
+        .route(ext_mcp::CHECK_RESPONSE, post(ext_mcp::check_response))
         .route(&format!("{}/", host::DESCRIBED), any(ext_authz::http))
         .route(&format!("{}/{{*path}}", host::DESCRIBED), any(ext_authz::http))
         .merge(page::routes())

@@ -98,7 +98,7 @@ pub(crate) fn read_check(check: CheckRequest) -> Result<Preflight, InvalidMember
     }
     let principal = attributes.source.map(|source| source.principal);
     let agent = principal.filter(|principal| principal.starts_with("spiffe://"));
-    read_http(http, Context { agent, tool, goal, audience })
+    read_http(&http, Context { agent, tool, goal, audience })
         .map_err(|error| error.within("attributes.request.http"))
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct Context {
 /// # Errors
 ///
 /// Returns the first field that is missing, invalid or ambiguous.
-pub(crate) fn read_http(http: HttpRequest, context: Context) -> Result<Preflight, InvalidMember> {
+pub(crate) fn read_http(http: &HttpRequest, context: Context) -> Result<Preflight, InvalidMember> {
     if http.header_map.is_some() {
         return Err(InvalidMember::new("header_map", "not supported; expected encode_raw_headers: false"));
     }
@@ -137,7 +137,7 @@ pub(crate) fn read_http(http: HttpRequest, context: Context) -> Result<Preflight
         None => (&*http.path, None),
     };
     check_path(path)?;
-    let (body, form) = read_body(&http)?;
+    let (body, form) = read_body(http)?;
     let text = |value: &str| Some(Json::from(value));
     let args = object([
         ("host", text(&host)),
@@ -293,7 +293,7 @@ mod tests {
             ),
         ] {
             let expected = Preflight::read(Json::parse(preflight.as_bytes()).unwrap()).unwrap();
-            let found = read_http(http, context).unwrap();
+            let found = read_http(&http, context).unwrap();
             assert_eq!(found.request_hash, expected.request_hash, "{preflight}");
             assert_eq!(found.passport.map(|token| token.expose().to_owned()), expected.passport.map(|token| token.expose().to_owned()));
             assert_eq!(found.protocol, Protocol::ExtAuthz);
@@ -328,7 +328,7 @@ mod tests {
             (of(&[WHOLE, FORM], b"a=1&a=2"), "raw_body", "the field \"a\" is repeated"),
             (request("GET", "http://h/", &[("content-length", "2")], b""), "raw_body", "with_request_body"),
         ] {
-            let error = read_http(http.clone(), Context::default()).unwrap_err();
+            let error = read_http(&http, Context::default()).unwrap_err();
             assert_eq!(error.member, member, "{http:?}");
             assert!(error.problem.contains(problem), "{error}");
         }

@@ -4,6 +4,7 @@ pub(crate) mod acs;
 pub(crate) mod authzen;
 mod body;
 pub(crate) mod ext_authz;
+pub(crate) mod ext_mcp;
 mod halts;
 mod preflight;
 
@@ -31,6 +32,8 @@ pub enum Protocol {
     AuthZen,
     /// Envoy's external authorization.
     ExtAuthz,
+    /// The external policy server of agentgateway for MCP.
+    ExtMcp,
 }
 
 impl Protocol {
@@ -41,6 +44,7 @@ impl Protocol {
             Self::Acs => Some("acs"),
             Self::AuthZen => Some("authzen"),
             Self::ExtAuthz => Some("ext_authz"),
+            Self::ExtMcp => Some("ext_mcp"),
         }
     }
 
