@@ -14,6 +14,7 @@
 # make test-environments  run the packages in the bundlers, frameworks and process models of docs/environments.md;
 #              make write-environments updates its tables; make test runs the fast ones
 # make test-edge  run the wasm engine in workerd, Deno, Bun, edge-runtime and Chromium, and in the bundles of four bundlers
+# make test-memory  run a million guards, or GUARDS, by the wasm engine, whose memory must not grow; make test runs 20,000
 # make test-adapters  run the adapters with the real frameworks and print the executions of each case (part of make test);
 #              OLDEST=1 uses the oldest supported versions, FRAMEWORKS selects some
 # make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
@@ -54,7 +55,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-envoy test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-envoy test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge test-memory demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -211,7 +212,7 @@ node-face: bindings-node/node_modules/.installed
 
 # The engine for hosts without native addons. Test builds have the test hooks.
 node-wasm: | node-face
-	$(TIMED) 'build: wasm' scripts/wasm $(if $(RELEASE),,--features test-hooks)
+	$(TIMED) 'build: wasm' scripts/wasm $(if $(RELEASE),,--features actpass-wasm/test-hooks)
 
 node-debug: node-face debug node-wasm
 	node bindings-node/scripts/place.mjs target/debug
@@ -321,6 +322,10 @@ test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 # The smoke set of the wasm engine in workerd, Deno, Bun, edge-runtime and Chromium, and the bundles of four bundlers.
 test-edge: node-debug
 	$(TIMED) 'tests: edge' node tests/environments/edge/run.mjs
+
+test-memory: node-wasm
+	cd bindings-node && ACTPASS_FLAT_GUARDS=$(or $(GUARDS),1000000) $(TIMED) 'tests: memory' \
+		node --test --test-reporter=spec tests/wasm-memory.test.mjs
 
 test-environments: test-edge
 test-environments: ENVIRONMENTS :=

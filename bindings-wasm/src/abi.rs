@@ -1,8 +1,4 @@
-//! The entries of the module, and the buffers through which texts cross. `engine.ts` is their only
-//! caller.
-//!
-//! The host gets a place from `input`, writes the bytes there and passes their number to an
-//! entry, which takes them. An entry that returns a text leaves it at `output` until the next entry.
+//! The entries of the module. `engine.ts` is their only caller.
 
 use std::cell::RefCell;
 
@@ -10,18 +6,13 @@ use actpass_core::json::{RawObject, Step, path};
 use actpass_core::transport::Response;
 use actpass_core::{ActionEnd, Error, ErrorKind, Json, Secret};
 use actpass_node_text::call::CompletionKind;
-use actpass_node_text::error::describe;
 use actpass_node_text::guard;
 
+use crate::buffers::{self, take, text, texts};
 use crate::transport::{self, Fetched};
 use crate::{calls, client, executor, host};
 
-/// Larger buffers are not kept.
-const KEPT: usize = 64 * 1024;
-
 thread_local! {
-    static INPUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static OUTPUT: RefCell<String> = const { RefCell::new(String::new()) };
     static LINES: RefCell<String> = const { RefCell::new(String::new()) };
     static COMPLETED: RefCell<u64> = const { RefCell::new(0) };
 }
@@ -34,29 +25,6 @@ extern "C" fn start_module() {
         let place = info.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         host::panicked(place.as_ptr(), place.len());
     }));
-}
-
-/// Returns a place for `length` bytes of input.
-#[unsafe(no_mangle)]
-extern "C" fn input(length: usize) -> *mut u8 {
-    INPUT.with_borrow_mut(|input| {
-        if input.len() < length {
-            input.resize(length, 0);
-        }
-        input.as_mut_ptr()
-    })
-}
-
-/// The place of the text that the last entry returned.
-#[unsafe(no_mangle)]
-extern "C" fn output() -> *const u8 {
-    OUTPUT.with_borrow(|output| output.as_ptr())
-}
-
-/// The length of the text that the last entry returned.
-#[unsafe(no_mangle)]
-extern "C" fn output_length() -> usize {
-    OUTPUT.with_borrow(String::len)
 }
 
 /// The place of the log lines of the call that `next` returned.
@@ -82,7 +50,7 @@ extern "C" fn completed() -> f64 {
 extern "C" fn next() -> i32 {
     let Some(completion) = calls::next() else { return -1 };
     COMPLETED.set(completion.id);
-    OUTPUT.set(completion.text);
+    buffers::set_output(completion.text);
     LINES.set(completion.lines);
     match completion.kind {
         CompletionKind::Answered => 0,
@@ -265,22 +233,6 @@ fn apply(which: u32, arguments: &RawObject) -> Result<String, Error> {
     }
 }
 
-/// Takes `length` bytes of input, and overwrites them in the buffer.
-fn take(length: usize) -> Vec<u8> {
-    INPUT.with_borrow_mut(|input| {
-        let taken = input.get(..length).map(<[u8]>::to_vec).unwrap_or_default();
-        input.iter_mut().take(length).for_each(|byte| *byte = 0);
-        if input.len() > KEPT {
-            *input = Vec::new();
-        }
-        taken
-    })
-}
-
-fn text(bytes: Vec<u8>) -> Result<String, Error> {
-    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::Internal, "the input is not UTF-8"))
-}
-
 fn secret(length: usize) -> Result<Secret, Error> {
     text(take(length)).map(Secret::new)
 }
@@ -292,13 +244,4 @@ fn integer(id: f64) -> u64 {
 
 fn entry(body: impl FnOnce() -> Result<(), Error>) -> bool {
     texts(|| body().map(|()| String::new()))
-}
-
-fn texts(body: impl FnOnce() -> Result<String, Error>) -> bool {
-    let (succeeded, text) = match body() {
-        Ok(text) => (true, text),
-        Err(error) => (false, describe(&error)),
-    };
-    OUTPUT.set(text);
-    succeeded
 }

@@ -10,6 +10,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "the texts of a call are spent by it")]
 
 mod abi;
+mod buffers;
 mod calls;
 mod client;
 mod executor;

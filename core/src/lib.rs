@@ -75,7 +75,7 @@ mod request;
 mod retry;
 mod settings;
 mod signed_approvals;
-#[cfg(feature = "testing")]
+#[cfg(feature = "scripted")]
 pub mod testing;
 mod trace;
 pub mod transport;

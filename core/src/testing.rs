@@ -43,16 +43,21 @@ use actpass_protocol::{
     DecisionWord, ErrorKind, Json, Mode, Operation, canonical_json, hash_payload, sha256_hex,
 };
 use percent_encoding::percent_decode_str;
+#[cfg(feature = "testing")]
 use tokio::time::Instant;
 
 use crate::approval::{ApprovalStatus, MAX_POLL};
-use crate::client::ActPass;
-use crate::config::ExecutionLog;
 use crate::error::Error;
-use crate::transport::{Request, Response, SendFuture, Transport, TransportError};
+#[cfg(feature = "testing")]
+use crate::{
+    client::ActPass,
+    config::ExecutionLog,
+    transport::{Request, Response, SendFuture, Transport, TransportError},
+};
 
 const APPROVAL_ID: &str = "approval_request_id";
 /// Interval at which a held poll of an approval checks for a decision.
+#[cfg(feature = "testing")]
 const HOLD_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A scripted response to a preflight.
@@ -358,6 +363,7 @@ impl ScriptedGateway {
     ///
     /// [`ErrorKind::Config`] if the environment has an invalid
     /// `ACTPASS_API_BASE_URL`.
+    #[cfg(feature = "testing")]
     pub fn client(&self) -> Result<ActPass, Error> {
         ActPass::builder().api_key("apk_test").agent_id("tests").scripted_gateway(self).build()
     }
@@ -596,7 +602,7 @@ impl fmt::Debug for ScriptedGateway {
     }
 }
 
-/// Answers without a network. Holds polls on tokio's clock.
+#[cfg(feature = "testing")]
 impl ExecutionLog for ScriptedGateway {
     fn note_execution(&self, tool: &str, args: &str) {
         let args = Json::parse(args.as_bytes()).unwrap_or(Json::Null);
@@ -604,6 +610,8 @@ impl ExecutionLog for ScriptedGateway {
     }
 }
 
+/// Answers without a network. Holds polls on tokio's clock.
+#[cfg(feature = "testing")]
 impl Transport for ScriptedGateway {
     fn send(&self, request: Request) -> SendFuture<'_> {
         Box::pin(async move {
