@@ -139,10 +139,7 @@ class Granted {
     this.#call = call;
     this.#number = number;
     this.#decision = text;
-  }
-
-  get number(): number {
-    return this.#number;
+    unreachable.register(this, number, this);
   }
 
   get decision(): Decision {
@@ -160,7 +157,12 @@ class Granted {
       this.#decision = JSON.stringify(running.decision);
     }
     const { decision } = this;
-    noteExecution(true, this.#call.members, decision);
+    try {
+      noteExecution(true, this.#call.members, decision);
+    } catch (error) {
+      release(this.#number);
+      throw error;
+    }
     return { context: contextOf(this.#number, running.credential, decision) };
   }
 
@@ -181,6 +183,7 @@ class Granted {
     const records = this.#call.members['recordOutcome'] === true;
     const response = records && end === 'returned' ? jsonOf(result) : undefined;
     const settled = converting(() => door.finish(this.#number, end, response));
+    unreachable.unregister(this);
     ended(this.#number);
     return { settled, recording: records ? record(this.#call, this.#number) : undefined };
   }
@@ -206,16 +209,18 @@ async function record(call: Call, number: number): Promise<Recorded> {
   }
 }
 
-/** Releases the native permit when the JavaScript object is garbage collected. */
-const unreachable = new FinalizationRegistry((call: number) => {
+/** Releases the permit of a call: it is never spent, or its function never ends. */
+function release(call: number): void {
   ended(call);
   door.cancel(call);
-});
+}
+
+/** Releases the permits of garbage-collected objects. */
+const unreachable = new FinalizationRegistry(release);
 
 function permitOf(call: Call, granted: Granted): Permit {
   const { operation } = call;
   const { decision } = granted;
-  unreachable.register(granted, granted.number);
   // It may never be spent.
   noteExecution(false, call.members, decision);
   const spend = (options: SpendOptions = {}): ExecutionContext =>
