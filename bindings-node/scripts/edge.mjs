@@ -9,7 +9,7 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync,
 import { join, resolve } from 'node:path';
 
 /** Modules that need files and processes, and that nothing in `dist/edge` imports. */
-const ONLY_NODE = ['load.js', 'testing.js'];
+const ONLY_NODE = ['load.js'];
 
 const dist = resolve(import.meta.dirname, '..', 'dist');
 const esm = join(dist, 'esm');
@@ -46,15 +46,19 @@ if (process.argv[2] !== 'inline') {
   rmSync(join(esm, 'edge'), { recursive: true });
 }
 
-const engine = join(dist, 'actpass.wasm');
-if (existsSync(engine) && existsSync(edge)) {
+const modules = { wasm: 'actpass.wasm', 'wasm-testing': 'actpass-testing.wasm' };
+for (const [name, file] of Object.entries(modules)) {
+  const module = join(dist, file);
+  if (!existsSync(module) || !existsSync(edge)) {
+    continue;
+  }
   const importing = (specifier) => `import module from '${specifier}';\nexport default module;\n`;
-  writeFileSync(join(edge, 'wasm-workerd.js'), importing('../actpass.wasm'));
-  writeFileSync(join(edge, 'wasm-edge-light.js'), importing('../actpass.wasm?module'));
+  writeFileSync(join(edge, `${name}-workerd.js`), importing(`../${file}`));
+  writeFileSync(join(edge, `${name}-edge-light.js`), importing(`../${file}?module`));
   // Every bundler takes a text; a browser compiles up to 8 MB synchronously.
   writeFileSync(
-    join(edge, 'wasm-inline.js'),
-    `const text = '${readFileSync(engine).toString('base64')}';\n` +
+    join(edge, `${name}-inline.js`),
+    `const text = '${readFileSync(module).toString('base64')}';\n` +
       'const bytes = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (unit) => unit.charCodeAt(0));\n' +
       'export default new WebAssembly.Module(bytes);\n',
   );

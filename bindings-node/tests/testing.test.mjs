@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { ActPass, ActPassArgumentError, ActPassConfigError } from '@actpass/sdk';
 import * as testing from '@actpass/sdk/testing';
+import * as edge from '../dist/edge/testing.js';
 import { PACKAGE, rejection, ROOT, run, runModule } from './support.mjs';
 
 const { allow, deny, installedGateway, RealGateway, requireApproval, respond, ScriptedGateway, UnknownExecution } =
@@ -20,15 +21,11 @@ const action = (amount = 4900, members = {}) => ({
   args: { amount, currency: 'usd' },
   ...members,
 });
-const unknown = (call) => assert.throws(call, (error) => error instanceof UnknownExecution);
-const fails = (call, message) =>
-  assert.throws(call, (error) => {
-    assert.ok(error instanceof AssertionError && !(error instanceof UnknownExecution), `${error}`);
-    assert.match(error.message, message);
-    return true;
-  });
+const unknown = (call) => assert.throws(call, { code: 'ERR_ASSERTION', name: 'UnknownExecution' });
+const fails = (call, message) => assert.throws(call, { code: 'ERR_ASSERTION', name: 'AssertionError', message });
 
-describe('a scripted gateway', () => {
+/** Tests a build of the kit. Without servers and processes, the engine calls the gateway instead of `fetch`. */
+function scriptedGateway({ ScriptedGateway }, hasProcesses) {
   let gateway;
   let actpass;
   let runs;
@@ -243,6 +240,32 @@ describe('a scripted gateway', () => {
     gateway.assertNotExecuted();
   });
 
+  test('does not know anything once it is closed', async () => {
+    await gateway.close();
+    await gateway.close();
+    unknown(() => gateway.assertNotExecuted());
+    unknown(() => gateway.assertNotAsked());
+    assert.equal((await refund()).decision.reason_code, 'actpass.unreachable');
+  });
+
+  test('a call that is aborted while it waits for an approval did not run', async () => {
+    gateway.requireApproval();
+    const controller = new AbortController();
+    const call = refund(1, { signal: controller.signal, waitForApprovalMs: 60_000 });
+    while (gateway.approvals.length === 0) {
+      await new Promise(setImmediate);
+    }
+    controller.abort('left');
+    assert.equal(await rejection(call), 'left');
+    assert.equal(await rejection(refund(1, { signal: controller.signal })), 'left');
+    gateway.assertNotExecuted(REFUND);
+    gateway.assertAsked(REFUND, 1);
+  });
+
+  if (!hasProcesses) {
+    return;
+  }
+
   test('an aborted call did not run', async () => {
     gateway.allow();
     const controller = new AbortController();
@@ -282,14 +305,6 @@ describe('a scripted gateway', () => {
     }
     gateway.reset();
     gateway.assertNotExecuted();
-  });
-
-  test('does not know anything once it is closed', async () => {
-    await gateway.close();
-    await gateway.close();
-    unknown(() => gateway.assertNotExecuted());
-    unknown(() => gateway.assertNotAsked());
-    assert.equal((await refund()).decision.reason_code, 'actpass.unreachable');
   });
 
   test('nothing runs if the journal cannot be written', async () => {
@@ -347,6 +362,60 @@ describe('a scripted gateway', () => {
       assert.equal((await runModule(program(), { env })).stdout, 'ran\n');
       unknown(() => gateway.assertNotExecuted(REFUND));
     });
+  });
+}
+
+describe('a scripted gateway', () => scriptedGateway(testing, true));
+describe('a scripted gateway without servers and processes', () => {
+  scriptedGateway(edge, false);
+
+  test('refuses what needs a process', async () => {
+    const refused = (call, message) => assert.rejects(call, { name: 'ActPassConfigError', message });
+    const processes = /^RealGateway: this host starts no processes: use ScriptedGateway, or /;
+    await refused(edge.RealGateway.start(), processes);
+    await refused(edge.RealGateway.start({ program: 'any' }), processes);
+    await refused(edge.installedGateway(), processes);
+    const environment = /^environment: this host has no processes; pass client\(\) to the code under test$/;
+    await refused(edge.ScriptedGateway.start({ setEnvironment: true }), environment);
+    const gateway = await edge.ScriptedGateway.start();
+    assert.throws(() => gateway.environment, { name: 'ActPassConfigError', message: environment });
+    await gateway.close();
+  });
+
+  test('sends nothing by fetch, also once it is closed', async (t) => {
+    const { mock } = t.mock.method(globalThis, 'fetch', () => assert.fail('sent'));
+    const gateway = await edge.ScriptedGateway.start();
+    const actpass = gateway.client();
+    gateway.allow();
+    assert.equal((await actpass.guard({ ...action(), execute: () => 1 })).result, 1);
+    await gateway.close();
+    assert.equal(
+      (await actpass.guard({ ...action(), execute: assert.fail })).decision.reason_code,
+      'actpass.unreachable',
+    );
+    assert.equal(mock.callCount(), 0);
+  });
+
+  test('does not know whether an action of a pending call runs', async () => {
+    const gateway = await edge.ScriptedGateway.start();
+    gateway.allow();
+    const call = gateway.client().guard({ ...action(), execute: () => 1 });
+    while (gateway.actions.length === 0) {
+      await null;
+    }
+    unknown(() => gateway.executed);
+    await call;
+    gateway.assertExecuted(REFUND, 1);
+    await gateway.close();
+  });
+
+  test('has the names of the kit for Node', () => {
+    assert.deepEqual(
+      Object.keys(edge).sort(),
+      Object.keys(testing)
+        .filter((name) => name !== 'default' && name !== 'module.exports')
+        .sort(),
+    );
   });
 });
 

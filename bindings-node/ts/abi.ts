@@ -62,7 +62,7 @@ export interface Native {
   readonly VERSION: string;
   Client: new (settings: string) => Client;
   Bridge: new (settled: (batch: Batch) => void) => Bridge;
-  /** Missing in the wasm engine. */
+  /** Missing in the wasm engine: see `scripted-state.ts`. */
   ScriptedGatewayState?: new () => ScriptedGatewayState;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
   unmappedTool(tool: string): string;

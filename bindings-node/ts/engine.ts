@@ -6,6 +6,7 @@
 
 import { type Batch, type Begin, type Client, How, type Native } from './abi.js';
 import type { CallName } from './abi.js';
+import { fetchScripted, isScripted } from './scripted.js';
 
 /** @internal A compiled module. */
 export type WasmModule = object;
@@ -38,13 +39,17 @@ export interface EngineHost {
 /** @internal The settings of a client. */
 export type Settings = { [name: string]: unknown };
 
-/** The exports of the module; `abi.rs` describes them. */
-interface Exports {
+/** @internal The exports of each module; `buffers.rs` describes them. */
+export interface BufferExports {
   readonly memory: { readonly buffer: ArrayBuffer };
-  start_module(): void;
   input(length: number): number;
   output(): number;
   output_length(): number;
+}
+
+/** The exports of the module; `abi.rs` describes them. */
+interface Exports extends BufferExports {
+  start_module(): void;
   lines(): number;
   lines_length(): number;
   completed(): number;
@@ -79,24 +84,69 @@ interface Asking {
   readonly input: string;
 }
 
-/** An instance of the module. It is never used again after a trap. */
-class Instance {
-  readonly exports: Exports;
+/** @internal The texts that cross to an instance of a module and back. */
+export class Buffers<E extends BufferExports> {
   // Not at load: a realm that never uses this engine may lack the classes.
   readonly #encoder = new TextEncoder();
   readonly #decoder = new TextDecoder();
+  readonly exports: E;
+  #bytes: Uint8Array;
+
+  constructor(exports: E) {
+    this.exports = exports;
+    this.#bytes = new Uint8Array(exports.memory.buffer);
+  }
+
+  /** The memory, which moves when it grows. */
+  get view(): Uint8Array {
+    if (this.#bytes.length === 0) {
+      this.#bytes = new Uint8Array(this.exports.memory.buffer);
+    }
+    return this.#bytes;
+  }
+
+  text(place: number, length: number): string {
+    return length === 0 ? '' : this.#decoder.decode(this.view.subarray(place, place + length));
+  }
+
+  output(): string {
+    return this.text(this.exports.output(), this.exports.output_length());
+  }
+
+  /** Writes the parts of an input one after the other, and returns the length of each in bytes. */
+  write(...parts: (string | Uint8Array)[]): number[] {
+    let capacity = 0;
+    for (const part of parts) {
+      capacity += typeof part === 'string' ? part.length * 3 : part.length;
+    }
+    let at = this.exports.input(capacity);
+    const { view } = this;
+    return parts.map((part) => {
+      let length = part.length;
+      if (typeof part === 'string') {
+        ({ written: length } = this.#encoder.encodeInto(part, view.subarray(at)));
+      } else {
+        view.set(part, at);
+      }
+      at += length;
+      return length;
+    });
+  }
+}
+
+/** An instance of the module. It is never used again after a trap. */
+class Instance extends Buffers<Exports> {
   readonly requests = new Map<number, AbortController>();
   readonly timers = new Map<number, ReturnType<typeof setTimeout>>();
-  #bytes: Uint8Array;
-  #random = new Uint32Array(64);
-  #unused = 0;
   isDead = false;
 
   constructor(module: WasmModule, engine: Engine) {
+    const random = new Uint32Array(64);
+    let unused = 0;
     const host = {
       fetch: (operation: number, head: number, headLength: number, body: number, bodyLength: number) => {
         const [method, url, headers] = JSON.parse(this.text(head, headLength)) as [string, string, [string, string][]];
-        const sent = bodyLength === 0 ? null : this.#view().slice(body, body + bodyLength);
+        const sent = bodyLength === 0 ? null : this.view.slice(body, body + bodyLength);
         const controller = new AbortController();
         this.requests.set(operation, controller);
         const { signal } = controller;
@@ -122,58 +172,21 @@ class Instance {
       monotonic: () => performance.now(),
       wall_clock: () => Date.now(),
       random: () => {
-        if (this.#unused === 0) {
-          crypto.getRandomValues(this.#random);
-          this.#unused = this.#random.length;
+        if (unused === 0) {
+          crypto.getRandomValues(random);
+          unused = random.length;
         }
-        this.#unused -= 1;
-        const taken = this.#random[this.#unused] as number;
-        this.#random[this.#unused] = 0;
+        unused -= 1;
+        const taken = random[unused] as number;
+        random[unused] = 0;
         return taken;
       },
       panicked: (place: number, length: number) => {
         engine.place = this.text(place, length);
       },
     };
-    this.exports = new wasm.Instance(module, { host }).exports as unknown as Exports;
-    this.#bytes = new Uint8Array(this.exports.memory.buffer);
+    super(new wasm.Instance(module, { host }).exports as unknown as Exports);
     this.exports.start_module();
-  }
-
-  /** The memory, which moves when it grows. */
-  #view(): Uint8Array {
-    if (this.#bytes.length === 0) {
-      this.#bytes = new Uint8Array(this.exports.memory.buffer);
-    }
-    return this.#bytes;
-  }
-
-  text(place: number, length: number): string {
-    return length === 0 ? '' : this.#decoder.decode(this.#view().subarray(place, place + length));
-  }
-
-  output(): string {
-    return this.text(this.exports.output(), this.exports.output_length());
-  }
-
-  /** Writes the parts of an input one after the other, and returns the length of each in bytes. */
-  write(...parts: (string | Uint8Array)[]): number[] {
-    let capacity = 0;
-    for (const part of parts) {
-      capacity += typeof part === 'string' ? part.length * 3 : part.length;
-    }
-    let at = this.exports.input(capacity);
-    const view = this.#view();
-    return parts.map((part) => {
-      let length = part.length;
-      if (typeof part === 'string') {
-        ({ written: length } = this.#encoder.encodeInto(part, view.subarray(at)));
-      } else {
-        view.set(part, at);
-      }
-      at += length;
-      return length;
-    });
   }
 
   /** Ends the requests and timers of the instance. */
@@ -270,6 +283,7 @@ class Engine {
   begin(id: number, now: string | undefined): string {
     const instance = this.#permitted.get(id);
     if (instance?.isDead === true) {
+      this.#permitted.delete(id);
       throw internal('the permit is void');
     }
     const text = this.#call((current) => {
@@ -309,7 +323,8 @@ class Engine {
   /** Sends a request and completes it. */
   async send(instance: Instance, operation: number, url: string, request: RequestInit): Promise<void> {
     try {
-      const response = await fetch(url, { ...request, redirect: 'manual', ...this.#policy() });
+      const asked = isScripted(url) ? fetchScripted : fetch;
+      const response = await asked(url, { ...request, redirect: 'manual', ...this.#policy() });
       if (response.type === 'opaqueredirect') {
         throw Object.assign(new Error('the browser hides its status'), { code: 'REDIRECT' });
       }

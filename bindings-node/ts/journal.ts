@@ -1,18 +1,9 @@
 /** The journal of executions, for `@actpass/sdk/testing`. Outside of tests, a guarded call checks one empty list. */
 
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import type { Call } from './call.js';
-import { type Members, Written, wrongSetting } from './json.js';
+import { append, journals } from './journals.js';
+import { type Members, Written } from './json.js';
 import type { Decision } from './types.js';
-
-/** @internal The environment variable that passes the path of a journal to child processes. */
-export const JOURNAL = 'ACTPASS_TEST_JOURNAL';
-/** Shared by all copies of this module in the process. */
-const KEY = Symbol.for('@actpass/sdk.journals');
-const globals = globalThis as { [KEY]?: string[] };
-
-/** @internal The files in which executions are recorded. */
-export const journals: string[] = (globals[KEY] ??= [process.env[JOURNAL]].filter((path) => path !== undefined));
 
 /** @internal A line of a journal. */
 export interface Note {
@@ -35,8 +26,8 @@ export function noteExecution(ran: boolean, members: Members, decision?: Decisio
     return;
   }
   const note: Note = { ran, tool: `${toolIn(members)}`, event: decision?.evidence_event_id ?? null, request: null };
-  for (const path of journals) {
-    append(path, `${JSON.stringify(note)}\n`);
+  for (const journal of journals) {
+    append(journal, `${JSON.stringify(note)}\n`);
   }
 }
 
@@ -67,24 +58,4 @@ export function unlessAborted<R>(call: Call, take: () => R): R {
 /** Returns the tool of an action; a pending one may be invalid. */
 function toolIn({ tool, pending }: Members): unknown {
   return Written.is(pending) ? (Object(JSON.parse(pending.text)) as Members)['tool'] : tool;
-}
-
-function append(path: string, line: string): void {
-  let file: number | undefined;
-  try {
-    file = openSync(path, constants.O_WRONLY | constants.O_APPEND);
-    const written = writeSync(file, line);
-    if (written !== Buffer.byteLength(line)) {
-      throw new Error('the disk is full');
-    }
-  } catch (error) {
-    // The test has ended and removed it.
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
-      throw wrongSetting(`${JOURNAL}: expected a writable file; nothing ran`, error);
-    }
-  } finally {
-    if (file !== undefined) {
-      closeSync(file);
-    }
-  }
 }

@@ -44,7 +44,7 @@ function choose(): Native {
   try {
     return loadNative() as Native;
   } catch (error) {
-    const file = wasmFile();
+    const file = wasmFile(FILE);
     if (file === undefined) {
       throw error;
     }
@@ -53,14 +53,14 @@ function choose(): Native {
   }
 }
 
-/** Returns the path of the module: in the package, or next to a bundle. */
-function wasmFile(): string | undefined {
+/** @internal Returns the path of a module in wasm: in the package, or next to a bundle. */
+export function wasmFile(name: string): string | undefined {
   const folder = dirname(herePath());
-  return [join(folder, FILE), join(folder, '..', FILE)].find(existsSync);
+  return [join(folder, name), join(folder, '..', name)].find(existsSync);
 }
 
 function loadWasm(): Native {
-  const file = wasmFile();
+  const file = wasmFile(FILE);
   if (file === undefined) {
     throw new ActPassError(`cannot load the wasm engine of @actpass/sdk: ${FILE} is not next to ${herePath()}`, {
       code: 'actpass.native_missing',

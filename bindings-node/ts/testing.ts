@@ -8,30 +8,32 @@
  * @module @actpass/sdk/testing
  */
 
-import { AssertionError } from 'node:assert';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
-import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
-import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { pathToFileURL } from 'node:url';
 import { ActPass } from './client.js';
 import { placing, Site, stamped } from './errors.js';
-import { herePath, nodeRequire } from './here.js';
-import { JOURNAL, journals, type Note } from './journal.js';
-import { describe, toJson, toMembers, wrongArgument, wrongSetting } from './json.js';
-import { native, type ScriptedGatewayState } from './native.js';
+import type { Note } from './journal.js';
+import { type Journal, journals } from './journals.js';
+import { describe, toJson, toMembers, wrongArgument } from './json.js';
+import type { ScriptedGatewayState } from './native.js';
 import { converting } from './runtime.js';
+import {
+  AssertionError,
+  awaitReports,
+  environmentOf,
+  linesOf,
+  openJournal,
+  programOf,
+  type Reply,
+  type ScriptedServer,
+  serve,
+  setVariables,
+  sizeOf,
+  sleep,
+  type StartedGateway,
+  startGateway,
+  stateOf,
+} from './testing-host.js';
 import type { ActPassOptions, JsonValue } from './types.js';
 
-/** The longest wait for the report of an allowed action, in milliseconds. */
-const SETTLED_WITHIN = 2000;
 /** The interval of checks, in milliseconds. */
 const INTERVAL = 5;
 const PREFLIGHT = '/api/v1/actions/preflight';
@@ -130,8 +132,8 @@ function decision(word: string, given: AnswerOptions): Answer {
 export interface TestGatewayOptions {
   /**
    * Sets the variables of `environment` in `process.env` until the gateway is closed, so that `new ActPass()` finds it.
-   * Jest and worker threads have a copy of `process.env`, which the SDK does not read: pass `client()` there.
-   * Default: `false`.
+   * Jest and worker threads have a copy of `process.env`, which the SDK does not read: pass `client()` there. Refused in hosts
+   * without processes. Default: `false`.
    */
   setEnvironment?: boolean | undefined;
 }
@@ -148,9 +150,9 @@ export abstract class TestGateway {
   readonly baseUrl: string;
   /** The API key of clients. */
   readonly apiKey: string;
-  readonly #journal = openJournal();
+  readonly #journal: Journal = openJournal();
   /** Lines of the journal after this offset belong to this gateway. */
-  #begins = statSync(this.#journal).size;
+  #begins = sizeOf(this.#journal);
   /** The number of earlier responses that no longer count. */
   #skipped = 0;
   #restore: (() => void) | undefined;
@@ -160,18 +162,22 @@ export abstract class TestGateway {
   protected constructor(baseUrl: string, apiKey: string, { setEnvironment = false }: TestGatewayOptions) {
     this.baseUrl = baseUrl;
     this.apiKey = apiKey;
+    if (setEnvironment) {
+      this.#restore = setVariables(this.environment);
+    }
     open.add(this);
     if (!journals.includes(this.#journal)) {
       journals.push(this.#journal);
     }
-    if (setEnvironment) {
-      this.#restore = setVariables(this.environment);
-    }
   }
 
-  /** Environment variables that point a process to this gateway and make it report executions. */
+  /**
+   * Environment variables that point a process to this gateway and make it report executions.
+   *
+   * @throws {@link ActPassConfigError} The host has no processes, such as a worker or a browser.
+   */
   get environment(): { [variable: string]: string } {
-    return { ACTPASS_API_KEY: this.apiKey, ACTPASS_API_BASE_URL: this.baseUrl, [JOURNAL]: this.#journal };
+    return { ACTPASS_API_KEY: this.apiKey, ACTPASS_API_BASE_URL: this.baseUrl, ...environmentOf(this.#journal) };
   }
 
   /**
@@ -182,7 +188,7 @@ export abstract class TestGateway {
    * @throws {@link UnknownExecution} The gateway allowed an action and no process reported whether it ran.
    */
   get executed(): string[] {
-    const until = performance.now() + SETTLED_WITHIN;
+    const began = performance.now();
     for (;;) {
       // In this order: a response after the journal was read is not unknown, only later.
       const allowed = this.allowed().slice(this.#skipped);
@@ -192,26 +198,27 @@ export abstract class TestGateway {
       if (unknown.length === 0) {
         return ran;
       }
-      if (performance.now() > until) {
+      if (!awaitReports(began, INTERVAL)) {
         throw new UnknownExecution(
           `${unknown.join(', ')}: allowed, but no process reported whether it ran. Await the calls first, and pass the ` +
             "gateway's environment to the processes that use it. Executions of other programs are not visible: assert on " +
             `the effect of the action instead. Known to have run: ${JSON.stringify(ran)}`,
         );
       }
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, INTERVAL);
     }
   }
 
   /** Ignores all executions so far. */
   reset(): void {
-    this.#begins = statSync(this.#journal).size;
+    this.#begins = sizeOf(this.#journal);
     this.#skipped = this.allowed().length;
   }
 
   /** Returns a client of this gateway, by default with a timeout of 5 seconds and no retries. */
   client(options: ActPassOptions = {}): ActPass {
-    return new ActPass({ apiKey: this.apiKey, baseUrl: this.baseUrl, timeoutMs: 5000, maxRetries: 0, ...options });
+    const { apiKey, baseUrl } = this;
+    // The key of a test gateway is public.
+    return new ActPass({ apiKey, baseUrl, timeoutMs: 5000, maxRetries: 0, dangerAllowBrowser: true, ...options });
   }
 
   /**
@@ -274,41 +281,12 @@ export abstract class TestGateway {
 
   #notes(): Note[] {
     this.checkOpen();
-    const lines = readFileSync(this.#journal).subarray(this.#begins).toString().split('\n').slice(0, -1);
-    return lines.map((line) => JSON.parse(line) as Note);
+    return linesOf(this.#journal, this.#begins).map((line) => JSON.parse(line) as Note);
   }
 }
 
 /** The open gateways of this process. */
 const open = new Set<TestGateway>();
-/** The journal of this process. Its gateways share it, because child processes may outlive one. */
-let journal: string | undefined;
-
-function openJournal(): string {
-  if (journal === undefined) {
-    const folder = mkdtempSync(join(tmpdir(), 'actpass-'));
-    journal = join(folder, 'journal.jsonl');
-    writeFileSync(journal, '');
-    process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  }
-  return journal;
-}
-
-/** Sets environment variables; the returned function restores them. */
-function setVariables(variables: { [name: string]: string }): () => void {
-  const earlier = Object.keys(variables).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, variables);
-  return () => {
-    for (const [name, value] of earlier) {
-      if (value === undefined) {
-        delete process.env[name];
-      } else {
-        process.env[name] = value;
-      }
-    }
-  };
-}
-
 /** Returns the tools of responses without a report. */
 function unmatched(allowed: readonly Allowed[], notes: readonly Note[]): string[] {
   const keyOf = (tool: string, event: string | null) => JSON.stringify([tool, event]);
@@ -347,8 +325,8 @@ function assertTimes(above: Function, what: string, tools: readonly string[], to
 }
 
 /**
- * A gateway that answers as a test scripts it, on the loopback interface. The client, its transport and its guard are the real
- * ones. Without a script it denies every action. It answers while the test's event loop runs: do not block it, for example by
+ * A gateway that answers as a test scripts it, on the loopback interface. In hosts without servers, such as workers and browsers,
+ * the engine calls it directly, and nothing is sent. The client and its guard are the real ones. Without a script it denies every action. It answers while the test's event loop runs: do not block it, for example by
  * `spawnSync`.
  *
  * An approval is bound to its action, as in a real gateway: it is found by the action, and allows it, with the same arguments,
@@ -380,33 +358,31 @@ function assertTimes(above: Function, what: string, tools: readonly string[], to
  */
 export class ScriptedGateway extends TestGateway {
   readonly #state: ScriptedGatewayState;
-  readonly #server: Server;
+  readonly #server: ScriptedServer;
   readonly #allowed: Allowed[] = [];
   /** Idempotency keys of actions whose connection was closed: a retry is the same action. */
   readonly #hungUp = new Set<string>();
 
-  private constructor(server: Server, options: TestGatewayOptions) {
-    super(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, 'apk_test', options);
-    if (native.ScriptedGatewayState === undefined) {
-      throw wrongSetting('ACTPASS_ENGINE: the scripted gateway needs the native module, found the engine wasm');
-    }
-    this.#state = new native.ScriptedGatewayState();
+  private constructor(server: ScriptedServer, state: ScriptedGatewayState, options: TestGatewayOptions) {
+    super(server.baseUrl, 'apk_test', options);
+    this.#state = state;
     this.#server = server;
-    server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-      // The client closed the connection.
-      this.#serve(request, response).catch(() => response.destroy());
-    });
   }
 
-  /** Starts a gateway on a free port of the loopback interface. */
+  /** Starts a gateway: on a free port of the loopback interface, or inside the engine if the host has no servers. */
   static async start(options: TestGatewayOptions = {}): Promise<ScriptedGateway> {
+    const site = new Site(ScriptedGateway.start);
     const given = placing(ScriptedGateway.start, () => toMembers(options, ['setEnvironment']));
-    const server = createServer();
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    // A gateway that is not closed does not keep the process alive.
-    server.unref();
-    return new ScriptedGateway(server, given);
+    const state = converting(stateOf);
+    let started: ScriptedGateway | undefined;
+    const server = await serve(async (...request) => (started as ScriptedGateway).#respond(...request));
+    try {
+      started = new ScriptedGateway(server, state, given);
+      return started;
+    } catch (error) {
+      await server.stop();
+      throw stamped(error, site);
+    }
   }
 
   /** Answers all following preflights of `tool`, or of every tool, with `answer`. */
@@ -540,37 +516,29 @@ export class ScriptedGateway extends TestGateway {
 
   /** @internal */
   protected override async stop(): Promise<void> {
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    await this.#server.stop();
   }
 
   #tools(): string[] {
     return this.actions.map(({ tool }) => `${tool as string}`);
   }
 
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { method = 'GET', url = '/' } = request;
-    const body = Buffer.concat((await request.toArray()) as Buffer[]).toString();
-    const until = performance.now() + this.#state.hold(method, url);
-    while (this.#state.hold(method, url) > 0 && performance.now() < until) {
-      await sleep(INTERVAL, undefined, { ref: false });
+  /** Answers a request; `null` closes the connection. `signal` ends a request that is held. */
+  async #respond(method: string, path: string, body: string, signal?: AbortSignal): Promise<Reply | null> {
+    const until = performance.now() + this.#state.hold(method, path);
+    while (this.#state.hold(method, path) > 0 && performance.now() < until) {
+      await sleep(INTERVAL);
+      signal?.throwIfAborted();
     }
-    const reply = this.#state.reply(method, url, body);
-    if (url === PREFLIGHT) {
+    const reply = this.#state.reply(method, path, body);
+    if (path === PREFLIGHT) {
       this.#answered(JSON.parse(body) as Preflight, reply);
     }
-    if (reply === null) {
-      request.socket.destroy();
-      return;
-    }
-    const headers = { 'content-type': 'application/json', 'x-request-id': `req_${randomUUID()}` };
-    response.writeHead(reply.status, headers).end(reply.body);
+    return reply;
   }
 
   /** Notes a response after which an action may run. */
-  #answered({ tool, mode, idempotency_key: key }: Preflight, reply: { status: number; body: string } | null): void {
+  #answered({ tool, mode, idempotency_key: key }: Preflight, reply: Reply | null): void {
     if (reply === null) {
       if (mode === 'monitor' && !this.#hungUp.has(`${key}`)) {
         this.#hungUp.add(`${key}`);
@@ -652,60 +620,34 @@ export interface RealGatewayOptions extends TestGatewayOptions {
  * ```
  */
 export class RealGateway extends TestGateway {
-  readonly #child: ChildProcess;
-  readonly #folder: string;
-  readonly #kill: () => void;
+  readonly #started: StartedGateway;
 
-  private constructor(baseUrl: string, started: StartedGateway, options: TestGatewayOptions) {
-    super(baseUrl, 'apk_dev', options);
-    this.#child = started.child;
-    this.#folder = started.folder;
-    this.#kill = started.kill;
+  private constructor(started: StartedGateway, options: TestGatewayOptions) {
+    super(started.baseUrl, 'apk_dev', options);
+    this.#started = started;
   }
 
   /**
    * Starts the gateway and waits until it listens on a free port of the loopback interface.
    *
-   * @throws {@link ActPassConfigError} No gateway is installed, or it did not start; the message quotes its log.
+   * @throws {@link ActPassConfigError} No gateway is installed, it did not start (the message quotes its log), or the host starts
+   * no processes.
    */
   static async start(options: RealGatewayOptions = {}): Promise<RealGateway> {
     const site = new Site(RealGateway.start);
     const given = placing(RealGateway.start, () => toMembers(options, ['program', 'policy', 'setEnvironment']));
     const { program = await installedGateway(), policy, ...others } = given as RealGatewayOptions;
-    const folder = mkdtempSync(join(tmpdir(), 'actpass-'));
-    const log = join(folder, 'gateway.log');
-    const data = ['--listen', '127.0.0.1:0', '--data', join(folder, 'actpass.db')];
-    const errors = openSync(log, 'w');
-    const child = spawn(program, ['dev', ...data, ...(policy === undefined ? [] : ['--policy', policy])], {
-      stdio: ['ignore', 'pipe', errors],
-    });
-    closeSync(errors);
-    const kill = () => child.kill();
-    process.once('exit', kill);
-    const started = { child, folder, kill };
-    const line = await firstLine(child);
-    const baseUrl = /^listening on (\S+)$/.exec(line)?.[1];
-    if (baseUrl === undefined) {
-      const reason = readFileSync(log, 'utf8').trim() || line;
-      await stopped(started);
-      throw stamped(wrongSetting(`${program}: expected a gateway that starts, found: ${reason}`), site);
+    try {
+      return new RealGateway(await startGateway(program, policy), others);
+    } catch (error) {
+      throw stamped(error, site);
     }
-    child.unref();
-    (child.stdout as Socket).unref();
-    return new RealGateway(baseUrl, started, others);
   }
 
   /** @internal */
   protected override allowed(): Allowed[] {
-    // Synchronous, like the helpers; the ledger contains the decision of `enforce`, independent of the mode.
-    const read = `fetch(process.argv[1], { headers: { authorization: 'Bearer apdv_dev' } })
-      .then(async (response) => console.log(JSON.stringify({ status: response.status, body: await response.text() })))`;
-    const url = `${this.baseUrl}/api/v1/evidence/chains/decisions`;
-    const { stdout, stderr } = spawnSync(process.execPath, ['-e', read, url], { encoding: 'utf8', timeout: 10_000 });
-    const { status, body } = (stdout ? JSON.parse(stdout) : { status: 0, body: stderr }) as {
-      status: number;
-      body: string;
-    };
+    // The ledger contains the decision of `enforce`, independent of the mode.
+    const { status, body } = this.#started.read('/api/v1/evidence/chains/decisions');
     if (status === 404) {
       return []; // No decision yet.
     }
@@ -722,7 +664,7 @@ export class RealGateway extends TestGateway {
 
   /** @internal */
   protected override stop(): Promise<void> {
-    return stopped({ child: this.#child, folder: this.#folder, kill: this.#kill });
+    return this.#started.stop();
   }
 }
 
@@ -733,69 +675,16 @@ interface LedgerEvent {
   decision?: string;
 }
 
-interface StartedGateway {
-  child: ChildProcess;
-  folder: string;
-  kill: () => void;
-}
-
-/** Returns the first line of output of `child`, or the reason why it is missing. */
-function firstLine(child: ChildProcess): Promise<string> {
-  return new Promise((resolve) => {
-    child.once('error', (error) => resolve(`${error}`));
-    const lines = createInterface({ input: child.stdout as Readable });
-    lines.once('line', resolve);
-    lines.once('close', () => resolve('it ended without output'));
-  });
-}
-
-async function stopped({ child, folder, kill }: StartedGateway): Promise<void> {
-  process.removeListener('exit', kill);
-  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
-    const ended = once(child, 'exit');
-    child.ref();
-    kill();
-    await ended;
-  }
-  rmSync(folder, { recursive: true, force: true });
-}
-
 /**
  * Returns the path of the gateway: of the package `@actpass/gateway`, or else the one on the `PATH`.
  *
  * @throws {@link ActPassConfigError} No gateway is installed.
  */
 export async function installedGateway(): Promise<string> {
-  const program = (await ofPackage()) ?? onPath();
-  if (program === undefined) {
-    throw stamped(
-      wrongSetting('no gateway is installed: npm install --save-dev @actpass/gateway, or give the path of the program'),
-      new Site(installedGateway),
-    );
+  const site = new Site(installedGateway);
+  try {
+    return await programOf();
+  } catch (error) {
+    throw stamped(error, site);
   }
-  return program;
-}
-
-/** Returns the program of the package that is installed for the program in the working directory, or for this package. */
-async function ofPackage(): Promise<string | undefined> {
-  for (const from of [join(process.cwd(), 'package.json'), herePath()]) {
-    let path;
-    try {
-      path = nodeRequire(from).resolve('@actpass/gateway');
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'MODULE_NOT_FOUND') {
-        throw error;
-      }
-      continue;
-    }
-    // Not `require`, which the oldest supported Node lacks for ES modules.
-    return ((await import(pathToFileURL(path).href)) as { gatewayPath(): string }).gatewayPath();
-  }
-  return undefined;
-}
-
-function onPath(): string | undefined {
-  const name = process.platform === 'win32' ? 'actpass-gateway.exe' : 'actpass-gateway';
-  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');
-  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
 }

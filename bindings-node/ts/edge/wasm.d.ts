@@ -3,3 +3,8 @@ declare module '#wasm' {
   const module: object;
   export default module;
 }
+
+declare module '#wasm-testing' {
+  const module: object;
+  export default module;
+}

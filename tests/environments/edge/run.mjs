@@ -15,7 +15,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, write
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -39,7 +39,17 @@ const EXPECTED = {
   refused: 'ActPassConfigError ca',
   hash: '',
   ran: [4900, 'approved'],
+  kit: {
+    results: [1, 'refund.over_limit', 'actpass.unreachable', 'test.require_approval', 4, 'test.require_approval'],
+    asked: [1, 2, 3, 4, 4, 5],
+    failure:
+      'ERR_ASSERTION expected stripe.refund.create 0 times; ran: ["stripe.refund.create","stripe.refund.create"]',
+    closed: 'actpass.unreachable',
+    real: 'ActPassConfigError',
+  },
 };
+/** The adapter of the AI SDK, in the hosts that run it. */
+const ADAPTER = { refunded: [4900], allowed: true, denied: true, text: 'done' };
 
 const names = process.argv.slice(2);
 mkdirSync(FOLDER, { recursive: true });
@@ -75,13 +85,20 @@ cpSync(join(ROOT, 'bindings-node', 'dist'), join(sdk, 'dist'), {
   filter: (path) => !path.endsWith('.node'),
 });
 cpSync(join(ROOT, 'bindings-node', 'package.json'), join(sdk, 'package.json'));
-cpSync(join(HERE, 'smoke.mjs'), join(FOLDER, 'smoke.mjs'));
+for (const name of ['smoke.mjs', 'smoke-ai.mjs']) {
+  cpSync(join(HERE, name), join(FOLDER, name));
+}
+/** The modules in wasm. */
+const MODULES = ['actpass.wasm', 'actpass-testing.wasm'];
 const source = (name, text) => {
   const path = join(FOLDER, name);
   writeFileSync(path, text);
   return path;
 };
-const IMPORTS = "import * as sdk from '@actpass/sdk';\nimport { smoke } from './smoke.mjs';\n";
+const IMPORTS = `import * as sdk from '@actpass/sdk';
+import * as testing from '@actpass/sdk/testing';
+import { smoke } from './smoke.mjs';
+`;
 
 const children = [];
 const started = (file, args, stdio) => {
@@ -126,7 +143,10 @@ const run = async (file, args, env = {}) => {
   const options = { cwd: FOLDER, env: { ...Object.fromEntries(kept), ...env }, timeout: LONGEST };
   return (await promisify(execFile)(file, args, options)).stdout.trim().split('\n').at(-1);
 };
-const MAIN = `${IMPORTS}console.log(await smoke(sdk, ${GIVEN}));\n`;
+const SMOKE = `smoke(sdk, testing, ${GIVEN})`;
+const WITH_ADAPTER = `${IMPORTS}import { smokeAi } from './smoke-ai.mjs';\n`;
+const SMOKE_ADAPTER = `smoke(sdk, testing, ${GIVEN}, smokeAi)`;
+const MAIN = `${WITH_ADAPTER}console.log(await ${SMOKE_ADAPTER});\n`;
 
 /** Bundles with esbuild. */
 async function esbuilt(entry, outfile, options) {
@@ -140,13 +160,14 @@ async function inNode() {
 }
 
 async function inWorkerd() {
-  const worker = `${IMPORTS}export default { fetch: async () => new Response(await smoke(sdk, ${GIVEN})) };\n`;
+  const worker = `${WITH_ADAPTER}export default { fetch: async () => new Response(await ${SMOKE_ADAPTER}) };\n`;
   const out = join(FOLDER, 'workerd');
   rmSync(out, { recursive: true, force: true });
   // As wrangler does it: modules of wasm stay imports.
   const wasm = {
     name: 'wasm',
-    setup: (build) => build.onResolve({ filter: /\.wasm$/ }, () => ({ path: './actpass.wasm', external: true })),
+    setup: (build) =>
+      build.onResolve({ filter: /\.wasm$/ }, ({ path }) => ({ path: `./${basename(path)}`, external: true })),
   };
   await esbuilt(source('worker.mjs', worker), join(out, 'worker.mjs'), {
     conditions: ['workerd', 'worker', 'browser'],
@@ -157,7 +178,7 @@ async function inWorkerd() {
     compatibilityDate: '2025-09-01',
     modules: [
       { type: 'ESModule', path: 'worker.mjs', contents: readFileSync(join(out, 'worker.mjs'), 'utf8') },
-      { type: 'CompiledWasm', path: 'actpass.wasm', contents: readFileSync(join(sdk, 'dist', 'actpass.wasm')) },
+      ...MODULES.map((path) => ({ type: 'CompiledWasm', path, contents: readFileSync(join(sdk, 'dist', path)) })),
     ],
   });
   try {
@@ -168,14 +189,21 @@ async function inWorkerd() {
 }
 
 async function inDeno() {
-  return run(tool('deno'), [
-    'run',
-    '--no-prompt',
-    '--cached-only',
-    '--node-modules-dir=manual',
-    '--allow-net=127.0.0.1',
-    source('deno.mjs', MAIN),
-  ]);
+  const deno = async (name, text, ...permissions) => {
+    const options = [
+      '--no-prompt',
+      '--cached-only',
+      '--node-modules-dir=manual',
+      '--allow-net=127.0.0.1',
+      ...permissions,
+    ];
+    return JSON.parse(await run(tool('deno'), ['run', ...options, source(name, text)]));
+  };
+  const plain = await deno('deno.mjs', `${IMPORTS}console.log(await ${SMOKE});\n`);
+  // The AI SDK reads the name of the computer when it is loaded.
+  const client = `new sdk.ActPass({ apiKey: 'apk_dev', baseUrl: '${gateways.real}' })`;
+  const main = `${WITH_ADAPTER}console.log(JSON.stringify(await smokeAi(${client})));\n`;
+  return JSON.stringify({ ...plain, adapter: await deno('deno-ai.mjs', main, '--allow-sys', '--allow-env') });
 }
 
 async function inBun() {
@@ -183,17 +211,18 @@ async function inBun() {
 }
 
 async function inEdgeRuntime() {
+  const globalOf = (path) => `wasm_${/([\w-]+)\.wasm/.exec(path)[1].replace('-', '_')}`;
   // As Next.js does it: `?module` is a compiled module among the globals.
   const wasm = {
     name: 'wasm',
     setup: (build) => {
-      build.onResolve({ filter: /\.wasm\?module$/ }, () => ({ path: 'wasm', namespace: 'wasm' }));
-      build.onLoad({ filter: /.*/, namespace: 'wasm' }, () => ({ contents: 'export default wasm_actpass;' }));
+      build.onResolve({ filter: /\.wasm\?module$/ }, ({ path }) => ({ path: globalOf(path), namespace: 'wasm' }));
+      build.onLoad({ filter: /.*/, namespace: 'wasm' }, ({ path }) => ({ contents: `export default ${path};` }));
     },
   };
   const entry = source(
     'edge.mjs',
-    `${IMPORTS}addEventListener('fetch', (event) => event.respondWith(smoke(sdk, ${GIVEN}).then((text) => new Response(text))));\n`,
+    `${WITH_ADAPTER}addEventListener('fetch', (event) => event.respondWith(${SMOKE_ADAPTER}.then((text) => new Response(text))));\n`,
   );
   const out = await esbuilt(entry, join(FOLDER, 'edge-runtime', 'edge.js'), {
     format: 'iife',
@@ -201,8 +230,9 @@ async function inEdgeRuntime() {
     plugins: [wasm],
   });
   const { EdgeRuntime } = await load('edge-runtime');
-  const module = new WebAssembly.Module(readFileSync(join(sdk, 'dist', 'actpass.wasm')));
-  const runtime = new EdgeRuntime({ extend: (context) => Object.assign(context, { wasm_actpass: module }) });
+  const module = (name) => new WebAssembly.Module(readFileSync(join(sdk, 'dist', name)));
+  const modules = Object.fromEntries(MODULES.map((name) => [globalOf(name), module(name)]));
+  const runtime = new EdgeRuntime({ extend: (context) => Object.assign(context, modules) });
   runtime.evaluate(readFileSync(out, 'utf8'));
   return (await runtime.dispatchFetch('http://localhost/')).text();
 }
@@ -244,13 +274,13 @@ async function inChromium(folder, script) {
   }
 }
 
-const PAGE = `${IMPORTS}smoke(sdk, ${GIVEN}).then((text) => { globalThis.done = text; }, (error) => { globalThis.done = String(error.stack); });\n`;
+const DONE = '.then((text) => { globalThis.done = text; }, (error) => { globalThis.done = String(error.stack); });\n';
 
-function bundled(name, bundle) {
+function bundled(name, bundle, page = IMPORTS + SMOKE) {
   return async () => {
     const out = join(FOLDER, `out-${name}`);
     rmSync(out, { recursive: true, force: true });
-    await bundle(source(`page-${name}.mjs`, PAGE), out);
+    await bundle(source(`page-${name}.mjs`, page + DONE), out);
     const { size } = { size: readFileSync(join(out, 'main.js')).length };
     console.log(`  the bundle of ${name} has ${Math.round(size / 1024)} KiB`);
     return inChromium(out, 'main.js');
@@ -270,8 +300,10 @@ const withWebpack = bundled('webpack', async (entry, path) => {
   const stats = await promisify(compiler.run.bind(compiler))();
   assert.ok(!stats.hasErrors() && !stats.hasWarnings(), stats.toString());
 });
-const withEsbuild = bundled('esbuild', (entry, out) =>
-  esbuilt(entry, join(out, 'main.js'), { platform: 'browser', minify: true }),
+const withEsbuild = bundled(
+  'esbuild',
+  (entry, out) => esbuilt(entry, join(out, 'main.js'), { platform: 'browser', minify: true }),
+  WITH_ADAPTER + SMOKE_ADAPTER,
 );
 const withVite = bundled('vite', async (entry, outDir) => {
   const { build } = await import(pathToFileURL(join(FOLDER, 'node_modules', 'vite', 'dist', 'node', 'index.js')));
@@ -304,6 +336,9 @@ const HOSTS = {
   'Chromium, Rollup': withRollup,
 };
 
+/** Each bundles for the same browser as esbuild. */
+const WITHOUT_ADAPTER = ['Chromium, webpack', 'Chromium, Vite', 'Chromium, Rollup'];
+
 let failed = 0;
 try {
   for (const [name, host] of Object.entries(HOSTS)) {
@@ -319,7 +354,9 @@ try {
       const text = await host();
       const result = JSON.parse(text.startsWith('{') ? text : JSON.stringify({ failed: text }));
       assert.match(`${result.hash}`, /^[0-9a-f]{64}$/, text);
-      assert.deepEqual({ ...result, hash: '' }, EXPECTED);
+      const { adapter, ...others } = result;
+      assert.deepEqual({ ...others, hash: '' }, EXPECTED);
+      assert.deepEqual(adapter, WITHOUT_ADAPTER.includes(name) ? undefined : ADAPTER);
       console.log(`passed: ${name}`);
     } catch (error) {
       failed += 1;

@@ -1,10 +1,12 @@
-/** The smoke set of a host: a decision of each kind by the real gateway, then gateways that misbehave. */
+/** The smoke set of a host: a decision of each kind by the real gateway, gateways that misbehave, and the test kit. */
 
 /**
- * Returns the results as JSON text. `sdk` is the package; `gateways` has the URL of the real gateway, of one that redirects, of one whose
- * body hangs, and of one whose body is too large.
+ * Returns the results as JSON text. `sdk` and `testing` are the package; `gateways` has the URL of the real gateway, of one that
+ * redirects, of one whose body hangs, and of one whose body is too large. `adapter` is the smoke set of an adapter.
  */
-export async function smoke({ ActPass, hashPayload }, { real, redirect, hang, oversize }) {
+export async function smoke(sdk, testing, gateways, adapter) {
+  const { ActPass, hashPayload } = sdk;
+  const { real, redirect, hang, oversize } = gateways;
   const settings = { apiKey: 'apk_dev', dangerAllowBrowser: true, maxRetries: 0 };
   const ran = [];
   const guard = async (baseUrl, amount, options = {}) => {
@@ -58,5 +60,45 @@ export async function smoke({ ActPass, hashPayload }, { real, redirect, hang, ov
     refused,
     hash: hashPayload({ amount: 4900 }),
     ran,
+    kit: await kit(testing),
+    ...(adapter && { adapter: await adapter(new ActPass({ ...settings, baseUrl: real })) }),
   });
+}
+
+/** The test kit: scripted decisions, an approval, the recorded requests and executions, and what needs a process. */
+async function kit({ RealGateway, ScriptedGateway }) {
+  const gateway = await ScriptedGateway.start();
+  const actpass = gateway.client();
+  const tool = 'stripe.refund.create';
+  const refund = async (amount) => {
+    const outcome = await actpass.guard({
+      goal: 'resolve_refund_request',
+      tool,
+      args: { amount },
+      execute: () => amount,
+    });
+    return outcome.result ?? outcome.decision.reason_code;
+  };
+  gateway.allow(tool);
+  const results = [await refund(1)];
+  gateway.deny(tool, { reasonCode: 'refund.over_limit' });
+  results.push(await refund(2));
+  gateway.unreachable(tool);
+  results.push(await refund(3));
+  gateway.requireApproval(tool);
+  results.push(await refund(4));
+  gateway.approve(tool);
+  results.push(await refund(4), await refund(5));
+  gateway.assertExecuted(tool, 2);
+  gateway.assertAsked(tool, 6);
+  let failure;
+  try {
+    gateway.assertNotExecuted(tool);
+  } catch (error) {
+    failure = `${error.code} ${error.message}`;
+  }
+  const asked = gateway.actions.map(({ args }) => args.amount);
+  await gateway.close();
+  const real = await RealGateway.start({ program: '/no/such/gateway' }).catch((error) => error.name);
+  return { results, asked, failure, closed: await refund(6), real };
 }
