@@ -20,7 +20,6 @@ import { scriptedState } from './scripted-state.js';
 import type { Respond, ScriptedServer } from './scripted.js';
 
 export { AssertionError } from 'node:assert';
-export type { Reply, ScriptedServer } from './scripted.js';
 
 /** The longest wait for the report of an allowed action, in milliseconds. */
 const SETTLED_WITHIN = 2000;

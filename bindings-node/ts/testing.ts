@@ -15,6 +15,7 @@ import { type Journal, journals } from './journals.js';
 import { describe, toJson, toMembers, wrongArgument } from './json.js';
 import type { ScriptedGatewayState } from './native.js';
 import { converting } from './runtime.js';
+import type { Reply, ScriptedServer } from './scripted.js';
 import {
   AssertionError,
   awaitReports,
@@ -22,8 +23,6 @@ import {
   linesOf,
   openJournal,
   programOf,
-  type Reply,
-  type ScriptedServer,
   serve,
   setVariables,
   sizeOf,
