@@ -38,10 +38,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "testing")]
+use actpass_protocol::ErrorKind;
 use actpass_protocol::json::{Number, parse_argument};
-use actpass_protocol::{
-    DecisionWord, ErrorKind, Json, Mode, Operation, canonical_json, hash_payload, sha256_hex,
-};
+use actpass_protocol::{DecisionWord, Json, Mode, Operation, canonical_json, hash_payload, sha256_hex};
 use percent_encoding::percent_decode_str;
 #[cfg(feature = "testing")]
 use tokio::time::Instant;
