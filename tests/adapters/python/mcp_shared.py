@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import math
-from collections.abc import Callable
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.testing import ScriptedGateway
 from conftest import WITHIN, Hostile, Ran, Real
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 
 REFUND = ToolAction("stripe.refund.create", goal="resolve_refund_request", resource="stripe:charge:{charge}")
 #: The actions of the tools that `kit.server` registers.
@@ -404,3 +414,90 @@ def test_expired_approval_runs_nothing(kit: Any, gateway: ScriptedGateway, ran: 
     assert calls(kit, server, refund())[0][0]
     assert ran.count == 0
     record_case(kit.framework, "approval expired", ran.count)
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an ASGI application on this machine, and give the URL of its MCP endpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        until = time.monotonic() + WITHIN
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < until
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def issued(gateway: Real, **more: Any) -> str:
+    """Return a passport for refunds of at most 5000."""
+    body = {
+        "agent_id": "planner",
+        "audience": "mcp://payments",
+        "goal": "resolve_refund_request",
+        "allowed_tools": ["stripe.refund.create"],
+        "resource_constraints": {"max_amount": 5000, "currency": "usd"},
+        **more,
+    }
+    request = urllib.request.Request(
+        f"{gateway.base_url}/api/v1/passports/issue",
+        json.dumps(body).encode(),
+        {"authorization": "Bearer apk_dev", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        token: str = json.load(answer)["token"]
+    return token
+
+
+def presenting(url: str, token: str | None, carrier: str, amount: int = SMALL) -> tuple[bool, str]:
+    """Call `refund` over HTTP with the passport in `_meta` or in `Authorization`."""
+    headers = {"authorization": f"Bearer {token}"} if token and carrier == "authorization" else {}
+    meta: Any = {"actpass/passport": token} if token and carrier == "meta" else None
+
+    async def run() -> tuple[bool, str]:
+        async with (
+            create_mcp_http_client(headers=headers) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            result = await client.call_tool("refund", refund(amount, currency="usd"), meta=meta)
+            content: Any = result.content[0]
+            return result.is_error, content.text
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("carrier", ["meta", "authorization"])
+def test_required_passport_is_valid_once(
+    kit: Any, real_gateway: Real, ran: Ran, record_case: Record, carrier: str
+) -> None:
+    valid, expired = issued(real_gateway), issued(real_gateway, ttl_seconds=1)
+    # Beyond the leeway of an offline verification, which is 10 s.
+    late = time.monotonic() + 12
+    # The claims of a wider passport with the signature of this one.
+    wider = issued(real_gateway, resource_constraints={})
+    widened = f"{wider.rpartition('.')[0]}.{valid.rpartition('.')[2]}"
+    server = kit.server(ran, real_gateway.client(), ACTIONS, require_passport="mcp://payments")
+    with served(kit.app(server)) as url:
+        for code, token, amount in [
+            ("passport.missing", None, SMALL),
+            ("passport.audience", issued(real_gateway, audience="mcp://bank"), SMALL),
+            ("passport.signature", widened, SMALL),
+            ("passport.constraint", valid, 5001),
+            ("passport.tool", issued(real_gateway, allowed_tools=["stripe.refund.list"]), SMALL),
+        ]:
+            is_error, text = presenting(url, token, carrier, amount)
+            assert is_error and f"({code})" in text, text
+        assert ran.count == 0
+        assert presenting(url, valid, carrier) == (False, f"refunded {SMALL}")
+        record_case(kit.framework, "passport", ran.count, carrier)
+        is_error, text = presenting(url, valid, carrier)
+        assert is_error and "(passport.replayed)" in text, text
+        time.sleep(max(0.0, late - time.monotonic()))
+        is_error, text = presenting(url, expired, carrier)
+        assert is_error and "(passport.expired)" in text, text
+    assert ran.values == [SMALL]

@@ -47,6 +47,9 @@ class Kit:
             server.add_middleware(middleware)
         return server
 
+    def app(self, server: FastMCP) -> Any:
+        return server.http_app()
+
     def check(self, server: FastMCP) -> None:
         async def start() -> None:
             async with server._lifespan_manager():

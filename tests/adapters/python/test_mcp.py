@@ -44,6 +44,9 @@ class Kit:
             extension.attach(server)
         return server
 
+    def app(self, server: Any) -> Any:
+        return server.streamable_http_app()
+
     def check(self, server: Any) -> None:
         server.extension.attach(server)
 

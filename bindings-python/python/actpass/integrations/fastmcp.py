@@ -143,8 +143,10 @@ class ActPassExtension(ServerExtension):
         if self._passports is None:
             outcome = await self._tools.run_async(action, arguments, execute, default=to_jsonable_python)
         else:
+            # FastMCP passes only the version of a tool in the `_meta` of the params.
+            request = context.request_context
             outcome = await self._passports.run_async(
-                passport_of(params.meta, get_http_headers(include={"authorization"})),
+                passport_of(request and request.meta, get_http_headers(include={"authorization"})),
                 action,
                 arguments,
                 execute,
