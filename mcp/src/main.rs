@@ -34,6 +34,8 @@ mod tools;
 mod upstream;
 mod variables;
 mod visibility;
+#[cfg(unix)]
+mod watcher;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -106,6 +108,10 @@ enum Task {
     ///
     /// A tool that only reads is allowed; every other one requires approval. Check the result with `actpass-gateway policy check`.
     Scan(ScanArguments),
+    /// End the servers of a proxy that was killed.
+    #[cfg(unix)]
+    #[command(name = watcher::SUBCOMMAND, hide = true)]
+    WatchServers,
 }
 
 #[derive(clap::Args)]
@@ -413,6 +419,11 @@ fn main() -> ExitCode {
             Task::Init(arguments) => init(arguments),
             Task::Doctor(arguments) => doctor(arguments).await,
             Task::Scan(arguments) => scan(&arguments).await,
+            #[cfg(unix)]
+            Task::WatchServers => {
+                watcher::run();
+                Ok(ExitCode::SUCCESS)
+            }
         }
     });
     // A read of standard input cannot be cancelled.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -12,6 +13,9 @@ use crate::lines::{Outbox, read_lines};
 use crate::server::INPUT_END;
 use crate::session::{Decided, Session, Shared};
 use crate::upstream::{ServerIn, connect};
+
+/// The time in which requests of a client that does not know yet that the server ended get an error.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// Runs a session over the standard streams until the client or the server ends it.
 ///
@@ -68,6 +72,14 @@ pub(crate) async fn drive(
     session.to_server.close();
     let end = from_server.finish(end, |line| session.handle_remaining(line)).await;
     session.end_requests(&end);
+    if let (ClientIn::Lines { .. }, End::Broken(_) | End::ServerOutput) = (&*from_client, &end) {
+        let until = Instant::now() + LAST_REQUESTS;
+        while let Ok(event) = timeout_at(until, from_client.recv()).await {
+            if session.reject(event, &end) {
+                break;
+            }
+        }
+    }
     end
 }
 

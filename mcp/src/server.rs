@@ -11,7 +11,7 @@ use tokio::time::timeout;
 /// Grace period of the server after the end of its input.
 pub(crate) const INPUT_END: Duration = Duration::from_secs(5);
 /// Grace period of the server after SIGTERM.
-const TERMINATION: Duration = Duration::from_secs(2);
+pub(crate) const TERMINATION: Duration = Duration::from_secs(2);
 /// The variables that the server gets without being named.
 const INHERITED: [&str; 2] = ["HOME", "PATH"];
 
@@ -69,6 +69,8 @@ impl Server {
         };
         #[cfg(unix)]
         let group = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+        #[cfg(unix)]
+        group.into_iter().for_each(crate::watcher::started);
         let server = Self {
             child,
             #[cfg(unix)]
@@ -82,12 +84,22 @@ impl Server {
         self.child.wait().await.ok()
     }
 
+    /// Waits until the process ends with an error. Can be cancelled.
+    pub(crate) async fn failed(&mut self) -> ExitStatus {
+        match self.child.wait().await {
+            Ok(status) if !status.success() => status,
+            Ok(_) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Ends the process and all of its group: SIGTERM, then SIGKILL.
     pub(crate) async fn stop(mut self) {
         self.terminate();
         let _ = timeout(TERMINATION, self.child.wait()).await;
         self.kill();
         let _ = self.child.wait().await;
+        #[cfg(unix)]
+        self.group.into_iter().for_each(crate::watcher::ended);
     }
 
     #[cfg(unix)]

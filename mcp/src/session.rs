@@ -894,6 +894,28 @@ impl Session {
         }
     }
 
+    /// Answers a request that arrived after the end of the server. Returns whether it was the last event.
+    pub(crate) fn reject(&mut self, event: ClientEvent, end: &End) -> bool {
+        let problem = RpcError::internal(format_args!("{end}; the request was not sent"));
+        match event {
+            ClientEvent::End => return true,
+            ClientEvent::Invalid(id, error) => self.respond(id.as_ref(), &error),
+            ClientEvent::Message(incoming) => {
+                let messages = match &incoming.line {
+                    ClientLine::Single(message) => std::slice::from_ref(message),
+                    ClientLine::Batch(messages) => messages,
+                };
+                for message in messages.iter().filter(|message| message.method.is_some()) {
+                    if let Some(id) = &message.id {
+                        self.respond(Some(id), &problem);
+                    }
+                }
+            }
+            ClientEvent::Gone(_) | ClientEvent::Listening { .. } | ClientEvent::ListeningEnded(_) => {}
+        }
+        false
+    }
+
     /// Answers the requests that the server has not answered.
     pub(crate) fn end_requests(&mut self, end: &End) {
         for (id, pending) in std::mem::take(&mut self.pending) {

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::client::Event;
 use crate::exchange::{End, FromServer, Origin, Outgoing};
@@ -86,7 +87,13 @@ impl ServerOut {
 /// The events of a server, and the end of its process or session.
 pub(crate) enum ServerIn {
     Http(HttpIn),
-    Process { server: Server, lines: mpsc::Receiver<Line>, writer: JoinHandle<()> },
+    Process {
+        server: Server,
+        lines: mpsc::Receiver<Line>,
+        writer: JoinHandle<()>,
+        /// The state of a process that has failed, and the end of the wait for its last lines.
+        failure: Option<(ExitStatus, Instant)>,
+    },
 }
 
 /// Starts the server, or prepares the connection. `listens` if the proxy opens the stream for
@@ -105,7 +112,7 @@ pub(crate) fn connect(target: &Target, listens: bool) -> io::Result<(ServerOut, 
             let (server, input, output) = Server::start(command, environment)?;
             let (outbox, writer) = Outbox::new(input);
             let lines = read_lines(output);
-            Ok((ServerOut::Lines(outbox), ServerIn::Process { server, lines, writer }))
+            Ok((ServerOut::Lines(outbox), ServerIn::Process { server, lines, writer, failure: None }))
         }
     }
 }
@@ -115,16 +122,24 @@ impl ServerIn {
     pub(crate) async fn recv(&mut self) -> FromServer {
         match self {
             Self::Http(http) => http.recv().await,
-            Self::Process { lines, writer, .. } => {
-                let line = tokio::select! {
+            Self::Process { server, lines, writer, failure } => loop {
+                let until = failure.map_or_else(Instant::now, |(_, until)| until);
+                tokio::select! {
                     biased;
-                    line = lines.recv() => line.unwrap_or(Line::End),
-                    _ = writer => {
+                    line = lines.recv() => return from_line(line.unwrap_or(Line::End)),
+                    // A process that the server started may keep its output open.
+                    status = server.failed(), if failure.is_none() => {
+                        *failure = Some((status, Instant::now() + DRAIN));
+                    }
+                    _ = &mut *writer, if failure.is_none() => {
                         return FromServer::End(End::Broken("the server closed its standard input".to_owned()));
                     }
-                };
-                from_line(line)
-            }
+                    () = sleep_until(until), if failure.is_some() => {
+                        let status = failure.map(|(status, _)| status.to_string()).unwrap_or_default();
+                        return FromServer::End(End::Broken(format!("the server ended ({status})")));
+                    }
+                }
+            },
         }
     }
 

@@ -97,6 +97,13 @@ impl Session {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The ids of the server's processes, if its fault has some.
+    fn processes(&self) -> Vec<String> {
+        let of =
+            |line: &String| line.strip_prefix("server ").or(line.strip_prefix("child ")).map(str::to_owned);
+        self.log().iter().filter_map(of).collect()
+    }
+
     /// The calls that the server received.
     fn ran(&self) -> usize {
         self.log().iter().filter(|line| line.contains("tools/call")).count()
@@ -289,13 +296,35 @@ fn signal_ends_a_stuck_server_and_its_children() {
     session.call(1, 4900);
     wait_until("the call", || session.ran() == 1);
     let proxy = session.child.id();
-    let server = session.log()[0].strip_prefix("server ").unwrap().to_owned();
-    assert!(is_running(&server));
+    let processes = session.processes();
+    assert!(processes.len() == 2 && processes.iter().all(|process| is_running(process)));
     assert!(Command::new("kill").args(["-TERM", &proxy.to_string()]).status().unwrap().success());
     let error = session.read();
     assert_eq!((&error["id"], &error["error"]["code"]), (&json!(1), &json!(-32603)), "{error}");
     assert_eq!(session.child.wait().unwrap().code(), Some(0));
-    assert!(!is_running(&server));
+    assert!(!is_running(&processes[0]));
+    wait_until("the end of the server's child", || !is_running(&processes[1]));
+}
+
+#[test]
+fn killed_proxy_leaves_no_process() {
+    let gateway = allows();
+    let mut session = Session::start(&gateway.base_url(), &[], "stuck");
+    session.call(1, 4900);
+    wait_until("the call", || session.ran() == 1);
+    let mut processes = session.processes();
+    assert_eq!(processes.len(), 2);
+    let proxy = session.child.id().to_string();
+    let children = Command::new("pgrep").args(["-P", &proxy]).output().unwrap();
+    let children = String::from_utf8(children.stdout).unwrap();
+    processes.extend(children.split_whitespace().map(str::to_owned));
+    // The server, its child, the server again, and the process that ends them.
+    assert_eq!(processes.len(), 4, "{processes:?}");
+    session.child.kill().unwrap();
+    session.child.wait().unwrap();
+    for process in processes {
+        wait_until("the end of each process", || !is_running(&process));
+    }
 }
 
 fn is_running(process: &str) -> bool {
@@ -448,8 +477,16 @@ fn broken_server_fails_its_requests() {
         assert_eq!((&error["id"], &error["error"]["code"]), (&json!(1), &json!(-32603)), "{error}");
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains(expected) && message.ends_with("may have been processed"), "{message}");
+        session.call(2, 4900);
+        let error = session.read();
+        assert_eq!((&error["id"], &error["error"]["code"]), (&json!(2), &json!(-32603)), "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected) && message.ends_with("was not sent"), "{message}");
         assert_eq!(session.ran(), 1);
         assert_eq!(session.child.wait().unwrap().code(), Some(1));
+        for process in session.processes() {
+            wait_until("the end of the server's processes", || !is_running(&process));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! usage: actpass-mcp-test-server LOG [FAULT]
 //!
 //! It appends each line that it receives to the file LOG before it answers. FAULT is the reaction
-//! to a call: see `fault`. `child` starts a process that outlives it.
+//! to a call: see `fault`. `child`, `crash` and `stuck` start a process that outlives it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::zombie_processes, reason = "tests")]
 
 use std::fs::OpenOptions;
@@ -24,7 +24,7 @@ fn main() {
     if fault_name == "stuck" {
         writeln!(log, "server {}", std::process::id()).unwrap();
     }
-    if fault_name == "child" {
+    if matches!(fault_name, "child" | "crash" | "stuck") {
         let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         writeln!(log, "child {}", child.id()).unwrap();
     }
