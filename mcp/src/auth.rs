@@ -201,18 +201,10 @@ impl ResourceServer {
     pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Token, Refused> {
         let unauthorized =
             |problem: &str| self.refused(StatusCode::UNAUTHORIZED, Some("invalid_token"), problem);
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let token = match (values.next(), values.next()) {
-            (None, _) => {
-                return Err(self.refused(StatusCode::UNAUTHORIZED, None, "authorization: missing"));
-            }
-            (Some(value), None) => value.to_str().ok().and_then(|value| {
-                let (scheme, token) = value.split_once(' ')?;
-                scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-            }),
-            (Some(_), Some(_)) => None,
-        };
-        let token = token.filter(|token| token.len() <= MAX_TOKEN);
+        if !headers.contains_key(AUTHORIZATION) {
+            return Err(self.refused(StatusCode::UNAUTHORIZED, None, "authorization: missing"));
+        }
+        let token = bearer(headers).filter(|token| token.len() <= MAX_TOKEN);
         let token = token.ok_or_else(|| unauthorized("expected one bearer token"))?;
         let parsed = Parsed::of(token).ok_or_else(|| unauthorized("expected a JSON Web Token"))?;
         let keys = self.keys(&parsed).await.map_err(|problem| {
@@ -294,6 +286,15 @@ impl ResourceServer {
         *cached = Some(Keys { keys: keys.clone(), read: Instant::now() });
         Ok(keys)
     }
+}
+
+/// The only token of `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = scheme.eq_ignore_ascii_case("bearer").then(|| token.trim());
+    token.filter(|token| !token.is_empty())
 }
 
 /// Reads the keys of a set that are usable; others are skipped.

@@ -96,6 +96,18 @@ fn own_as(_: &NamedTempFile, _: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether other users may access the file.
+#[cfg(unix)]
+pub(crate) fn is_open_to_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_open_to_others(_: &Path) -> bool {
+    false
+}
+
 #[cfg(unix)]
 fn of_mode(mode: u32) -> Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)

@@ -34,13 +34,8 @@ pub(crate) fn find(given: Option<String>) -> Result<Option<Secret>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(&path).map_err(|error| failed(&error))?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(failed(&"other users may read it; run chmod 600 on it"));
-        }
+    if files::is_open_to_others(&path) {
+        return Err(failed(&"other users may read it; run chmod 600 on it"));
     }
     match text.trim() {
         "" => Err(failed(&"expected an API key, found an empty file")),

@@ -20,13 +20,15 @@ use reqwest::header::{
     ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, StatusCode, Url};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use crate::approvals::random;
-use crate::auth::{Refused, ResourceServer};
+use crate::auth::{Refused, ResourceServer, bearer};
 use crate::carriers::Carriers;
 use crate::client::{
     ClientEvent, ClientIn, ClientOut, Deliveries, Delivery, Incoming, Replies, Reply, read_text,
@@ -43,7 +45,7 @@ use crate::{header_value, sse, warn};
 
 /// The first protocol version without sessions.
 const STATELESS: &str = "2026-07-28";
-/// Longest time to the headers, and to the body, of a request.
+/// Longest time to the handshake of a connection, and to the headers and the body of a request.
 const REQUEST: Duration = Duration::from_secs(30);
 /// A response that takes longer becomes a stream.
 const UNTIL_STREAM: Duration = Duration::from_secs(5);
@@ -73,6 +75,8 @@ pub(crate) struct ListenSettings {
     pub(crate) origins: Vec<String>,
     pub(crate) max_sessions: usize,
     pub(crate) resource: Option<ResourceServer>,
+    /// `None` for plain HTTP.
+    pub(crate) tls: Option<TlsAcceptor>,
     /// Take the user of a call from the access token.
     pub(crate) user_from_token: bool,
     /// The id of this proxy, which its requests to a server carry.
@@ -140,7 +144,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
         }
     }
     let routes = routes.with_state(Arc::clone(&lobby));
-    crate::say(format_args!("listening on http://{address}{path}"))?;
+    let tls = lobby.settings.tls.clone();
+    crate::say(format_args!("listening on {}://{address}{path}", lobby.scheme()))?;
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(MAX_HEADERS);
     let mut stop = Box::pin(interrupted());
@@ -164,9 +169,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
             }
             Ok((stream, permit)) => {
                 let _ = stream.set_nodelay(true);
-                let (builder, service) = (builder.clone(), TowerToHyperService::new(routes.clone()));
+                let (builder, routes, tls) = (builder.clone(), routes.clone(), tls.clone());
                 connections.spawn(async move {
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    match tls {
+                        None => serve_connection(&builder, routes, stream).await,
+                        Some(tls) => {
+                            if let Ok(Ok(stream)) = timeout(REQUEST, tls.accept(stream)).await {
+                                serve_connection(&builder, routes, stream).await;
+                            }
+                        }
+                    }
                     drop(permit);
                 });
             }
@@ -179,6 +191,14 @@ pub(crate) async fn serve(shared: Arc<Shared>, settings: ListenSettings) -> io::
     let mut tasks = std::mem::take(&mut *lock(&lobby.tasks));
     let _ = timeout(SHUTDOWN, async { while tasks.join_next().await.is_some() {} }).await;
     Ok(())
+}
+
+async fn serve_connection(
+    builder: &auto::Builder<TokioExecutor>,
+    routes: Router,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let _ = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
 }
 
 /// Accepts a connection as soon as another one may be open.
@@ -194,6 +214,10 @@ async fn admit(
 impl Lobby {
     fn is_http(&self) -> bool {
         matches!(self.shared.options.target, Target::Http(_))
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.settings.tls.is_some() { "https" } else { "http" }
     }
 
     /// Ends the sessions that are no longer used.
@@ -321,7 +345,9 @@ fn check_host(lobby: &Lobby, headers: &HeaderMap) -> Result<(), Problem> {
     let forbidden = |problem: &str| Err(Problem::new(StatusCode::FORBIDDEN, problem));
     let Some(host) = only(headers, &HOST)? else { return forbidden("host: missing") };
     let host = host.to_ascii_lowercase();
-    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return forbidden("host: invalid") };
+    let Ok(url) = Url::parse(&format!("{}://{host}/", lobby.scheme())) else {
+        return forbidden("host: invalid");
+    };
     let address = lobby.settings.address.ip();
     let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let is_local = match name.parse::<IpAddr>() {

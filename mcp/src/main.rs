@@ -30,6 +30,7 @@ mod scan;
 mod server;
 mod session;
 mod sse;
+mod tls;
 mod tools;
 mod upstream;
 mod variables;
@@ -309,19 +310,39 @@ struct ListenArguments {
     /// Take the user of a call from the subject of the access token.
     #[arg(long, requires = "resource")]
     user_from_token: bool,
+    /// File with the certificate of --listen and its chain, in PEM: serve https instead of http.
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    tls_certificate: Option<PathBuf>,
+    /// File with the private key of the certificate, in PEM, not encrypted.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Permit --listen on an address that other machines reach, without access tokens.
     #[arg(long, requires = "listen")]
     danger_unauthenticated: bool,
+    /// Permit --listen with http on an address that other machines reach: its tokens and calls are readable on the network.
+    #[arg(long, requires = "listen", conflicts_with = "tls_certificate")]
+    danger_listen_plain_http: bool,
 }
 
 impl ListenArguments {
     /// The settings of the endpoint; `None` for the standard streams.
     fn settings(self, instance: String) -> Result<Option<ListenSettings>, String> {
         let Some(address) = self.listen else { return Ok(None) };
-        if self.resource.is_none() && !address.ip().is_loopback() && !self.danger_unauthenticated {
+        let is_local = address.ip().is_loopback();
+        if self.resource.is_none() && !is_local && !self.danger_unauthenticated {
             return Err(format!(
                 "--listen {address}: other machines reach it; require access tokens with --resource, \
                  or permit it with --danger-unauthenticated"
+            ));
+        }
+        let tls = match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
+            (None | Some(_), _) => None,
+        };
+        if tls.is_none() && !is_local && !self.danger_listen_plain_http {
+            return Err(format!(
+                "--listen {address}: other machines reach it; serve https with --tls-certificate and --tls-key, \
+                 or permit http behind a proxy that ends TLS with --danger-listen-plain-http"
             ));
         }
         let resource = match (&self.resource, &self.jwks) {
@@ -339,6 +360,7 @@ impl ListenArguments {
             origins: self.allow_origin,
             max_sessions: self.max_sessions,
             resource,
+            tls,
             user_from_token: self.user_from_token,
             instance,
         }))

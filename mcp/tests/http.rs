@@ -8,7 +8,7 @@
     reason = "tests"
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -20,6 +20,8 @@ use actpass_hostile_gateway::{HostileGateway, Script};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -55,6 +57,8 @@ struct Proxy {
     input: Option<ChildStdin>,
     output: mpsc::Receiver<String>,
     folder: TempDir,
+    /// `https` or `http`.
+    scheme: String,
     address: String,
 }
 
@@ -77,15 +81,16 @@ impl Proxy {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let output = lines(child.stdout.take().unwrap());
-        let address = match options.contains(&"--listen") {
-            false => String::new(),
+        let (scheme, address) = match options.contains(&"--listen") {
+            false => (String::new(), String::new()),
             true => {
                 let line = output.recv_timeout(LIMIT).unwrap();
-                let line = line.strip_prefix("listening on http://").unwrap();
-                line.strip_suffix("/mcp").unwrap().to_owned()
+                let (scheme, address) =
+                    line.strip_prefix("listening on ").unwrap().split_once("://").unwrap();
+                (scheme.to_owned(), address.strip_suffix("/mcp").unwrap().to_owned())
             }
         };
-        Self { input: child.stdin.take(), child, output, folder, address }
+        Self { input: child.stdin.take(), child, output, folder, scheme, address }
     }
 
     fn listen(gateway: &str, options: &[&str], fault: &str) -> Self {
@@ -205,9 +210,14 @@ impl Request {
     }
 
     /// Sends the request, and returns the connection.
-    fn send(mut self, body: &str) -> BufReader<TcpStream> {
+    fn send(self, body: &str) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(self.text(body).as_bytes()).unwrap();
+        BufReader::new(stream)
+    }
+
+    fn text(mut self, body: &str) -> String {
         if !self.has_host {
             self.head.push_str(&format!("host: {}\r\n", self.address));
         }
@@ -215,9 +225,7 @@ impl Request {
             self.head.push_str("content-type: application/json\r\n");
         }
         self.head.push_str("accept: application/json, text/event-stream\r\n");
-        let text = format!("{}content-length: {}\r\n\r\n{body}", self.head, body.len());
-        stream.write_all(text.as_bytes()).unwrap();
-        BufReader::new(stream)
+        format!("{}content-length: {}\r\n\r\n{body}", self.head, body.len())
     }
 }
 
@@ -245,7 +253,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn of(mut reader: BufReader<TcpStream>) -> Self {
+    fn of(mut reader: impl BufRead) -> Self {
         let (status, headers) = head(&mut reader);
         let mut body = String::new();
         reader.read_to_string(&mut body).unwrap();
@@ -1068,10 +1076,91 @@ fn access_tokens_are_for_this_resource() {
     assert_eq!(own.text(), "ran");
 }
 
+/// A key, and its certificate for `localhost`, in PEM and DER.
+fn certificate(folder: &TempDir, name: &str) -> (String, String, CertificateDer<'static>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let write = |kind: &str, text: String| {
+        let path = folder.path().join(format!("{name}.{kind}"));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    (write("crt", certificate.pem()), write("key", key.serialize_pem()), certificate.der().clone())
+}
+
+/// Sends a request over TLS; an error if the certificate is not `trusted`.
+fn send_https(request: Request, trusted: CertificateDer<'static>, body: &str) -> io::Result<Answer> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let client = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    let stream = TcpStream::connect(&request.address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut stream = StreamOwned::new(client, stream);
+    stream.write_all(request.text(body).as_bytes())?;
+    Ok(Answer::of(BufReader::new(stream)))
+}
+
+#[test]
+fn https_is_served_with_the_certificate() {
+    let (gateway, folder) = (allows(), TempDir::new().unwrap());
+    let (chain, key, trusted) = certificate(&folder, "a");
+    let (_, other_key, other) = certificate(&folder, "b");
+    let proxy = Proxy::listen(&gateway.base_url(), &["--tls-certificate", &chain, "--tls-key", &key], "");
+    assert_eq!(proxy.scheme, "https");
+    let port = proxy.address.rsplit(':').next().unwrap();
+    let host = format!("localhost:{port}");
+    let headers = [&CALL_HEADERS[..], &[("host", host.as_str())]].concat();
+    let request = || Request::new(&proxy.address, "POST", "/mcp").headers(&headers);
+    let body = stateless(1, 1).to_string();
+    assert_eq!(send_https(request(), trusted, &body).unwrap().text(), "ran");
+    send_https(request(), other, &body).unwrap_err();
+    let mut plain = request().send(&body);
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
+    assert_eq!(proxy.ran(), 1);
+
+    for (chain, key, expected) in [
+        (chain.as_str(), other_key.as_str(), "not usable with --tls-certificate"),
+        (chain.as_str(), chain.as_str(), "expected a private key in PEM"),
+        (key.as_str(), key.as_str(), "expected a certificate in PEM"),
+        ("/nonexistent.crt", key.as_str(), "/nonexistent.crt"),
+        (chain.as_str(), "/nonexistent.key", "/nonexistent.key"),
+    ] {
+        let (code, text) =
+            refused(&["--listen", "127.0.0.1:0", "--tls-certificate", chain, "--tls-key", key]);
+        assert!(code == Some(1) && text.contains(expected), "{expected}: {text}");
+    }
+}
+
+/// The exit code and the errors of a proxy that does not start.
+fn refused(options: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
+    command.args(["proxy", "--server", "a"]).args(options);
+    if !options.contains(&"--upstream") {
+        command.args(["--", "true"]);
+    }
+    command.env("ACTPASS_API_KEY", "apk_dev").stdin(Stdio::null());
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn unsafe_options_are_rejected() {
     for (options, expected) in [
         (["--listen", "0.0.0.0:0"].as_slice(), "--danger-unauthenticated"),
+        (&["--listen", "0.0.0.0:0", "--danger-unauthenticated"], "--danger-listen-plain-http"),
+        (
+            &["--listen", "0.0.0.0:0", "--danger-unauthenticated", "--danger-plain-http"],
+            "--danger-listen-plain-http",
+        ),
+        (&["--listen", "127.0.0.1:0", "--tls-certificate", "/nonexistent"], "--tls-key"),
+        (&["--listen", "127.0.0.1:0", "--tls-key", "/nonexistent"], "--tls-certificate"),
+        (&["--tls-certificate", "/nonexistent", "--tls-key", "/nonexistent"], "--listen"),
         (&["--upstream", "http://mcp.example/mcp"], "expected https"),
         (&["--upstream", "ftp://127.0.0.1/"], "expected https"),
         (&["--upstream", "https://a:b@mcp.example/mcp"], "user information"),
@@ -1085,14 +1174,7 @@ fn unsafe_options_are_rejected() {
         (&["--path", "/x"], "--listen"),
         (&["--listen", "127.0.0.1:0", "--resource", "https://a.example"], "--authorization-server"),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-mcp"));
-        command.args(["proxy", "--server", "a"]).args(options);
-        if !options.contains(&"--upstream") {
-            command.args(["--", "true"]);
-        }
-        command.env("ACTPASS_API_KEY", "apk_dev").stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.contains(expected), "{options:?}: {text}");
+        let (code, text) = refused(options);
+        assert!(code != Some(0) && text.contains(expected), "{options:?}: {text}");
     }
 }
