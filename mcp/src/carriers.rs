@@ -16,6 +16,8 @@ pub(crate) struct Carriers {
     pub(crate) goal: Option<String>,
     pub(crate) user_id: Option<String>,
     pub(crate) passport: Option<String>,
+    /// The token of `Authorization`: the passport of a call that no other carrier gives one.
+    pub(crate) bearer: Option<String>,
     /// Headers of tool parameters, which the server compares with the message: 2026-07-28.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The authenticated client; `None` without authentication.

@@ -500,6 +500,10 @@ async fn post(
     }
     let client = principal.clone().unwrap_or_default();
     carriers.principal = principal;
+    // With --resource, it is the access token.
+    if lobby.settings.resource.is_none() && lobby.shared.options.require_passport.is_some() {
+        carriers.bearer = bearer(&headers).map(str::to_owned);
+    }
 
     let active = Active {
         number: lobby.streams.fetch_add(1, Ordering::Relaxed),
@@ -635,6 +639,7 @@ fn carriers(headers: &HeaderMap) -> Result<Carriers, Problem> {
         goal: text(&GOAL)?,
         user_id: text(&USER)?,
         passport: text(&PASSPORT)?,
+        bearer: None,
         headers: parameters.map(|(name, value)| (name.clone(), value.clone())).collect(),
         principal: None,
     })

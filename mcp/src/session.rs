@@ -486,6 +486,7 @@ impl Session {
             complete(&mut call, &carried)?;
             text = Cow::Owned(without);
         }
+        call.passport = call.passport.or_else(|| carriers.bearer.clone());
         let options = &self.shared.options;
         let tool = format!("{}{}", options.tool_prefix, call.name);
         let goal = call.goal.as_ref().unwrap_or(&options.goal);

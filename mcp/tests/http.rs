@@ -1067,6 +1067,11 @@ fn access_tokens_are_for_this_resource() {
     let other = [&headers[..], &[("actpass-user-id", "bob")]].concat();
     assert_eq!(proxy.post(&other, &stateless(2, 1)).status, 400);
 
+    // The access token is not a passport.
+    let strict = Proxy::listen(&gateway.base_url(), &[&options[..], &["--require-passport"]].concat(), "");
+    let answer = strict.post(&headers, &stateless(1, 1));
+    assert!(answer.text().contains("(passport.missing)"), "{answer:?}");
+
     // A session belongs to its client.
     let session = proxy.initialize(&[("authorization", &bearer)], &json!({}));
     let bob = format!("Bearer {}", with("sub", json!("bob")));

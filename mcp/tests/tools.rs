@@ -127,18 +127,23 @@ impl Gateway {
     }
 
     fn post(&self, path: &str, key: &str, body: &Value) -> Value {
-        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
-        let body = body.to_string();
-        let host = format!("host: 127.0.0.1\r\nauthorization: Bearer {key}\r\nconnection: close");
-        let content =
-            format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        write!(stream, "POST {path} HTTP/1.1\r\n{host}\r\n{content}").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        serde_json::from_str(body).unwrap()
+        post(&format!("{}{path}", self.url), &format!("authorization: Bearer {key}\r\n"), body)
     }
+}
+
+/// Sends a request with `headers`, lines of HTTP, and returns the body of the response 200.
+fn post(url: &str, headers: &str, body: &Value) -> Value {
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = body.to_string();
+    let head = format!("POST /{path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}");
+    let content = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    write!(stream, "{head}{content}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(body).unwrap()
 }
 
 impl Drop for Gateway {
@@ -784,43 +789,86 @@ fn hidden_tools_are_not_listed() {
 #[test]
 fn required_passports_are_verified_and_used_once() {
     let Some(gateway) = Gateway::start() else { return };
-    let home = Home::new();
-    let table: Value = serde_json::from_str(include_str!("passports.json")).unwrap();
-    let mut session = Session::start(&home, &gateway.url, &["--require-passport"]);
-    let mut ran = 0;
-    let cases = table["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 17);
-    let issued: Vec<Value> = cases.iter().map(|case| issue(&gateway, &table, case)).collect();
-    for (case, issued) in cases.iter().zip(&issued) {
-        let meta = match present(&gateway, &table, case, issued) {
-            None => json!({}),
-            Some(token) => {
-                json!({"actpass/passport": token, "actpass/goal": "another", "actpass/user_id": "u_9"})
-            }
-        };
-        for (at, expected) in case["expected"].as_array().unwrap().iter().enumerate() {
-            let arguments = match (case.get("calls"), case.get("arguments")) {
-                (Some(calls), _) => &calls[at],
-                (None, Some(arguments)) => arguments,
-                (None, None) => &table["arguments"],
-            };
-            let params = json!({"name": "refunds.create", "arguments": arguments, "_meta": meta});
-            let text = result(&session.ask("tools/call", &params));
-            let expected = expected.as_str().unwrap();
-            ran += usize::from(expected == "ran");
-            match expected {
-                "ran" => assert_eq!(text, "ran", "{case}"),
-                code => assert!(text.contains(&format!("({code})")), "{case}: {text}"),
-            }
-            assert_eq!(session.ran(), ran, "{case}");
+    // Each waits for the end of a passport.
+    std::thread::scope(|scope| {
+        for in_authorization in [false, true] {
+            let gateway = &gateway;
+            scope.spawn(move || run_passports(gateway, in_authorization));
         }
-    }
+    });
+    let home = Home::new();
     for mode in ["monitor", "warn"] {
         let mut command = home.command(&["proxy", "--server", "s", "--require-passport", "--mode", mode]);
         let output = command.args(["--", SERVER, "log"]).env("ACTPASS_API_KEY", "apk_dev").output().unwrap();
         let (code, text) = ended(&output);
         assert!(code == Some(1) && text.contains("expected --mode enforce or strict"), "{text}");
     }
+}
+
+/// Runs the table with passports in `_meta` over stdio, or in `Authorization` over HTTP.
+fn run_passports(gateway: &Gateway, in_authorization: bool) {
+    let home = Home::new();
+    let table: Value = serde_json::from_str(include_str!("passports.json")).unwrap();
+    let options: &[&str] = match in_authorization {
+        false => &["--require-passport"],
+        true => &["--require-passport", "--listen", "127.0.0.1:0"],
+    };
+    let mut session = Session::start(&home, &gateway.url, options);
+    let url = in_authorization.then(|| {
+        let line = session.output.recv_timeout(LIMIT).unwrap();
+        line.strip_prefix("listening on ").unwrap().to_owned()
+    });
+    let mut ask = |token: Option<&str>, in_meta: Option<&str>, arguments: &Value| {
+        let mut meta = json!({"actpass/goal": "another", "actpass/user_id": "u_9"});
+        if let Some(token) = in_meta.or(token.filter(|_| !in_authorization)) {
+            meta["actpass/passport"] = json!(token);
+        }
+        let Some(url) = &url else {
+            let params = json!({"name": "refunds.create", "arguments": arguments, "_meta": meta});
+            return result(&session.ask("tools/call", &params));
+        };
+        meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+        let params = json!({"name": "refunds.create", "arguments": arguments, "_meta": meta});
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let mut headers = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\n\
+                           mcp-name: refunds.create\r\n"
+            .to_owned();
+        if let Some(token) = token {
+            headers.push_str(&format!("authorization: Bearer {token}\r\n"));
+        }
+        result(&post(url, &headers, &message))
+    };
+    let log = home.path("log");
+    let ran_at_server = || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("tools/call")).count()
+    };
+    let mut ran = 0;
+    let cases = table["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 17);
+    let issued: Vec<Value> = cases.iter().map(|case| issue(gateway, &table, case)).collect();
+    for (case, issued) in cases.iter().zip(&issued) {
+        let token = present(gateway, &table, case, issued);
+        for (at, expected) in case["expected"].as_array().unwrap().iter().enumerate() {
+            let arguments = match (case.get("calls"), case.get("arguments")) {
+                (Some(calls), _) => &calls[at],
+                (None, Some(arguments)) => arguments,
+                (None, None) => &table["arguments"],
+            };
+            let text = ask(token.as_deref(), None, arguments);
+            let expected = expected.as_str().unwrap();
+            ran += usize::from(expected == "ran");
+            match expected {
+                "ran" => assert_eq!(text, "ran", "{case}"),
+                code => assert!(text.contains(&format!("({code})")), "{case}: {text}"),
+            }
+            assert_eq!(ran_at_server(), ran, "{case}");
+        }
+    }
+    // `Authorization` counts last.
+    let issued = issue(gateway, &table, &json!({}));
+    let text = ask(Some("another"), issued["token"].as_str(), &table["arguments"]);
+    assert_eq!((text.as_str(), ran_at_server()), ("ran", ran + 1));
 }
 
 /// Issues the passport of a case.
