@@ -16,7 +16,9 @@ use crate::upstream::{ServerIn, ServerOut, Target, connect};
 
 /// The protocol version without a handshake.
 const STATELESS: &str = "2026-07-28";
-/// The longest time to a response of the server.
+/// The longest time to the first response of the server, which a program such as `npx` may have to download.
+const START: Duration = Duration::from_secs(180);
+/// The longest time to a further response of the server.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The most pages of a list of tools.
 const MAX_PAGES: usize = 1000;
@@ -117,11 +119,12 @@ impl Session {
         let id = self.requests;
         let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         self.send(&message, Some(Id::from(id)), method);
-        let until = Instant::now() + LIMIT;
+        let limit = if self.requests == 1 { START } else { LIMIT };
+        let until = Instant::now() + limit;
         loop {
             let event = timeout_at(until, self.from_server.recv()).await;
             let event = event.map_err(|_| {
-                ListError::Protocol(format!("{method}: the server did not respond within {LIMIT:?}"))
+                ListError::Protocol(format!("{method}: the server did not respond within {limit:?}"))
             })?;
             let line = match event {
                 FromServer::Message { line, .. } => line,

@@ -541,6 +541,15 @@ fn doctor_names_each_broken_set_up() {
     let unused = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = format!("http://{}", unused.local_addr().unwrap());
     drop(unused);
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let not_a_gateway = format!("http://{}", other.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 404 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
     let bypassing = Home::new();
     bypassing.write(CURSOR, r#"{"mcpServers": {"stripe": {"command": "stripe-mcp"}}}"#);
     let unreadable = Home::new();
@@ -558,6 +567,7 @@ fn doctor_names_each_broken_set_up() {
             "use a key from the gateway's configuration",
         ),
         (good(), "apk_dev", &closed, 12, "no response from the gateway", "start the gateway"),
+        (good(), "apk_dev", &not_a_gateway, 13, "404 Not Found", "check ACTPASS_API_BASE_URL"),
         (
             routed("stripe-mcp-missing", &[]),
             "apk_dev",
