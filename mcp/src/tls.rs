@@ -27,12 +27,11 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, St
     if chain.is_empty() {
         return Err(problem("certificate", certificate, &"expected a certificate in PEM, found none"));
     }
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
-        Error::NoItemsFound => {
-            problem("key", key, &"expected a private key in PEM, not encrypted, found none")
-        }
-        error => problem("key", key, &error),
-    })?;
+    let private_key =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| match matches!(error, Error::NoItemsFound) {
+            true => problem("key", key, &"expected a private key in PEM, not encrypted, found none"),
+            false => problem("key", key, &error),
+        })?;
     if files::is_open_to_others(key) {
         warn(problem("key", key, &"other users may read it; run chmod 600 on it"));
     }

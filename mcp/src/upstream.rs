@@ -88,7 +88,7 @@ impl ServerOut {
 pub(crate) enum ServerIn {
     Http(HttpIn),
     Process {
-        server: Server,
+        server: Box<Server>,
         lines: mpsc::Receiver<Line>,
         writer: JoinHandle<()>,
         /// The state of a process that has failed, and the end of the wait for its last lines.
@@ -112,7 +112,10 @@ pub(crate) fn connect(target: &Target, listens: bool) -> io::Result<(ServerOut, 
             let (server, input, output) = Server::start(command, environment)?;
             let (outbox, writer) = Outbox::new(input);
             let lines = read_lines(output);
-            Ok((ServerOut::Lines(outbox), ServerIn::Process { server, lines, writer, failure: None }))
+            Ok((
+                ServerOut::Lines(outbox),
+                ServerIn::Process { server: Box::new(server), lines, writer, failure: None },
+            ))
         }
     }
 }
