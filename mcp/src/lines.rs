@@ -1,10 +1,13 @@
 //! Messages over a byte stream, one a line.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
@@ -29,17 +32,66 @@ pub(crate) enum Line {
 /// Reads lines until the end of `reader`. A failed read is its end.
 pub(crate) fn read_lines(reader: impl AsyncRead + Unpin + Send + 'static) -> mpsc::Receiver<Line> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    tokio::spawn(async move {
-        let mut reader = BufReader::with_capacity(64 * 1024, reader);
-        loop {
-            let line = read_line(&mut reader).await.unwrap_or(Line::End);
-            let ended = matches!(line, Line::End);
-            if sender.send(line).await.is_err() || ended {
-                return;
-            }
-        }
-    });
+    tokio::spawn(pass_lines(reader, sender));
     receiver
+}
+
+/// Reads the lines of standard input.
+pub(crate) fn read_stdin() -> mpsc::Receiver<Line> {
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(pass_lines(Blocking(io::stdin()), sender)));
+    receiver
+}
+
+async fn pass_lines(reader: impl AsyncRead + Unpin, sender: mpsc::Sender<Line>) {
+    let mut reader = BufReader::with_capacity(64 * 1024, reader);
+    loop {
+        let line = read_line(&mut reader).await.unwrap_or(Line::End);
+        let ended = matches!(line, Line::End);
+        if sender.send(line).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// A standard stream of the program, used by one thread that may block. Those of tokio pass each
+/// read and write to another thread and wait for it.
+struct Blocking<S>(S);
+
+impl<S: io::Read + Unpin> AsyncRead for Blocking<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = uninterrupted(|| self.0.read(buffer.initialize_unfilled()))?;
+        buffer.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: io::Write + Unpin> AsyncWrite for Blocking<S> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(uninterrupted(|| self.0.write(bytes)))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(uninterrupted(|| self.0.flush()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
+    }
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ended => return ended,
+        }
+    }
 }
 
 async fn read_line(reader: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Line> {
@@ -105,21 +157,40 @@ impl Queue {
     }
 }
 
+async fn write_lines(
+    mut writer: impl AsyncWrite + Unpin,
+    mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
+    queue: Arc<Queue>,
+) {
+    while let Some(line) = lines.recv().await {
+        if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+        queue.remove(line.len());
+    }
+}
+
 impl Outbox {
     /// Returns the outbox, and the task, which ends with the outbox or with the first failed write.
-    pub(crate) fn new(mut writer: impl AsyncWrite + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
-        let (lines, mut queued) = mpsc::unbounded_channel::<Vec<u8>>();
-        let outbox = Self { lines, queue: Arc::default() };
-        let queue = Arc::clone(&outbox.queue);
-        let task = tokio::spawn(async move {
-            while let Some(line) = queued.recv().await {
-                if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
-                    return;
-                }
-                queue.remove(line.len());
-            }
+    pub(crate) fn new(writer: impl AsyncWrite + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
+        let (outbox, lines) = Self::queued();
+        let task = tokio::spawn(write_lines(writer, lines, Arc::clone(&outbox.queue)));
+        (outbox, task)
+    }
+
+    /// Same as [`Outbox::new`], for standard output.
+    pub(crate) fn stdout() -> (Self, JoinHandle<()>) {
+        let (outbox, lines) = Self::queued();
+        let (runtime, queue) = (Handle::current(), Arc::clone(&outbox.queue));
+        let task = tokio::task::spawn_blocking(move || {
+            runtime.block_on(write_lines(Blocking(io::stdout()), lines, queue));
         });
         (outbox, task)
+    }
+
+    fn queued() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        let (sender, lines) = mpsc::unbounded_channel();
+        (Self { lines: sender, queue: Arc::default() }, lines)
     }
 
     /// Queues `line`, which ends with a line feed.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::client::{ClientIn, ClientOut};
 use crate::exchange::End;
-use crate::lines::{Outbox, read_lines};
+use crate::lines::{Outbox, read_stdin};
 use crate::server::INPUT_END;
 use crate::session::{Decided, Session, Shared};
 use crate::upstream::{ServerIn, connect};
@@ -24,9 +24,9 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// The server cannot be started, ended by itself, or sent an invalid message.
 pub(crate) async fn run(shared: Arc<Shared>) -> io::Result<()> {
     let (to_server, from_server) = connect(&shared.options.target, true)?;
-    let (outbox, mut writer) = Outbox::new(tokio::io::stdout());
+    let (outbox, mut writer) = Outbox::stdout();
     let (session, verdicts) = Session::new(shared, ClientOut::Lines(outbox), to_server, Arc::default())?;
-    let mut from_client = ClientIn::Lines { lines: read_lines(tokio::io::stdin()), writer: &mut writer };
+    let mut from_client = ClientIn::Lines { lines: read_stdin(), writer: &mut writer };
     let end = drive(session, verdicts, &mut from_client, from_server, interrupted()).await;
     if !writer.is_finished() {
         let _ = timeout_at(Instant::now() + INPUT_END, writer).await;

@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::approvals::{
-    Approvals, Seal, State, Subject, digest, elicitation, elicitation_complete, input_required, random,
+    self, Approvals, Seal, State, Subject, elicitation, elicitation_complete, input_required, random,
 };
 use crate::carriers::{Carriers, complete, take_argument};
 use crate::client::{About, ClientEvent, ClientOut, Delivery, Incoming};
@@ -136,8 +136,6 @@ struct Deciding {
     passport: Option<String>,
     client: ActPass,
     principal: String,
-    /// The call's digest; `None` without a canonical form.
-    digest: Option<String>,
     wait: Option<Wait>,
     /// `None` until the decision is requested.
     task: Option<AbortHandle>,
@@ -521,14 +519,13 @@ impl Session {
             Some(traceparent) => self.shared.actpass.in_trace(traceparent.clone()),
             None => self.shared.actpass.clone(),
         };
-        let digest = digest(&tool, &call.arguments, goal, user_id.map(String::as_str));
         let principal = carriers.principal.clone().unwrap_or_default();
         let (text, wait) = match call.request_state.as_deref().filter(|state| self.shared.seal.is_own(state))
         {
             None => (text, None),
             Some(state) => {
-                let subject =
-                    Subject { principal: &principal, digest: digest.as_deref().unwrap_or_default() };
+                let digest = digest(&tool, &call, options).unwrap_or_default();
+                let subject = Subject { principal: &principal, digest: &digest };
                 let state = self.shared.seal.open(state, &subject, SystemTime::now())?;
                 let text = with_state(&text, &state)
                     .ok_or_else(|| RpcError::invalid_params("expected an object"))?;
@@ -551,7 +548,6 @@ impl Session {
             passport,
             client,
             principal,
-            digest,
             wait,
             task: None,
         };
@@ -709,7 +705,8 @@ impl Session {
             request_state: text("requestState"),
             input_responses: text("inputResponses"),
         };
-        let subject = Subject { principal: &call.principal, digest: call.digest.as_deref()? };
+        let digest = digest(&call.tool, &call.call, &self.shared.options)?;
+        let subject = Subject { principal: &call.principal, digest: &digest };
         self.shared.seal.seal(&subject, &state, SystemTime::now())
     }
 
@@ -926,6 +923,13 @@ impl Session {
             }
         }
     }
+}
+
+/// The digest of a call, which its request state belongs to; `None` without a canonical form.
+fn digest(tool: &str, call: &Call, options: &Options) -> Option<String> {
+    let goal = call.goal.as_ref().unwrap_or(&options.goal);
+    let user_id = call.user_id.as_ref().or(options.user_id.as_ref());
+    approvals::digest(tool, &call.arguments, goal, user_id.map(String::as_str))
 }
 
 /// The message with the call's own state for the server in place of the proxy's.
