@@ -321,7 +321,7 @@ struct ListenArguments {
     danger_unauthenticated: bool,
     /// Permit --listen with http on an address that other machines reach: its tokens and calls are readable on the network.
     #[arg(long, requires = "listen", conflicts_with = "tls_certificate")]
-    danger_listen_plain_http: bool,
+    danger_serve_plain_http: bool,
 }
 
 impl ListenArguments {
@@ -339,10 +339,10 @@ impl ListenArguments {
             (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
             (None | Some(_), _) => None,
         };
-        if tls.is_none() && !is_local && !self.danger_listen_plain_http {
+        if tls.is_none() && !is_local && !self.danger_serve_plain_http {
             return Err(format!(
                 "--listen {address}: other machines reach it; serve https with --tls-certificate and --tls-key, \
-                 or permit http behind a proxy that ends TLS with --danger-listen-plain-http"
+                 or permit http behind a proxy that ends TLS with --danger-serve-plain-http"
             ));
         }
         let resource = match (&self.resource, &self.jwks) {
@@ -430,7 +430,8 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    // One thread: the wake of another one takes longer than the proxy's work on a message.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

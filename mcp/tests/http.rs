@@ -1158,10 +1158,10 @@ fn refused(options: &[&str]) -> (Option<i32>, String) {
 fn unsafe_options_are_rejected() {
     for (options, expected) in [
         (["--listen", "0.0.0.0:0"].as_slice(), "--danger-unauthenticated"),
-        (&["--listen", "0.0.0.0:0", "--danger-unauthenticated"], "--danger-listen-plain-http"),
+        (&["--listen", "0.0.0.0:0", "--danger-unauthenticated"], "--danger-serve-plain-http"),
         (
             &["--listen", "0.0.0.0:0", "--danger-unauthenticated", "--danger-plain-http"],
-            "--danger-listen-plain-http",
+            "--danger-serve-plain-http",
         ),
         (&["--listen", "127.0.0.1:0", "--tls-certificate", "/nonexistent"], "--tls-key"),
         (&["--listen", "127.0.0.1:0", "--tls-key", "/nonexistent"], "--tls-certificate"),
