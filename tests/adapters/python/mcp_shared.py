@@ -18,7 +18,7 @@ import uvicorn
 from actpass import UNGUARDED, ActPassConfigError, ToolAction
 from actpass.testing import ScriptedGateway
 from conftest import WITHIN, Hostile, Ran, Real
-from mcp import Client
+from mcp import Client as SdkClient
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -462,7 +462,7 @@ def presenting(url: str, token: str | None, carrier: str, amount: int = SMALL) -
     async def run() -> tuple[bool, str]:
         async with (
             create_mcp_http_client(headers=headers) as http,
-            Client(streamable_http_client(url, http_client=http)) as client,
+            SdkClient(streamable_http_client(url, http_client=http)) as client,
         ):
             result = await client.call_tool("refund", refund(amount, currency="usd"), meta=meta)
             content: Any = result.content[0]
