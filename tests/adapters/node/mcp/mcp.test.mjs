@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { InMemoryTransport } from '@modelcontextprotocol/sdk/inMemory.js';
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js';
+import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import { CallToolResultSchema } from '@modelcontextprotocol/sdk/types.js';
 import { UNGUARDED } from '@actpass/sdk';
 import { guardClient, guardServer } from '@actpass/sdk/mcp';
@@ -188,5 +193,85 @@ adapter('approval held too long', 'the client gives up', 0, (effects) =>
     });
   }),
 );
+
+const AUDIENCE = 'mcp://payments';
+
+/** Returns a passport for refunds of at most 5000. */
+async function issue(baseUrl, more = {}) {
+  const passport = {
+    agent_id: 'planner',
+    audience: AUDIENCE,
+    goal: 'resolve_refund_request',
+    allowed_tools: [ACTION.tool],
+    resource_constraints: { max_amount: 5000, currency: 'usd' },
+    ...more,
+  };
+  const response = await fetch(`${baseUrl}/api/v1/passports/issue`, {
+    method: 'POST',
+    headers: { authorization: 'Bearer apk_dev', 'content-type': 'application/json' },
+    body: JSON.stringify(passport),
+  });
+  return (await response.json()).token;
+}
+
+/** Runs a server over HTTP that requires passports while `body` runs. */
+async function withPassports(baseUrl, effects, body) {
+  const http = createServer(async (request, response) => {
+    const server = guardServer(newClient(baseUrl), newServer(), ACTIONS, { requirePassport: AUDIENCE });
+    register(server, effects);
+    const transport = new StreamableHTTPServerTransport({ sessionIdGenerator: undefined });
+    response.on('close', () => void server.close());
+    await server.connect(transport);
+    await transport.handleRequest(request, response);
+  });
+  http.listen(0, '127.0.0.1');
+  await once(http, 'listening');
+  try {
+    await body(new URL(`http://127.0.0.1:${http.address().port}/mcp`));
+  } finally {
+    http.closeAllConnections();
+    http.close();
+  }
+}
+
+/** Calls `refund` over HTTP with the passport in `_meta` or in `Authorization`, and returns the text. */
+async function presenting(url, token, carrier, amount = ALLOWED.amount) {
+  const headers = token && carrier === 'authorization' ? { authorization: `Bearer ${token}` } : {};
+  const meta = token && carrier === 'meta' ? { _meta: { 'actpass/passport': token } } : {};
+  const client = new Client({ name: 'agent', version: '1.0.0' });
+  await client.connect(new StreamableHTTPClientTransport(url, { requestInit: { headers } }));
+  try {
+    const result = await client.callTool({ name: 'refund', arguments: { ...ALLOWED, amount }, ...meta });
+    return result.content[0].text;
+  } finally {
+    await client.close();
+  }
+}
+
+for (const carrier of ['meta', 'authorization']) {
+  adapter('passport', carrier, 1, (effects) =>
+    withGateway(async (baseUrl) => {
+      const valid = await issue(baseUrl);
+      const expired = await issue(baseUrl, { ttl_seconds: 1 });
+      // Beyond the leeway of an offline verification, which is 10 s.
+      const late = sleep(12_000);
+      // The claims of a wider passport with the signature of this one.
+      const wider = await issue(baseUrl, { resource_constraints: {} });
+      const widened = [...wider.split('.').slice(0, 2), valid.split('.')[2]].join('.');
+      await withPassports(baseUrl, effects, async (url) => {
+        assertBlocked(await presenting(url, undefined, carrier), 'passport.missing');
+        const other = await issue(baseUrl, { audience: 'mcp://bank' });
+        assertBlocked(await presenting(url, other, carrier), 'passport.audience');
+        assertBlocked(await presenting(url, widened, carrier), 'passport.signature');
+        assertBlocked(await presenting(url, valid, carrier, 5001), 'passport.constraint');
+        assert.equal(effects.ran.length, 0);
+        assert.equal(await presenting(url, valid, carrier), `refunded ${ALLOWED.amount}`);
+        assertBlocked(await presenting(url, valid, carrier), 'passport.replayed');
+        await late;
+        assertBlocked(await presenting(url, expired, carrier), 'passport.expired');
+      });
+    }),
+  );
+}
 exampleCase(FRAMEWORK, 'mcp-refund.mjs');
 typesCase(FRAMEWORK, 'mcp-node.md');
