@@ -17,6 +17,8 @@
 # make test-memory  run a million guards, or GUARDS, by the wasm engine, whose memory must not grow; make test runs 20,000
 # make test-adapters  run the adapters with the real frameworks and print the executions of each case (part of make test);
 #              OLDEST=1 uses the oldest supported versions, FRAMEWORKS selects some
+# make test-halts  stop clients in three languages over two gateways that share a PostgreSQL database (part of make test);
+#              HALTS=20 stops them more often
 # make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
 # make fuzz    fuzz each target for FUZZ_SECONDS (300)
 # make conformance  run the conformance suite against the Python and Node packages; make conformance-peers also against other SDKs,
@@ -55,7 +57,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-envoy test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge test-memory demo-build dist test-dist versions lint-deploy
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-webhooks test-traces test-envoy test-halts test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard conformance conformance-peers conformance-node verify generate clean test-environments test-environments-light write-environments test-adapters outcomes-node demo-node test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release node-wasm test-edge test-memory demo-build dist test-dist versions lint-deploy
 
 # The gateway and the native modules of Python and Node in one build, which compiles their shared crates once.
 DEMO_BUILD := --profile demo --locked -p actpass-gateway -p actpass-python
@@ -148,9 +150,10 @@ test-soak: | test-node
 test-environments-light: | test-soak
 test-examples: | test-environments-light
 test-adapters: | test-examples
+test-halts: | test-adapters
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-traces test-envoy test-api test-instructions test-soak test-environments-light test-adapters secret-scan
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-webhooks test-traces test-envoy test-halts test-api test-instructions test-soak test-environments-light test-adapters secret-scan
 	@echo "make test: all passed"
 
 debug:
@@ -266,6 +269,14 @@ test-envoy: $(TEST_VENV)/bin/maturin debug
 	cd tests/envoy && ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_ENVOY=$(CURDIR)/$(TEST_VENV)/bin/envoy \
 		$(TIMED) 'tests: Envoy, agentgateway' $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
+# 64 clients in three languages that are stopped under load, also while a gateway is cut off from the database.
+STOP_CLIENTS := $(TEST_VENV)/bin/python tests/halts/run.py $(GATEWAY) target/debug/examples/halt_worker --rounds $(or $(HALTS),1)
+test-halts: $(TEST_VENV)/installed debug
+	@if scripts/lib.sh have_node; then $(MAKE) --no-print-directory node-debug && \
+		$(TIMED) 'tests: halts' $(STOP_CLIENTS) --node bindings-node; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the halts of Node clients"; $(TIMED) 'tests: halts' $(STOP_CLIENTS); \
+	else exit 1; fi
+
 # The gateway's responses to requests that its OpenAPI description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
@@ -359,8 +370,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/page tests/soak tests/traces tests/webhooks
-	$(TEST_VENV)/bin/ruff format --check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/halts tests/page tests/soak tests/traces tests/webhooks
+	$(TEST_VENV)/bin/ruff format --check bindings-python conformance examples benches mcp/tests tests/adapters tests/dist tests/environments tests/envoy tests/examples tests/halts tests/page tests/soak tests/traces tests/webhooks
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/mutate-guard --check
 	scripts/check-circles

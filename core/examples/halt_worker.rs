@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actpass_core::{ActPass, Action, Error, Outcome};
 use serde_json::json;
 
+/// Between the calls of a client.
+const PAUSE: Duration = Duration::from_millis(100);
 static ENDED: AtomicBool = AtomicBool::new(false);
 
 fn say(client: usize, event: &str, evidence: Option<&str>) {
@@ -30,19 +32,23 @@ async fn run(number: usize, url: &str) -> Result<(), Error> {
     let client = Arc::clone(&actpass);
     let long = tokio::spawn(async move {
         let action = action();
-        let outcome = client.guard(&action, async |context| {
-            say(number, "running", None);
-            context.halt().halted().await;
-            say(number, "told", None);
-            Ok::<_, ()>(())
-        });
-        outcome.await.map(|outcome| outcome.executed())
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let outcome = client.guard(&action, async |context| {
+                say(number, "running", context.decision().evidence_event_id().as_deref());
+                context.halt().halted().await;
+                say(number, "told", None);
+                Ok::<_, ()>(())
+            });
+            drop(outcome.await);
+        }
     });
     while !ENDED.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(PAUSE).await;
         let action = action();
         let step = actpass.guard(&action, async |context| {
             say(number, "ran", context.decision().evidence_event_id().as_deref());
+            tokio::time::sleep(Duration::from_millis(5)).await;
             Ok::<_, ()>(())
         });
         if let Outcome::Blocked(blocked) = step.await? {

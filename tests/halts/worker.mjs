@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const [folder, first, count, ...urls] = process.argv.slice(2);
 const { ActPass } = createRequire(import.meta.url)(resolve(folder));
 const ACTION = { goal: 'load', tool: 'load.step', args: { amount: 1 } };
+const PAUSE_MS = 100;
 let ended = false;
 
 function say(client, event, more = {}) {
@@ -22,20 +23,29 @@ function say(client, event, more = {}) {
 async function run(number) {
   const baseUrl = urls[number % urls.length];
   const actpass = new ActPass({ apiKey: 'apk_load', agentId: `load_${number}`, baseUrl, timeoutMs: 60_000 });
-  const long = actpass.guard({
-    ...ACTION,
-    execute: async ({ halt }) => {
-      say(number, 'running');
-      while (!ended && !halt.aborted) {
-        await sleep(1000, undefined, { signal: halt }).catch(() => say(number, 'told'));
-      }
-    },
-  });
+  const runLong = async () => {
+    while (!ended) {
+      await sleep(PAUSE_MS);
+      await actpass.guard({
+        ...ACTION,
+        execute: async ({ decision, halt }) => {
+          say(number, 'running', { evidence: decision.evidence_event_id });
+          while (!ended && !halt.aborted) {
+            await sleep(1000, undefined, { signal: halt }).catch(() => say(number, 'told'));
+          }
+        },
+      });
+    }
+  };
+  const long = runLong();
   while (!ended) {
-    await sleep(200);
+    await sleep(PAUSE_MS);
     const outcome = await actpass.guard({
       ...ACTION,
-      execute: ({ decision }) => say(number, 'ran', { evidence: decision.evidence_event_id }),
+      execute: async ({ decision }) => {
+        say(number, 'ran', { evidence: decision.evidence_event_id });
+        await sleep(5);
+      },
     });
     if (!outcome.executed) {
       say(number, outcome.decision.reason_code);

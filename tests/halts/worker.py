@@ -1,8 +1,8 @@
 """The Python clients of ``run.py``: half of them block in threads, half run in one event loop.
 
 Usage: worker.py FIRST COUNT URL...; client n uses URL n modulo their number. Prints events as JSON lines until its
-standard input ends: ``running`` (a long function), ``told`` (its signal was set), ``ran`` and ``halted`` (short
-functions).
+standard input ends: ``running`` (a long function began), ``told`` (its signal was set), ``ran`` (a short function
+began) and the reason of each short function that did not run. Each client runs a long function while it may.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from actpass import ActPassClient, AsyncActPassClient
 
 ENDED = threading.Event()
+#: Seconds between the calls of a client.
+PAUSE = 0.1
 ACTION = {"goal": "load", "tool": "load.step", "args": {"amount": 1}}
 
 
@@ -31,7 +33,7 @@ def block(number: int, url: str) -> None:
     client = ActPassClient("apk_load", agent_id=f"load_{number}", base_url=url, timeout=60)
 
     def long(ctx: object) -> None:
-        say(number, "running")
+        say(number, "running", evidence=ctx["decision"]["evidence_event_id"])  # type: ignore[index]
         while not ENDED.is_set():
             if ctx["halt"].wait(timeout=1):  # type: ignore[index]
                 say(number, "told")
@@ -39,10 +41,15 @@ def block(number: int, url: str) -> None:
 
     def step(ctx: object) -> None:
         say(number, "ran", evidence=ctx["decision"]["evidence_event_id"])  # type: ignore[index]
+        time.sleep(0.005)
 
-    thread = threading.Thread(target=lambda: client.guard(**ACTION, execute_fn=long), daemon=True)
+    def run_long() -> None:
+        while not ENDED.wait(PAUSE):
+            client.guard(**ACTION, execute_fn=long)
+
+    thread = threading.Thread(target=run_long, daemon=True)
     thread.start()
-    while not ENDED.wait(0.2):
+    while not ENDED.wait(PAUSE):
         out = client.guard(**ACTION, execute_fn=step)
         if not out["executed"]:
             say(number, out["decision"]["reason_code"])
@@ -54,16 +61,22 @@ async def loop(number: int, url: str) -> None:
     client = AsyncActPassClient("apk_load", agent_id=f"load_{number}", base_url=url, timeout=60)
 
     async def long(ctx: object) -> None:
-        say(number, "running")
+        say(number, "running", evidence=ctx["decision"]["evidence_event_id"])  # type: ignore[index]
         await ctx["halt"].wait_async()  # type: ignore[index]
         say(number, "told")
 
     async def step(ctx: object) -> None:
         say(number, "ran", evidence=ctx["decision"]["evidence_event_id"])  # type: ignore[index]
+        await asyncio.sleep(0.005)
 
-    task = asyncio.ensure_future(client.guard(**ACTION, execute_fn=long))
+    async def run_long() -> None:
+        while not ENDED.is_set():
+            await asyncio.sleep(PAUSE)
+            await client.guard(**ACTION, execute_fn=long)
+
+    task = asyncio.ensure_future(run_long())
     while not ENDED.is_set():
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(PAUSE)
         out = await client.guard(**ACTION, execute_fn=step)
         if not out["executed"]:
             say(number, out["decision"]["reason_code"])

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "halts"))
-from run import postgres
+from run import postgres, postgres_programs
 
 KEY = "apk_traced"
 SECRETS = [KEY, "4711", "load_password"]
@@ -169,7 +168,7 @@ def check(received: list[ExportTraceServiceRequest]) -> list[str]:
 
 def main(program: str) -> int:
     """Run the action and check its trace."""
-    if shutil.which("postgres") is None and not any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+    if postgres_programs() is None:
         print("SKIPPED: one trace to PostgreSQL (install PostgreSQL)", file=sys.stderr)
         return 1 if os.environ.get("CI") == "true" else 0
     received: list[ExportTraceServiceRequest] = []
