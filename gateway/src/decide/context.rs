@@ -38,7 +38,7 @@ pub struct DecisionContext {
     pub over_budget: Option<String>,
     /// Whether the result contains the request, for a capture or a shadow policy.
     pub keeps_request: bool,
-    /// The history conditions whose truth is known. Others are assumed false.
+    /// The history conditions whose truth is known. The histories of others are assumed empty.
     pub history: Vec<Truth>,
     /// State of the manifest named in the request.
     pub manifest: ManifestState,

@@ -1,6 +1,7 @@
 //! The history conditions that matter for a request, and the histories that it is part of.
 
 use actpass_protocol::{Json, canonical_json};
+use rust_decimal::Decimal;
 
 use super::Policy;
 use super::evaluate::Values;
@@ -15,9 +16,9 @@ pub struct Unmeasured(pub String);
 
 impl Policy {
     /// Returns the history conditions that the decision depends on: those of rules whose other
-    /// conditions all hold, up to the first such rule without history conditions. A condition that
-    /// is not among the `known` ones is assumed false. One whose `same` values are missing is false
-    /// and therefore not returned.
+    /// conditions all hold, up to the first such rule without history conditions. The history of a
+    /// condition that is not among the `known` ones is assumed empty. A condition whose `same` values
+    /// are missing is false and therefore not returned.
     ///
     /// # Errors
     ///
@@ -39,7 +40,8 @@ impl Policy {
             let Some(history) = self.histories.get(condition) else { continue };
             let Some(tracker) = self.trackers.get(history.tracker) else { continue };
             let Some(account) = self.tracked_account(tracker, values)? else { continue };
-            let assumed = known.iter().any(|truth| truth.condition == condition && truth.holds);
+            let found = known.iter().find(|truth| truth.condition == condition);
+            let assumed = found.map_or_else(|| history.bound.holds(Decimal::ZERO), |truth| truth.holds);
             checks.push(Check { condition, account, bound: history.bound, assumed });
         }
         Ok(checks)

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::index::Index;
-use super::{Cases, Input, Policy};
+use super::{Cases, Input, Policy, Values};
+use crate::history::Truth;
 
 /// Whether the condition holds for these arguments.
 fn holds(path: &str, operator: &str, value: &str, args: &str) -> bool {
@@ -1279,4 +1280,30 @@ fn outcomes_are_conditions_of_histories_only() {
         {"path": "outcome", "operator": "==", "value": "returned"}], "decision": "allow", "reason": "r"}]}"#;
     let problems = Policy::parse(rule.as_bytes()).unwrap_err().to_string();
     assert!(problems.contains("unknown path root \"outcome\""), "{problems}");
+}
+
+#[test]
+fn unknown_history_is_assumed_empty() {
+    for (members, expected) in [
+        (r#""history": "never""#, true),
+        (r#""history": "after""#, false),
+        (r#""history": "count", "operator": "<", "value": 2"#, true),
+        (r#""history": "count", "operator": ">=", "value": 1"#, false),
+        (r#""history": "sum", "path": "args.amount", "operator": "<=", "value": 5"#, true),
+    ] {
+        let text = format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "decision": "allow", "reason": "r",
+                "when": [{{{members}, "of": [], "within": "1h", "same": []}}]}}]}}"#
+        );
+        let policy = Policy::parse(text.as_bytes()).unwrap();
+        let input = Input::default();
+        let assumed = |known: &[Truth]| -> Vec<bool> {
+            let checks = policy.history_checks(&mut Values::of(&policy, &input), known).unwrap();
+            checks.iter().map(|check| check.assumed).collect()
+        };
+        assert_eq!(assumed(&[]), [expected], "{members}");
+        for holds in [false, true] {
+            assert_eq!(assumed(&[Truth { condition: 0, holds }]), [holds], "{members}");
+        }
+    }
 }

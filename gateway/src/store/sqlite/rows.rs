@@ -6,12 +6,13 @@ use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rust_decimal::Decimal;
 
+use super::budgets::Accounts;
 use super::reader::{
     find_approval, find_approvals_for, find_chain, find_delegation, find_manifest, find_passport,
 };
 use super::schema::decisions;
-use super::{budgets, halts, kept};
 use super::{from_sql, to_sql};
+use super::{halts, kept};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Account;
 use crate::halts::{Acknowledgement, Halt};
@@ -36,6 +37,7 @@ const ANSWER: &str = concat!(
 /// The transaction of a batch.
 pub(super) struct BatchTransaction<'t, 'c> {
     pub(super) transaction: &'t Transaction<'c>,
+    pub(super) accounts: Accounts,
     /// Bytes of recorded events and responses.
     pub(super) bytes: usize,
 }
@@ -149,14 +151,11 @@ impl Rows for BatchTransaction<'_, '_> {
     }
 
     fn used(&mut self, tenant_id: &str, account: &Account, now: i64) -> rusqlite::Result<Decimal> {
-        match budgets::find(self.transaction, tenant_id, account)? {
-            Some(id) => budgets::expire(self.transaction, id, now),
-            None => Ok(Decimal::ZERO),
-        }
+        self.accounts.used(self.transaction, tenant_id, account, now)
     }
 
     fn claim(&mut self, tenant_id: &str, claim: &Claim, decision: ClaimedBy<'_>) -> rusqlite::Result<()> {
-        budgets::claim(self.transaction, tenant_id, claim, decision)
+        self.accounts.claim(self.transaction, tenant_id, claim, decision)
     }
 
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> rusqlite::Result<()> {
@@ -205,7 +204,7 @@ impl Rows for BatchTransaction<'_, '_> {
                     .execute(params![kid, expires_at])?;
             }
             Mutation::EndAction { request_hash, ended } => {
-                budgets::end_action(self.transaction, tenant_id, request_hash, *ended)?;
+                self.accounts.end_action(self.transaction, tenant_id, request_hash, *ended)?;
             }
             Mutation::SetCredential(credential) => {
                 self.transaction

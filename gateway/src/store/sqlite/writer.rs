@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
+use super::budgets::Accounts;
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
 use super::outbox;
@@ -15,7 +16,7 @@ use super::reader::last_recorded;
 use super::rows::BatchTransaction;
 use super::schema::set_open;
 use super::sessions;
-use super::{budgets, halts, kept};
+use super::{halts, kept};
 use crate::clock::Clock;
 use crate::halts::KnownHalts;
 use crate::store::batch::Batch;
@@ -164,13 +165,14 @@ impl Writer {
             self.clock.advance_to(last);
         }
         let now = self.clock.millis();
-        let writing = BatchTransaction { transaction: &transaction, bytes: 0 };
+        let writing = BatchTransaction { transaction: &transaction, accounts: Accounts::default(), bytes: 0 };
         let mut batch = Batch::new(writing, now, Arc::new(halts::active(&transaction)?));
         appends.iter_mut().try_for_each(|append| batch.append(append))?;
-        let (BatchTransaction { bytes, .. }, halts) = batch.finish()?;
+        let (BatchTransaction { mut accounts, bytes, .. }, halts) = batch.finish()?;
         let pruned = MIN_PRUNED.max(2 * appends.len());
         prune(&transaction, now.div_euclid(1000), pruned)?;
-        budgets::prune(&transaction, now, pruned)?;
+        accounts.prune(&transaction, now, pruned)?;
+        accounts.write(&transaction)?;
         let committing = Instant::now();
         transaction.commit()?;
         self.timings.commit(committing.elapsed());
