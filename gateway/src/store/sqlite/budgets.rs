@@ -405,9 +405,8 @@ mod tests {
                         accounts.claim(&transaction, "t", &claim(number, amount, outcomes), by).unwrap();
                         let request_hash = (outcomes != Outcomes::ALL).then_some(hash);
                         let (expires_at, counts) = (now + 2_000, outcomes.contains(None));
-                        let account = number;
                         stored.push(Stored {
-                            account,
+                            account: number,
                             expires_at,
                             event_id,
                             amount,
