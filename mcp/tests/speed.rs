@@ -260,7 +260,7 @@ fn proxy_adds_little_to_a_call() {
             .enumerate()
     {
         let rate = median(rates.iter().map(|rates| rates[at]).collect());
-        println!("1000 calls, {AT_ONCE} at once, {name}: {rate:.0} calls/s");
+        println!("1000 calls, {AT_ONCE} concurrently, {name}: {rate:.0} calls/s");
     }
     for (name, target) in [("stdio", &mut stdio), ("HTTP", &mut http)] {
         let before = target.memory();
