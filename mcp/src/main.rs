@@ -444,7 +444,7 @@ fn main() -> ExitCode {
             Task::Scan(arguments) => scan(&arguments).await,
             #[cfg(unix)]
             Task::WatchServers => {
-                watcher::run();
+                watcher::run(server::TERMINATION);
                 Ok(ExitCode::SUCCESS)
             }
         }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use crate::exchange::lock;
-use crate::server::TERMINATION;
 use crate::warn;
 
 /// The subcommand of the second process.
@@ -57,8 +56,9 @@ fn start() -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-/// Runs the second process: reads until the proxy ends, then ends the process groups that are left.
-pub(crate) fn run() {
+/// Runs the second process: reads until the proxy ends, then ends the process groups that are left:
+/// SIGTERM, and SIGKILL after `termination`.
+pub(crate) fn run(termination: Duration) {
     let mut groups = BTreeSet::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         match line.parse::<i32>() {
@@ -71,7 +71,7 @@ pub(crate) fn run() {
     for group in &groups {
         let _ = kill_process_group(*group, Signal::TERM);
     }
-    let until = Instant::now() + TERMINATION;
+    let until = Instant::now() + termination;
     while !groups.is_empty() && Instant::now() < until {
         std::thread::sleep(POLL);
         groups.retain(|group| test_kill_process_group(*group).is_ok());
