@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
@@ -14,37 +13,19 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
+from support import OPERATOR, PROXY, Gateway, policy, running
 
-GATEWAY = os.environ["ACTPASS_GATEWAY"]
 ENVOY = os.environ["ACTPASS_ENVOY"]
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 AGENT = "spiffe://shop.example/agent/support"
-PROXY, OPERATOR = "apk_envoy_proxy", "apdv_envoy_operator"
-POLICY = {
-    "id": "shop",
-    "version": "1",
-    "rules": [
-        {
-            "name": "small",
-            "when": [
-                {"path": "tool", "operator": "==", "value": "http.post"},
-                {"path": "args.path", "operator": "==", "value": "/v1/refunds"},
-                {"path": "args.body.amount", "operator": "<=", "value": 10000},
-            ],
-            "decision": "allow",
-            "reason": "refund.small",
-        },
-        {
-            "name": "large",
-            "when": [{"path": "args.body.amount", "operator": "<=", "value": 20000}],
-            "decision": "require_approval",
-            "reason": "refund.large",
-        },
-    ],
-}
+POLICY = policy(
+    "args.body.amount",
+    {"path": "tool", "operator": "==", "value": "http.post"},
+    {"path": "args.path", "operator": "==", "value": "/v1/refunds"},
+)
 
 Seen = list[dict[str, Any]]
 
@@ -74,53 +55,17 @@ def upstream() -> Iterator[tuple[int, Seen]]:
     server.server_close()
 
 
-class Gateway:
-    """A gateway in its own process."""
-
-    def __init__(self, folder: Path, policy: dict[str, Any] = POLICY) -> None:
-        (folder / "policy.json").write_text(json.dumps(policy))
-        settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\npolicy = "policy.json"\n'
-        for name, key, role in [("envoy", PROXY, "agent"), ("alice", OPERATOR, "operator")]:
-            hashed = hashlib.sha256(key.encode()).hexdigest()
-            settings += f'[[keys]]\nname = "{name}"\nhash = "sha256:{hashed}"\ntenant = "shop"\nrole = "{role}"\n'
-        (folder / "gateway.toml").write_text(settings)
-        with (folder / "gateway.log").open("w") as log:
-            self.process = subprocess.Popen(
-                [GATEWAY, "serve", "--config", "gateway.toml"],
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
-
-    def call(self, method: str, path: str, key: str, body: Optional[dict[str, Any]] = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        response = connection.getresponse()
-        text = response.read()
-        connection.close()
-        assert response.status == 200, text
-        return json.loads(text)
-
-    def events(self) -> list[dict[str, Any]]:
-        return self.call("GET", "/api/v1/evidence/chains/decisions?limit=1000", PROXY)["events"]
-
-
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("gateway"))
-    yield running
-    running.process.terminate()
-    running.process.wait(30)
+    with running(tmp_path_factory.mktemp("gateway"), POLICY) as gateway:
+        yield gateway
 
 
 class Envoy:
     """Envoy before the upstream server, with mutual TLS."""
 
     def __init__(self, folder: Path, kind: str, key: str, gateway: int, upstream: int, **filter_settings: Any) -> None:
+        self.kind = kind
         for name, identity in [("server", "DNS:localhost"), ("client", f"URI:{AGENT}")]:
             # Each is its own authority.
             command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
@@ -273,10 +218,9 @@ def envoy(
     upstream: tuple[int, Seen],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Envoy]:
-    running = Envoy(tmp_path_factory.mktemp("envoy"), request.param, PROXY, gateway.port, upstream[0])
-    running.kind = request.param
-    yield running
-    running.stop()
+    envoy = Envoy(tmp_path_factory.mktemp("envoy"), request.param, PROXY, gateway.port, upstream[0])
+    yield envoy
+    envoy.stop()
 
 
 def test_allowed_request_reaches_the_server_once(envoy: Envoy, gateway: Gateway, upstream: tuple[int, Seen]) -> None:
@@ -377,7 +321,7 @@ def test_unreachable_gateway_denies(kind: str, upstream: tuple[int, Seen], tmp_p
     seen.clear()
     folder = tmp_path / "gateway"
     folder.mkdir()
-    own = Gateway(folder)
+    own = Gateway(folder, POLICY)
     envoy = Envoy(tmp_path, kind, PROXY, own.port, upstream[0])
     try:
         assert envoy.post('{"amount": 4900}')[0] == 200

@@ -9,30 +9,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2
-from test_envoy import OPERATOR, PROXY, Gateway
+from support import OPERATOR, PROXY, Gateway, policy, running
 
 SERVICE = "agentgateway.dev.ext_mcp.ExtMcp"
-POLICY = {
-    "id": "shop",
-    "version": "1",
-    "rules": [
-        {
-            "name": "small",
-            "when": [
-                {"path": "tool", "operator": "==", "value": "stripe.refund"},
-                {"path": "args.amount", "operator": "<=", "value": 10000},
-            ],
-            "decision": "allow",
-            "reason": "refund.small",
-        },
-        {
-            "name": "large",
-            "when": [{"path": "args.amount", "operator": "<=", "value": 20000}],
-            "decision": "require_approval",
-            "reason": "refund.large",
-        },
-    ],
-}
+POLICY = policy("args.amount", {"path": "tool", "operator": "==", "value": "stripe.refund"})
 
 #: Messages of `ext_mcp.proto`: the number, type and label of each field.
 MESSAGES: dict[str, dict[str, tuple[int, str, str]]] = {
@@ -108,10 +88,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("gateway"), POLICY)
-    yield running
-    running.process.terminate()
-    running.process.wait(30)
+    with running(tmp_path_factory.mktemp("gateway"), POLICY) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="module")
