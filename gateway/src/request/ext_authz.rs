@@ -186,7 +186,7 @@ fn read_body(http: &HttpRequest) -> Result<(Option<Json>, Option<Json>), Invalid
     match header("x-envoy-auth-partial-body") {
         Some("false") => {}
         Some(_) => return invalid("truncated; expected the whole body: raise max_request_bytes"),
-        None if ["GET", "HEAD", "OPTIONS"].contains(&&*http.method) && !has_body(http) => {}
+        None if ["GET", "HEAD", "OPTIONS"].contains(&&*http.method) && http.raw_body.is_empty() => {}
         None => return invalid("missing; expected the body: set with_request_body"),
     }
     if !http.body.is_empty() {
@@ -306,6 +306,11 @@ mod tests {
         let of = |headers: &[(&str, &str)], body: &[u8]| request("POST", "http://h/a", headers, body);
         for (http, member, problem) in [
             (json("http://h/a//b"), "path", "ambiguous"),
+            (json("http://h/./a"), "path", "ambiguous"),
+            (json("http://h/a%00"), "path", "ambiguous"),
+            (json("http://h/a\\b"), "path", "ambiguous"),
+            (json("http://h/a#b"), "path", "ambiguous"),
+            (HttpRequest { path: "a".to_owned(), ..json("http://h/a") }, "path", "ambiguous"),
             (json("http://h/a/../b"), "path", "ambiguous"),
             (json("http://h/a/%2E%2e/b"), "path", "ambiguous"),
             (json("http://h/a%2Fb"), "path", "ambiguous"),
@@ -316,9 +321,13 @@ mod tests {
             (json("http:///a"), "host", "expected a name"),
             (json("http://a@h/a"), "host", "expected a name"),
             (HttpRequest { method: "post".to_owned(), ..json("http://h/a") }, "method", "upper-case"),
+            (HttpRequest { method: String::new(), ..json("http://h/a") }, "method", "upper-case"),
             (HttpRequest { header_map: Some(Unread {}), ..json("http://h/a") }, "header_map", "encode_raw"),
             (HttpRequest { body: "{}".to_owned(), ..of(&[WHOLE], b"") }, "raw_body", "pack_as_bytes"),
             (of(&[JSON], b"{}"), "raw_body", "with_request_body"),
+            (of(&[], b""), "raw_body", "with_request_body"),
+            (request("DELETE", "http://h/a", &[], b""), "raw_body", "with_request_body"),
+            (of(&[("x-envoy-auth-partial-body", "false,true"), JSON], b"{}"), "raw_body", "truncated"),
             (of(&[WHOLE, JSON, ("content-length", "2")], b""), "raw_body", "with_request_body"),
             (of(&[WHOLE, JSON, ("transfer-encoding", "chunked")], b""), "raw_body", "with_request_body"),
             (of(&[("x-envoy-auth-partial-body", "true"), JSON], b"{"), "raw_body", "truncated"),
@@ -326,11 +335,33 @@ mod tests {
             (of(&[WHOLE, JSON], br#"{"amount": 1, "amount": 2}"#), "raw_body", "amount"),
             (of(&[WHOLE, JSON], b"{"), "raw_body", ""),
             (of(&[WHOLE, FORM], b"a=1&a=2"), "raw_body", "the field \"a\" is repeated"),
+            (of(&[WHOLE, ("content-type", "application/problem+json")], b"{"), "raw_body", ""),
             (request("GET", "http://h/", &[("content-length", "2")], b""), "raw_body", "with_request_body"),
+            (request("GET", "http://h/", &[JSON], b"{}"), "raw_body", "with_request_body"),
+            (
+                request("GET", "http://h/", &[("transfer-encoding", "chunked")], b""),
+                "raw_body",
+                "with_request_body",
+            ),
         ] {
             let error = read_http(&http, Context::default()).unwrap_err();
             assert_eq!(error.member, member, "{http:?}");
             assert!(error.problem.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn absent_bodies_and_identity_encoding_are_complete() {
+        for (method, headers, body) in [
+            ("GET", &[("content-length", "0")][..], &b""[..]),
+            ("HEAD", &[], b""),
+            ("OPTIONS", &[], b""),
+            ("DELETE", &[WHOLE], b""),
+            ("POST", &[WHOLE, ("content-length", "0")], b""),
+            ("POST", &[WHOLE, JSON, ("content-encoding", "Identity")], b"{}"),
+        ] {
+            let read = read_http(&request(method, "http://h/a", headers, body), Context::default());
+            assert!(read.is_ok(), "{method} {headers:?}: {read:?}");
         }
     }
 
@@ -355,5 +386,20 @@ mod tests {
         let unknown = check("", &[("actpass.agent_id", "x")]).unwrap_err();
         assert_eq!(unknown.member, "attributes.context_extensions.actpass.agent_id");
         assert_eq!(read_check(CheckRequest::default()).unwrap_err().member, "attributes");
+        for request in [None, Some(AttributesRequest { http: None })] {
+            let attributes = Attributes { source: None, request, context_extensions: HashMap::new() };
+            let error = read_check(CheckRequest { attributes: Some(attributes) }).unwrap_err();
+            assert_eq!(error.member, "attributes.request.http");
+        }
+        // An error of the HTTP request names its place in the check.
+        let mut http = request("GET", "http://h/", &[], b"");
+        http.scheme = "ftp".to_owned();
+        let attributes = Attributes {
+            source: None,
+            request: Some(AttributesRequest { http: Some(http) }),
+            context_extensions: HashMap::new(),
+        };
+        let error = read_check(CheckRequest { attributes: Some(attributes) }).unwrap_err();
+        assert_eq!(error.member, "attributes.request.http.scheme");
     }
 }

@@ -145,7 +145,15 @@ mod tests {
         let whole = call(r#"{"name": "refund"}"#, &[]);
         for (request, member) in [
             (McpRequest { service_names: Vec::new(), ..whole.clone() }, "service_names"),
+            (
+                McpRequest { service_names: vec!["a".to_owned(), "b".to_owned()], ..whole.clone() },
+                "service_names",
+            ),
             (McpRequest { mcp_request: None, ..whole.clone() }, "mcp_request"),
+            (call(r#"{"name": "refund""#, &[]), "mcp_request"),
+            (call(r#"["refund"]"#, &[]), "mcp_request.name"),
+            (call(r#"{"name": 7}"#, &[]), "mcp_request.name"),
+            (call(r#"{"name": "refund", "_meta": {"actpass/passport": 7}}"#, &[]), "passport"),
             (call(r#"{"name": "refund", "name": "list"}"#, &[]), "mcp_request"),
             (call("{}", &[]), "mcp_request.name"),
             (call(r#"{"name": "refund", "arguments": []}"#, &[]), "args"),
