@@ -4,9 +4,15 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
+#[cfg(unix)]
+use actpass_gateway::store::{Database, Location, TlsTrust};
 use actpass_gateway::vault::{self, Vault};
 use actpass_protocol::{Json, Secret};
 use common::{Gateway, PREFLIGHT, config_with, json, refund, text};
@@ -627,4 +633,116 @@ async fn submission_must_belong_to_the_denial() {
     let (status, _) = ask(&gateway, REQUESTS, &valid).await;
     assert_eq!(status, 202);
     gateway.stop().await;
+}
+
+/// Submits with an `Idempotency-Key`; returns the status and the problem's type or the task's id.
+async fn submit(gateway: &Gateway, key: &str, name: &str, body: &str) -> (u16, String) {
+    let request = gateway.post(REQUESTS, key).header("idempotency-key", name).body(body.to_owned());
+    let (status, response) = json(request.send().await.unwrap()).await;
+    let kind = text(&response, "type").and_then(|kind| kind.rsplit(':').next());
+    let found = kind.or_else(|| text(&response, "task.id")).or_else(|| response.as_str());
+    (status.as_u16(), found.unwrap_or_else(|| panic!("{response}")).to_owned())
+}
+
+#[tokio::test]
+async fn idempotency_key_is_bound_to_the_body_of_a_submission() {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let clock = |time: &Arc<AtomicU64>| {
+        let time = Arc::clone(time);
+        Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)))
+    };
+    let own = clock(&time);
+    let mut gateway = Gateway::start_with("", |settings| settings.clock = own).await;
+    let denied = decide(&gateway, &evaluation("25000", "")).await;
+    let first = submission(&denied, "25000", r#", "why": "a customer waits""#);
+    let other = submission(&denied, "25000", r#", "why": "another reason""#);
+    // A submission that is refused binds no key.
+    assert_eq!(submit(&gateway, "apk_one", "k", &first.replace("25000", "1")).await.0, 400);
+    let (status, task) = submit(&gateway, "apk_one", "k", &first).await;
+    assert_eq!(status, 202);
+    // The same members in another order, and the name in quotes.
+    let reordered =
+        first.replacen(r#""amount": 25000, "currency": "usd""#, r#""currency": "usd", "amount": 25000"#, 1);
+    assert_ne!(reordered, first);
+    for (name, body) in [("k", &first), ("k", &reordered), ("\"k\"", &first)] {
+        assert_eq!(submit(&gateway, "apk_one", name, body).await, (202, task.clone()), "{name}");
+    }
+    let conflict = (409, "duplicate_request".to_owned());
+    assert_eq!(submit(&gateway, "apk_one", "k", &other).await, conflict);
+    assert_eq!(submit(&gateway, "apk_one", "K", &other).await, (202, task.clone()));
+    // Another API key has other idempotency keys, also for the same name.
+    assert_eq!(submit(&gateway, "apk_bound", "k", &other).await, (400, "invalid_denial_binding".to_owned()));
+    assert_eq!(submit(&gateway, "apdv_one", "k", &other).await, (202, task.clone()));
+
+    // The denial has expired at its deadline. A gateway removes expired records when it starts.
+    let deadline = text(&denied, "context.access_request.expires_at").unwrap();
+    let deadline = humantime::parse_rfc3339(deadline).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let expired = (410, "expired_denial".to_owned());
+    for (after, other_body) in [(24 * 60 * 60 - 1, &conflict), (24 * 60 * 60, &expired)] {
+        time.store(deadline + after, Ordering::SeqCst);
+        let own = clock(&time);
+        gateway.restart(|settings| settings.clock = own).await;
+        let begun = Instant::now();
+        let patience = Duration::from_secs(if other_body == &conflict { 1 } else { 30 });
+        let mut found = submit(&gateway, "apk_one", "k", &other).await;
+        while found == conflict && begun.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            found = submit(&gateway, "apk_one", "k", &other).await;
+        }
+        assert_eq!(&found, other_body);
+        let same = if other_body == &conflict { (202, task.clone()) } else { expired.clone() };
+        assert_eq!(submit(&gateway, "apk_one", "k", &first).await, same);
+        assert_eq!(submit(&gateway, "apk_one", "new", &first).await, expired);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_idempotency_key_is_an_error() {
+    let gateway = Gateway::start().await;
+    let denied = decide(&gateway, &evaluation("25000", "")).await;
+    let body = submission(&denied, "25000", "");
+    let long = "x".repeat(257);
+    for name in ["", "\"\"", "\"k", "k\"", "\"k\\x\"", "\"k\";a=1", "a b", "a,b", "a;b", "a\\b", &long] {
+        let (status, problem) = submit(&gateway, "apk_one", name, &body).await;
+        assert_eq!(status, 400, "{name}");
+        assert!(problem.starts_with("Idempotency-Key: expected one string"), "{problem}");
+    }
+    let not_text =
+        gateway.post(REQUESTS, "apk_one").header("idempotency-key", &b"k\xff"[..]).body(body.clone());
+    assert_eq!(not_text.send().await.unwrap().status(), 400);
+    let twice =
+        gateway.post(REQUESTS, "apk_one").header("idempotency-key", "a").header("idempotency-key", "a");
+    assert_eq!(twice.body(body.clone()).send().await.unwrap().status(), 400);
+    for name in ["\"a b, c; \\\"\\\\\"", &long[1..]] {
+        assert_eq!(submit(&gateway, "apk_one", name, &body).await.0, 202, "{name}");
+    }
+    gateway.stop().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn gateways_of_one_database_bind_an_idempotency_key_once() {
+    use std::collections::HashSet;
+
+    let Some(url) = common::database_url() else { return };
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        let data = Location::Database(Database::parse(&url, TlsTrust::default()).unwrap());
+        gateways.push(Gateway::start_with("", |settings| settings.data = data).await);
+    }
+    let denied = decide(&gateways[0], &evaluation("25000", "")).await;
+    let bodies: Vec<_> =
+        (0..24).map(|number| submission(&denied, "25000", &format!(r#", "why": {}"#, number % 4))).collect();
+    let submitting =
+        bodies.iter().enumerate().map(|(at, body)| submit(&gateways[at % 2], "apk_one", "k", body));
+    let answers = futures_util::future::join_all(submitting).await;
+    let accepted: HashSet<_> =
+        answers.iter().zip(&bodies).filter(|((status, _), _)| *status == 202).map(|(_, body)| body).collect();
+    assert_eq!(accepted.len(), 1, "one body");
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 202).count(), 6);
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 409).count(), 18);
+    for gateway in gateways {
+        gateway.stop().await;
+    }
 }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use actpass_protocol::Json;
 use actpass_protocol::json::Number;
+use actpass_protocol::{Json, canonical_json};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use sha2::{Digest, Sha256};
 
 use super::App;
 use super::error::{ApiError, json};
@@ -18,9 +19,9 @@ use crate::approvals::{Approval, Status, reason};
 use crate::auth::{ApiKey, Capability, Role};
 use crate::clock::rfc3339;
 use crate::object_writer::object;
-use crate::request::Text;
-use crate::request::authzen::AccessRequest;
-use crate::service::{Authorized, ServiceError};
+use crate::request::authzen::{AccessRequest, read_idempotency_key};
+use crate::request::{InvalidMember, Text};
+use crate::service::{Authorized, Earlier, ServiceError, Submission};
 
 pub(super) const PATH: &str = "/access/v1/requests";
 pub(super) const CAPABILITY: &str = "urn:openid:authzen:capability:access-request";
@@ -31,6 +32,7 @@ const RETRY_SECONDS: i64 = 5;
 /// An error of the profile.
 #[derive(Clone, Copy, Debug)]
 enum Problem {
+    DuplicateRequest,
     ExpiredDenial,
     InvalidDenialBinding,
     UnknownTask,
@@ -39,6 +41,11 @@ enum Problem {
 impl Problem {
     fn respond(self) -> Response {
         let (status, kind, title) = match self {
+            Self::DuplicateRequest => (
+                StatusCode::CONFLICT,
+                "duplicate_request",
+                "the Idempotency-Key was used for a different request",
+            ),
             Self::ExpiredDenial => (StatusCode::GONE, "expired_denial", "the denial has expired"),
             Self::InvalidDenialBinding => (
                 StatusCode::BAD_REQUEST,
@@ -96,20 +103,40 @@ pub(super) async fn describe(app: &App, key: &ApiKey, presents: bool, context: &
     path = "/access/v1/requests",
     operation_id = "authzen_request_access",
     tag = "authzen",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Binds the request's body for the API key until a day after the deadline of the approval")),
     request_body = schemas::AccessRequest,
     responses(
         (status = 201, description = "The request is already approved", body = schemas::AccessTask),
         (status = 202, description = "The task", body = schemas::AccessTask),
+        (status = 409, description = "The Idempotency-Key was used for a different request"),
         (status = 410, description = "The denial has expired"),
     ),
     security(("key" = []))
 )]
-pub(super) async fn submit(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
+pub(super) async fn submit(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    call: JsonCall,
+) -> Result<Response, ApiError> {
     let JsonCall { key, body: raw, .. } = call;
-    Authorized::of(&key, Capability::Act)?;
-    let request = app.service.run(raw.len(), move || parse(&raw, AccessRequest::read)).await?;
+    let authorized = Authorized::of(&key, Capability::Act)?;
+    let name = idempotency_key(&headers)?;
+    let read = move |body| {
+        let submission = name.map(|name| Submission { name, fingerprint: fingerprint(&body) });
+        Ok((AccessRequest::read(body)?, submission))
+    };
+    let (request, submission) = app.service.run(raw.len(), move || parse(&raw, read)).await?;
+    let earlier = match &submission {
+        Some(submission) => app.service.find_submission(authorized, submission).await?,
+        None => None,
+    };
+    if earlier == Some(Earlier::Other) {
+        return Ok(Problem::DuplicateRequest.respond());
+    }
     let now = app.service.clock.seconds();
-    if request.expires_at.div_euclid(1000) <= now {
+    // A repetition gets its task also after the denial has expired.
+    let is_repeated = earlier == Some(Earlier::Same);
+    if !is_repeated && request.expires_at.div_euclid(1000) <= now {
         return Ok(Problem::ExpiredDenial.respond());
     }
     let id = request.evaluation_id.split_once('.').map(|(_, id)| id.to_owned()).unwrap_or_default();
@@ -126,10 +153,16 @@ pub(super) async fn submit(State(app): State<Arc<App>>, call: JsonCall) -> Resul
         return Ok(Problem::InvalidDenialBinding.respond());
     }
     let status = match approval.status(now) {
-        Status::Expired => return Ok(Problem::ExpiredDenial.respond()),
+        Status::Expired if !is_repeated => return Ok(Problem::ExpiredDenial.respond()),
         Status::Approved => StatusCode::CREATED,
-        Status::Pending | Status::Rejected => StatusCode::ACCEPTED,
+        Status::Expired | Status::Pending | Status::Rejected => StatusCode::ACCEPTED,
     };
+    if !is_repeated
+        && let Some(submission) = &submission
+        && app.service.record_submission(authorized, submission, approval.deadline).await? == Earlier::Other
+    {
+        return Ok(Problem::DuplicateRequest.respond());
+    }
     let mut response = json(status, task(&app, &approval, now).to_string());
     if let Ok(location) = HeaderValue::from_str(&status_endpoint(&app, &id)) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -161,6 +194,20 @@ pub(super) async fn status(
         Some(approval) => json(StatusCode::OK, task(&app, &approval, now).to_string()),
         None => Problem::UnknownTask.respond(),
     })
+}
+
+/// Reads the `Idempotency-Key`, of which there may be one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, InvalidMember> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    read_idempotency_key(text.unwrap_or_default()).map(Some)
+}
+
+/// Returns the hash of a body; equal for bodies with the same members in another order.
+fn fingerprint(body: &Json) -> [u8; 32] {
+    let canonical = canonical_json(body).unwrap_or_else(|_| body.to_string().into_bytes());
+    Sha256::digest(canonical).into()
 }
 
 /// Returns an approval that the key requested; an operator may read every one of its tenant.

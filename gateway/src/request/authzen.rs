@@ -14,6 +14,9 @@ use crate::object_writer::object;
 /// Maximum number of evaluations in a request.
 pub(crate) const MAX_EVALUATIONS: usize = 100;
 
+/// Maximum length of an `Idempotency-Key`.
+const KEY_CHARACTERS: usize = 256;
+
 /// Maximum length of an entity's type and of a subject's id, in characters.
 pub(crate) const TYPE_CHARACTERS: usize = 256;
 
@@ -271,6 +274,37 @@ impl AccessRequest {
         }
         self.entities.preflight()
     }
+}
+
+/// Reads an `Idempotency-Key`: a string of RFC 9651, or the same characters without quotes, as in the
+/// profile's examples.
+pub(crate) fn read_idempotency_key(text: &str) -> Result<String, InvalidMember> {
+    let text = text.trim();
+    let key = match text.strip_prefix('"') {
+        Some(quoted) => unquote(quoted),
+        None => text.bytes().all(is_unquoted).then(|| text.to_owned()),
+    };
+    let problem = format_args!("expected one string of 1 to {KEY_CHARACTERS} visible ASCII characters");
+    key.filter(|key| (1..=KEY_CHARACTERS).contains(&key.len()))
+        .ok_or_else(|| InvalidMember::new("Idempotency-Key", problem))
+}
+
+/// Reads the rest of a string in quotes.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(text),
+            '\\' => text.push(rest.next().filter(|next| matches!(next, '"' | '\\'))?),
+            character @ ' '..='~' => text.push(character),
+            _ => return None,
+        }
+    }
+}
+
+const fn is_unquoted(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\')
 }
 
 /// Percent-encodes the separator between a resource's type and id, so that different resources stay

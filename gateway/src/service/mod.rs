@@ -17,6 +17,7 @@ mod passkeys;
 mod passports;
 mod preflight;
 mod shadow;
+mod submissions;
 mod tools;
 mod webhooks;
 
@@ -37,6 +38,7 @@ pub(crate) use self::halts::{HaltWatch, Watched};
 use self::measure::LastMeasured;
 pub(crate) use self::passkeys::{Signing, read_passkeys};
 pub(crate) use self::preflight::PendingPreflight;
+pub(crate) use self::submissions::{Earlier, Submission};
 pub(crate) use self::webhooks::WebhookQueue;
 use crate::acs::Sessions;
 use crate::approvals::ApprovalNotifier;

@@ -1,5 +1,5 @@
-//! Records outside of the ledger: policies that were in force, captured requests, and disagreements
-//! of shadow policies. Nothing that decides reads them.
+//! Records outside of the ledger: policies that were in force, captured requests, disagreements of
+//! shadow policies, and idempotency keys of access requests. Nothing that decides reads them.
 
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ pub enum KeptKind {
     Policy,
     /// A decision that a shadow policy would have made otherwise; its name is the id of the event.
     Shadow,
+    /// The hash of an access request's body; its name is the hash of the idempotency key.
+    Submission,
 }
 
 impl KeptKind {
@@ -21,6 +23,7 @@ impl KeptKind {
             Self::Capture => "capture",
             Self::Policy => "policy",
             Self::Shadow => "shadow",
+            Self::Submission => "submission",
         }
     }
 }

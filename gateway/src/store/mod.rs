@@ -488,6 +488,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns an error if the store is unavailable.
     async fn kept(&self, tenant_id: &str, page: KeptPage) -> Result<Vec<Kept>, StoreError>;
 
+    /// Returns the record with this name, also if it has expired and is not removed yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store is unavailable.
+    async fn kept_named(
+        &self,
+        tenant_id: &str,
+        kind: KeptKind,
+        name: &str,
+    ) -> Result<Option<Kept>, StoreError>;
+
     /// Changes the state of a webhook; returns `false` if the change is not possible: another
     /// gateway has the lease, or the message is unknown.
     ///

@@ -9,9 +9,9 @@ use actpass_gateway::halts::{Acknowledged, ActiveHalts, Halt, KnownHalts};
 use actpass_gateway::ledger::{Archived, Head};
 use actpass_gateway::store::{
     AccountUse, Author, DeadLetter, DecisionOutcome, DecisionRecord, DueItem, HaltChange, HaltListing,
-    HaltOutcome, IdHash, Kept, KeptChange, KeptPage, Listing, OutboxChange, PassportState, PendingCounts,
-    Record, Rotation, SealedCredential, SealedKey, SessionChange, Store, StoreError, StoredEvent,
-    StoredSession, Subject, TenantTotals, Transition, TransitionOutcome, WebhookState,
+    HaltOutcome, IdHash, Kept, KeptChange, KeptKind, KeptPage, Listing, OutboxChange, PassportState,
+    PendingCounts, Record, Rotation, SealedCredential, SealedKey, SessionChange, Store, StoreError,
+    StoredEvent, StoredSession, Subject, TenantTotals, Transition, TransitionOutcome, WebhookState,
 };
 use async_trait::async_trait;
 
@@ -106,6 +106,9 @@ impl Store for Broken {
         Err(StoreError::Unavailable)
     }
     async fn kept(&self, _: &str, _: KeptPage) -> Result<Vec<Kept>, StoreError> {
+        self.fail().await
+    }
+    async fn kept_named(&self, _: &str, _: KeptKind, _: &str) -> Result<Option<Kept>, StoreError> {
         self.fail().await
     }
     async fn change_outbox(&self, _: OutboxChange) -> Result<bool, StoreError> {

@@ -77,12 +77,13 @@ fn add_failures(operation: &mut Operation) {
         }
     };
     let parameters = operation.parameters.iter().flatten();
-    let in_path = |parameter: &RefOr<Parameter>| {
-        matches!(parameter, RefOr::T(Parameter { parameter_in: ParameterIn::Path, .. }))
-    };
     let (mut path, mut query) = (false, false);
     for parameter in parameters {
-        if in_path(parameter) { path = true } else { query = true }
+        match parameter {
+            RefOr::T(Parameter { parameter_in: ParameterIn::Path, .. }) => path = true,
+            RefOr::T(Parameter { parameter_in: ParameterIn::Cookie | ParameterIn::Header, .. }) => {}
+            RefOr::T(Parameter { parameter_in: ParameterIn::Query, .. }) | RefOr::Ref(_) => query = true,
+        }
     }
     let is_authzen = operation.tags.iter().flatten().any(|tag| tag == "authzen");
     if operation.request_body.is_some() && is_authzen {

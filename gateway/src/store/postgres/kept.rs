@@ -2,7 +2,9 @@
 
 use tokio_postgres::{Client, Row};
 
+use super::super::error::StoreError;
 use super::super::kept::{Kept, KeptChange, NewKept};
+use super::describe;
 use super::text::{StoredText, Text};
 
 /// Tables of the schema version that added kept records.
@@ -21,6 +23,10 @@ CREATE TABLE actpass.kept (
 CREATE INDEX kept_by_kind ON actpass.kept (tenant_id, kind, id);
 CREATE INDEX kept_by_end ON actpass.kept (expires_at) WHERE expires_at IS NOT NULL;
 "#;
+
+/// The record with a name.
+pub(super) const NAMED: &str =
+    "SELECT id, name, at, body FROM actpass.kept WHERE tenant_id = $1 AND kind = $2 AND name = $3";
 
 /// Adds records by column, except records with a known name.
 pub(super) const INSERT: &str = "
@@ -99,7 +105,15 @@ pub(super) async fn change(client: &Client, change: &KeptChange) -> Result<u64, 
     }
 }
 
-pub(super) fn kept_of(row: &Row) -> Result<Kept, tokio_postgres::Error> {
+/// Reads the rows of a query.
+pub(super) fn all_of(rows: &[Row]) -> Result<Vec<Kept>, StoreError> {
+    rows.iter().map(kept_of).collect::<Result<_, _>>().map_err(|error| {
+        tracing::error!(error = describe(&error), "reading records outside of the ledger failed");
+        StoreError::Unavailable
+    })
+}
+
+fn kept_of(row: &Row) -> Result<Kept, tokio_postgres::Error> {
     Ok(Kept {
         id: row.try_get(0)?,
         name: row.try_get::<_, StoredText>(1)?.0,

@@ -41,7 +41,7 @@ use self::text::{StoredText, Text};
 use self::writer::Writer;
 use super::batch::find_live;
 use super::error::{DatabaseError, StoreError};
-use super::kept::{Kept, KeptChange, KeptPage};
+use super::kept::{Kept, KeptChange, KeptKind, KeptPage};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::proof::{describe_unproven, describe_unproven_archives};
@@ -474,10 +474,18 @@ impl Store for PostgresStore {
         let limit = i64::from(limit);
         let rows =
             self.readers.read(statement, &[&Text(tenant_id), &kind.as_str(), &from, &now, &limit]).await?;
-        rows.iter().map(kept::kept_of).collect::<Result<_, _>>().map_err(|error| {
-            tracing::error!(error = describe(&error), "reading records outside of the ledger failed");
-            StoreError::Unavailable
-        })
+        kept::all_of(&rows)
+    }
+
+    async fn kept_named(
+        &self,
+        tenant_id: &str,
+        kind: KeptKind,
+        name: &str,
+    ) -> Result<Option<Kept>, StoreError> {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&Text(tenant_id), &kind.as_str(), &Text(name)];
+        let rows = self.readers.read(|reader| &reader.kept_named, &parameters).await?;
+        Ok(kept::all_of(&rows)?.pop())
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

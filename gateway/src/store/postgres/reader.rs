@@ -192,6 +192,7 @@ pub(super) struct ReadConnection {
     pub(super) kept: Statement,
     /// The same, newest first.
     pub(super) kept_newest: Statement,
+    pub(super) kept_named: Statement,
     pub(super) last_recorded: Statement,
     pub(super) live_approval: Statement,
     pub(super) manifest: Statement,
@@ -259,6 +260,7 @@ impl ReadConnection {
             webhook_states: client.prepare(outbox::STATES).await?,
             kept: client.prepare(kept::LIST).await?,
             kept_newest: client.prepare(kept::LIST_NEWEST).await?,
+            kept_named: client.prepare(kept::NAMED).await?,
             session: client.prepare(sessions::FIND).await?,
             sign_in: client.prepare(sessions::FIND_SIGN_IN).await?,
             list_approvals,

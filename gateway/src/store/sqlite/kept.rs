@@ -1,8 +1,8 @@
 //! Records outside of the ledger.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use crate::store::kept::{Kept, KeptChange, KeptPage, NewKept};
+use crate::store::kept::{Kept, KeptChange, KeptKind, KeptPage, NewKept};
 
 /// Tables of the schema version that added kept records.
 pub(super) const KEPT: &str = "
@@ -75,8 +75,25 @@ pub(super) fn list(connection: &Connection, tenant_id: &str, page: KeptPage) -> 
     );
     connection
         .prepare_cached(&query)?
-        .query_map(params![tenant_id, page.kind.as_str(), page.from, page.now, page.limit], |row| {
-            Ok(Kept { id: row.get(0)?, name: row.get(1)?, at: row.get(2)?, body: row.get(3)? })
-        })?
+        .query_map(params![tenant_id, page.kind.as_str(), page.from, page.now, page.limit], kept_of)?
         .collect()
+}
+
+/// Returns the record with this name.
+pub(super) fn find(
+    connection: &Connection,
+    tenant_id: &str,
+    kind: KeptKind,
+    name: &str,
+) -> rusqlite::Result<Option<Kept>> {
+    connection
+        .prepare_cached(
+            "SELECT id, name, at, body FROM kept WHERE tenant_id = ?1 AND kind = ?2 AND name = ?3",
+        )?
+        .query_row(params![tenant_id, kind.as_str(), name], kept_of)
+        .optional()
+}
+
+fn kept_of(row: &Row<'_>) -> rusqlite::Result<Kept> {
+    Ok(Kept { id: row.get(0)?, name: row.get(1)?, at: row.get(2)?, body: row.get(3)? })
 }

@@ -40,7 +40,7 @@ use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
 use self::writer::{Writer, probe};
 use super::batch::find_live;
 use super::error::{OpenError, StoreError};
-use super::kept::{Kept, KeptChange, KeptPage};
+use super::kept::{Kept, KeptChange, KeptKind, KeptPage};
 use super::lookup::{AccountUse, Author, Listing, PendingCounts, Subject};
 use super::outbox::{DeadLetter, DueItem, OutboxChange, WebhookState};
 use super::queue::{Job, Jobs};
@@ -386,6 +386,16 @@ impl Store for SqliteStore {
     async fn kept(&self, tenant_id: &str, page: KeptPage) -> Result<Vec<Kept>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         self.readers.read(move |connection| kept::list(connection, &tenant_id, page)).await
+    }
+
+    async fn kept_named(
+        &self,
+        tenant_id: &str,
+        kind: KeptKind,
+        name: &str,
+    ) -> Result<Option<Kept>, StoreError> {
+        let (tenant_id, name) = (tenant_id.to_owned(), name.to_owned());
+        self.readers.read(move |connection| kept::find(connection, &tenant_id, kind, &name)).await
     }
 
     async fn change_outbox(&self, change: OutboxChange) -> Result<bool, StoreError> {

@@ -434,6 +434,15 @@ async fn kept_records_are_unique_paged_and_expire(backend: &Backend) {
     assert_eq!(names(KeptPage { from: i64::MAX, newest: true, ..page }).await, ["c", "b"]);
     assert_eq!(names(KeptPage { now: 10, ..page }).await, ["a", "c"]);
     assert!(names(KeptPage { kind: KeptKind::Policy, ..page }).await.is_empty());
+    let named = async |tenant: &str, kind: KeptKind, name: &str| {
+        store.kept_named(tenant, kind, name).await.unwrap().map(|kept| kept.body)
+    };
+    assert_eq!(named("t", KeptKind::Shadow, "b").await.as_deref(), Some(&b"b"[..]));
+    for (tenant, kind, name) in
+        [("t", KeptKind::Shadow, "x"), ("t", KeptKind::Policy, "a"), ("u", KeptKind::Shadow, "b")]
+    {
+        assert_eq!(named(tenant, kind, name).await, None, "{tenant} {name}");
+    }
 
     assert_eq!(store.change_kept(KeptChange::Expire { now: 9, limit: 5 }).await, Ok(0));
     assert_eq!(store.change_kept(KeptChange::Expire { now: 20, limit: 1 }).await, Ok(1));
