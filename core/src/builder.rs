@@ -8,6 +8,8 @@ use crate::breaker::DEFAULT_CIRCUIT_FAILURES;
 use crate::client::{ActPass, TimeSource};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+#[cfg(feature = "http")]
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::halts::SpawnWatch;
 #[cfg(feature = "reqwest")]
@@ -342,14 +344,42 @@ impl ActPassBuilder {
         self.checked()
     }
 
+    /// Builds a connection to one path of the gateway, for messages that authenticate themselves.
+    /// Nothing is sent. The API key is neither needed nor used.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPassBuilder::build`], and if `path` is invalid.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// let endpoint = ActPass::builder().base_url("http://127.0.0.1:8787").endpoint("/acs")?;
+    /// # let _ = endpoint;
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
     #[cfg(feature = "http")]
-    fn checked(mut self) -> Result<Settings, Error> {
+    pub fn endpoint(mut self, path: &str) -> Result<Endpoint, Error> {
+        // Settings have a key; this one is in no request.
+        self.api_key = Some(Secret::new("unused"));
+        let (config, options) = self.connected()?;
+        Endpoint::new(&config, &options, path)
+    }
+
+    #[cfg(feature = "http")]
+    fn checked(self) -> Result<Settings, Error> {
+        let (config, connect_options) = self.connected()?;
+        Ok(Settings::new(config, connect_options))
+    }
+
+    #[cfg(feature = "http")]
+    fn connected(mut self) -> Result<(Config, ConnectOptions), Error> {
         let (ca, ca_variables) = (self.ca.take(), std::mem::take(&mut self.ca_variables));
         let mut config = self.config()?;
         let connect_options =
             ConnectOptions::for_gateway(&config.base_url, &parse_ca(ca.as_deref())?, ca_variables)?;
         config.via_proxy = connect_options.via_proxy();
-        Ok(Settings::new(config, connect_options))
+        Ok((config, connect_options))
     }
 
     #[cfg(not(feature = "http"))]

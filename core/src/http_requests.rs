@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
-use http::{Method, Request as HttpRequest};
+use http::{Method, Request as HttpRequest, Uri};
 
 use crate::base_url::BaseUrl;
 use crate::cause::{Cause, CertificateProblem, Hop};
@@ -55,6 +55,17 @@ impl HttpRequests {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }
         Ok(sent)
+    }
+
+    /// Builds a `POST` without the API key.
+    pub(crate) fn keyless(&self, uri: Uri, body: Bytes) -> HttpRequest<Bytes> {
+        let mut sent = HttpRequest::new(body);
+        *sent.method_mut() = Method::POST;
+        *sent.uri_mut() = uri;
+        *sent.headers_mut() = self.headers.clone();
+        sent.headers_mut().remove(AUTHORIZATION);
+        sent.headers_mut().insert(CONTENT_TYPE, JSON);
+        sent
     }
 
     /// Creates the error of a request without a response. `detail` is the host's message: one line.

@@ -56,6 +56,8 @@ mod client;
 mod clock;
 mod config;
 mod decision;
+#[cfg(feature = "http")]
+mod endpoint;
 pub mod engine;
 mod error;
 mod evidence;
@@ -100,6 +102,8 @@ pub use config::{
     whole_number,
 };
 pub use decision::{Credential, Decision, Explain};
+#[cfg(feature = "http")]
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use evidence::{EvidenceEvent, RecordedEvidence};
 pub use guard::{

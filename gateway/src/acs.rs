@@ -1,22 +1,12 @@
-//! Session keys, signatures and the session chain of the OWASP Agent Control Standard 0.1.
+//! Replays and the session chain of the OWASP Agent Control Standard 0.1.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use actpass_protocol::{Json, Secret, canonical_json};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use ring::hkdf::{HKDF_SHA256, Salt};
-use ring::hmac::{self, HMAC_SHA256};
 use sha2::{Digest, Sha256};
 
 use crate::object_writer::object;
-
-/// The version of the standard.
-pub(crate) const VERSION: &str = "0.1.0";
-
-/// The signature algorithm.
-pub(crate) const ALGORITHM: &str = "HMAC-SHA256";
 
 /// Maximum difference between a request's timestamp and the gateway's clock, in milliseconds.
 pub(crate) const SKEW_MS: i64 = 300_000;
@@ -36,34 +26,6 @@ pub struct AcsSettings {
     pub secret: Secret,
     /// Whether an action that needs an approval is answered with `ask` in place of `defer`.
     pub asks: bool,
-}
-
-/// The key of a session.
-#[derive(Debug)]
-pub(crate) struct SessionKey(hmac::Key);
-
-impl SessionKey {
-    /// Derives the key: HKDF-SHA256 without salt, with the session's id as information.
-    pub(crate) fn derive(secret: &Secret, session_id: &str) -> Option<Self> {
-        let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret.expose().as_bytes());
-        let information = [session_id.as_bytes()];
-        let expanded = extracted.expand(&information, HMAC_SHA256).ok()?;
-        Some(Self(hmac::Key::from(expanded)))
-    }
-
-    /// Signs an envelope without signature. `None` if it has no canonical form.
-    pub(crate) fn sign(&self, envelope: &Json) -> Option<String> {
-        let canonical = canonical_json(envelope).ok()?;
-        Some(STANDARD.encode(hmac::sign(&self.0, &canonical)))
-    }
-
-    /// Returns whether `value` signs the envelope without its signature.
-    pub(crate) fn verifies(&self, envelope: &Json, value: &str) -> bool {
-        let (Ok(canonical), Ok(value)) = (canonical_json(envelope), STANDARD.decode(value)) else {
-            return false;
-        };
-        hmac::verify(&self.0, &canonical, &value).is_ok()
-    }
 }
 
 /// An entry of a session's chain, before its hashes.
@@ -151,31 +113,6 @@ mod tests {
 
     fn parse(text: &str) -> Json {
         Json::parse(text.as_bytes()).unwrap()
-    }
-
-    const SESSION: &str = "5c3f1b8e-9a0d-4c2e-8f4b-2d6a7e9c1b30";
-
-    /// The derivation, with the values of RFC 5869 and of other implementations of the standard:
-    /// the bytes 0 to 31 as the secret.
-    #[test]
-    fn signature_equals_other_implementations() {
-        let secret = Secret::new((0..32u8).map(char::from).collect::<String>());
-        let key = SessionKey::derive(&secret, SESSION).unwrap();
-        let request = parse(
-            r#"{"jsonrpc": "2.0", "method": "steps/toolCallRequest", "id": "8d0b6b0e-4d6b-4f7a-9d1c-1f1c7f0e2a10",
-            "params": {"acs_version": "0.1.0", "request_id": "8d0b6b0e-4d6b-4f7a-9d1c-1f1c7f0e2a10",
-            "timestamp": "2026-09-19T10:00:00Z", "metadata": {"agent_id": "agent",
-            "session_id": "5c3f1b8e-9a0d-4c2e-8f4b-2d6a7e9c1b30"}, "payload": {"tool": {"name": "Bash"},
-            "arguments": {"command": {"value": "echo rm -rf /"}}, "raw_command": "echo rm -rf /"}}}"#,
-        );
-        let value = "yJ3BXf/Hfc3jSnSMgOoNVGQ+5LKBKakvctDwE52lrM0=";
-        assert_eq!(key.sign(&request).as_deref(), Some(value));
-        assert!(key.verifies(&request, value));
-        for wrong in ["", "yJ3B", "!", "zJ3BXf/Hfc3jSnSMgOoNVGQ+5LKBKakvctDwE52lrM0="] {
-            assert!(!key.verifies(&request, wrong), "{wrong}");
-        }
-        let other = SessionKey::derive(&secret, "5c3f1b8e-9a0d-4c2e-8f4b-2d6a7e9c1b31").unwrap();
-        assert!(!other.verifies(&request, value));
     }
 
     #[test]

@@ -1509,9 +1509,6 @@ impl SettingsReader<'_> {
     }
 }
 
-/// Minimum length of a secret of the Agent Control Standard, in characters.
-const ACS_SECRET_CHARACTERS: usize = 32;
-
 impl SettingsReader<'_> {
     /// Reads the settings of a key for the Agent Control Standard.
     fn acs(&mut self, section: &mut Section, name: Option<&str>, role: Option<Role>) -> Option<AcsSettings> {
@@ -1531,11 +1528,8 @@ impl SettingsReader<'_> {
             self.problems.add(&place, "needs the role agent or operator");
         }
         let secret = self.secret(&place, &file)?;
-        if secret.expose().chars().count() < ACS_SECRET_CHARACTERS {
-            let problem = format_args!("expected at least {ACS_SECRET_CHARACTERS} random characters");
-            self.problems.add(&place, problem);
-            return None;
-        }
+        let secret = actpass_acs::read_secret(secret.expose());
+        let secret = secret.map_err(|error| self.problems.add(&place, error)).ok()?;
         let key_id = key_id.or(name.map(str::to_owned))?;
         Some(AcsSettings { key_id, secret, asks: asks.unwrap_or(false) })
     }

@@ -4,6 +4,8 @@ use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, NotCanonical, Style};
 use sha2::{Digest, Sha256};
 
+pub(crate) use actpass_protocol::json::object;
+
 /// Writes a JSON object; see [`ObjectWriter::finish`].
 #[derive(Debug)]
 pub(crate) struct ObjectWriter {
@@ -97,9 +99,4 @@ impl ObjectWriter {
         self.text.key(name);
         self.count += 1;
     }
-}
-
-/// Builds an object from the members with a value.
-pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
-    Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

@@ -1,6 +1,8 @@
 //! The gateway as the Guardian of the Agent Control Standard.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "common/acs_client.rs"]
+mod acs_client;
 #[path = "common/broken.rs"]
 mod broken;
 mod common;
@@ -10,21 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use acs_client::{
+    SECRET, SESSION, assert_denied, parse, refund_payload, request_at, secret_folder, sign, verified,
+};
 use actpass_gateway::clock::Clock;
-use actpass_gateway::config::{MasterKeySource, Settings};
-use actpass_gateway::seal::MasterKey;
+use actpass_gateway::config::Settings;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::Location;
 use actpass_protocol::{Json, canonical_json, sha256_hex};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use broken::Broken;
-use common::{Gateway, PREFLIGHT, config, config_with, json, refund, text};
-use ring::{hkdf, hmac};
+use common::{Gateway, config, json, refund, text};
 use tempfile::TempDir;
-
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-const SESSION: &str = "5c3f1b8e-9a0d-4c2e-8f4b-2d6a7e9c1b30";
 
 /// 2027-01-15T08:00:00Z.
 const START: u64 = 1_800_000_000_000;
@@ -53,77 +51,30 @@ async fn start_with(more: &str, change: impl FnOnce(&mut Settings)) -> Guarded {
     Guarded { gateway, time, _folder: folder }
 }
 
-fn secret_folder() -> TempDir {
-    let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join("acs.secret"), format!("{SECRET}\n")).unwrap();
-    folder
-}
-
 fn settings_of(folder: &TempDir, time: &Arc<AtomicU64>, more: &str) -> Settings {
-    let keys = config_with("", &common::shipped_policy("refunds.json")).replacen(
-        "name = \"name-of-apk-one\"\n",
-        &format!("name = \"name-of-apk-one\"\nacs_secret_file = \"acs.secret\"\n{more}\n"),
-        1,
-    );
-    let mut settings = Settings::parse(&keys, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut settings =
+        Settings::parse(&acs_client::config(more), folder.path()).unwrap_or_else(|p| panic!("{p}"));
     let time = Arc::clone(time);
     settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_millis(time.load(Ordering::SeqCst)));
     settings
 }
 
-/// The key of a session, derived independently of the gateway.
-fn session_key(session: &str) -> hmac::Key {
-    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[0; 32]).extract(SECRET.as_bytes());
-    extracted.expand(&[session.as_bytes()], hmac::HMAC_SHA256).unwrap().into()
-}
-
-fn parse(text: &str) -> Json {
-    Json::parse(text.as_bytes()).unwrap()
-}
-
 /// A request without signature. `payload` is the payload's text.
 fn request(method: &str, number: u32, payload: &str) -> String {
-    let id = format!("8d0b6b0e-4d6b-4f7a-9d1c-{number:012}");
-    format!(
-        r#"{{"jsonrpc": "2.0", "method": "{method}", "id": "{id}", "params": {{"acs_version": "0.1.0",
-            "request_id": "{id}", "timestamp": "2027-01-15T08:00:00Z", "metadata": {{"agent_id": "sdk",
-            "session_id": "{SESSION}"}}, "payload": {payload}}}}}"#
-    )
+    request_at("2027-01-15T08:00:00Z", method, number, payload)
 }
 
 fn refund_step(number: u32, amount: u32) -> String {
-    request(
-        "steps/toolCallRequest",
-        number,
-        &format!(
-            r#"{{"tool": {{"name": "refunds.create"}}, "arguments": {{"amount": {{"value": {amount}}},
-                "currency": {{"value": "usd"}}}}, "intent": {{"goal": "refund an order"}}}}"#
-        ),
-    )
-}
-
-fn without_signature(envelope: &Json, container: &str) -> Json {
-    let Json::Object(mut members) = envelope.clone() else { panic!("{envelope}") };
-    for (name, value) in &mut members {
-        if let (true, Json::Object(inner)) = (name == container, value) {
-            inner.retain(|(name, _)| name != "signature");
-        }
-    }
-    Json::Object(members)
-}
-
-fn sign(request: &str) -> String {
-    let canonical = canonical_json(&parse(request)).unwrap();
-    let value = STANDARD.encode(hmac::sign(&session_key(SESSION), &canonical));
-    let signature =
-        format!(r#"{{"algorithm": "HMAC-SHA256", "key_id": "name-of-apk-one", "value": "{value}"}}"#);
-    let (members, _) = request.rsplit_once("}}").unwrap();
-    format!("{members}, \"signature\": {signature}}}}}")
+    request("steps/toolCallRequest", number, &refund_payload(amount))
 }
 
 impl Guarded {
     async fn send(&self, body: String) -> Json {
-        let url = format!("{}/acs", self.gateway.url);
+        self.send_to("", body).await
+    }
+
+    async fn send_to(&self, query: &str, body: String) -> Json {
+        let url = format!("{}/acs{query}", self.gateway.url);
         let request = self.gateway.client.post(url).header("content-type", "application/json").body(body);
         let (status, response) = json(request.send().await.unwrap()).await;
         assert_eq!(status, 200, "{response}");
@@ -133,34 +84,11 @@ impl Guarded {
     /// Sends a signed request and returns the result, whose signature is verified.
     async fn ask(&self, request: &str) -> Json {
         let response = self.send(sign(request)).await;
-        let result = response.member("result").unwrap_or_else(|| panic!("{response}"));
-        let value = STANDARD.decode(text(result, "signature.value").unwrap()).unwrap();
-        let signed = canonical_json(&without_signature(&response, "result")).unwrap();
-        assert!(hmac::verify(&session_key(SESSION), &signed, &value).is_ok(), "{response}");
-        let asked = parse(request);
-        assert_eq!(response.member("id"), asked.member("id"));
-        assert_eq!(text(result, "type"), Some("final"));
-        assert_eq!(text(result, "acs_version"), Some("0.1.0"));
-        assert_eq!(result.member("request_id"), asked.member("params").unwrap().member("request_id"));
-        let decision = text(result, "decision").unwrap();
-        // The members that each decision requires.
-        let required: &[&str] = match decision {
-            "allow" => &[],
-            "deny" => &["reasoning"],
-            "ask" => &["reasoning", "ask_details"],
-            "defer" => &["reasoning", "defer_details"],
-            other => panic!("{other}"),
-        };
-        for member in required {
-            assert!(result.member(member).is_some(), "{member}: {result}");
-        }
-        result.clone()
+        verified(request, &response)
     }
 
     async fn denied(&self, request: &str, code: &str) {
-        let result = self.ask(request).await;
-        assert_eq!(text(&result, "decision"), Some("deny"), "{result}");
-        assert_eq!(result.member("reason_codes").unwrap().to_string(), format!("[\"{code}\"]"), "{result}");
+        assert_denied(&self.ask(request).await, code);
     }
 
     async fn chain(&self) -> Vec<Json> {
@@ -187,6 +115,11 @@ async fn hello_declares_that_failures_deny() {
         assert!(hello.member("methods_evaluated").unwrap().to_string().contains("steps/toolCallRequest"));
     }
     assert_eq!(result.member("chain_hash"), None);
+    for (query, transport) in [("?transport=stdio", "stdio"), ("?transport=other", "http")] {
+        let hello = request("handshake/hello", 2, "{}");
+        let response = guarded.send_to(query, sign(&hello)).await;
+        assert_eq!(text(&verified(&hello, &response), "selected_transport"), Some(transport));
+    }
     guarded.gateway.stop().await;
 }
 
@@ -348,6 +281,8 @@ async fn unauthenticated_requests_are_errors() {
     assert_eq!(text(&ping, "result.decision"), Some("allow"));
     assert_eq!(text(&ping, "result.payload.echo"), Some("hello"));
     assert_eq!(text(&ping, "result.payload.status"), Some("ok"));
+    let forged = sign(&request_ping()).replace("hello", "other");
+    assert_eq!(text(&guarded.send(forged).await, "result.decision"), Some("allow"));
     let missing = guarded.gateway.get("/api/v1/evidence/chains/decisions", "apk_one").send().await.unwrap();
     assert_eq!(missing.status(), 404, "nothing was recorded");
     guarded.gateway.stop().await;
@@ -459,150 +394,4 @@ fn settings_are_checked() {
             }
         }
     }
-}
-
-/// The same refund through each interface: its decision must be one action's.
-#[derive(Clone, Copy, Debug)]
-enum Interface {
-    Acs,
-    AuthZen,
-    Preflight,
-}
-
-impl Guarded {
-    /// Returns whether a refund is allowed. `more` are members of a preflight: `, "name": value`.
-    async fn refund(&self, interface: Interface, number: u32, amount: u32, more: &str) -> bool {
-        match interface {
-            Interface::Acs => {
-                text(&self.ask(&refund_step(number, amount)).await, "decision") == Some("allow")
-            }
-            Interface::AuthZen => {
-                let extension = more.trim_start_matches(", ");
-                let body = format!(
-                    r#"{{"subject": {{"type": "agent", "id": "sdk"}}, "action": {{"name": "tools/call",
-                        "properties": {{"amount": {amount}, "currency": "usd"}}}},
-                        "resource": {{"type": "tool", "id": "refunds.create"}},
-                        "context": {{"goal": "refund an order", "actpass": {{{extension}}}}}}}"#
-                );
-                let request = self.gateway.post("/access/v1/evaluation", "apk_one").body(body);
-                let (status, response) = json(request.send().await.unwrap()).await;
-                assert!(status == 200 || status == 503, "{status} {response}");
-                response.member("decision") == Some(&Json::Bool(true))
-            }
-            Interface::Preflight => {
-                let body = refund(&amount.to_string(), more).replace(r#""resource": "","#, "");
-                let request = self.gateway.post(PREFLIGHT, "apk_one").body(body);
-                let (status, response) = json(request.send().await.unwrap()).await;
-                // A race that is lost too often is reported as busy.
-                assert!(status == 200 || status == 503, "{status} {response}");
-                text(&response, "decision") == Some("allow")
-            }
-        }
-    }
-
-    /// Sends the same refund many times concurrently through these interfaces; returns how many are
-    /// allowed, in all and through each.
-    async fn race(&self, interfaces: &[Interface], first: u32, amount: u32, more: &str) -> usize {
-        let racing = (0..24).map(|number: u32| {
-            let interface = interfaces[usize::try_from(number).unwrap() % interfaces.len()];
-            self.refund(interface, first + number, amount, more)
-        });
-        let allowed = futures_util::future::join_all(racing).await;
-        allowed.into_iter().filter(|allowed| *allowed).count()
-    }
-}
-
-#[tokio::test]
-async fn approvals_budgets_and_passports_are_spent_once_over_all_interfaces() {
-    const ALL: [Interface; 3] = [Interface::Acs, Interface::AuthZen, Interface::Preflight];
-    let master = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
-    let guarded = start_with("", |settings| settings.master_key = master).await;
-    // One approval: each interface joins it, and one request spends it.
-    assert_eq!(guarded.race(&ALL, 0, 25000, "").await, 0);
-    let pending = guarded.gateway.get("/api/v1/approvals", "apdv_one").send().await.unwrap();
-    let (_, pending) = json(pending).await;
-    let Some(Json::Array(approvals)) = pending.member("approvals") else { panic!("{pending}") };
-    let [approval] = approvals.as_slice() else { panic!("{pending}") };
-    let path = format!("/api/v1/approvals/{}/approve", text(approval, "id").unwrap());
-    assert_eq!(guarded.gateway.post(&path, "apdv_one").body("{}").send().await.unwrap().status(), 200);
-    assert_eq!(guarded.race(&ALL, 100, 25000, "").await, 1);
-
-    // One budget of 50000, of which 25000 are left.
-    assert_eq!(guarded.race(&ALL, 200, 10000, "").await, 2);
-
-    // One passport.
-    let body = r#"{"audience": "a", "goal": "refund an order", "agent_id": "sdk", "allowed_tools": ["refunds.create"]}"#;
-    let issued = guarded.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
-    let (_, issued) = json(issued).await;
-    let more = format!(r#", "passport": "{}""#, text(&issued, "token").unwrap());
-    let interfaces = [Interface::AuthZen, Interface::Preflight];
-    assert_eq!(guarded.race(&interfaces, 300, 1000, &more).await, 1);
-
-    let events = guarded.gateway.events("apk_one", "decisions").await;
-    let allowed = events.iter().filter(|event| text(event, "decision") == Some("allow"));
-    assert_eq!(allowed.count(), 1 + 2 + 1);
-    for interface in [Some("acs"), Some("authzen"), None] {
-        assert!(events.iter().any(|event| text(event, "protocol") == interface), "{interface:?}");
-    }
-    guarded.gateway.stop().await;
-}
-
-/// A field of a message of Protocol Buffers that has a length.
-fn field(tag: u8, content: &[u8]) -> Vec<u8> {
-    [&[tag << 3 | 2, u8::try_from(content.len()).unwrap()][..], content].concat()
-}
-
-/// A check of Envoy of `POST http://h/refunds` with this body, as a gRPC body.
-fn check(body: &[u8]) -> Vec<u8> {
-    let entry = |name: &[u8], value: &[u8]| field(3, &[field(1, name), field(2, value)].concat());
-    let http = [
-        field(2, b"POST"),
-        entry(b"x-envoy-auth-partial-body", b"false"),
-        entry(b"content-type", b"application/json"),
-        field(4, b"/r"),
-        field(5, b"h"),
-        field(6, b"http"),
-        field(12, body),
-    ];
-    let message = field(1, &field(4, &field(2, &http.concat())));
-    [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat()
-}
-
-/// Measures the time of a decision by each interface, one at a time:
-/// `cargo test -p actpass-gateway --test acs measure_interfaces -- --ignored --nocapture`.
-#[ignore = "measures; run with --ignored --nocapture"]
-#[tokio::test]
-async fn measure_interfaces() {
-    const ROUNDS: u32 = 1000;
-    const NAMES: [&str; 4] = ["preflight", "AuthZEN", "ACS", "Envoy, gRPC"];
-    let guarded = start("").await;
-    let grpc = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
-    let url = format!("{}/envoy.service.auth.v3.Authorization/Check", guarded.gateway.url);
-    let mut times: [Vec<f64>; 4] = Default::default();
-    for round in 0..ROUNDS {
-        for (place, times) in times.iter_mut().enumerate() {
-            let begun = std::time::Instant::now();
-            let is_decided = match place {
-                0 => guarded.refund(Interface::Preflight, round, 1, "").await,
-                1 => guarded.refund(Interface::AuthZen, round, 1, "").await,
-                2 => guarded.refund(Interface::Acs, round, 1, "").await,
-                _ => {
-                    let sent = grpc.post(&url).bearer_auth("apk_one").body(check(b"{\"amount\": 1}"));
-                    let body = sent.send().await.unwrap().bytes().await.unwrap();
-                    String::from_utf8_lossy(&body).contains("evidence_event_id")
-                }
-            };
-            times.push(begun.elapsed().as_secs_f64() * 1e6);
-            assert!(is_decided, "{}", NAMES[place]);
-        }
-    }
-    let at = |times: &[f64], percent: usize| times[times.len() * percent / 100];
-    for times in &mut times {
-        times.sort_by(f64::total_cmp);
-    }
-    for (name, measured) in NAMES.iter().zip(&times) {
-        let ratio = at(measured, 50) / at(&times[0], 50);
-        println!("{name}: p50 {:.0} us, p99 {:.0} us, {ratio:.2} times", at(measured, 50), at(measured, 99));
-    }
-    guarded.gateway.stop().await;
 }

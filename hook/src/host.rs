@@ -1,6 +1,6 @@
 //! The forms of calls and answers of each host.
 
-use actpass_protocol::Json;
+use actpass_protocol::{Json, json};
 
 /// A host of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,7 @@ impl Host {
                 let command = Json::from(text(input, "command")?);
                 let folder = input.member("cwd").filter(|folder| folder.as_str().is_some());
                 let members = [("command", Some(command)), ("cwd", folder.cloned())];
-                let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-                Ok(Call { tool: "Shell".to_owned(), args: Json::Object(members.collect()) })
+                Ok(Call { tool: "Shell".to_owned(), args: json::object(members) })
             }
             (Self::Cursor, "beforeMCPExecution") => {
                 // The arguments are JSON in a string.
@@ -92,19 +91,15 @@ impl Host {
                     ("permissionDecision", Some(Json::from(word))),
                     ("permissionDecisionReason", reason),
                 ];
-                members([("hookSpecificOutput", Some(members(output)))])
+                json::object([("hookSpecificOutput", Some(json::object(output)))])
             }
-            Self::Cursor => members([
+            Self::Cursor => json::object([
                 ("permission", Some(Json::from(word))),
                 ("user_message", reason.clone()),
                 ("agent_message", reason),
             ]),
         }
     }
-}
-
-fn members<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
-    Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }
 
 fn text<'j>(input: &'j Json, name: &str) -> Result<&'j str, String> {

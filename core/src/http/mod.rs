@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HeaderName, RETRY_AFTER};
-use http::{Extensions, Response as HttpResponse};
+use http::{Extensions, Request as HttpRequest, Response as HttpResponse, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use hyper::rt::Executor;
@@ -58,12 +58,25 @@ impl HttpTransport {
     }
 
     async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
-        let retry = request.retry;
-        let mut sent = self.gateway.requests.request(request)?.map(Full::new);
+        let is_retry = request.retry > 0;
+        self.exchange_http(self.gateway.requests.request(request)?, is_retry).await
+    }
+
+    /// Posts to a path of the gateway without the API key.
+    pub(crate) async fn post_keyless(&self, uri: Uri, body: Bytes) -> Result<Response, TransportError> {
+        self.exchange_http(self.gateway.requests.keyless(uri, body), false).await
+    }
+
+    async fn exchange_http(
+        &self,
+        request: HttpRequest<Bytes>,
+        is_retry: bool,
+    ) -> Result<Response, TransportError> {
+        let mut sent = request.map(Full::new);
         let began = Instant::now();
         // Only a retry can receive a replay of its own call, so only a retry captures the
         // connection.
-        let captured = (retry > 0).then(|| capture_connection(&mut sent));
+        let captured = is_retry.then(|| capture_connection(&mut sent));
         let response = self.client.request(sent).await;
         let connected_after = captured.map_or(Duration::ZERO, |captured| {
             let mut extras = Extensions::new();

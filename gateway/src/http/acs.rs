@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actpass_acs::{ALGORITHM, Envelope, RpcError, SessionKey, VERSION, Verdict, result, sign};
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 use axum::extract::{Request, State};
@@ -16,25 +17,29 @@ use super::App;
 use super::client::Client;
 use super::error::{ApiError, json};
 use super::preflight::admit;
-use super::receive::{check_type, drain, parse, read, within_limit};
-use crate::acs::{ALGORITHM, AcsSettings, ContextEntry, SKEW_MS, SessionKey, VERSION};
+use super::receive::{check_type, drain, read, within_limit};
+use crate::acs::{AcsSettings, ContextEntry, SKEW_MS};
 use crate::auth::{ApiKey, Capability};
 use crate::clock::rfc3339;
 use crate::connections::Connection;
 use crate::events::SessionStep;
 use crate::object_writer::object;
 use crate::request::Preflight;
-use crate::request::acs::{ACTIONS, EVENTS, Envelope, Kind, Refusal, RpcError, Step};
-use crate::service::{Authorized, PendingPreflight};
+use crate::request::acs::{ACTIONS, EVENTS, Kind, Step, echo, read_step};
+use crate::service::{Authorized, PendingPreflight, ServiceError};
 
 /// Timeout of a client for a decision, in milliseconds: longer than the store's timeout.
 const DECISION_TIMEOUT_MS: i64 = 10_000;
+
+/// The query of the bridge for standard input and output, which declares the client's transport.
+const STDIO: &str = "transport=stdio";
 
 #[utoipa::path(
     post,
     path = "/acs",
     operation_id = "acs",
     tag = "acs",
+    params(("transport" = Option<String>, Query, description = "stdio: the client's transport, which the hello declares; changes nothing else")),
     request_body(content = serde_json::Value, description = "A signed JSON-RPC 2.0 request of the Agent Control Standard 0.1"),
     responses(
         (status = 200, description = "A signed result; an error if the request cannot be authenticated", body = super::openapi::responses::RpcResponse),
@@ -51,56 +56,40 @@ pub(super) async fn acs(State(app): State<Arc<App>>, request: Request) -> Result
     let raw = reading.await.map_err(|_| ApiError::BodyTimeout)??;
     let received = app.service.clock.millis();
     let bytes = raw.len();
-    let parsed = app.service.run(bytes, move || Ok::<_, ApiError>(parse_envelope(&raw))).await?;
+    let parsed = app.service.run(bytes, move || Ok::<_, ApiError>(Envelope::parse(&raw))).await?;
     let client = parts.extensions.get::<Client>().map(|client| client.0);
     let envelope = match parsed {
         Ok(envelope) => envelope,
         Err(error) => {
             app.attempts.count(client)?;
-            return Ok(json(StatusCode::OK, error_response(&error).to_string()));
+            return Ok(json(StatusCode::OK, error.response().to_string()));
         }
     };
-    if envelope.signature.is_none() {
-        return Ok(json(StatusCode::OK, pong(&app, &envelope).to_string()));
-    }
     let connection = Connection::of(&parts.extensions);
     let Some(session) = Session::verify(&app, &envelope, connection) else {
+        // A ping is answered with any signature.
+        if envelope.is_ping() {
+            return Ok(json(StatusCode::OK, pong(&app, &envelope).to_string()));
+        }
         app.attempts.count(client)?;
-        let message = "params.signature: unknown key_id, or the signature does not cover this request";
-        let error = RpcError {
-            id: envelope.id.clone(),
-            code: -32004,
-            reason: "signature_invalid",
-            message: message.to_owned(),
-        };
-        return Ok(json(StatusCode::OK, error_response(&error).to_string()));
+        let error = RpcError::unsigned(envelope.id);
+        return Ok(json(StatusCode::OK, error.response().to_string()));
     };
     if let Some(connection) = connection {
         connection.authenticate();
     }
     let span = tracing::Span::current();
     span.record("tenant", &*session.key.tenant.id).record("key", &*session.key.name);
-    let response = session.respond(&app, &envelope, bytes, received).await;
+    let transport = match parts.uri.query() {
+        Some(STDIO) => "stdio",
+        _ if app.service.url.starts_with("https://") => "https",
+        _ => "http",
+    };
+    let response = session.respond(&app, &envelope, bytes, received, transport).await;
     // Its canonical form always exists: it has no large numbers.
-    let response = session
-        .sign(&envelope.id, response)
-        .ok_or(ApiError::Service(crate::service::ServiceError::Internal))?;
+    let response = sign(&session.session_key, &session.settings.key_id, &envelope.id, response)
+        .ok_or(ApiError::Service(ServiceError::Internal))?;
     Ok(json(StatusCode::OK, response.to_string()))
-}
-
-fn parse_envelope(raw: &[u8]) -> Result<Envelope, RpcError> {
-    let mut envelope = Err(RpcError {
-        id: Json::Null,
-        code: -32700,
-        reason: "parse_error",
-        message: "expected one JSON object without duplicate members".to_owned(),
-    });
-    // Both failures are errors of JSON-RPC, so the parser's own is not used.
-    let _ = parse(raw, |body| {
-        envelope = Envelope::read(body);
-        Ok(())
-    });
-    envelope
 }
 
 /// An authenticated session.
@@ -111,36 +100,26 @@ struct Session {
     chain_id: String,
 }
 
-/// A decision, as members of the result.
-struct Verdict {
-    decision: &'static str,
-    members: Vec<(&'static str, Json)>,
+/// A decision with the members of its event.
+struct Ruled {
+    verdict: Verdict,
     /// The event with the decision of the policy.
     event_id: Option<String>,
     tool: Option<String>,
     reason: String,
 }
 
-impl Verdict {
+impl Ruled {
     fn allow(reason: &str) -> Self {
-        let (members, reason) = (Vec::new(), reason.to_owned());
-        Self { decision: "allow", members, event_id: None, tool: None, reason }
+        Self { verdict: Verdict::allow(), event_id: None, tool: None, reason: reason.to_owned() }
     }
 
     fn deny(code: &str, message: &str) -> Self {
-        let codes = Json::Array(vec![Json::from(code)]);
-        let members = vec![("reason_codes", codes), ("reasoning", Json::from(message))];
-        Self { decision: "deny", members, event_id: None, tool: None, reason: code.to_owned() }
+        Self { verdict: Verdict::deny(code, message), event_id: None, tool: None, reason: code.to_owned() }
     }
 }
 
-impl From<&Refusal> for Verdict {
-    fn from(refusal: &Refusal) -> Self {
-        Self::deny(refusal.code, &refusal.message)
-    }
-}
-
-impl From<&ApiError> for Verdict {
+impl From<&ApiError> for Ruled {
     fn from(error: &ApiError) -> Self {
         Self::deny(error.status_and_code().1, &error.message())
     }
@@ -151,9 +130,8 @@ impl Session {
     fn verify(app: &App, envelope: &Envelope, connection: Option<&Connection>) -> Option<Self> {
         let signature = envelope.signature.as_ref()?;
         let (key, settings) = app.keyring.speaks_acs(&signature.key_id, app.service.clock.seconds())?;
-        let session_key = SessionKey::derive(&settings.secret, &envelope.session_id)?;
-        let is_signed = session_key.verifies(&envelope.signed, &signature.value);
-        (is_signed && app.is_usable(key, connection)).then(|| Self {
+        let session_key = envelope.authenticate(&settings.secret)?;
+        app.is_usable(key, connection).then(|| Self {
             chain_id: format!("acs:{}:{}", key.name, envelope.session_id),
             settings: settings.clone(),
             key: Arc::clone(key),
@@ -162,17 +140,27 @@ impl Session {
     }
 
     /// Returns the result of a request.
-    async fn respond(&self, app: &App, envelope: &Envelope, bytes: usize, received: i64) -> Json {
+    async fn respond(
+        &self,
+        app: &App,
+        envelope: &Envelope,
+        bytes: usize,
+        received: i64,
+        transport: &'static str,
+    ) -> Json {
         // A ping is always answered.
-        if envelope.method == "system/ping" {
+        if envelope.is_ping() {
             return pong_result(app, envelope);
         }
-        let mut step = match envelope.step(received) {
+        let mut step = match read_step(envelope, received) {
             Ok(step) => step,
-            Err(refusal) => return result(envelope.request_id(), Verdict::from(&refusal), None),
+            Err(refusal) => {
+                let verdict = Verdict::deny(refusal.code, &refusal.message);
+                return result(envelope.request_id(), verdict, None);
+            }
         };
         match &step.kind {
-            Kind::Hello => return self.hello(app, &step),
+            Kind::Hello => return hello(&step, transport),
             Kind::Ping => return pong_result(app, envelope),
             Kind::Action(_) | Kind::Event => {}
         }
@@ -181,10 +169,10 @@ impl Session {
             let problem = "request_id: already used in this session; use a new one";
             return result(&step.request_id, Verdict::deny("replay_detected", problem), None);
         }
-        let verdict = self.decide(app, &mut step, bytes, received).await;
-        let verdict = verdict.unwrap_or_else(|error| Verdict::from(&error));
+        let ruled = self.decide(app, &mut step, bytes, received).await;
+        let ruled = ruled.unwrap_or_else(|error| Ruled::from(&error));
         let entry = ContextEntry {
-            entry_id: verdict.event_id.as_deref().unwrap_or(&step.request_id),
+            entry_id: ruled.event_id.as_deref().unwrap_or(&step.request_id),
             step_id: &step.request_id,
             step_type: &envelope.method,
             request_hash: &step.request_hash,
@@ -192,14 +180,14 @@ impl Session {
         };
         let recorded = SessionStep {
             agent_id: step.agent_id.as_deref(),
-            decision: verdict.decision,
-            reason_code: &verdict.reason,
-            tool_id: verdict.tool.as_deref(),
+            decision: ruled.verdict.decision,
+            reason_code: &ruled.reason,
+            tool_id: ruled.tool.as_deref(),
         };
         match app.service.append_session_entry(&self.key, &self.chain_id, &entry, recorded).await {
-            Ok(hash) => result(&step.request_id, verdict, Some(hash)),
+            Ok(hash) => result(&step.request_id, ruled.verdict, Some(hash)),
             // Without the entry, the published chain would not contain the decision.
-            Err(error) => result(&step.request_id, Verdict::from(&ApiError::Service(error)), None),
+            Err(error) => result(&step.request_id, Ruled::from(&ApiError::Service(error)).verdict, None),
         }
     }
 
@@ -209,12 +197,12 @@ impl Session {
         step: &mut Step,
         bytes: usize,
         received: i64,
-    ) -> Result<Verdict, ApiError> {
+    ) -> Result<Ruled, ApiError> {
         within_limit(&self.key)?;
         Authorized::of(&self.key, Capability::Act)?;
         match std::mem::replace(&mut step.kind, Kind::Event) {
             Kind::Action(request) => self.decide_action(app, *request, bytes, received).await,
-            Kind::Event | Kind::Hello | Kind::Ping => Ok(Verdict::allow("acs.event")),
+            Kind::Event | Kind::Hello | Kind::Ping => Ok(Ruled::allow("acs.event")),
         }
     }
 
@@ -224,7 +212,7 @@ impl Session {
         request: Preflight,
         bytes: usize,
         received: i64,
-    ) -> Result<Verdict, ApiError> {
+    ) -> Result<Ruled, ApiError> {
         let tool = request.tool.as_str().to_owned();
         let _admitted = admit(app, &self.key)?;
         let (key, took, begun) = (Arc::clone(&self.key), Duration::ZERO, Instant::now());
@@ -245,8 +233,8 @@ impl Session {
         let decision = match (text("decision"), approval) {
             (Some("allow"), _) if response.member("replayed").is_some() => {
                 let problem = "request_id: already used in this session; use a new one";
-                let refused = Verdict::deny("replay_detected", problem);
-                return Ok(Verdict { tool: Some(tool), ..refused });
+                let refused = Ruled::deny("replay_detected", problem);
+                return Ok(Ruled { tool: Some(tool), ..refused });
             }
             (Some("allow"), _) => "allow",
             (Some("require_approval"), Some(id)) => {
@@ -258,7 +246,7 @@ impl Session {
             (_, _) => "deny",
         };
         let event_id = text("evidence_event_id").map(str::to_owned);
-        Ok(Verdict { decision, members, event_id, tool: Some(tool), reason })
+        Ok(Ruled { verdict: Verdict { decision, members }, event_id, tool: Some(tool), reason })
     }
 
     /// Returns how a pending approval is resolved.
@@ -292,63 +280,33 @@ impl Session {
         ];
         ("ask_details", object(details))
     }
-
-    fn hello(&self, app: &App, step: &Step) -> Json {
-        let texts = |texts: &[&str]| Some(Json::Array(texts.iter().map(|text| Json::from(*text)).collect()));
-        let number = |number: i64| Some(Json::Number(Number::from(number)));
-        let methods: Vec<&str> =
-            ACTIONS.into_iter().chain(EVENTS).chain(["steps/userMessage", "system/ping"]).collect();
-        let transport = if app.service.url.starts_with("https://") { "https" } else { "http" };
-        let hello = object([
-            ("negotiated_version", Some(Json::from(VERSION))),
-            ("methods_evaluated", texts(&methods)),
-            ("selected_transport", Some(Json::from(transport))),
-            ("signature_algorithms_supported", texts(&[ALGORITHM])),
-            ("timeout_config", Some(object([("default_ms", number(DECISION_TIMEOUT_MS))]))),
-            ("skew_window_ms", number(SKEW_MS)),
-            ("on_decision_failure", Some(Json::from("deny"))),
-            ("approver_types_supported", texts(&["human"])),
-            ("policy_requires_provenance", Some(Json::Bool(false))),
-            ("profiles_accepted", texts(&["acs-core", "acs-audit"])),
-        ]);
-        let Json::Object(members) = result(&step.request_id, Verdict::allow("acs.hello"), None) else {
-            return Json::Null;
-        };
-        let mut members = members;
-        // The implementations of the standard read the hello in two places.
-        members.extend(hello.as_object().into_iter().flatten().cloned());
-        members.push(("payload".to_owned(), hello));
-        Json::Object(members)
-    }
-
-    /// Signs a result.
-    fn sign(&self, id: &Json, result: Json) -> Option<Json> {
-        let envelope = |result: Json| {
-            object([("jsonrpc", Some(Json::from("2.0"))), ("id", Some(id.clone())), ("result", Some(result))])
-        };
-        let value = self.session_key.sign(&envelope(result.clone()))?;
-        let Json::Object(mut members) = result else { return None };
-        let signature = object([
-            ("algorithm", Some(Json::from(ALGORITHM))),
-            ("value", Some(Json::String(value))),
-            ("key_id", Some(Json::from(&*self.settings.key_id))),
-        ]);
-        members.push(("signature".to_owned(), signature));
-        Some(envelope(Json::Object(members)))
-    }
 }
 
-fn result(request_id: &str, verdict: Verdict, chain_hash: Option<String>) -> Json {
-    let fixed = object([
-        ("type", Some(Json::from("final"))),
-        ("acs_version", Some(Json::from(VERSION))),
-        ("request_id", Some(Json::from(request_id))),
-        ("decision", Some(Json::from(verdict.decision))),
-        ("metadata", Some(object([("evaluator", Some(Json::from("deterministic")))]))),
-        ("chain_hash", chain_hash.map(Json::String)),
+/// Returns the result of a hello over a transport.
+fn hello(step: &Step, transport: &'static str) -> Json {
+    let texts = |texts: &[&str]| Some(Json::Array(texts.iter().map(|text| Json::from(*text)).collect()));
+    let number = |number: i64| Some(Json::Number(Number::from(number)));
+    let methods: Vec<&str> =
+        ACTIONS.into_iter().chain(EVENTS).chain(["steps/userMessage", "system/ping"]).collect();
+    let hello = object([
+        ("negotiated_version", Some(Json::from(VERSION))),
+        ("methods_evaluated", texts(&methods)),
+        ("selected_transport", Some(Json::from(transport))),
+        ("signature_algorithms_supported", texts(&[ALGORITHM])),
+        ("timeout_config", Some(object([("default_ms", number(DECISION_TIMEOUT_MS))]))),
+        ("skew_window_ms", number(SKEW_MS)),
+        ("on_decision_failure", Some(Json::from("deny"))),
+        ("approver_types_supported", texts(&["human"])),
+        ("policy_requires_provenance", Some(Json::Bool(false))),
+        ("profiles_accepted", texts(&["acs-core", "acs-audit"])),
     ]);
-    let Json::Object(mut members) = fixed else { return Json::Null };
-    members.extend(verdict.members.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    let Json::Object(members) = result(&step.request_id, Verdict::allow(), None) else {
+        return Json::Null;
+    };
+    let mut members = members;
+    // The implementations of the standard read the hello in two places.
+    members.extend(hello.as_object().into_iter().flatten().cloned());
+    members.push(("payload".to_owned(), hello));
     Json::Object(members)
 }
 
@@ -393,20 +351,9 @@ fn pong(app: &App, envelope: &Envelope) -> Json {
 fn pong_result(app: &App, envelope: &Envelope) -> Json {
     let payload = object([
         ("status", Some(Json::from("ok"))),
-        ("echo", envelope.echo().cloned()),
+        ("echo", echo(envelope).cloned()),
         ("server_timestamp", Some(Json::String(rfc3339(app.service.clock.seconds())))),
     ]);
-    let verdict = Verdict { members: vec![("payload", payload)], ..Verdict::allow("acs.ping") };
+    let verdict = Verdict { members: vec![("payload", payload)], ..Verdict::allow() };
     result(envelope.request_id(), verdict, None)
-}
-
-fn error_response(error: &RpcError) -> Json {
-    let data =
-        object([("reason", Some(Json::from(error.reason))), ("message", Some(Json::from(&*error.message)))]);
-    let shown = object([
-        ("code", Some(Json::Number(Number::from(error.code)))),
-        ("message", Some(Json::from(&*error.message))),
-        ("data", Some(data)),
-    ]);
-    object([("jsonrpc", Some(Json::from("2.0"))), ("id", Some(error.id.clone())), ("error", Some(shown))])
 }

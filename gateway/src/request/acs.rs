@@ -1,13 +1,14 @@
-//! Requests of the OWASP Agent Control Standard 0.1: envelopes, steps, and the mapping of steps that
-//! carry an action to preflights.
+//! Requests of the OWASP Agent Control Standard 0.1: steps, and the mapping of steps that carry an
+//! action to preflights.
 
+use actpass_acs::Envelope;
 use actpass_protocol::{Json, canonical_json, sha256_hex};
 use uuid::Uuid;
 
 use super::Protocol;
 use super::body::{BodyMembers, InvalidMember};
 use super::preflight::Preflight;
-use crate::acs::{ALGORITHM, SKEW_MS};
+use crate::acs::SKEW_MS;
 use crate::clock::parse_millis;
 use crate::object_writer::object;
 
@@ -46,15 +47,6 @@ const MCP: &str = "protocols/MCP/";
 /// The member of `args` with the parts of a tool call that are no arguments.
 const RESERVED: &str = "acs";
 
-/// A request that cannot be authenticated: an error of JSON-RPC.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RpcError {
-    pub(crate) id: Json,
-    pub(crate) code: i64,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
-
 /// Why an authenticated step is denied without a decision of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -72,25 +64,6 @@ impl From<InvalidMember> for Refusal {
     fn from(invalid: InvalidMember) -> Self {
         Self::new("invalid_member", invalid.to_string())
     }
-}
-
-/// A request whose signature is not verified yet.
-#[derive(Debug)]
-pub(crate) struct Envelope {
-    pub(crate) id: Json,
-    pub(crate) method: String,
-    pub(crate) session_id: String,
-    /// `None` for a request without signature: only a ping.
-    pub(crate) signature: Option<Signature>,
-    /// The request without its signature.
-    pub(crate) signed: Json,
-    params: Json,
-}
-
-#[derive(Debug)]
-pub(crate) struct Signature {
-    pub(crate) key_id: String,
-    pub(crate) value: String,
 }
 
 /// A step of a session.
@@ -114,112 +87,64 @@ pub(crate) enum Kind {
     Ping,
 }
 
-impl Envelope {
-    /// Parses the parts that are needed to verify the signature.
-    pub(crate) fn read(body: Json) -> Result<Self, RpcError> {
-        let id = match body.member("id") {
-            Some(id @ (Json::String(_) | Json::Number(_))) => id.clone(),
-            Some(Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_)) | None => Json::Null,
-        };
-        let error = |code, reason, message: &str| {
-            Err(RpcError { id: id.clone(), code, reason, message: message.to_owned() })
-        };
-        let text = |name: &str| body.member(name).and_then(Json::as_str);
-        if text("jsonrpc") != Some("2.0") || id == Json::Null {
-            let expected = "expected one JSON-RPC 2.0 request with an id";
-            return error(-32600, "invalid_request", expected);
-        }
-        let Some(method) = text("method").map(str::to_owned) else {
-            return error(-32600, "invalid_request", "method: missing; expected a string");
-        };
-        let Some(params @ Json::Object(_)) = body.member("params") else {
-            return error(-32602, "invalid_params", "params: missing; expected an object");
-        };
-        let params = params.clone();
-        let session_id = params.member("metadata").and_then(|metadata| metadata.member("session_id"));
-        let session_id = session_id.and_then(Json::as_str).unwrap_or_default().to_owned();
-        let signature = params.member("signature").map(|signature| {
-            let text = |name: &str| signature.member(name).and_then(Json::as_str);
-            let (algorithm, key_id, value) = (text("algorithm")?, text("key_id")?, text("value")?);
-            (algorithm == ALGORITHM).then(|| Signature { key_id: key_id.to_owned(), value: value.to_owned() })
-        });
-        let is_ping = method == "system/ping";
-        let signature = match signature {
-            Some(Some(signature)) => Some(signature),
-            Some(None) | None if is_ping => None,
-            Some(None) | None => {
-                let expected = format!("params.signature: expected algorithm {ALGORITHM}, key_id and value");
-                return error(-32004, "signature_invalid", &expected);
-            }
-        };
-        let signed = without_signature(body);
-        Ok(Self { id, method, session_id, signature, signed, params })
+/// Parses the step of a verified request at `now`, in milliseconds since 1970.
+pub(crate) fn read_step(envelope: &Envelope, now: i64) -> Result<Step, Refusal> {
+    let mut params = BodyMembers::of(envelope.params.clone())?;
+    let version = params.text("acs_version", 32)?;
+    if version.split('.').next() != Some("0") || version.split('.').count() != 3 {
+        let problem = format!("acs_version: expected 0.1.0, found {version:?}");
+        return Err(Refusal::new("unsupported_version", problem));
     }
+    let request_id = params.text("request_id", 64)?;
+    for (name, id) in [("request_id", &request_id), ("metadata.session_id", &envelope.session_id)] {
+        if Uuid::try_parse(id).is_err() {
+            return Err(Refusal::new("invalid_member", format!("{name}: expected a UUID")));
+        }
+    }
+    let timestamp = params.text("timestamp", 64)?;
+    let Some(sent) = parse_millis(&timestamp) else {
+        return Err(Refusal::new("invalid_member", "timestamp: expected an RFC 3339 time"));
+    };
+    if sent.abs_diff(now) > SKEW_MS.unsigned_abs() {
+        let problem = format!("timestamp: more than {SKEW_MS} ms from the gateway's clock");
+        return Err(Refusal::new("timestamp_out_of_window", problem));
+    }
+    let mut metadata = BodyMembers::of(params.object("metadata")?)?;
+    let within = |error: InvalidMember| error.within("metadata");
+    let agent_id = metadata.optional_text("agent_id", 256).map_err(within)?;
+    let user = metadata.optional_object("user_context").map_err(within)?;
+    let user_id = match user {
+        None => None,
+        Some(user) => BodyMembers::of(user)?
+            .optional_text("user_id", 256)
+            .map_err(|error| error.within("user_context").within("metadata"))?,
+    };
+    let payload = params.optional_object("payload")?.unwrap_or(Json::Object(Vec::new()));
+    let kind = match envelope.method.as_str() {
+        "handshake/hello" => Kind::Hello,
+        "system/ping" => Kind::Ping,
+        method if is_event(method) => Kind::Event,
+        method if ACTIONS.contains(&method) || method.starts_with(MCP) => {
+            let mut body = action(method, payload)?;
+            let key = format!("acs:{}:{request_id}", envelope.session_id);
+            let named = [("agent_id", agent_id.clone()), ("user_id", user_id)];
+            let named = named.into_iter().filter_map(|(name, text)| Some((name, text?)));
+            body.extend(named.map(|(name, text)| (name.to_owned(), Json::String(text))));
+            body.push(("idempotency_key".to_owned(), Json::String(key)));
+            let preflight = Preflight::read(Json::Object(body))?;
+            Kind::Action(Box::new(Preflight { protocol: Protocol::Acs, ..preflight }))
+        }
+        other => return Err(Refusal::new("unknown_method", format!("method: unknown: {other:?}"))),
+    };
+    let canonical = canonical_json(&envelope.params)
+        .map_err(|error| Refusal::new("invalid_member", format!("params: no canonical form: {error}")))?;
+    Ok(Step { request_id, timestamp, sent, request_hash: sha256_hex(&canonical), agent_id, kind })
+}
 
-    /// Parses the step of a verified request at `now`, in milliseconds since 1970.
-    pub(crate) fn step(&self, now: i64) -> Result<Step, Refusal> {
-        let mut params = BodyMembers::of(self.params.clone())?;
-        let version = params.text("acs_version", 32)?;
-        if version.split('.').next() != Some("0") || version.split('.').count() != 3 {
-            let problem = format!("acs_version: expected 0.1.0, found {version:?}");
-            return Err(Refusal::new("unsupported_version", problem));
-        }
-        let request_id = params.text("request_id", 64)?;
-        for (name, id) in [("request_id", &request_id), ("metadata.session_id", &self.session_id)] {
-            if Uuid::try_parse(id).is_err() {
-                return Err(Refusal::new("invalid_member", format!("{name}: expected a UUID")));
-            }
-        }
-        let timestamp = params.text("timestamp", 64)?;
-        let Some(sent) = parse_millis(&timestamp) else {
-            return Err(Refusal::new("invalid_member", "timestamp: expected an RFC 3339 time"));
-        };
-        if sent.abs_diff(now) > SKEW_MS.unsigned_abs() {
-            let problem = format!("timestamp: more than {SKEW_MS} ms from the gateway's clock");
-            return Err(Refusal::new("timestamp_out_of_window", problem));
-        }
-        let mut metadata = BodyMembers::of(params.object("metadata")?)?;
-        let within = |error: InvalidMember| error.within("metadata");
-        let agent_id = metadata.optional_text("agent_id", 256).map_err(within)?;
-        let user = metadata.optional_object("user_context").map_err(within)?;
-        let user_id = match user {
-            None => None,
-            Some(user) => BodyMembers::of(user)?
-                .optional_text("user_id", 256)
-                .map_err(|error| error.within("user_context").within("metadata"))?,
-        };
-        let payload = params.optional_object("payload")?.unwrap_or(Json::Object(Vec::new()));
-        let kind = match self.method.as_str() {
-            "handshake/hello" => Kind::Hello,
-            "system/ping" => Kind::Ping,
-            method if is_event(method) => Kind::Event,
-            method if ACTIONS.contains(&method) || method.starts_with(MCP) => {
-                let mut body = action(method, payload)?;
-                let key = format!("acs:{}:{request_id}", self.session_id);
-                let named = [("agent_id", agent_id.clone()), ("user_id", user_id)];
-                let named = named.into_iter().filter_map(|(name, text)| Some((name, text?)));
-                body.extend(named.map(|(name, text)| (name.to_owned(), Json::String(text))));
-                body.push(("idempotency_key".to_owned(), Json::String(key)));
-                let preflight = Preflight::read(Json::Object(body))?;
-                Kind::Action(Box::new(Preflight { protocol: Protocol::Acs, ..preflight }))
-            }
-            other => return Err(Refusal::new("unknown_method", format!("method: unknown: {other:?}"))),
-        };
-        let canonical = canonical_json(&self.params)
-            .map_err(|error| Refusal::new("invalid_member", format!("params: no canonical form: {error}")))?;
-        Ok(Step { request_id, timestamp, sent, request_hash: sha256_hex(&canonical), agent_id, kind })
-    }
-
-    /// The text of a ping that its response repeats.
-    pub(crate) fn echo(&self) -> Option<&Json> {
-        let echo = self.params.member("payload").and_then(|payload| payload.member("echo"));
-        echo.filter(|echo| echo.as_str().is_some())
-    }
-
-    /// The request's id as it was sent, or an empty text, for the response.
-    pub(crate) fn request_id(&self) -> &str {
-        self.params.member("request_id").and_then(Json::as_str).unwrap_or_default()
-    }
+/// The text of a ping that its response repeats.
+pub(crate) fn echo(envelope: &Envelope) -> Option<&Json> {
+    let echo = envelope.params.member("payload").and_then(|payload| payload.member("echo"));
+    echo.filter(|echo| echo.as_str().is_some())
 }
 
 /// Returns whether a step carries no action.
@@ -228,17 +153,6 @@ fn is_event(method: &str) -> bool {
     let lists =
         mcp == "initialize" || mcp == "ping" || mcp.ends_with("/list") || mcp.starts_with("notifications/");
     method == USER_MESSAGE || EVENTS.contains(&method) || lists
-}
-
-/// Removes `params.signature`.
-fn without_signature(body: Json) -> Json {
-    let Json::Object(mut members) = body else { return body };
-    for (name, value) in &mut members {
-        if let ("params", Json::Object(params)) = (name.as_str(), value) {
-            params.retain(|(name, _)| name != "signature");
-        }
-    }
-    Json::Object(members)
 }
 
 /// Returns the members of the preflight that are the action itself.

@@ -25,7 +25,7 @@ pub use number::{NotFinite, Number};
 pub use path::{Step, path};
 pub use raw::{RawObject, all_members, is_array_of_strings};
 pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
-pub use tree::{Json, TreeBuilder};
+pub use tree::{Json, TreeBuilder, object};
 pub use write::{JsonWriter, Style};
 
 /// The largest integer that every JSON implementation represents exactly: 2^53 - 1.

@@ -147,6 +147,19 @@ impl fmt::Display for Json {
     }
 }
 
+/// Builds an object from the members with a value.
+///
+/// ```
+/// use actpass_protocol::Json;
+/// use actpass_protocol::json::object;
+///
+/// let built = object([("a", Some(Json::from("b"))), ("c", None)]);
+/// assert_eq!(built.to_string(), r#"{"a":"b"}"#);
+/// ```
+pub fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
+    Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
 impl From<&str> for Json {
     fn from(text: &str) -> Self {
         Self::String(text.to_owned())
