@@ -19,6 +19,8 @@ mod history;
 mod http;
 #[path = "idempotency.rs"]
 mod idempotency;
+#[path = "interfaces.rs"]
+mod interfaces;
 #[path = "limits.rs"]
 mod limits;
 #[path = "metrics.rs"]
