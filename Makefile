@@ -43,7 +43,7 @@ TEST_TOOLS := $(SUITE_TOOLS) axe-playwright-python>=0.1.8,<0.2 playwright>=1.55,
 	opentelemetry-exporter-otlp-proto-http>=1.25 standardwebhooks>=1.1,<2
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find acs/src core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
 
 # One build for every test, with fault injection: building a part of the workspace selects other features and compiles the shared
 # crates again.

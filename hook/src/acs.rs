@@ -167,7 +167,7 @@ fn read(input: impl Read + Send + 'static) -> mpsc::Receiver<(Framing, Frame)> {
     let (sender, frames) = mpsc::channel(1);
     thread::spawn(move || {
         let mut reader = FrameReader::new(input);
-        while let Some(frame) = reader.next() {
+        while let Some(frame) = reader.read_frame() {
             let is_broken = matches!(frame.1, Frame::Broken(_));
             if sender.blocking_send(frame).is_err() || is_broken {
                 return;

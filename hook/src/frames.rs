@@ -50,7 +50,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// Reads the next message; `None` at the end of the stream. Nothing follows [`Frame::Broken`].
-    pub(crate) fn next(&mut self) -> Option<(Framing, Frame)> {
+    pub(crate) fn read_frame(&mut self) -> Option<(Framing, Frame)> {
         let framing = match self.framing {
             Some(framing) => framing,
             None => match self.detect() {
@@ -164,7 +164,7 @@ mod tests {
     fn read(stream: &[u8]) -> Vec<(Framing, Frame)> {
         let mut reader = FrameReader::new(stream);
         let mut frames = Vec::new();
-        while let Some(frame) = reader.next() {
+        while let Some(frame) = reader.read_frame() {
             let is_broken = matches!(frame.1, Frame::Broken(_));
             frames.push(frame);
             if is_broken {

@@ -2,7 +2,8 @@
 //!
 //! The host writes the call to standard input. The hook requests a decision from an ActPass gateway
 //! and writes the answer in the host's own form. Everything that is not an `allow` is a denial: an
-//! invalid input, a gateway that is unreachable, a panic.
+//! invalid input, a gateway that is unreachable, a panic. With `acs`, it serves the Agent Control
+//! Standard until its input ends.
 
 #![forbid(unsafe_code)]
 
