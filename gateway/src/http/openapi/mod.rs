@@ -82,7 +82,8 @@ fn add_failures(operation: &mut Operation) {
         match parameter {
             RefOr::T(Parameter { parameter_in: ParameterIn::Path, .. }) => path = true,
             RefOr::T(Parameter { parameter_in: ParameterIn::Cookie | ParameterIn::Header, .. }) => {}
-            RefOr::T(Parameter { parameter_in: ParameterIn::Query, .. }) | RefOr::Ref(_) => query = true,
+            RefOr::T(Parameter { parameter_in: ParameterIn::Query | ParameterIn::QueryString, .. })
+            | RefOr::Ref(_) => query = true,
         }
     }
     let is_authzen = operation.tags.iter().flatten().any(|tag| tag == "authzen");
