@@ -55,14 +55,14 @@ impl<R: Read> FrameReader<R> {
             Some(framing) => framing,
             None => match self.detect() {
                 Ok(framing) => *self.framing.insert(framing?),
-                Err(error) => return Some((Framing::Headers, broken(error))),
+                Err(error) => return Some((Framing::Headers, broken(&error))),
             },
         };
         let read = match framing {
             Framing::Headers => self.read_with_headers(),
             Framing::Lines => self.read_line(),
         };
-        Some((framing, read.unwrap_or_else(|error| Some(broken(error)))?))
+        Some((framing, read.unwrap_or_else(|error| Some(broken(&error)))?))
     }
 
     fn detect(&mut self) -> io::Result<Option<Framing>> {
@@ -153,7 +153,7 @@ fn invalid(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
-fn broken(error: io::Error) -> Frame {
+fn broken(error: &io::Error) -> Frame {
     Frame::Broken(error.to_string())
 }
 
