@@ -41,6 +41,9 @@ GATEWAY = TARGET / "release/actpass-gateway"
 PYTHON = ROOT / ".venv/bin/python"
 NODE_PEERS = {"axios": "1.21.1", "undici": "7.30.2"}
 PYTHON_PEERS = ("aiohttp", "httpx", "pycurl", "requests", "uvloop")
+#: Peers with a core in Rust behind Node and Python. Later versions of Restate's package need Node 22.
+NODE_BINDINGS = {"@restatedev/restate-sdk": "1.10.4", "@temporalio/worker": "1.24.0"}
+PYTHON_BINDINGS = ("restate-sdk==1.3.0", "temporalio==1.35.0")
 KEY = "apk_bench"
 
 QUICK = os.environ.get("BENCH") == "quick"
@@ -267,8 +270,12 @@ def peers_of(python: Path) -> Path:
 def python_peers(python: Path) -> None:
     """Install the peers to compare with; the published client has the same package name and gets a separate folder."""
     folder = peers_of(python)
-    for part, packages in (("published", ("actpass==1.1.3",)), ("field", PYTHON_PEERS)):
-        if (folder / part / "done").exists():
+    for part, packages in (
+        ("published", ("actpass==1.1.3",)),
+        ("field", PYTHON_PEERS),
+        ("bindings", PYTHON_BINDINGS if python == PYTHON else ()),
+    ):
+        if not packages or (folder / part / "done").exists():
             continue
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
         subprocess.run([*pip, "--target", str(folder / part), *packages], check=True)
@@ -281,7 +288,7 @@ def node_peers() -> None:
     if (folder / "done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    packages = [f"{name}@{version}" for name, version in NODE_PEERS.items()]
+    packages = [f"{name}@{version}" for name, version in (NODE_PEERS | NODE_BINDINGS).items()]
     options = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
     subprocess.run(["npm", "install", *options, *packages], check=True)
     (folder / "done").touch()
@@ -292,6 +299,9 @@ def node_peers() -> None:
 
 class Process:
     """A program that answers lines with lines, and ends with its standard input."""
+
+    #: The address of its gRPC server.
+    grpc = ""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
         """Start it."""
@@ -399,7 +409,8 @@ def fixed_answers() -> Iterator[tuple[Process, str, str, str]]:
     """Start the fixed-answer server; its URLs, and the file of its certificate authority."""
     authority = WORK / "authority.pem"
     with Process([str(RUST), "serve", str(authority)]) as server:
-        yield server, server.line(), server.line(), str(authority)
+        plain, secure, server.grpc = server.line(), server.line(), server.line()
+        yield server, plain, secure, str(authority)
 
 
 def bundle(authority: str) -> str:
@@ -440,6 +451,7 @@ def python_command(python: Path, url: str, authority: str | None = None, *more: 
     own = [] if python == PYTHON else ["--path", str(peers / "own")]
     ca = ["--ca", authority] if authority else []
     paths = ["--published", str(peers / "published"), *own, "--path", str(peers / "field")]
+    paths += ["--path", str(peers / "bindings")]
     return [str(python), "benches/python.py", url, *ca, *paths, *more]
 
 
@@ -564,6 +576,29 @@ def pythons() -> list[Path]:
     if not found:
         miss("1.1.3 over TLS on Python 3.12 and later: no interpreter found (set PYTHONS)")
     return found
+
+
+def bindings() -> None:
+    """Measure a guard next to empty calls of other packages with a core in Rust: over gRPC, and without a network."""
+    with fixed_answers() as (server, plain, _, _), contextlib.ExitStack() as stack:
+        workers, names = {}, []
+        for language in ("python", "node"):
+            if language not in built:
+                continue
+            for name, url in (("guard", plain), ("temporal", server.grpc), ("restate", plain)):
+                one = stack.enter_context(worker(language, url))
+                results["about"]["versions"].update(one.has.get("versions", {}))
+                guard = "async_guard" if (language, name) == ("python", "guard") else name
+                workers[f"{language} {name}"] = one
+                names.append((f"{language} {name}", guard))
+        figures: dict[str, Any] = {}
+        for width in (1, 16):
+            where = {min(cores())} if width == 1 else cores()
+            for process in (server, *workers.values()):
+                pin(process.pid, where)
+            measured = rounds(workers, names, width, "bindings")
+            figures[str(width)] = {who.partition(".")[0].replace(" ", "."): figure for who, figure in measured.items()}
+        results["bindings"] = figures
 
 
 # The gateway.
@@ -914,6 +949,7 @@ SECTIONS: tuple[Callable[[], None], ...] = (
     clients_plain,
     clients_tls,
     other_pythons,
+    bindings,
     gateway,
     gateway_rules,
     gateway_tenants,

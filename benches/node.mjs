@@ -86,7 +86,8 @@ function say(answer) {
 
 function versions() {
   const version = (name) => peers(`${name}/package.json`).version;
-  return { axios: version('axios'), undici: version('undici') };
+  const names = ['@restatedev/restate-sdk', '@temporalio/worker', 'axios', 'undici'];
+  return Object.fromEntries(names.map((name) => [name, version(name)]));
 }
 
 /** Makes the calls, `width` at a time. */
@@ -202,7 +203,42 @@ const contenders = {
       return runIfAllowed(await answer.json());
     };
   },
+  // An empty call by Temporal's client, whose core is in Rust too. The URL is the gRPC server's address.
+  temporal() {
+    const { NativeConnection } = peers('@temporalio/worker');
+    const connecting = NativeConnection.connect({ address: baseUrl });
+    return async () => (await connecting).workflowService.getSystemInfo({});
+  },
+  // An invocation of an empty handler by Restate, whose core is in Rust too. It uses no network.
+  restate() {
+    const { createEndpointHandler, service } = peers('@restatedev/restate-sdk/fetch');
+    const services = [service({ name: 'bench', handlers: { empty: async (_, args) => args } })];
+    const handle = createEndpointHandler({ services, logger() {} });
+    const body = invocation(JSON.stringify(ACTION.args));
+    const type = { 'content-type': 'application/vnd.restate.invocation.v5' };
+    return async () => {
+      const request = new Request('http://bench/invoke/bench/empty', { method: 'POST', headers: type, body });
+      const text = await (await handle(request)).text();
+      if (!text.includes('"amount"')) {
+        throw new Error(text);
+      }
+    };
+  },
 };
+
+/** The two messages with which Restate's server starts an invocation: start and input. */
+function invocation(text) {
+  const member = (number, value) => Buffer.concat([Buffer.from([(number << 3) | 2, value.length]), value]);
+  const message = (kind, value) => {
+    const head = Buffer.alloc(8);
+    head.writeUInt16BE(kind, 0);
+    head.writeUInt32BE(value.length, 4);
+    return Buffer.concat([head, value]);
+  };
+  const id = [member(1, Buffer.alloc(16)), member(2, Buffer.from('inv_1')), Buffer.from([0x18, 1])];
+  const input = member(14, member(1, Buffer.from(text)));
+  return Buffer.concat([message(0x0000, Buffer.concat(id)), message(0x0400, input)]);
+}
 
 function border() {
   const { hashPayload } = own(resolve(sdk));

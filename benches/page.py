@@ -93,6 +93,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
         clients(results, "plain", "Clients over plain HTTP", pictures),
         clients(results, "tls", "Clients over TLS", pictures),
         other_pythons(results),
+        bindings(results),
         gateway(results, pictures),
         growth(results, pictures),
         chain(results, pictures),
@@ -260,6 +261,36 @@ def other_pythons(results: dict[str, Any]) -> str:
     head = ["Python", "actpass, guard, p50 µs", "1.1.3, p50 µs", "ratio", "min..max"]
     text = "## TLS on further interpreters\n\nSequential calls. Up to Python 3.11, `urllib`, which 1.1.3 uses, parses all authorities at each call."
     return f"{text}\n\n{table(head, rows)}"
+
+
+def bindings(results: dict[str, Any]) -> str:
+    """Return the table of packages with a core in Rust behind Python and Node."""
+    labels = {
+        "python.guard": "**Python: actpass, async guard over HTTP**",
+        "python.temporal": "Python: temporalio, empty call over gRPC",
+        "python.restate": "Python: restate-sdk, empty invocation without a network",
+        "node.guard": "**Node: @actpass/sdk, guard over HTTP**",
+        "node.temporal": "Node: @temporalio/worker, empty call over gRPC",
+        "node.restate": "Node: @restatedev/restate-sdk, empty invocation without a network",
+    }
+    rows = []
+    for name, label in labels.items():
+        row = [label]
+        for width in ("1", "16"):
+            for what, digits in (("p50", 1), ("cpu", 1), ("rate", 0)):
+                figure = Figure.of(at(results, "bindings", width, name, what))
+                row.append(number(figure.median if figure else None, digits))
+        rows.append(row)
+    if not at(results, "bindings"):
+        return ""
+    head = ["", "p50, µs", "client's CPU, µs/call", "calls/s", "16 concurrent: p50, µs", "client's CPU, µs/call", "calls/s"]
+    said = (
+        "Temporal's and Restate's packages have the same shape: a core in Rust behind Python and Node. Temporal's call is "
+        "`GetSystemInfo` to a server that answers with an empty message. Restate's is an invocation of a handler that returns "
+        "its argument, from the bytes of its request to those of its response; its package for Node runs its core as WebAssembly. "
+        "The calls do different work: the table is the cost of the border between the languages, not of the products."
+    )
+    return "\n\n".join(["## Other cores in Rust", said, table(head, rows)])
 
 
 def gateway(results: dict[str, Any], pictures: set[str]) -> str:

@@ -33,7 +33,7 @@ ACTION: dict[str, Any] = {
 PATH = "/api/v1/actions/preflight"
 KEY = "apk_bench"
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-NAMES = ("aiohttp", "httpx", "pycurl", "requests", "uvloop")
+NAMES = ("aiohttp", "httpx", "pycurl", "requests", "restate-sdk", "temporalio", "uvloop")
 
 settings: argparse.Namespace
 
@@ -377,6 +377,70 @@ async def on_httpx() -> Any:
     return call
 
 
+async def on_temporal() -> Any:
+    """Return an empty call by Temporal's client, whose core is in Rust too. The URL is the gRPC server's address."""
+    from temporalio.api.workflowservice.v1 import GetSystemInfoRequest  # noqa: PLC0415
+    from temporalio.client import Client  # noqa: PLC0415
+
+    client = await Client.connect(settings.url)
+    request = GetSystemInfoRequest()
+
+    async def call() -> None:
+        await client.workflow_service.get_system_info(request)
+
+    return call
+
+
+async def on_restate() -> Any:
+    """Return an invocation of an empty handler by Restate, whose core is in Rust too. It uses no network."""
+    import restate  # noqa: PLC0415
+
+    service = restate.Service("bench")
+
+    @service.handler()
+    async def empty(_: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments
+
+    app = restate.app([service])
+    body = invocation(json.dumps(ACTION["args"]).encode())
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/invoke/bench/empty",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/vnd.restate.invocation.v5")],
+    }
+
+    async def call() -> None:
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return requests.pop() if requests else {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        if not any(b'"amount"' in message.get("body", b"") for message in sent):
+            raise ValueError(sent)
+
+    return call
+
+
+def invocation(arguments: bytes) -> bytes:
+    """Return the two messages with which Restate's server starts an invocation: start and input."""
+
+    def member(number: int, value: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    def message(kind: int, value: bytes) -> bytes:
+        return kind.to_bytes(2, "big") + bytes(2) + len(value).to_bytes(4, "big") + value
+
+    start = member(1, bytes(16)) + member(2, b"inv_1") + b"\x18\x01"
+    return message(0x0000, start) + message(0x0400, member(14, member(1, arguments)))
+
+
 BLOCKING: dict[str, Callable[[], Callable[[], object]]] = {
     "guard": by_guard,
     "preflight": by_preflight,
@@ -393,6 +457,8 @@ LOOPS: dict[str, tuple[str, Callable[[], Any]]] = {
     "httpx_async": ("asyncio", on_httpx),
     "uvloop_guard": ("uvloop", on_guard),
     "uvloop_aiohttp": ("uvloop", on_aiohttp),
+    "temporal": ("asyncio", on_temporal),
+    "restate": ("asyncio", on_restate),
 }
 
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use actpass_benches::{Failure, pure, samples, server, worker};
 
 const USAGE: &str = "usage: actpass-benches serve AUTHORITY | worker URL [AUTHORITY] | pure | policy RULES | arguments BYTES | postgres
-  serve      answers every request alike; writes its certificate authority to the file AUTHORITY
+  serve      answers every request alike, over HTTP, TLS and gRPC; writes its certificate authority to the file AUTHORITY
   worker     runs the measurements named on its standard input
   pure       prints the cost of calls without a network, in nanoseconds
   policy     prints a policy of so many rules; arguments: arguments of so many bytes
@@ -19,7 +19,8 @@ fn main() -> Result<(), Failure> {
     match arguments.as_slice() {
         ["serve", authority] => {
             let (plain, secure) = server::in_threads(Path::new(authority))?;
-            say(&format!("http://{plain}\nhttps://{secure}"))?;
+            let grpc = server::grpc()?;
+            say(&format!("http://{plain}\nhttps://{secure}\n{grpc}"))?;
             until_input_ends()
         }
         ["worker", url] => worker::run(url, None),

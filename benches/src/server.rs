@@ -1,10 +1,14 @@
 //! Fixed-response servers, to measure a client without a gateway.
 
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -86,4 +90,57 @@ pub fn read_message(stream: &mut impl BufRead) -> Result<usize, Failure> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
     Ok(total + length)
+}
+
+/// Starts a gRPC server on one thread, and returns its address. It answers every call with an empty
+/// message.
+///
+/// # Errors
+///
+/// If it cannot bind.
+pub fn grpc() -> Result<SocketAddr, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || match runtime.block_on(accept_grpc(listener)) {
+        Ok(never) => match never {},
+        Err(error) => eprintln!("the gRPC server ended: {error}"),
+    });
+    Ok(address)
+}
+
+async fn accept_grpc(listener: TcpListener) -> Result<Infallible, std::io::Error> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(serve_grpc(stream));
+    }
+}
+
+async fn serve_grpc(stream: tokio::net::TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(stream).await?;
+    while let Some(call) = connection.accept().await {
+        let (request, respond) = call?;
+        tokio::spawn(answer_grpc(request, respond));
+    }
+    Ok(())
+}
+
+async fn answer_grpc(
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut body = request.into_body();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data?.len())?;
+    }
+    let mut head = Response::new(());
+    head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let mut stream = respond.send_response(head, false)?;
+    // Not compressed, and no bytes.
+    stream.send_data(Bytes::from_static(&[0; 5]), false)?;
+    let status = [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))];
+    stream.send_trailers(HeaderMap::from_iter(status))
 }

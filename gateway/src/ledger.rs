@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use actpass_protocol::json::NotCanonical;
+use actpass_protocol::json::{NotCanonical, is_canonical_object};
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::announcement::Announcement;
@@ -484,34 +484,85 @@ impl Verifier {
     }
 }
 
+/// The last member of a sealed event, without its value.
+const HASH_MEMBER: &str = r#","current_event_hash":""#;
+
+/// Length of the end of a sealed event: the hash with its member, and the brace.
+const SEALED_END: usize = HASH_MEMBER.len() + 64 + 2;
+
 /// Returns the event's hash if it follows `previous` at position `seq`.
 fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
-    let Ok(Json::Object(mut members)) = Json::parse(text.as_bytes()) else {
-        return Err(Defect::NotAnEvent);
+    let event = match ReadEvent::of_sealed(text, previous) {
+        Some(event) => event,
+        None => ReadEvent::parse(text, previous)?,
     };
-    let at = members.iter().position(|(name, _)| name == "current_event_hash").ok_or(Defect::NotAnEvent)?;
-    let (_, claimed) = members.remove(at);
-    let event = Json::Object(members);
-    let Some(Json::Number(number)) = event.member("seq") else {
-        return Err(Defect::NotAnEvent);
-    };
-    let found = number.as_str().parse().map_err(|_| Defect::NotAnEvent)?;
-    let hash = hash_payload(&event).map_err(|_| Defect::Edited)?;
-    if claimed.as_str() != Some(&hash) {
-        return Err(Defect::Edited);
+    match event {
+        ReadEvent { is_unchanged: false, .. } => Err(Defect::Edited),
+        ReadEvent { seq: found, .. } if found != seq => Err(Defect::OutOfPlace { found, expected: seq }),
+        ReadEvent { is_linked: false, .. } => Err(Defect::Unlinked),
+        ReadEvent { hash, .. } => Ok(hash),
     }
-    if found != seq {
-        return Err(Defect::OutOfPlace { found, expected: seq });
+}
+
+/// What an event says about its place in the chain.
+#[derive(Debug, PartialEq, Eq)]
+struct ReadEvent {
+    seq: u64,
+    /// The hash of its content.
+    hash: String,
+    /// Whether it contains that hash.
+    is_unchanged: bool,
+    /// Whether it names the event before.
+    is_linked: bool,
+}
+
+impl ReadEvent {
+    /// Reads a text as [`Draft::seal`] writes it, without parsing it. `None` does not say that it is
+    /// another one.
+    fn of_sealed(text: &str, previous: &str) -> Option<Self> {
+        let (content, hash) = text.split_at_checked(text.len().checked_sub(SEALED_END)?)?;
+        let claimed = hash.strip_prefix(HASH_MEMBER)?.strip_suffix("\"}")?;
+        // The hashed bytes: the brace was moved behind the hash.
+        let content = [content, "}"].concat();
+        let (mut seq, mut is_linked, mut has_hash) = (None, false, false);
+        let is_canonical = is_canonical_object(&content, |name, value| match name {
+            "current_event_hash" => has_hash = true,
+            "previous_event_hash" => {
+                is_linked = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) == Some(previous);
+            }
+            "seq" => seq = value.parse().ok(),
+            _ => {}
+        });
+        if !is_canonical || has_hash {
+            return None;
+        }
+        let hash = sha256_hex(content.as_bytes());
+        Some(Self { seq: seq?, is_unchanged: claimed == hash, is_linked, hash })
     }
-    match event.member("previous_event_hash").and_then(Json::as_str) == Some(previous) {
-        true => Ok(hash),
-        false => Err(Defect::Unlinked),
+
+    fn parse(text: &str, previous: &str) -> Result<Self, Defect> {
+        let Ok(Json::Object(mut members)) = Json::parse(text.as_bytes()) else {
+            return Err(Defect::NotAnEvent);
+        };
+        let at =
+            members.iter().position(|(name, _)| name == "current_event_hash").ok_or(Defect::NotAnEvent)?;
+        let (_, claimed) = members.remove(at);
+        let event = Json::Object(members);
+        let Some(Json::Number(number)) = event.member("seq") else {
+            return Err(Defect::NotAnEvent);
+        };
+        let seq = number.as_str().parse().map_err(|_| Defect::NotAnEvent)?;
+        let hash = hash_payload(&event).map_err(|_| Defect::Edited)?;
+        let is_linked = event.member("previous_event_hash").and_then(Json::as_str) == Some(previous);
+        Ok(Self { seq, is_unchanged: claimed.as_str() == Some(&hash), is_linked, hash })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -707,6 +758,38 @@ mod tests {
         assert_eq!(examine(&[&texts[0], &texts[0]]), Err(Defect::OutOfPlace { found: 1, expected: 2 }));
         assert_eq!(examine(&[&texts[0], &other]), Err(Defect::Unlinked));
         assert_eq!(examine(&["{}"]), Err(Defect::NotAnEvent));
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_event_is_read_as_a_parser_reads_it(
+            goal in "[ -~\u{e9}\n]{0,30}",
+            change in prop::option::of((any::<prop::sample::Index>(), "[ -~]{0,2}", 0usize..3)),
+        ) {
+            let drafted = Draft { goal: Some(goal), ..draft(1) };
+            let mut text = drafted.seal(&Head::default(), UNIX_EPOCH).unwrap().text;
+            prop_assert!(ReadEvent::of_sealed(&text, GENESIS).is_some(), "{}", text);
+            if let Some((at, new, removed)) = change {
+                let mut chars: Vec<char> = text.chars().collect();
+                let at = at.index(chars.len());
+                chars.splice(at..(at + removed).min(chars.len()), new.chars()).for_each(drop);
+                text = chars.into_iter().collect();
+            }
+            if let Some(event) = ReadEvent::of_sealed(&text, GENESIS) {
+                prop_assert_eq!(Ok(event), ReadEvent::parse(&text, GENESIS), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn event_with_two_hashes_is_not_read_without_parsing() {
+        let text = draft(1).seal(&Head::default(), UNIX_EPOCH).unwrap().text;
+        let content = text.split(HASH_MEMBER).next().unwrap();
+        let twice = content.replace(r#","decision""#, &format!(r#"{HASH_MEMBER}{GENESIS}","decision""#));
+        assert_ne!(twice, content);
+        let hash = sha256_hex(format!("{twice}}}").as_bytes());
+        let text = format!("{twice}{HASH_MEMBER}{hash}\"}}");
+        assert_eq!(Verifier::default().examine(&text), Err(Defect::NotAnEvent));
     }
 
     fn draft(number: usize) -> Draft {

@@ -8,6 +8,7 @@ mod object_store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -733,4 +734,36 @@ async fn million_events_are_proven_archived_and_verified() {
     let found = err(&run(folder, &verify));
     assert!(found.contains(&format!("event {}", events / 2)), "{found}");
     eprintln!("{found}");
+}
+
+/// Prints how long a gateway takes to start on a ledger of `EVENTS` events, ten million by default,
+/// and its memory; a tenth of them is the comparison. The command is that of
+/// [`million_events_are_proven_archived_and_verified`].
+#[tokio::test]
+#[ignore = "takes minutes, and a gigabyte a million events"]
+async fn gateway_starts_with_a_long_ledger() {
+    let events: u64 = std::env::var("EVENTS").map_or(10_000_000, |events| events.parse().unwrap());
+    for events in [events / 10, events] {
+        let folder = TempDir::new().unwrap();
+        let folder = folder.path();
+        write_ledger(&folder.join("data.db"), events).await;
+        std::fs::write(folder.join("policy.json"), POLICY).unwrap();
+        std::fs::write(folder.join("gateway.toml"), config_with("", "policy.json")).unwrap();
+        for _ in 0..3 {
+            let began = Instant::now();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
+            command.current_dir(folder).args(["serve", "--config", "gateway.toml"]);
+            command.env("ACTPASS_MASTER_KEY", MASTER).stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut gateway = command.spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(gateway.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+            let took = began.elapsed().as_secs_f64();
+            assert!(line.starts_with("listening on "), "{line}");
+            let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
+            let memory = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+            eprintln!("{events} events: listens after {took:.3} s, {memory}");
+            gateway.kill().unwrap();
+            gateway.wait().unwrap();
+        }
+    }
 }

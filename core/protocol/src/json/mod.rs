@@ -9,6 +9,7 @@
 //! bytes, without an intermediate tree. [`Json`] is a tree for other uses.
 
 mod canonical;
+mod canonical_text;
 mod location;
 mod number;
 mod path;
@@ -20,6 +21,7 @@ mod tree;
 mod write;
 
 pub use canonical::NotCanonical;
+pub use canonical_text::is_canonical_object;
 pub use location::{argument_error, not_finite, parse_argument};
 pub use number::{NotFinite, Number};
 pub use path::{Step, path};
