@@ -415,7 +415,7 @@ bench:
 	@$(PYTHON) benches/bench.py
 
 bench-gateway:
-	@$(MAKE) --no-print-directory bench SECTIONS='gateway gateway_rules gateway_tenants chain'
+	@$(MAKE) --no-print-directory bench SECTIONS='gateway gateway_rules gateway_tenants gateway_limits chain'
 
 BENCH_SETTINGS := BENCH ROUNDS CALLS SECONDS EVENTS FLAT_CALLS PYTHONS SECTIONS
 export $(BENCH_SETTINGS)

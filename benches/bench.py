@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
@@ -704,6 +704,61 @@ def gateway_tenants() -> None:
     grow("gateway_tenants", {str(tenants): (3, tenants) for tenants in (1, 10, 100, 1_000)})
 
 
+def gateway_limits() -> None:
+    """Measure what budgets and history conditions cost, on one account."""
+    with contextlib.ExitStack() as stack:
+        _, plain, _, _ = stack.enter_context(fixed_answers())
+        loader = stack.enter_context(worker("rust", plain))
+        kinds = {
+            "no budget": ([], []),
+            "one budget": ([], range(1)),
+            "ten budgets": ([], range(10)),
+            "1 000 rules": (range(1000), []),
+            "1 000 rules with a history condition each": (range(1000), [], True),
+        }
+        targets = {}
+        for name, kind in kinds.items():
+            one = stack.enter_context(Gateway(SQLITE, limiting_policy(name.replace(" ", "-"), *kind)))
+            targets[name] = (one.address, one.keys)
+        results["gateway_limits"] = preflights(loader, targets, 64)
+
+
+def limiting_policy(name: str, rules: Sequence[int], budgets: Sequence[int], histories: bool = False) -> Path:
+    """Write a policy that allows the loaded action by its last rule."""
+
+    def rule(tool: str) -> dict[str, Any]:
+        is_tool = {"path": "tool", "operator": "==", "value": tool}
+        history = {
+            "history": "count",
+            "of": [is_tool],
+            "within": "30d",
+            "same": ["agent_id"],
+            "operator": "<",
+            "value": 10**9,
+        }
+        when = [is_tool, history] if histories else [is_tool]
+        return {"name": tool, "when": when, "decision": "allow", "reason": "ok"}
+
+    limits = [
+        {
+            "name": f"budget_{number}",
+            "when": [],
+            "per": ["agent_id"],
+            "sum": "args.amount",
+            "limit": 10**17,
+            "window": "30d",
+            "on_exceed": "deny",
+            "reason": "limit",
+        }
+        for number in budgets
+    ]
+    tools = [*(f"crm.record.update_{number}" for number in rules[1:]), "stripe.refund.create"]
+    file = WORK / f"policy-{name}.json"
+    policy = {"id": "bench", "version": 1, "rules": [rule(tool) for tool in tools], "budgets": limits}
+    file.write_text(json.dumps(policy))
+    return file
+
+
 def grow(section: str, kinds: dict[str, tuple[int, int]]) -> None:
     """Measure gateways side by side, with 64 concurrent calls."""
     with contextlib.ExitStack() as stack:
@@ -944,7 +999,7 @@ def counted(command: list[str]) -> int:
 
 
 #: The programs that a section needs in addition to the fixed-answer server.
-NEEDED = dict.fromkeys(("gateway", "gateway_rules", "gateway_tenants", "chain"), ("rust", "gateway"))
+NEEDED = dict.fromkeys(("gateway", "gateway_rules", "gateway_tenants", "gateway_limits", "chain"), ("rust", "gateway"))
 SECTIONS: tuple[Callable[[], None], ...] = (
     clients_plain,
     clients_tls,
@@ -953,6 +1008,7 @@ SECTIONS: tuple[Callable[[], None], ...] = (
     gateway,
     gateway_rules,
     gateway_tenants,
+    gateway_limits,
     chain,
     pure,
     footprint,

@@ -283,7 +283,15 @@ def bindings(results: dict[str, Any]) -> str:
         rows.append(row)
     if not at(results, "bindings"):
         return ""
-    head = ["", "p50, µs", "client's CPU, µs/call", "calls/s", "16 concurrent: p50, µs", "client's CPU, µs/call", "calls/s"]
+    head = [
+        "",
+        "p50, µs",
+        "client's CPU, µs/call",
+        "calls/s",
+        "16 concurrent: p50, µs",
+        "client's CPU, µs/call",
+        "calls/s",
+    ]
     said = (
         "Temporal's and Restate's packages have the same shape: a core in Rust behind Python and Node. Temporal's call is "
         "`GetSystemInfo` to a server that answers with an empty message. Restate's is an invocation of a handler that returns "
@@ -331,6 +339,10 @@ def growth(results: dict[str, Any], pictures: set[str]) -> str:
         if figures:
             rows = [[count, *load_row(rounds)] for count, rounds in figures.items()]
             parts.append(f"{width} connections, SQLite.\n\n{table([what, *LOAD_HEAD], rows)}")
+    if limits := at(results, "gateway_limits"):
+        rows = [[name, *load_row(rounds)] for name, rounds in limits.items()]
+        said = "64 connections, SQLite; all decisions count in the same accounts."
+        parts.append(f"{said}\n\n{table(['budgets and history conditions', *LOAD_HEAD], rows)}")
     if "rules.svg" in pictures:
         parts.append("![policy evaluation](rules.svg)")
     note = (
