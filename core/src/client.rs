@@ -245,13 +245,22 @@ impl ActPass {
         }
     }
 
-    /// Sends one attempt outside of the circuit breaker and the retries. Returns the body of a 2xx
-    /// response.
+    /// Sends one attempt outside of the circuit breaker and the retries, which is repeated once if the
+    /// gateway demands a DPoP proof with a nonce. Returns the body of a 2xx response.
     pub(crate) async fn attempt(&self, request: Request, timeout: Duration) -> Option<Vec<u8>> {
         let until = self.clock().now() + timeout;
-        match self.send(request, until).await {
-            Event::Response(response) if (200..300).contains(&response.status) => response.body.ok(),
-            Event::Response(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked | Event::Started => None,
+        let mut has_new_nonce = false;
+        loop {
+            let proof = self.0.engine.prove(&request, self.clock()).ok()?;
+            let Event::Response(response) = self.send(Request { proof, ..request.clone() }, until).await
+            else {
+                return None;
+            };
+            if self.0.engine.observe_nonce(&response) && !has_new_nonce {
+                has_new_nonce = true;
+                continue;
+            }
+            return response.body.ok().filter(|_| (200..300).contains(&response.status));
         }
     }
 

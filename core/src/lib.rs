@@ -56,6 +56,7 @@ mod client;
 mod clock;
 mod config;
 mod decision;
+mod dpop;
 pub mod engine;
 mod error;
 mod evidence;
@@ -100,6 +101,7 @@ pub use config::{
     whole_number,
 };
 pub use decision::{Credential, Decision, Explain};
+pub use dpop::dpop_thumbprint;
 pub use error::Error;
 pub use evidence::{EvidenceEvent, RecordedEvidence};
 pub use guard::{

@@ -168,6 +168,18 @@ impl Engine {
         &self.0.halts
     }
 
+    /// Returns a fresh DPoP proof for an attempt of `request`; `None` without a DPoP key.
+    pub(crate) fn prove(&self, request: &Request, clock: &dyn Clock) -> Result<Option<Secret>, Error> {
+        let Some(prover) = &self.config().prover else { return Ok(None) };
+        let url = self.config().base_url.endpoint(request.operation, &request.path_suffix)?;
+        prover.prove(request.operation.method(), &url.to_string(), clock).map(Some)
+    }
+
+    /// Keeps the response's DPoP nonce. Returns whether the response demands a proof with it.
+    pub(crate) fn observe_nonce(&self, response: &Response) -> bool {
+        self.config().prover.as_ref().is_some_and(|prover| prover.observe(response))
+    }
+
     /// The state of the circuit breaker: see [`ActPass::circuit`](crate::ActPass::circuit).
     pub fn circuit(&self, clock: &dyn Clock) -> Circuit {
         self.breaker().circuit(clock.now())

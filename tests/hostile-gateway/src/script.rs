@@ -10,6 +10,8 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::dpop::Dpop;
+
 /// The behaviour of a [`HostileGateway`](crate::HostileGateway).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,6 +32,8 @@ pub struct Script {
     pub reset_accept: bool,
     /// Closes a kept-alive connection that is idle this long after a response.
     pub idle_close_ms: Option<u64>,
+    /// Requests without a valid DPoP proof for this key get a 401 and use no step.
+    pub dpop: Option<Dpop>,
     /// The response to the n-th request, counted over all connections. The last step repeats;
     /// without steps, every response is [`Respond::default`].
     pub steps: Vec<Step>,

@@ -1,0 +1,142 @@
+//! DPoP (RFC 9449): each request proves that the client has the private key that its API key is
+//! bound to.
+
+use std::ffi::OsString;
+use std::fs;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use actpass_protocol::dpop::{DpopKey, Proof, USE_NONCE, access_token_hash, is_nonce};
+use actpass_protocol::{ErrorKind, InvalidArgument, Secret, token};
+use arc_swap::ArcSwapOption;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::transport::Response;
+
+const SETTING: &str = "dpop_key";
+/// The environment variable with the path of a file with the key.
+const KEY_FILE: &str = "ACTPASS_DPOP_KEY_FILE";
+
+/// Returns the thumbprint of a DPoP key: the SHA-256 of its public key (RFC 7638) in base64url, to
+/// which the gateway binds an API key. `pem` is the setting
+/// [`dpop_key`](crate::ActPassBuilder::dpop_key).
+///
+/// # Errors
+///
+/// If `pem` is not a P-256 or Ed25519 private key in PKCS#8 PEM. The message has nothing of it.
+///
+/// ```
+/// let pem = "-----BEGIN PRIVATE KEY-----\n\
+///            MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+///            -----END PRIVATE KEY-----\n";
+/// assert_eq!(actpass_core::dpop_thumbprint(&pem.into())?, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+/// # Ok::<(), actpass_core::InvalidArgument>(())
+/// ```
+pub fn dpop_thumbprint(pem: &Secret) -> Result<String, InvalidArgument> {
+    let key = DpopKey::from_pem(pem.expose()).map_err(|problem| InvalidArgument::new(SETTING, problem))?;
+    Ok(key.thumbprint().to_owned())
+}
+
+/// Makes the proofs of a client's requests.
+#[derive(Debug)]
+pub(crate) struct Prover {
+    key: DpopKey,
+    access_token_hash: String,
+    /// The gateway's last nonce. Not behind a lock, which a fork could leave locked.
+    nonce: ArcSwapOption<String>,
+}
+
+impl Prover {
+    /// Returns the prover for the setting `dpop_key`, else for the file of the environment variable.
+    /// An empty variable counts as unset.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], naming the setting.
+    pub(crate) fn choose(given: Option<Secret>, api_key: &Secret) -> Result<Option<Self>, Error> {
+        let from_environment = || std::env::var_os(KEY_FILE).filter(|path| !path.is_empty());
+        let pem = match given {
+            Some(pem) => pem,
+            None => match from_environment() {
+                Some(path) => read(&path)?,
+                None => return Ok(None),
+            },
+        };
+        let key = DpopKey::from_pem(pem.expose()).map_err(|problem| Error::config(SETTING, problem))?;
+        Ok(Some(Self {
+            key,
+            access_token_hash: access_token_hash(api_key.expose()),
+            nonce: ArcSwapOption::empty(),
+        }))
+    }
+
+    /// Returns a fresh proof for one attempt of a request.
+    ///
+    /// # Errors
+    ///
+    /// If the random number generator or the signature fails.
+    pub(crate) fn prove(&self, method: &str, url: &str, clock: &dyn Clock) -> Result<Secret, Error> {
+        let nonce = self.nonce.load();
+        let proof = Proof {
+            id: &token::encode(clock.random()?),
+            method,
+            url,
+            issued_at: clock.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            access_token_hash: Some(&self.access_token_hash),
+            nonce: nonce.as_deref().map(String::as_str),
+        };
+        let signed = self.key.prove(&proof);
+        signed.map(Secret::new).ok_or_else(|| Error::new(ErrorKind::Internal, "cannot sign the DPoP proof"))
+    }
+
+    /// Keeps the response's nonce. Returns whether the response demands a proof with it, which means
+    /// that the gateway did not process the request.
+    pub(crate) fn observe(&self, response: &Response) -> bool {
+        let Some(nonce) = response.dpop_nonce.as_deref().filter(|nonce| is_nonce(nonce)) else {
+            return false;
+        };
+        self.nonce.store(Some(Arc::new(nonce.to_owned())));
+        response.status == 401 && response.www_authenticate.as_deref().is_some_and(demands_nonce)
+    }
+}
+
+/// Whether a `www-authenticate` header has the parameter `error="use_dpop_nonce"`.
+fn demands_nonce(challenges: &str) -> bool {
+    challenges.split(',').any(|parameter| {
+        // The first parameter follows the name of the scheme.
+        let parameter = parameter.trim();
+        let parameter = parameter.split_once(' ').map_or(parameter, |(_scheme, first)| first.trim());
+        let Some((name, value)) = parameter.split_once('=') else { return false };
+        name.trim().eq_ignore_ascii_case("error") && value.trim().trim_matches('"') == USE_NONCE
+    })
+}
+
+fn read(path: &OsString) -> Result<Secret, Error> {
+    fs::read_to_string(path).map(Secret::new).map_err(|error| {
+        let path = path.display();
+        Error::config(SETTING, format_args!("cannot read {path}, the file in {KEY_FILE}: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detects_the_demand_for_a_nonce() {
+        for header in [
+            r#"DPoP error="use_dpop_nonce", error_description="Resource server requires nonce in DPoP proof""#,
+            r#"Bearer, DPoP algs="ES256 EdDSA", error="use_dpop_nonce""#,
+            "DPoP error=use_dpop_nonce",
+            r#"dpop  Error = "use_dpop_nonce""#,
+        ] {
+            assert!(demands_nonce(header), "{header}");
+        }
+        for header in
+            ["", "DPoP", r#"DPoP error="invalid_token""#, r#"DPoP x="use_dpop_nonce""#, "use_dpop_nonce"]
+        {
+            assert!(!demands_nonce(header), "{header}");
+        }
+    }
+}
