@@ -70,6 +70,7 @@ function loadWasm(): Native {
   const module = new wasm.Module(readFileSync(file));
   const engine = wasmEngine(module, {
     environment: (name) => process.env[name],
+    readText: (path) => readFileSync(path, 'utf8'),
     isBrowser: false,
     refuses: (settings) => proxyProblem(settings, process.env),
   });
