@@ -158,14 +158,8 @@ extern "C" fn fetched(
     let [retry_after, request_id, www_authenticate, dpop_nonce] = headers.map(&mut header);
     let body = transport::body_of(problem, bytes);
     let status = u16::try_from(status).unwrap_or(0);
-    let response = Response {
-        retry_after,
-        request_id,
-        www_authenticate,
-        dpop_nonce,
-        body,
-        ..Response::new(status, "")
-    };
+    let response =
+        Response { retry_after, request_id, www_authenticate, dpop_nonce, body, ..Response::new(status, "") };
     transport::fetched(operation, Fetched::Response(response));
     executor::run();
 }
