@@ -22,6 +22,8 @@ export const wasm = (globalThis as unknown as { WebAssembly: unknown }).WebAssem
 const MAX_BODY = 1024 * 1024;
 /** The longest timer of JavaScript. */
 const MAX_TIMER = 2 ** 31 - 1;
+/** The environment variable with the path of the DPoP key. */
+const DPOP_KEY_FILE = 'ACTPASS_DPOP_KEY_FILE';
 /** The headers of a response that the engine reads. */
 const HEADERS = ['retry-after', 'x-request-id', 'www-authenticate', 'dpop-nonce'];
 /** The length of a missing header. */

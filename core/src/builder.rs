@@ -167,8 +167,8 @@ impl ActPassBuilder {
 
     /// Sets the private key that the API key is bound to (DPoP, RFC 9449): P-256 or Ed25519 in PKCS#8
     /// PEM, not encrypted. Each request carries a proof of possession, so that a stolen API key alone
-    /// is useless. [`dpop_thumbprint`](crate::dpop_thumbprint) is what the gateway binds the API key
-    /// to. Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
+    /// is useless. The gateway binds the API key to its [thumbprint](crate::dpop_thumbprint).
+    /// Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
     ///
     /// A gateway with its own nonces demands a proof with a nonce by a 401; the client repeats the
     /// request once with it. A [custom transport](ActPassBuilder::transport) gets the proof in

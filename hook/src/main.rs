@@ -31,7 +31,8 @@ const MAX_BYTES: u64 = 1 << 20;
 const DENIED: u8 = 2;
 
 const USAGE: &str = "usage: actpass-hook claude-code | codex | cursor
-The gateway's URL and the API key are in ACTPASS_API_BASE_URL and ACTPASS_API_KEY.";
+The gateway's URL and the API key are in ACTPASS_API_BASE_URL and ACTPASS_API_KEY, the file of a
+DPoP key in ACTPASS_DPOP_KEY_FILE.";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

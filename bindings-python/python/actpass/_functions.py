@@ -31,11 +31,8 @@ def dpop_thumbprint(dpop_key: str) -> str:
     Raises:
         ActPassArgumentError: ``dpop_key`` is not a P-256 or Ed25519 private key in PKCS#8 PEM.
 
-    >>> dpop_thumbprint(
-    ...     "-----BEGIN PRIVATE KEY-----\\n"
-    ...     "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\\n"
-    ...     "-----END PRIVATE KEY-----"
-    ... )
+    >>> body = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g"
+    >>> dpop_thumbprint(f"-----BEGIN PRIVATE KEY-----{body}-----END PRIVATE KEY-----")
     'kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k'
     """
     return _native.dpop_thumbprint(dpop_key)

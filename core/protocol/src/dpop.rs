@@ -73,8 +73,7 @@ impl DpopKey {
     ///
     /// # Errors
     ///
-    /// What was expected and, of a known other form, what was found. The message has nothing of the
-    /// text.
+    /// The expected form, and the name of another known form. The message has nothing of the text.
     ///
     /// ```
     /// use actpass_protocol::dpop::DpopKey;

@@ -92,7 +92,7 @@ fn p256_proof_has_the_claims_and_a_valid_signature() {
 }
 
 #[test]
-fn thumbprints_are_those_of_the_public_keys() {
+fn thumbprints_match_the_public_keys() {
     let ed25519 = key(ED25519_DER);
     assert_eq!(ed25519.algorithm(), Algorithm::EdDsa);
     // RFC 8037, appendix A.3.
@@ -129,7 +129,7 @@ fn public_key_in_the_private_key_is_optional() {
 }
 
 #[test]
-fn other_keys_are_rejected_with_what_was_expected() {
+fn other_keys_are_rejected_with_the_expected_form() {
     let x25519 = "MC4CAQAwBQYDK2VuBCIEIKAC23mmOPklAImriLr3lQjNNiSwEma3Wg9/aVby+DRS";
     let p384 = "MIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDCD3SWaMfeZLYd5Esjr6F0IGwuk0Ae5pIdocl9ThCYlV2M+\
         8SHPnoWVgl3smbB+/lShZANiAASJA99mP1cJpPoaDYSS3FUHRq8sXXs7VVNoJFKqSdb4MP9FD3v4SSAQBD8ZX1+P5BAysShCeK/W\

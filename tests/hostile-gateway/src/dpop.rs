@@ -6,22 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::request::Seen;
-use crate::script::{Body, Respond, Step};
-
-/// The API key of every request, and the key that it is bound to.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Dpop {
-    /// The API key.
-    pub api_key: String,
-    /// The thumbprint of the public key (RFC 7638).
-    pub jkt: String,
-}
+use crate::script::{Body, Dpop, Respond, Step};
 
 /// The largest difference between `iat` and the time of arrival, in seconds.
 const WINDOW: u64 = 60;

@@ -69,11 +69,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use socket2::{Domain, Socket, Type};
 
 use crate::certificates::Authority;
-pub use crate::dpop::Dpop;
 pub use crate::request::Seen;
 pub use crate::script::{
-    Body, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond, RstStream,
-    Script, Step, Tls, Trickle, Truncate,
+    Body, Dpop, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond,
+    RstStream, Script, Step, Tls, Trickle, Truncate,
 };
 use crate::server::Server;
 use crate::shared::Setup;

@@ -10,8 +10,6 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::dpop::Dpop;
-
 /// The behaviour of a [`HostileGateway`](crate::HostileGateway).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,6 +70,16 @@ impl Script {
         }
         Ok(())
     }
+}
+
+/// The API key of every request, and the key that it is bound to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dpop {
+    /// The API key.
+    pub api_key: String,
+    /// The thumbprint of the public key (RFC 7638).
+    pub jkt: String,
 }
 
 /// Replaced in bodies by the SHA-256 of the request's canonical JSON.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use crate::dpop::{Dpop, Proofs, refusal};
+use crate::dpop::{Proofs, refusal};
 use crate::request::Seen;
-use crate::script::{Body, Redirect, Respond, Step};
+use crate::script::{Body, Dpop, Redirect, Respond, Step};
 
 /// The behaviour of a server.
 #[derive(Debug, Default)]
