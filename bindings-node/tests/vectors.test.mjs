@@ -302,7 +302,7 @@ describe('vectors', { concurrency: 8 }, () => {
     assert.deepEqual(
       [...new Set(names.map((name) => name.split('/')[0]))],
       [
-        ...['changes', 'circuit', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
+        ...['changes', 'circuit', 'dpop', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
         ...['outcomes', 'replays', 'retries', 'signed', 'table', 'texts', 'unmapped'],
       ],
     );

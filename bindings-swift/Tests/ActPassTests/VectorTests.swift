@@ -11,7 +11,7 @@ final class VectorTests: XCTestCase {
     func testAllVectorsPass() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts"] {
+        for area in ["changes", "circuit", "dpop", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()

@@ -35,7 +35,7 @@ class VectorTest {
     fun allVectorsPass() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts")) {
+        for (area in listOf("changes", "circuit", "dpop", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)
