@@ -25,7 +25,6 @@ function newClient({ api_key: apiKey, agent_id: agentId, base_url: baseUrl, ca_p
     maxRetries: options.max_retries,
     circuitFailures: options.circuit_failures,
     approvalKeys: options.approval_keys,
-    dpopKey: options.dpop_key,
   });
 }
 
