@@ -264,6 +264,30 @@ impl ActPass {
         }
     }
 
+    /// Returns a fresh DPoP proof for a request to the gateway that the program sends itself with
+    /// this client's API key: the header `dpop`, with `authorization: DPoP <api key>`. `None` without
+    /// a [`dpop_key`](crate::ActPassBuilder::dpop_key): the scheme is then `Bearer`. `nonce` is the
+    /// `dpop-nonce` of the last response, if any.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`], if the random number generator or the signature fails.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// let actpass = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").build()?;
+    /// assert!(actpass.dpop_proof("GET", "http://127.0.0.1:8787/api/v1/tools", None)?.is_none());
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn dpop_proof(&self, method: &str, url: &str, nonce: Option<&str>) -> Result<Option<Secret>, Error> {
+        let Some(prover) = &self.config().prover else { return Ok(None) };
+        if let Some(nonce) = nonce {
+            prover.keep_nonce(nonce);
+        }
+        prover.prove(method, url, self.clock()).map(Some)
+    }
+
     /// The state of the circuit breaker. After
     /// [`circuit_failures`](crate::ActPassBuilder::circuit_failures) consecutive calls that could
     /// not reach the gateway, calls fail immediately with [`ErrorKind::Connection`] and a

@@ -90,14 +90,20 @@ impl Prover {
         signed.map(Secret::new).ok_or_else(|| Error::new(ErrorKind::Internal, "cannot sign the DPoP proof"))
     }
 
+    /// Keeps the gateway's nonce; an invalid one is ignored. Returns whether it is valid.
+    pub(crate) fn keep_nonce(&self, nonce: &str) -> bool {
+        let is_valid = is_nonce(nonce);
+        if is_valid {
+            self.nonce.store(Some(Arc::new(nonce.to_owned())));
+        }
+        is_valid
+    }
+
     /// Keeps the response's nonce. Returns whether the response demands a proof with it, which means
     /// that the gateway did not process the request.
     pub(crate) fn observe(&self, response: &Response) -> bool {
-        let Some(nonce) = response.dpop_nonce.as_deref().filter(|nonce| is_nonce(nonce)) else {
-            return false;
-        };
-        self.nonce.store(Some(Arc::new(nonce.to_owned())));
-        response.status == 401 && response.www_authenticate.as_deref().is_some_and(demands_nonce)
+        let has_nonce = response.dpop_nonce.as_deref().is_some_and(|nonce| self.keep_nonce(nonce));
+        has_nonce && response.status == 401 && response.www_authenticate.as_deref().is_some_and(demands_nonce)
     }
 }
 
