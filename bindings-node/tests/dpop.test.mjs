@@ -26,7 +26,7 @@ function thrown(body) {
   return assert.fail('nothing was thrown');
 }
 
-test('the thumbprint is that of the public key', () => {
+test('the thumbprint matches the public key', () => {
   assert.equal(dpopThumbprint(PEM), JKT);
   const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   assert.equal(dpopThumbprint(privateKey.export({ format: 'pem', type: 'pkcs8' })).length, 43);

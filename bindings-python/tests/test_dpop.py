@@ -17,7 +17,7 @@ THUMBPRINT = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 INVALID = ["", BODY, PEM.replace("PRIVATE", "PUBLIC"), PEM * 2, PEM.replace("MC4C", "MC4D")]
 
 
-def test_thumbprint_is_that_of_the_public_key() -> None:
+def test_thumbprint_matches_the_public_key() -> None:
     assert dpop_thumbprint(PEM) == THUMBPRINT
 
 

@@ -71,7 +71,7 @@ impl Gateway {
         self.client.base_url()
     }
 
-    /// Sends a request with the key and, if the key is bound to another, with a DPoP proof; once more
+    /// Sends a request with the key and, if the key is bound to another, with a DPoP proof; again
     /// if the gateway demands a proof with a nonce.
     async fn send(&self, request: RequestBuilder) -> Result<Response, GatewayError> {
         let request = request.build().map_err(|error| self.unreachable(&error))?;
