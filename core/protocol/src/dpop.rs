@@ -99,7 +99,7 @@ impl DpopKey {
         header.key("jwk");
         header.raw(&jwk);
         header.raw("}");
-        Ok(Self { signer, header: encode(header.as_str()), thumbprint: encode(Sha256::digest(&jwk)) })
+        Ok(Self { signer, header: encode(header.as_str()), thumbprint: public.thumbprint() })
     }
 
     /// The algorithm of the signatures.
@@ -203,24 +203,6 @@ impl Proof<'_> {
 /// ```
 pub fn access_token_hash(api_key: &str) -> String {
     encode(Sha256::digest(api_key))
-}
-
-/// The SHA-256 thumbprint of a public key (RFC 7638), in base64url: 43 characters.
-///
-/// ```
-/// use actpass_protocol::dpop::thumbprint;
-/// use actpass_protocol::token::PublicKey;
-///
-/// // The key of RFC 9449, section 4.1, and its thumbprint in section 6.1.
-/// let set = br#"{"keys": [{"kid": "k", "kty": "EC", "crv": "P-256",
-///     "x": "l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs",
-///     "y": "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"}]}"#;
-/// let keys = PublicKey::parse_jwks(set)?;
-/// assert_eq!(thumbprint(&keys[0]), "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I");
-/// # Ok::<(), &str>(())
-/// ```
-pub fn thumbprint(key: &PublicKey) -> String {
-    encode(Sha256::digest(jwk(key)))
 }
 
 /// Whether `text` is a nonce (RFC 9449, section 8.1) of at most [`MAX_NONCE_BYTES`].

@@ -9,7 +9,7 @@
     reason = "tests"
 )]
 
-use actpass_protocol::dpop::{DpopKey, Proof, access_token_hash, is_nonce, thumbprint};
+use actpass_protocol::dpop::{DpopKey, Proof, access_token_hash, is_nonce};
 use actpass_protocol::token::{Algorithm, PublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -103,7 +103,7 @@ fn thumbprints_match_the_public_keys() {
     assert_eq!(p256.thumbprint(), "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U");
     let x = decoded("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
     let public = PublicKey::new("any", Algorithm::EdDsa, &x).unwrap();
-    assert_eq!(thumbprint(&public), ed25519.thumbprint());
+    assert_eq!(public.thumbprint(), ed25519.thumbprint());
 }
 
 #[test]
