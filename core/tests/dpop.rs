@@ -33,7 +33,7 @@ const PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
 const THUMBPRINT: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
 
 /// A gateway that verifies the proof of each request.
-fn bound(steps: Value) -> HostileGateway {
+fn bound(steps: &Value) -> HostileGateway {
     scripted(json!({"dpop": {"api_key": KEY, "jkt": THUMBPRINT}, "steps": steps}))
 }
 
@@ -52,7 +52,7 @@ fn prover(gateway: &HostileGateway) -> ActPass {
 #[test]
 fn every_call_has_its_own_proof() {
     let answer = |json: Value| json!({"do": "respond", "json": json, "headers": {"dpop-nonce": "n-1"}});
-    let gateway = bound(json!([
+    let gateway = bound(&json!([
         respond(allow()),
         answer(json!({"token": "eyJ.a.b", "jwks_uri": "https://gateway.example/jwks"})),
         answer(json!({"valid": false, "errors": ["expired"]})),
@@ -96,7 +96,7 @@ fn stop_watch_and_acknowledgement_have_proofs() {
     let epoch = |epoch: u64| respond(json!({"halt_epoch": epoch, "halted": false}));
     let mut decision = allow();
     decision["halt_epoch"] = json!(1);
-    let gateway = bound(json!([respond(decision), demand("n-1"), epoch(2)]));
+    let gateway = bound(&json!([respond(decision), demand("n-1"), epoch(2)]));
     let client = prover(&gateway);
     block_on(async {
         let action = action();
@@ -117,7 +117,7 @@ fn stop_watch_and_acknowledgement_have_proofs() {
 
 #[test]
 fn calls_that_are_not_idempotent_are_repeated_with_the_nonce() {
-    let gateway = bound(json!([
+    let gateway = bound(&json!([
         demand("n-1"),
         respond(json!({"event_id": "ev_1", "current_event_hash": "ab"})),
         demand("n-2"),
@@ -148,7 +148,7 @@ fn proof_is_for_the_url_with_its_path_and_over_http2() {
 #[test]
 fn clients_of_the_same_settings_share_the_nonce() {
     let step = json!({"do": "respond", "json": allow(), "headers": {"dpop-nonce": "n-1"}});
-    let gateway = bound(json!([step]));
+    let gateway = bound(&json!([step]));
     let settings = builder(&gateway).dpop_key(PEM).settings().unwrap();
     block_on(async {
         settings.connect().preflight(&action()).await.unwrap();
@@ -206,7 +206,7 @@ fn key_is_not_shown() {
 
 #[test]
 fn key_file_of_the_environment_is_the_default() {
-    let gateway = bound(json!([respond(allow())]));
+    let gateway = bound(&json!([respond(allow())]));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dpop key.pem");
     std::fs::write(&path, PEM).unwrap();

@@ -151,7 +151,7 @@ fn other_keys_are_rejected_with_the_expected_form() {
         (pem("PRIVATE KEY", ED25519_DER).repeat(2), "found several"),
         (pem("PRIVATE KEY", "MC4CAQ!"), "invalid base64"),
         (pem("PRIVATE KEY", ""), "invalid DER"),
-        (pem("PRIVATE KEY", &ED25519_DER[..60]), "invalid DER"),
+        (pem("PRIVATE KEY", ED25519_DER.strip_suffix("rn9g").unwrap()), "invalid DER"),
         (pem("PRIVATE KEY", &format!("{ED25519_DER}AAAA")), "invalid DER"),
         (pem("PRIVATE KEY", x25519), "found another type of key"),
         (pem("PRIVATE KEY", p384), "found another type of key"),
