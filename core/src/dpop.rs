@@ -103,18 +103,29 @@ impl Prover {
     /// that the gateway did not process the request.
     pub(crate) fn observe(&self, response: &Response) -> bool {
         let has_nonce = response.dpop_nonce.as_deref().is_some_and(|nonce| self.keep_nonce(nonce));
-        has_nonce && response.status == 401 && response.www_authenticate.as_deref().is_some_and(demands_nonce)
+        has_nonce && refusal(response) == Some(USE_NONCE)
     }
 }
 
-/// Whether a `www-authenticate` header has the parameter `error="use_dpop_nonce"`.
-fn demands_nonce(challenges: &str) -> bool {
-    challenges.split(',').any(|parameter| {
-        // The first parameter follows the name of the scheme.
-        let parameter = parameter.trim();
-        let parameter = parameter.split_once(' ').map_or(parameter, |(_scheme, first)| first.trim());
-        let Some((name, value)) = parameter.split_once('=') else { return false };
-        name.trim().eq_ignore_ascii_case("error") && value.trim().trim_matches('"') == USE_NONCE
+/// The error code of a 401 that refuses a proof of possession, or an API key without one.
+pub(crate) fn refusal(response: &Response) -> Option<&str> {
+    challenge_error(response.www_authenticate.as_deref()?).filter(|_| response.status == 401)
+}
+
+/// The parameter `error` of the challenge `DPoP` in a `www-authenticate` header.
+fn challenge_error(challenges: &str) -> Option<&str> {
+    let mut is_dpop = false;
+    challenges.split(',').find_map(|part| {
+        let part = part.trim();
+        // The first parameter of a challenge follows the name of its scheme.
+        let (first, rest) = part.split_once(' ').unwrap_or((part, ""));
+        let has_scheme = !first.contains('=') && !rest.trim_start().starts_with('=');
+        if has_scheme {
+            is_dpop = first.eq_ignore_ascii_case("DPoP");
+        }
+        let (name, value) = if has_scheme { rest } else { part }.split_once('=')?;
+        let is_error = is_dpop && name.trim().eq_ignore_ascii_case("error");
+        is_error.then(|| value.trim().trim_matches('"'))
     })
 }
 
@@ -130,19 +141,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn detects_the_demand_for_a_nonce() {
-        for header in [
-            r#"DPoP error="use_dpop_nonce", error_description="Resource server requires nonce in DPoP proof""#,
-            r#"Bearer, DPoP algs="ES256 EdDSA", error="use_dpop_nonce""#,
-            "DPoP error=use_dpop_nonce",
-            r#"dpop  Error = "use_dpop_nonce""#,
+    fn reads_the_error_of_a_challenge() {
+        for (header, error) in [
+            (
+                r#"DPoP error="use_dpop_nonce", error_description="a nonce is required""#,
+                Some("use_dpop_nonce"),
+            ),
+            (r#"Bearer, DPoP algs="ES256 EdDSA", error="invalid_token""#, Some("invalid_token")),
+            (r#"DPoP algs="ES256", error = "use_dpop_nonce""#, Some("use_dpop_nonce")),
+            ("DPoP error=use_dpop_nonce", Some("use_dpop_nonce")),
+            (r#"dpop  Error = "use_dpop_nonce""#, Some("use_dpop_nonce")),
+            (r#"Bearer error="invalid_token", DPoP algs="ES256""#, None),
+            (r#"DPoP algs="ES256", Bearer error="invalid_token""#, None),
+            (r#"Bearer, DPoP algs="ES256 EdDSA""#, None),
+            (r#"DPoP x="use_dpop_nonce""#, None),
+            ("use_dpop_nonce", None),
+            ("DPoP", None),
+            ("", None),
         ] {
-            assert!(demands_nonce(header), "{header}");
-        }
-        for header in
-            ["", "DPoP", r#"DPoP error="invalid_token""#, r#"DPoP x="use_dpop_nonce""#, "use_dpop_nonce"]
-        {
-            assert!(!demands_nonce(header), "{header}");
+            assert_eq!(challenge_error(header), error, "{header}");
         }
     }
 }

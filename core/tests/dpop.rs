@@ -134,6 +134,19 @@ fn calls_that_are_not_idempotent_are_repeated_with_the_nonce() {
 }
 
 #[test]
+fn second_demand_for_a_nonce_is_an_error_that_names_the_cause() {
+    let gateway = bound(&json!([demand("n-1"), demand("n-2"), respond(allow())]));
+    let client = builder(&gateway).dpop_key(PEM).max_retries(2).build().unwrap();
+    let (runs, outcome) = block_on(common::counted(&client, &action()));
+    assert_eq!((runs, gateway.seen().len()), (0, 2));
+    assert_eq!(outcome.decision().reason_code(), "actpass.unauthenticated");
+    let explain = outcome.decision().explain().summary;
+    assert!(explain.contains("refused the proof of possession"), "{explain}");
+    // The last nonce is kept, and the next call succeeds.
+    assert_eq!(block_on(common::counted(&client, &action())).0, 1);
+}
+
+#[test]
 fn proof_is_for_the_url_with_its_path_and_over_http2() {
     let gateway = scripted(json!({
         "tls": "trusted", "http2": true, "dpop": {"api_key": KEY, "jkt": THUMBPRINT},
