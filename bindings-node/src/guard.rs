@@ -59,6 +59,13 @@ pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
     catch_panic(|| guard::hash_payload(&payload))
 }
 
+/// The thumbprint of a DPoP key.
+#[napi]
+pub(crate) fn dpop_thumbprint(key: String) -> napi::Result<String> {
+    let key = Secret::new(key);
+    catch_panic(|| guard::dpop_thumbprint(&key))
+}
+
 /// The HMAC-SHA256 of a value's canonical JSON.
 #[napi]
 pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {

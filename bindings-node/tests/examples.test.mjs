@@ -25,3 +25,23 @@ test('the example of an agent that is stopped finishes one refund and goes on wh
   assert.match(rest, /^allow +refund\.small_in_scope +10 of 10 refunds$/);
   assert.deepEqual(others, []);
 });
+
+test('the example of a bound key refuses the stolen key', async () => {
+  for (const file of ['gateway.mjs', 'bound-key.mjs']) {
+    cpSync(join(ROOT, 'examples', 'node', file), join(folder, file));
+  }
+  const policy = join(ROOT, 'policies', 'dev.json');
+  const done = await run(process.execPath, ['bound-key.mjs', process.env.ACTPASS_GATEWAY, policy], { cwd: folder });
+  assert.deepEqual([done.code, done.stderr], [0, '']);
+  assert.deepEqual(
+    done.stdout
+      .trim()
+      .split('\n')
+      .map((line) => line.split(/ {2,}/)),
+    [
+      ['agent', 'refund.small_in_scope', 'refunded'],
+      ['thief without a key', 'actpass.unauthenticated', 'did not run'],
+      ['thief with a key', 'actpass.unauthenticated', 'did not run'],
+    ],
+  );
+});

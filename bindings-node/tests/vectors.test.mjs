@@ -24,7 +24,15 @@ const MEMBERS = [
   'gateway',
   'expect',
 ];
-const CLIENT = ['timeout', 'connect_timeout', 'max_retries', 'circuit_failures', 'trust_ca', 'approval_keys'];
+const CLIENT = [
+  'timeout',
+  'connect_timeout',
+  'max_retries',
+  'circuit_failures',
+  'trust_ca',
+  'approval_keys',
+  'dpop_key',
+];
 /** The vectors' spelling of an action's members, and ours. */
 const SPELLED = {
   goal: 'goal',
@@ -97,6 +105,7 @@ function newClient(vector, gateway, circuitOff) {
     circuit_failures: circuitFailures,
     trust_ca: trust,
     approval_keys: approvalKeys,
+    dpop_key: dpopKey,
   } = vector.client ?? {};
   return new ActPass({
     apiKey: KEY,
@@ -108,6 +117,7 @@ function newClient(vector, gateway, circuitOff) {
     circuitFailures: circuitOff ? 0 : circuitFailures,
     ca: trust ? gateway.ca : undefined,
     approvalKeys,
+    dpopKey,
   });
 }
 
@@ -175,7 +185,10 @@ async function play(at, name, mode, circuitOff) {
     assert.equal(requests.length, expected.requests_sent);
     for (const request of seen) {
       assert.deepEqual([request.method, request.path], ['POST', '/api/v1/actions/preflight']);
-      assert.ok(Object.fromEntries(request.headers).authorization === `Bearer ${KEY}`);
+      const headers = Object.fromEntries(request.headers);
+      const hasProof = vector.client?.dpop_key !== undefined;
+      assert.ok(headers.authorization === `${hasProof ? 'DPoP' : 'Bearer'} ${KEY}`);
+      assert.equal('dpop' in headers, hasProof);
       assert.ok(request.body === seen[0].body || (vector.calls_before && key === null));
       const sent = JSON.parse(request.body).idempotency_key;
       assert.ok(key === null ? sent.length === 36 : sent === key);
@@ -289,7 +302,7 @@ describe('vectors', { concurrency: 8 }, () => {
     assert.deepEqual(
       [...new Set(names.map((name) => name.split('/')[0]))],
       [
-        ...['changes', 'circuit', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
+        ...['changes', 'circuit', 'dpop', 'failures', 'halts', ...(native.hasTestHooks ? ['lost'] : [])],
         ...['outcomes', 'replays', 'retries', 'signed', 'table', 'texts', 'unmapped'],
       ],
     );

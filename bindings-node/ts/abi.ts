@@ -71,4 +71,5 @@ export interface Native {
   argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;
   signPayload(secret: string, payload: string): string;
+  dpopThumbprint(key: string): string;
 }

@@ -22,6 +22,10 @@ export const wasm = (globalThis as unknown as { WebAssembly: unknown }).WebAssem
 const MAX_BODY = 1024 * 1024;
 /** The longest timer of JavaScript. */
 const MAX_TIMER = 2 ** 31 - 1;
+/** The environment variable with the path of the DPoP key. */
+const DPOP_KEY_FILE = 'ACTPASS_DPOP_KEY_FILE';
+/** The headers of a response that the engine reads. */
+const HEADERS = ['retry-after', 'x-request-id', 'www-authenticate', 'dpop-nonce'];
 /** The length of a missing header. */
 const ABSENT = 2 ** 32 - 1;
 const ENDS = ['failed', 'returned', 'cancelled', 'suspended'] as const;
@@ -30,6 +34,8 @@ const ENDS = ['failed', 'returned', 'cancelled', 'suspended'] as const;
 export interface EngineHost {
   /** Reads an environment variable; `undefined` if unset or unsupported. */
   environment(name: string): string | undefined;
+  /** Reads a text file; throws if it cannot be read, or if the host has no files. */
+  readText(path: string): string;
   /** Whether a page or an extension of a browser runs the program. */
   readonly isBrowser: boolean;
   /** Returns why the settings cannot be kept here, naming the member; `undefined` if they can. */
@@ -67,6 +73,8 @@ interface Exports extends BufferExports {
     status: number,
     retryAfter: number,
     requestId: number,
+    wwwAuthenticate: number,
+    dpopNonce: number,
     problem: number,
     body: number,
   ): void;
@@ -329,12 +337,13 @@ class Engine {
         throw Object.assign(new Error('the browser hides its status'), { code: 'REDIRECT' });
       }
       const { problem, body } = await read(response);
-      const headers = [headerOf(response, 'retry-after'), headerOf(response, 'x-request-id')];
+      const headers = HEADERS.map((name) => headerOf(response, name));
       const { status } = response;
       this.complete(instance, (exports) => {
-        const [retryAfter = 0, requestId = 0, length = 0] = instance.write(...headers.map((text) => text ?? ''), body);
-        const lengthOf = (at: number, length: number) => (headers[at] === undefined ? ABSENT : length);
-        exports.fetched(operation, status, lengthOf(0, retryAfter), lengthOf(1, requestId), problem, length);
+        const lengths = instance.write(...headers.map((text) => text ?? ''), body);
+        const lengthOf = (at: number) => (headers[at] === undefined ? ABSENT : (lengths[at] ?? 0));
+        const length = lengths[HEADERS.length] ?? 0;
+        exports.fetched(operation, status, lengthOf(0), lengthOf(1), lengthOf(2), lengthOf(3), problem, length);
       });
     } catch (error) {
       if (request.signal?.aborted === true) {
@@ -383,6 +392,10 @@ class Engine {
     delete settings['dangerAllowBrowser'];
     settings['apiKey'] ??= this.#host.environment('ACTPASS_API_KEY');
     settings['baseUrl'] ??= this.#host.environment('ACTPASS_API_BASE_URL') || undefined;
+    const path = this.#host.environment(DPOP_KEY_FILE);
+    if (settings['dpopKey'] === undefined && path) {
+      settings['dpopKey'] = keyIn(path, this.#host);
+    }
     return JSON.stringify(settings);
   }
 
@@ -574,7 +587,18 @@ export function wasmEngine(module: WasmModule, host: EngineHost): Native {
     argumentPath: (member, steps) => engine.function(4, { member, steps }),
     hashPayload: (payload) => engine.function(5, { payload }),
     signPayload: (secret, payload) => engine.function(6, { secret, payload }),
+    dpopThumbprint: (key) => engine.function(8, { key }),
   };
+}
+
+/** Reads the file of the DPoP key. */
+function keyIn(path: string, host: EngineHost): string {
+  try {
+    return host.readText(path);
+  } catch (error) {
+    const problem = `cannot read ${path}, the file in ${DPOP_KEY_FILE}: ${(error as Error).message}`;
+    throw described('ActPassConfigError', 'actpass.invalid_config', 'config', `dpopKey: ${problem}`);
+  }
 }
 
 /** Returns why `fetch` cannot support a setting. */

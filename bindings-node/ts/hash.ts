@@ -41,6 +41,30 @@ export function signPayload(secret: string, payload: unknown): string {
 }
 
 /**
+ * Returns the thumbprint of the setting `dpopKey`, to which the gateway binds an API key: the SHA-256 of the public key
+ * (RFC 7638) in base64url, 43 characters.
+ *
+ * @throws {@link ActPassArgumentError} `key` is not a P-256 or Ed25519 private key in PKCS#8 PEM.
+ *
+ * @example
+ * ```ts
+ * import { generateKeyPairSync } from 'node:crypto';
+ * import { dpopThumbprint } from '@actpass/sdk';
+ *
+ * const { privateKey } = generateKeyPairSync('ed25519');
+ * console.log(dpopThumbprint(privateKey.export({ format: 'pem', type: 'pkcs8' }).toString()).length);
+ * ```
+ */
+export function dpopThumbprint(key: string): string {
+  return placing(dpopThumbprint, () => {
+    if (typeof key !== 'string') {
+      throw wrongArgument(`dpopKey: expected a string, found ${describe(key)}`);
+    }
+    return converting(() => native.dpopThumbprint(key));
+  });
+}
+
+/**
  * Returns `{"decision", "error", "executed"}` of an outcome as canonical JSON, identical in every language.
  *
  * `error` is `null` or `{"kind", "status"}`; the kind is `action` for an error of the guarded function.

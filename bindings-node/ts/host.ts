@@ -1,6 +1,7 @@
 /** The host of the SDK: Node. `edge/host.ts` replaces this module in the build for other hosts. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { readFileSync } from 'node:fs';
 import { types } from 'node:util';
 import type { Settings } from './engine.js';
 
@@ -20,6 +21,11 @@ export function scopeStorage<T>(): ScopeStorage<T> | undefined {
 /** @internal Reads an environment variable. */
 export function environment(name: string): string | undefined {
   return process.env[name];
+}
+
+/** @internal Reads a text file. */
+export function readText(path: string): string {
+  return readFileSync(path, 'utf8');
 }
 
 /** @internal Writes a line of the log without a logger. */

@@ -15,6 +15,7 @@ export {
   ActPassTimeoutError,
   canonicalOutcome,
   createActPass,
+  dpopThumbprint,
   hashPayload,
   signPayload,
   UNGUARDED,

@@ -22,7 +22,7 @@ export {
   ActPassStatusError,
   ActPassTimeoutError,
 } from './errors.js';
-export { canonicalOutcome, hashPayload, signPayload } from './hash.js';
+export { canonicalOutcome, dpopThumbprint, hashPayload, signPayload } from './hash.js';
 export { UNGUARDED } from './unguarded.js';
 export type * from './outcome.js';
 export type * from './protect-options.js';

@@ -6,7 +6,7 @@ import type { Native } from './abi.js';
 import { wasm, wasmEngine } from './engine.js';
 import { ActPassConfigError, ActPassError } from './errors.js';
 import { herePath } from './here.js';
-import { proxyProblem } from './host.js';
+import { proxyProblem, readText } from './host.js';
 import { loadNative } from './load.js';
 import { VERSION } from './version.js';
 
@@ -70,6 +70,7 @@ function loadWasm(): Native {
   const module = new wasm.Module(readFileSync(file));
   const engine = wasmEngine(module, {
     environment: (name) => process.env[name],
+    readText,
     isBrowser: false,
     refuses: (settings) => proxyProblem(settings, process.env),
   });

@@ -15,6 +15,7 @@ export const SETTINGS = [
   'mode',
   'ca',
   'approvalKeys',
+  'dpopKey',
   'dangerAllowInsecureHttp',
   'dangerAllowBrowser',
 ];

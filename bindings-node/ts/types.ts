@@ -58,6 +58,11 @@ export interface ActPassOptions {
    */
   approvalKeys?: string | undefined;
   /**
+   * The private key that the API key is bound to (DPoP, RFC 9449), P-256 or Ed25519 in PKCS#8 PEM; see
+   * {@link dpopThumbprint}. Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
+   */
+  dpopKey?: string | undefined;
+  /**
    * Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions.
    * Default: `false`.
    */

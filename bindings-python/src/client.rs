@@ -34,7 +34,7 @@ pub(crate) struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, approval_keys, circuit_failures, danger_allow_insecure_http, background))]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, approval_keys, dpop_key, circuit_failures, danger_allow_insecure_http, background))]
     #[expect(clippy::too_many_arguments, reason = "one parameter per setting")]
     fn new(
         py: Python<'_>,
@@ -48,6 +48,7 @@ impl Client {
         mode: Required<'_, '_>,
         ca: Argument<'_, '_>,
         approval_keys: Argument<'_, '_>,
+        dpop_key: Argument<'_, '_>,
         circuit_failures: Required<'_, '_>,
         danger_allow_insecure_http: Required<'_, '_>,
         background: bool,
@@ -85,6 +86,9 @@ impl Client {
             }
             if let Some(keys) = setting("approval_keys", approval_keys)? {
                 builder = builder.approval_keys(keys);
+            }
+            if let Some(key) = setting("dpop_key", dpop_key)? {
+                builder = builder.dpop_key(Secret::new(key));
             }
             let bridge = match background {
                 true => {
@@ -446,6 +450,15 @@ pub(crate) fn sign_payload(
         let payload = json("payload", payload)?;
         actpass_core::sign_payload(secret.expose().as_bytes(), &payload)
             .map_err(|error| raise(py, &error.into()))
+    })
+}
+
+/// The thumbprint of a DPoP key.
+#[pyfunction]
+pub(crate) fn dpop_thumbprint(py: Python<'_>, dpop_key: Required<'_, '_>) -> PyResult<String> {
+    catch_panic(py, || {
+        let key = Secret::new(string("dpop_key", dpop_key)?);
+        actpass_core::dpop_thumbprint(&key).map_err(|error| raise(py, &error.into()))
     })
 }
 

@@ -21,7 +21,7 @@ mod test_hooks;
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
-    use crate::client::{Client, hash_payload, json_text, json_value, sign_payload};
+    use crate::client::{Client, dpop_thumbprint, hash_payload, json_text, json_value, sign_payload};
     #[pymodule_export]
     use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]

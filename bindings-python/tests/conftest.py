@@ -60,7 +60,7 @@ def _watched_errors() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Record the texts of the test's errors; clear the developer's ``ACTPASS_*`` settings."""
-    for name in ("ACTPASS_API_KEY", "ACTPASS_API_BASE_URL"):
+    for name in ("ACTPASS_API_KEY", "ACTPASS_API_BASE_URL", "ACTPASS_DPOP_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     yield
     WATCH.take_errors()

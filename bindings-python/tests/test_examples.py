@@ -84,6 +84,14 @@ def test_two_people_example_refuses_the_requester() -> None:
     ]
 
 
+def test_bound_key_example_refuses_the_stolen_key() -> None:
+    assert rows("bound_key.py") == [
+        ["agent", "refund.small_in_scope", "refunded"],
+        ["thief", "without", "a", "key", "actpass.unauthenticated", "did", "not", "run"],
+        ["thief", "with", "a", "key", "actpass.unauthenticated", "did", "not", "run"],
+    ]
+
+
 def test_after_lookup_example_refunds_looked_up_order_once() -> None:
     assert [(row[0], row[1], row[2], row[3], row[-1]) for row in rows("after_lookup.py")] == [
         ("refunds.create", "ord_1", "deny", "policy.no_match", "run"),

@@ -21,7 +21,7 @@ from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown,
 KEY = "apk_vector_secret"
 #: The default key of an action, so that every language sends the same request.
 IDEMPOTENCY_KEY = "vector_key"
-CLIENT = {"timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"}
+CLIENT = {"timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys", "dpop_key"}
 ACTION_MEMBERS = {
     *ACTION,
     "user_id",
@@ -93,6 +93,7 @@ def runs_of(path: Path, kind: str) -> list[Run]:
 AREAS = {
     "changes",
     "circuit",
+    "dpop",
     "failures",
     "halts",
     "lost",
@@ -343,7 +344,10 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
     given = vector.get("action", {}).get("idempotency_key", IDEMPOTENCY_KEY)
     for request in asked:
         assert (request["method"], request["path"]) == ("POST", "/api/v1/actions/preflight")
-        assert dict(request["headers"])["authorization"] == f"Bearer {KEY}"
+        headers = dict(request["headers"])
+        has_proof = "dpop_key" in vector.get("client", {})
+        assert headers["authorization"] == f"{'DPoP' if has_proof else 'Bearer'} {KEY}"
+        assert ("dpop" in headers) is has_proof
         assert request["body"] == asked[0]["body"] or (vector.get("calls_before") and given is None)
         key = json.loads(request["body"])["idempotency_key"]
         assert key == given if given else len(key) == 36

@@ -4562,6 +4562,10 @@ public struct NativeSettings: Equatable, Hashable {
      */
     public let approvalKeys: String?
     /**
+     * The private key that the API key is bound to, in PEM.
+     */
+    public let dpopKey: Secret?
+    /**
      * Permits plain http to another host.
      */
     public let dangerAllowInsecureHttp: Bool
@@ -4606,6 +4610,9 @@ public struct NativeSettings: Equatable, Hashable {
          * The passkeys that must sign approvals, as JSON.
          */approvalKeys: String?, 
         /**
+         * The private key that the API key is bound to, in PEM.
+         */dpopKey: Secret?, 
+        /**
          * Permits plain http to another host.
          */dangerAllowInsecureHttp: Bool) {
         self.language = language
@@ -4620,6 +4627,7 @@ public struct NativeSettings: Equatable, Hashable {
         self.mode = mode
         self.ca = ca
         self.approvalKeys = approvalKeys
+        self.dpopKey = dpopKey
         self.dangerAllowInsecureHttp = dangerAllowInsecureHttp
     }
 
@@ -4651,6 +4659,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
                 mode: FfiConverterOptionTypeNativeMode.read(from: &buf), 
                 ca: FfiConverterOptionString.read(from: &buf), 
                 approvalKeys: FfiConverterOptionString.read(from: &buf), 
+                dpopKey: FfiConverterOptionTypeSecret.read(from: &buf), 
                 dangerAllowInsecureHttp: FfiConverterBool.read(from: &buf)
         )
     }
@@ -4668,6 +4677,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
         FfiConverterOptionTypeNativeMode.write(value.mode, into: &buf)
         FfiConverterOptionString.write(value.ca, into: &buf)
         FfiConverterOptionString.write(value.approvalKeys, into: &buf)
+        FfiConverterOptionTypeSecret.write(value.dpopKey, into: &buf)
         FfiConverterBool.write(value.dangerAllowInsecureHttp, into: &buf)
     }
 }
@@ -6704,6 +6714,17 @@ public func nativePendingApproval(json: String)throws  -> NativePending  {
 })
 }
 /**
+ * The thumbprint of a DPoP key.
+ */
+public func nativeDpopThumbprint(dpopKey: Secret)throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_dpop_thumbprint(
+        FfiConverterTypeSecret_lower(dpopKey),uniffiCallStatus
+    )
+})
+}
+/**
  * The SHA-256 of a value's canonical JSON.
  */
 public func nativeHashPayload(payload: String)throws  -> String  {
@@ -6902,6 +6923,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.contractVersionMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_pending_approval() != 14179) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_dpop_thumbprint() != 38397) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_hash_payload() != 31094) {

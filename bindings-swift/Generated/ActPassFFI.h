@@ -557,6 +557,11 @@ RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_requests(uint64_t ptr, R
 RustBuffer uniffi_actpass_uniffi_fn_func_native_pending_approval(RustBuffer json, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_DPOP_THUMBPRINT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_DPOP_THUMBPRINT
+RustBuffer uniffi_actpass_uniffi_fn_func_native_dpop_thumbprint(RustBuffer dpop_key, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_HASH_PAYLOAD
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_HASH_PAYLOAD
 RustBuffer uniffi_actpass_uniffi_fn_func_native_hash_payload(RustBuffer payload, RustCallStatus *_Nonnull out_status
@@ -896,6 +901,12 @@ void ffi_actpass_uniffi_rust_future_complete_void(uint64_t handle, RustCallStatu
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PENDING_APPROVAL
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PENDING_APPROVAL
 uint16_t uniffi_actpass_uniffi_checksum_func_native_pending_approval(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DPOP_THUMBPRINT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DPOP_THUMBPRINT
+uint16_t uniffi_actpass_uniffi_checksum_func_native_dpop_thumbprint(void
     
 );
 #endif

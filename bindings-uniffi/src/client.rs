@@ -49,6 +49,8 @@ pub(crate) struct NativeSettings {
     pub(crate) ca: Option<String>,
     /// The passkeys that must sign approvals, as JSON.
     pub(crate) approval_keys: Option<String>,
+    /// The private key that the API key is bound to, in PEM.
+    pub(crate) dpop_key: Option<Secret>,
     /// Permits plain http to another host.
     pub(crate) danger_allow_insecure_http: bool,
 }
@@ -94,6 +96,9 @@ impl NativeSettings {
         }
         if let Some(keys) = self.approval_keys {
             builder = builder.approval_keys(keys);
+        }
+        if let Some(key) = self.dpop_key {
+            builder = builder.dpop_key(key);
         }
         Ok(builder)
     }
@@ -329,4 +334,10 @@ pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<Str
     catch_panic(|| {
         Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &parse_argument("payload", &payload)?)?)
     })
+}
+
+/// The thumbprint of a DPoP key.
+#[uniffi::export]
+pub(crate) fn native_dpop_thumbprint(dpop_key: Secret) -> Result<String, NativeError> {
+    catch_panic(|| Ok(actpass_core::dpop_thumbprint(&dpop_key)?))
 }

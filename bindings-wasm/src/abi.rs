@@ -133,29 +133,33 @@ extern "C" fn call_finish(id: f64, ended: u32, has_response: bool, length: usize
     finished
 }
 
-/// Completes a request with a response. The input is `retry-after`, `x-request-id` and the body; the
-/// length of a missing header is `u32::MAX`. `problem` is 0 for a whole body, 1 for one that is too
-/// large, 2 for one that is cut short.
+/// Completes a request with a response. The input is `retry-after`, `x-request-id`,
+/// `www-authenticate`, `dpop-nonce` and the body; the length of a missing header is `u32::MAX`.
+/// `problem` is 0 for a whole body, 1 for one that is too large, 2 for one that is cut short.
 #[unsafe(no_mangle)]
+#[expect(clippy::too_many_arguments, reason = "one length per header")]
 extern "C" fn fetched(
     operation: u32,
     status: u32,
     retry_after: u32,
     request_id: u32,
+    www_authenticate: u32,
+    dpop_nonce: u32,
     problem: u32,
     body: usize,
 ) {
     let length = |length: u32| usize::try_from(length).ok().filter(|_| length != u32::MAX);
-    let (retry_after, request_id) = (length(retry_after), length(request_id));
-    let mut bytes = take(retry_after.unwrap_or(0) + request_id.unwrap_or(0) + body);
+    let headers = [retry_after, request_id, www_authenticate, dpop_nonce].map(length);
+    let mut bytes = take(headers.iter().flatten().sum::<usize>() + body);
     let mut header = |length: Option<usize>| {
         let rest = bytes.split_off(length?.min(bytes.len()));
         String::from_utf8(std::mem::replace(&mut bytes, rest)).ok()
     };
-    let (retry_after, request_id) = (header(retry_after), header(request_id));
+    let [retry_after, request_id, www_authenticate, dpop_nonce] = headers.map(&mut header);
     let body = transport::body_of(problem, bytes);
     let status = u16::try_from(status).unwrap_or(0);
-    let response = Response { retry_after, request_id, body, ..Response::new(status, "") };
+    let response =
+        Response { retry_after, request_id, www_authenticate, dpop_nonce, body, ..Response::new(status, "") };
     transport::fetched(operation, Fetched::Response(response));
     executor::run();
 }
@@ -229,6 +233,7 @@ fn apply(which: u32, arguments: &RawObject) -> Result<String, Error> {
         5 => guard::hash_payload(&required("payload")),
         6 => guard::sign_payload(&Secret::new(required("secret")), &required("payload")),
         7 => Ok(env!("CARGO_PKG_VERSION").to_owned()),
+        8 => guard::dpop_thumbprint(&Secret::new(required("key"))),
         _ => Err(Error::new(ErrorKind::Internal, "unknown function")),
     }
 }

@@ -16,7 +16,7 @@ thread_local! {
 /// The result of a request.
 #[derive(Debug)]
 pub(crate) enum Fetched {
-    /// A response: its status, `retry-after`, `x-request-id`, and body or why it could not be read.
+    /// A response: its status, its headers, and its body or why it could not be read.
     Response(Response),
     /// The host's code and message.
     Failed(String),

@@ -10,8 +10,9 @@ include!(concat!(env!("OUT_DIR"), "/vectors.rs"));
 
 /// The transport cases, with placeholders for the bodies of a [`Wire`].
 const TRANSPORT: &str = include_str!("../transport.json");
-/// Areas of vectors that call no gateway: they test hooks and helpers of this project's SDKs.
-const WITHOUT_GATEWAY: [&str; 2] = ["lost", "unmapped"];
+/// Areas of vectors for this project's SDKs alone: they call no gateway, or set an option that other
+/// guards lack.
+const SDK_ONLY: [&str; 3] = ["dpop", "lost", "unmapped"];
 
 /// One call of a guard against one script of the hostile gateway.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub(crate) fn vectors() -> Result<Vec<Case>, String> {
     let mut cases = Vec::new();
     for (name, text) in VECTORS {
         let area = name.split('/').next().unwrap_or_default();
-        if WITHOUT_GATEWAY.contains(&area) {
+        if SDK_ONLY.contains(&area) {
             continue;
         }
         let vector: Vector = serde_json::from_str(text).map_err(|error| format!("{name}: {error}"))?;

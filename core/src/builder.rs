@@ -8,6 +8,7 @@ use crate::breaker::DEFAULT_CIRCUIT_FAILURES;
 use crate::client::{ActPass, TimeSource};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::dpop::Prover;
 #[cfg(feature = "http")]
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -59,6 +60,7 @@ pub struct ActPassBuilder {
     #[cfg(feature = "http")]
     ca: Option<Vec<u8>>,
     approval_keys: Option<String>,
+    dpop_key: Option<Secret>,
     #[cfg(feature = "http")]
     ca_variables: Vec<CaVariable>,
     allow_insecure_http: bool,
@@ -162,6 +164,20 @@ impl ActPassBuilder {
     #[must_use]
     pub fn approval_keys(mut self, json: impl Into<String>) -> Self {
         self.approval_keys = Some(json.into());
+        self
+    }
+
+    /// Sets the private key that the API key is bound to (DPoP, RFC 9449): P-256 or Ed25519 in PKCS#8
+    /// PEM, not encrypted. Each request carries a proof of possession, so that a stolen API key alone
+    /// is useless. The gateway binds the API key to its [thumbprint](crate::dpop_thumbprint).
+    /// Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
+    ///
+    /// A gateway with its own nonces demands a proof with a nonce by a 401; the client repeats the
+    /// request once with it. A [custom transport](ActPassBuilder::transport) gets the proof in
+    /// [`Request::proof`](crate::transport::Request::proof).
+    #[must_use]
+    pub fn dpop_key(mut self, pem: impl Into<Secret>) -> Self {
+        self.dpop_key = Some(pem.into());
         self
     }
 
@@ -388,7 +404,8 @@ impl ActPassBuilder {
     }
 
     fn config(self) -> Result<Config, Error> {
-        let (api_key, authorization) = config::api_key(self.api_key)?;
+        let api_key = config::api_key(self.api_key)?;
+        let prover = Prover::choose(self.dpop_key, &api_key)?;
         let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
         let connect_timeout = match self.connect_timeout {
             Some(given) => config::timeout("connect_timeout", given)?,
@@ -399,8 +416,9 @@ impl ActPassBuilder {
         let user_agent = config::header("user_agent", Some(user_agent))?
             .ok_or_else(|| Error::config("user_agent", "expected a name, found an empty string"))?;
         Ok(Config {
+            authorization: config::authorization(&api_key, prover.as_ref())?,
             api_key,
-            authorization,
+            prover: prover.map(Arc::new),
             tenant_id: config::header("tenant_id", self.tenant_id)?,
             agent_id: config::agent_id(self.agent_id)?,
             base_url: BaseUrl::choose(self.base_url, self.allow_insecure_http)?,

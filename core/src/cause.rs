@@ -33,6 +33,8 @@ pub(crate) enum Cause {
     NotHttp,
     /// The peer does not speak TLS.
     NotTls,
+    /// The gateway refused the proof of possession, or the API key without one.
+    ProofRefused,
     /// The proxy named by `setting` failed.
     Proxy { setting: Cow<'static, str>, problem: ProxyProblem },
     /// The connection was refused.

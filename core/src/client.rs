@@ -245,14 +245,47 @@ impl ActPass {
         }
     }
 
-    /// Sends one attempt outside of the circuit breaker and the retries. Returns the body of a 2xx
-    /// response.
+    /// Sends one attempt outside of the circuit breaker and the retries, which is repeated once if the
+    /// gateway demands a DPoP proof with a nonce. Returns the body of a 2xx response.
     pub(crate) async fn attempt(&self, request: Request, timeout: Duration) -> Option<Vec<u8>> {
         let until = self.clock().now() + timeout;
-        match self.send(request, until).await {
-            Event::Response(response) if (200..300).contains(&response.status) => response.body.ok(),
-            Event::Response(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked | Event::Started => None,
+        let mut has_new_nonce = false;
+        loop {
+            let proof = self.0.engine.prove(&request, self.clock()).ok()?;
+            let Event::Response(response) = self.send(Request { proof, ..request.clone() }, until).await
+            else {
+                return None;
+            };
+            if self.0.engine.observe_nonce(&response) && !has_new_nonce {
+                has_new_nonce = true;
+                continue;
+            }
+            return response.body.ok().filter(|_| (200..300).contains(&response.status));
         }
+    }
+
+    /// Returns a fresh DPoP proof for a request to the gateway that the program sends itself with
+    /// this client's API key: the header `dpop`, with `authorization: DPoP <api key>`. `None` without
+    /// a [`dpop_key`](crate::ActPassBuilder::dpop_key): the scheme is then `Bearer`. `nonce` is the
+    /// `dpop-nonce` of the last response, if any.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`], if the random number generator or the signature fails.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// let actpass = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").build()?;
+    /// assert!(actpass.dpop_proof("GET", "http://127.0.0.1:8787/api/v1/tools", None)?.is_none());
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn dpop_proof(&self, method: &str, url: &str, nonce: Option<&str>) -> Result<Option<Secret>, Error> {
+        let Some(prover) = &self.config().prover else { return Ok(None) };
+        if let Some(nonce) = nonce {
+            prover.keep_nonce(nonce);
+        }
+        prover.prove(method, url, self.clock()).map(Some)
     }
 
     /// The state of the circuit breaker. After

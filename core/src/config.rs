@@ -8,6 +8,7 @@ use http::header::HeaderValue;
 use actpass_protocol::{Mode, Secret};
 
 use crate::base_url::BaseUrl;
+use crate::dpop::Prover;
 use crate::error::Error;
 use crate::halts::SeenEpoch;
 use crate::signed_approvals::ApprovalVerifier;
@@ -28,8 +29,10 @@ const MAX_RETRIES: u32 = 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) api_key: Secret,
-    /// `Bearer <key>`, marked sensitive.
+    /// `Bearer <key>`, or `DPoP <key>` with a DPoP key; marked sensitive.
     pub(crate) authorization: HeaderValue,
+    /// Makes the DPoP proofs of the requests.
+    pub(crate) prover: Option<Arc<Prover>>,
     pub(crate) tenant_id: Option<HeaderValue>,
     pub(crate) agent_id: String,
     pub(crate) base_url: BaseUrl,
@@ -208,7 +211,7 @@ pub(crate) fn max_retries(value: u32) -> Result<u32, Error> {
     }
 }
 
-pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Error> {
+pub(crate) fn api_key(given: Option<Secret>) -> Result<Secret, Error> {
     let key = match given {
         Some(key) => key,
         None => std::env::var("ACTPASS_API_KEY").map(Secret::new).map_err(|_| {
@@ -226,10 +229,16 @@ pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Er
             ),
         ));
     }
-    let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose()))
+    Ok(key)
+}
+
+/// The `authorization` header for an API key, whose scheme depends on the DPoP key.
+pub(crate) fn authorization(api_key: &Secret, prover: Option<&Prover>) -> Result<HeaderValue, Error> {
+    let scheme = if prover.is_some() { "DPoP" } else { "Bearer" };
+    let mut header = HeaderValue::try_from(format!("{scheme} {}", api_key.expose()))
         .map_err(|_| Error::config("api_key", "expected visible ASCII characters"))?;
     header.set_sensitive(true);
-    Ok((key, header))
+    Ok(header)
 }
 
 /// The agent's name. An empty name would belong to another agent.
@@ -267,7 +276,8 @@ mod tests {
             assert!(error.starts_with("api_key: expected "), "{error}");
             assert!(key.is_empty() || !error.contains(key), "{error}");
         }
-        let (_, header) = api_key(Some(Secret::new("apk_1"))).unwrap();
+        let key = api_key(Some(Secret::new("apk_1"))).unwrap();
+        let header = authorization(&key, None).unwrap();
         assert_eq!(header, "Bearer apk_1");
         assert!(!format!("{header:?}").contains("apk_1"));
         assert!(super::header("tenant_id", Some("a\nb".to_owned())).is_err());

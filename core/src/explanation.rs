@@ -123,6 +123,13 @@ impl Explanation {
                     "Check that nothing on the network intercepts the connection.",
                 ],
             ),
+            Cause::ProofRefused => Self::new(
+                "The gateway refused the proof of possession, or the API key without one.",
+                [
+                    "Check that dpop_key is the private key that the API key is bound to.",
+                    "Check this machine's clock, and that the base URL is the gateway's public URL.",
+                ],
+            ),
             Cause::Proxy { setting, problem } => Self::of_proxy(setting, *problem),
             Cause::Refused => Self::new(
                 "The gateway's host refused the connection.",

@@ -51,6 +51,14 @@ impl HttpRequests {
             *sent.method_mut() = Method::POST;
             sent.headers_mut().insert(CONTENT_TYPE, JSON);
         }
+        if let Some(proof) = &request.proof {
+            let mut header = HeaderValue::try_from(proof.expose()).map_err(|_| TransportError {
+                error: Error::new(ErrorKind::Internal, "the DPoP proof is not a header value"),
+                is_pre_send: true,
+            })?;
+            header.set_sensitive(true);
+            sent.headers_mut().insert(HeaderName::from_static("dpop"), header);
+        }
         if let Some(traceparent) = &request.traceparent {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }

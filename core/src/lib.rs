@@ -56,6 +56,7 @@ mod client;
 mod clock;
 mod config;
 mod decision;
+mod dpop;
 #[cfg(feature = "http")]
 mod endpoint;
 pub mod engine;
@@ -102,6 +103,7 @@ pub use config::{
     whole_number,
 };
 pub use decision::{Credential, Decision, Explain};
+pub use dpop::dpop_thumbprint;
 #[cfg(feature = "http")]
 pub use endpoint::Endpoint;
 pub use error::Error;

@@ -14,7 +14,7 @@ use crate::cause::Cause;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::trace::Traceparent;
-use actpass_protocol::Operation;
+use actpass_protocol::{Operation, Secret};
 
 /// The maximum size of a response body: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -102,12 +102,22 @@ pub struct Request {
     pub traceparent: Option<Traceparent>,
     /// The number of earlier attempts of the call; 0 for the first.
     pub retry: u32,
+    /// The DPoP proof of this attempt: the header `dpop`. Present if the client has a
+    /// [`dpop_key`](crate::ActPassBuilder::dpop_key); the scheme of `authorization` is then `DPoP`.
+    pub proof: Option<Secret>,
 }
 
 impl Request {
     /// A request with this body and no path suffix.
     pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
-        Self { operation, path_suffix: String::new(), body: body.into(), traceparent: None, retry: 0 }
+        Self {
+            operation,
+            path_suffix: String::new(),
+            body: body.into(),
+            traceparent: None,
+            retry: 0,
+            proof: None,
+        }
     }
 
     /// The path and query, relative to the base URL.
@@ -132,6 +142,10 @@ pub struct Response {
     pub retry_after: Option<String>,
     /// The `x-request-id` header.
     pub request_id: Option<String>,
+    /// The `www-authenticate` headers, joined with commas.
+    pub www_authenticate: Option<String>,
+    /// The `dpop-nonce` header.
+    pub dpop_nonce: Option<String>,
     /// The body, or why it could not be read.
     pub body: Result<Vec<u8>, BodyError>,
     /// The time from the start of the attempt until it had a connection, measured before anything
@@ -148,6 +162,8 @@ impl Response {
             status,
             retry_after: None,
             request_id: None,
+            www_authenticate: None,
+            dpop_nonce: None,
             body: Ok(body.into()),
             connected_after: Duration::ZERO,
         }

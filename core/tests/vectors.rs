@@ -62,8 +62,8 @@ fn play_all(sender: Sender) {
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
     for area in [
-        "changes", "circuit", "failures", "halts", "lost", "outcomes", "replays", "retries", "signed",
-        "table", "texts", "unmapped",
+        "changes", "circuit", "dpop", "failures", "halts", "lost", "outcomes", "replays", "retries",
+        "signed", "table", "texts", "unmapped",
     ] {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
@@ -231,7 +231,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
         let same = found.is_some_and(|found| found.same_value(&Json::from(value.clone())));
         check(&format!("recorded.{name} is {value}"), same, &found);
     }
-    let ours = seen.iter().all(|seen| is_ours(seen, &vector.action));
+    let ours = seen.iter().all(|seen| is_ours(seen, vector));
     check("each request is a preflight with the keys", ours, &seen);
     // Without a given key, each call has its own.
     let repeats = (vector.calls_before > 0 && vector.action.given_key().is_none())
@@ -287,13 +287,17 @@ fn thrown(outcome: &Outcome<(), io::Error>) -> Option<Value> {
     }))
 }
 
-fn is_ours(seen: &Seen, action: &Overrides) -> bool {
+fn is_ours(seen: &Seen, vector: &Vector) -> bool {
+    // The gateway verifies the proof itself.
+    let has_proof = vector.client.dpop_key.is_some();
+    let scheme = if has_proof { "DPoP" } else { "Bearer" };
     let body: Value = serde_json::from_str(&seen.body).unwrap_or_default();
     let key = body["idempotency_key"].as_str().unwrap_or_default();
     seen.method == "POST"
         && seen.path == "/api/v1/actions/preflight"
-        && common::header(seen, "authorization") == Some("Bearer apk_vector_secret")
-        && match action.given_key() {
+        && common::header(seen, "authorization") == Some(&format!("{scheme} {KEY}"))
+        && common::header(seen, "dpop").is_some() == has_proof
+        && match vector.action.given_key() {
             Some(given) => key == given,
             None => key.len() == 36 && key != IDEMPOTENCY_KEY,
         }
@@ -464,6 +468,7 @@ struct Client {
     circuit_failures: Option<u32>,
     trust_ca: bool,
     approval_keys: Option<String>,
+    dpop_key: Option<String>,
 }
 
 impl Client {
@@ -487,6 +492,9 @@ impl Client {
         }
         if let Some(keys) = &self.approval_keys {
             builder = builder.approval_keys(keys);
+        }
+        if let Some(key) = &self.dpop_key {
+            builder = builder.dpop_key(key.as_str());
         }
         let ca = self.trust_ca.then(|| gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
         builder = match (sender, ca) {

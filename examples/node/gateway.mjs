@@ -2,7 +2,7 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -10,10 +10,23 @@ import { promisify } from 'node:util';
 
 /** Runs `body` with the URL of a new gateway; `program` is the path of `actpass-gateway`. */
 export async function withGateway(program, body) {
+  const command = (folder) => ['dev', '--listen', '127.0.0.1:0', '--data', join(folder, 'dev.db')];
+  await withProgram(program, command, body);
+}
+
+/** Runs `body` with the URL of a new gateway with these settings: TOML without the address and the data file. */
+export async function withSettings(program, settings, body) {
+  const command = async (folder) => {
+    const config = join(folder, 'gateway.toml');
+    await writeFile(config, `listen = "127.0.0.1:0"\ndata = "gateway.db"\n${settings}`);
+    return ['serve', '--config', config];
+  };
+  await withProgram(program, command, body);
+}
+
+async function withProgram(program, command, body) {
   const folder = await mkdtemp(join(tmpdir(), 'actpass-'));
-  const child = spawn(program, ['dev', '--listen', '127.0.0.1:0', '--data', join(folder, 'dev.db')], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
+  const child = spawn(program, await command(folder), { stdio: ['ignore', 'pipe', 'ignore'] });
   try {
     const [line] = await once(createInterface({ input: child.stdout }), 'line');
     await body(line.split(' ').at(-1));

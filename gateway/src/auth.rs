@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 
 use crate::acs::AcsSettings;
 use crate::client_certificates::CertificateName;
+use crate::dpop::Thumbprint;
 use crate::policy::{Policy, RiskTier, ShadowPolicy};
 
 /// Maximum length of an API key in bytes. Longer keys are treated as unknown.
@@ -344,6 +345,8 @@ pub struct ApiKey {
     pub certificate: Option<CertificateName>,
     /// Whether that certificate authenticates without the key.
     pub is_certificate_sufficient: bool,
+    /// The DPoP key that signs a proof for each request with this key; `None` for a bearer key.
+    pub dpop: Option<Thumbprint>,
     /// Held while an approval is opened, so that the pending limit is exact.
     pub opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -389,6 +392,7 @@ impl ApiKey {
             acs: None,
             certificate: None,
             is_certificate_sufficient: false,
+            dpop: None,
             opening: Arc::default(),
         }
     }

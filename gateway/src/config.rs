@@ -34,6 +34,7 @@ use crate::budget::Window;
 use crate::checkpoints::Interval;
 use crate::client_certificates::{CertificateName, ClientTrust};
 use crate::clock::{Clock, parse_millis, rfc3339};
+use crate::dpop::Thumbprint;
 use crate::files::{self, ReadFile};
 use crate::hosts::{Authority, Hosts};
 use crate::passport;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Location of the data.
     pub data: Location,
+    /// Whether DPoP proofs need a nonce of this process. Default: false.
+    pub dpop_nonce: bool,
     /// Log format.
     pub log: LogFormat,
     /// TLS configuration; `None` for plain HTTP.
@@ -440,6 +443,7 @@ impl Settings {
         Ok(Self {
             listen,
             data: Location::File(data),
+            dpop_nonce: false,
             log: LogFormat::default(),
             tls: None,
             client_trust: None,
@@ -583,6 +587,7 @@ impl SettingsReader<'_> {
         let watch = root.optional_bool("watch", &mut self.problems).unwrap_or(false);
         let listen = self.listen(&mut root);
         let data = self.data(&mut root);
+        let dpop_nonce = root.optional_bool("dpop_nonce", &mut self.problems).unwrap_or(false);
         let log = self.log(&mut root);
         let log_level = self.log_level(&mut root);
         let hosts = self.hosts(&mut root);
@@ -642,6 +647,7 @@ impl SettingsReader<'_> {
         self.problems.or(Settings {
             listen,
             data,
+            dpop_nonce,
             log,
             tls,
             client_trust,
@@ -1448,6 +1454,7 @@ impl SettingsReader<'_> {
                 let problem = format_args!("duplicate key id {:?}", acs.key_id);
                 self.problems.add(section.member("acs_key_id"), problem);
             }
+            let dpop = self.dpop(&mut section, is_certificate_sufficient, acs.is_some());
             let quota = self.quota(&mut section).or(limits.quota);
             section.finish(&mut self.problems);
             if let Some(public) =
@@ -1500,6 +1507,7 @@ impl SettingsReader<'_> {
                     acs,
                     certificate,
                     is_certificate_sufficient,
+                    dpop,
                     ..ApiKey::of(principal)
                 };
                 keyring.add(hash, key);
@@ -1532,6 +1540,34 @@ impl SettingsReader<'_> {
         let secret = secret.map_err(|error| self.problems.add(&place, error)).ok()?;
         let key_id = key_id.or(name.map(str::to_owned))?;
         Some(AcsSettings { key_id, secret, asks: asks.unwrap_or(false) })
+    }
+}
+
+impl SettingsReader<'_> {
+    /// Reads the DPoP key of a key.
+    fn dpop(
+        &mut self,
+        section: &mut Section,
+        is_certificate_sufficient: bool,
+        has_acs: bool,
+    ) -> Option<Thumbprint> {
+        let text = section.optional_text("dpop_jkt", &mut self.problems)?;
+        let place = section.member("dpop_jkt");
+        // Requests that these members authenticate carry no API key, so no proof covers it.
+        for (member, is_set) in
+            [("certificate_authenticates", is_certificate_sufficient), ("acs_secret_file", has_acs)]
+        {
+            if is_set {
+                self.problems.add(&place, format_args!("conflicts with {member}; use two keys"));
+            }
+        }
+        let thumbprint = Thumbprint::parse(&text);
+        if thumbprint.is_none() {
+            let problem = "expected the thumbprint of a public key, 43 characters of base64url; create it with \
+                `actpass-gateway key dpop`";
+            self.problems.add(place, problem);
+        }
+        thumbprint
     }
 }
 

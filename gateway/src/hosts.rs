@@ -54,6 +54,12 @@ impl Authority {
         Self::parse(rest.split('/').next().unwrap_or_default())
     }
 
+    /// Returns the authority with its port, or with `default` if it has none.
+    #[must_use]
+    pub fn with_port(self, default: u16) -> Self {
+        Self { port: self.port.or(Some(default)), ..self }
+    }
+
     /// Returns the address if the host is not a name.
     pub fn address(&self) -> Option<IpAddr> {
         match &self.host {

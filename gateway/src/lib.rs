@@ -23,6 +23,7 @@ mod connections;
 mod coverage;
 pub mod decide;
 pub mod delegation;
+pub mod dpop;
 mod events;
 pub mod evidence;
 mod files;

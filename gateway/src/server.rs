@@ -37,6 +37,7 @@ use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
 use crate::connections::{
     Admission, Admitted, ConnectionAction, ConnectionTimeouts, Connections, ResponseBody, WriteTimeout,
 };
+use crate::dpop::{Nonces, Replays};
 use crate::http::{App, Attempts, Page, metrics_router, router, under_base_path};
 use crate::metrics::Metrics;
 use crate::passkeys::RelyingParty;
@@ -129,6 +130,9 @@ pub enum ServerError {
     /// The access log cannot be opened.
     #[error("cannot open the access log: {0}")]
     AccessLog(#[source] io::Error),
+    /// The operating system provides no randomness.
+    #[error("cannot create a random key: {0}")]
+    Random(#[source] getrandom::Error),
     /// The collector of traces is unusable.
     #[error("cannot export traces: {0}")]
     Traces(String),
@@ -235,6 +239,8 @@ impl Server {
         let shared = Shared {
             base_path: Arc::clone(&base_path),
             attempts: Arc::default(),
+            replays: Arc::default(),
+            nonces: Arc::new(Nonces::generate().map_err(ServerError::Random)?),
             timeouts,
             store: Arc::clone(&store),
             issuer: issuer.as_str().into(),
@@ -404,6 +410,8 @@ async fn open_listener(
 pub(crate) struct Shared {
     base_path: Arc<str>,
     attempts: Arc<Attempts>,
+    replays: Arc<Replays>,
+    nonces: Arc<Nonces>,
     timeouts: Timeouts,
     store: Arc<dyn Store>,
     issuer: Arc<str>,
@@ -510,6 +518,8 @@ impl InForce {
             hosts: settings.hosts,
             trusted_proxies: settings.trusted_proxies,
             attempts: Arc::clone(&shared.attempts),
+            replays: Arc::clone(&shared.replays),
+            nonces: settings.dpop_nonce.then(|| Arc::clone(&shared.nonces)),
             reloads: reloads.clone(),
             loaded: Arc::clone(&loaded),
             metrics: Arc::clone(&shared.metrics),

@@ -313,7 +313,7 @@ async fn authentication_precedes_validation() {
     ];
     for request in requests {
         let response = request.body("not json").send().await.unwrap();
-        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer, DPoP algs=\"ES256 EdDSA\"");
         let (status, response) = json(response).await;
         assert_eq!(status, 401);
         assert_eq!(text(&response, "error.code"), Some("unauthenticated"));

@@ -35,8 +35,9 @@ const DENIED: u8 = 2;
 
 const USAGE: &str = "usage: actpass-hook claude-code | codex | cursor
        actpass-hook acs [--gateway URL]
-The gateway's URL and the API key are in ACTPASS_API_BASE_URL and ACTPASS_API_KEY. acs serves the Agent
-Control Standard on standard input and output; it needs ACS_HMAC_SECRET_FILE and no API key.";
+The gateway's URL and the API key are in ACTPASS_API_BASE_URL and ACTPASS_API_KEY, the file of a DPoP key
+in ACTPASS_DPOP_KEY_FILE. acs serves the Agent Control Standard on standard input and output; it needs
+ACS_HMAC_SECRET_FILE and no API key.";
 
 /// The variable with the path of the secret of the Agent Control Standard.
 const SECRET_FILE: &str = "ACS_HMAC_SECRET_FILE";

@@ -19,15 +19,18 @@ fn allowing() -> HostileGateway {
 }
 
 fn run(arguments: &[&str], url: &str, input: &[u8]) -> Output {
-    let mut hook = Command::new(env!("CARGO_BIN_EXE_actpass-hook"))
-        .args(arguments)
-        .env("ACTPASS_API_KEY", "apk_hook_secret")
-        .env("ACTPASS_API_BASE_URL", url)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    finish(&mut hook(arguments, url), input)
+}
+
+fn hook(arguments: &[&str], url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-hook"));
+    command.args(arguments).env("ACTPASS_API_KEY", "apk_hook_secret").env("ACTPASS_API_BASE_URL", url);
+    command
+}
+
+fn finish(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut hook = command.spawn().unwrap();
     // The program may refuse its arguments without reading.
     let _ = hook.stdin.take().unwrap().write_all(input);
     hook.wait_with_output().unwrap()
@@ -204,4 +207,28 @@ fn missing_key_denies() {
         })
         .unwrap();
     assert_denied("claude-code", &output, "ACTPASS_API_KEY");
+}
+
+#[test]
+fn decision_has_a_proof_of_the_key_in_the_file() {
+    // RFC 8037, appendix A.
+    let pem = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+        -----END PRIVATE KEY-----\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dpop.pem");
+    std::fs::write(&path, pem).unwrap();
+    let script = json!({
+        "dpop": {"api_key": "apk_hook_secret", "jkt": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
+        "steps": [{"do": "respond", "json": {"decision": "allow"}}],
+    });
+    let gateway = HostileGateway::start(Script::from_json(script).unwrap()).unwrap();
+    let mut command = hook(&["codex"], &gateway.base_url());
+    let proven = finish(command.env("ACTPASS_DPOP_KEY_FILE", &path), call("codex").to_string().as_bytes());
+    assert_eq!(answered("codex", &proven).0, "allow");
+    let unproven = run(&["codex"], &gateway.base_url(), call("codex").to_string().as_bytes());
+    assert_denied("codex", &unproven, "actpass.unauthenticated");
+    let missing = command.env("ACTPASS_DPOP_KEY_FILE", folder.path().join("missing.pem"));
+    assert_denied("codex", &finish(missing, call("codex").to_string().as_bytes()), "dpop_key: cannot read");
+    assert_eq!(gateway.seen().len(), 2);
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{ActPass, Json, Secret, hash_payload};
-use reqwest::{StatusCode, redirect};
+use reqwest::header::HeaderValue;
+use reqwest::{RequestBuilder, Response, StatusCode, redirect};
 
 use crate::Error;
 
@@ -16,7 +17,7 @@ const MAX_TOOLS: usize = 50;
 /// Access to a gateway with a key.
 pub(crate) struct Gateway {
     http: reqwest::Client,
-    url: String,
+    client: ActPass,
     key: Secret,
 }
 
@@ -56,19 +57,52 @@ impl Gateway {
             Some(url) => builder.base_url(url).build()?,
             None => builder.build()?,
         };
-        let base = client.base_url().to_owned();
         // Another provider may be installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder().redirect(redirect::Policy::none()).timeout(LIMIT);
-        if base.starts_with("http://") {
+        if client.base_url().starts_with("http://") {
             http = http.no_proxy();
         }
-        Ok(Self { http: http.build()?, url: base, key })
+        Ok(Self { http: http.build()?, client, key })
     }
 
     /// The base URL.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        self.client.base_url()
+    }
+
+    /// Sends a request with the key and, if the key is bound to another, with a DPoP proof; again
+    /// if the gateway demands a proof with a nonce.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, GatewayError> {
+        let request = request.build().map_err(|error| self.unreachable(&error))?;
+        let mut nonce: Option<String> = None;
+        loop {
+            let mut sent = request.try_clone().ok_or_else(|| self.unexpected("the request is a stream"))?;
+            let proof = self.client.dpop_proof(sent.method().as_str(), sent.url().as_str(), nonce.as_deref());
+            let proof = proof.map_err(|error| self.unexpected(error))?;
+            let scheme = if proof.is_some() { "DPoP" } else { "Bearer" };
+            let credentials = format!("{scheme} {}", self.key.expose());
+            for (name, value) in
+                [("authorization", Some(&*credentials)), ("dpop", proof.as_ref().map(Secret::expose))]
+            {
+                let Some(value) = value else { continue };
+                let mut value = HeaderValue::try_from(value).map_err(|error| self.unexpected(error))?;
+                value.set_sensitive(true);
+                sent.headers_mut().insert(name, value);
+            }
+            let response = self.http.execute(sent).await.map_err(|error| self.unreachable(&error))?;
+            let given = response.headers().get("dpop-nonce").and_then(|nonce| nonce.to_str().ok());
+            match given {
+                Some(given)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && proof.is_some()
+                        && nonce.is_none() =>
+                {
+                    nonce = Some(given.to_owned());
+                }
+                Some(_) | None => return Ok(response),
+            }
+        }
     }
 
     /// The state of each tool, in the order of `names`, the names in the policy.
@@ -76,8 +110,7 @@ impl Gateway {
         let mut states = Vec::with_capacity(names.len());
         for names in names.chunks(MAX_TOOLS) {
             let url = format!("{}/api/v1/tools?{}", self.url(), query(names));
-            let response = self.http.get(url).bearer_auth(self.key.expose()).send().await;
-            let response = response.map_err(|error| self.unreachable(&error))?;
+            let response = self.send(self.http.get(url)).await?;
             match response.status() {
                 StatusCode::OK => {}
                 StatusCode::UNAUTHORIZED => return Err(GatewayError::Key(self.url().to_owned())),
@@ -116,9 +149,9 @@ impl Gateway {
         definition.write(&mut body);
         body.raw("}");
         let url = format!("{}/api/v1/tools", self.url());
-        let request = self.http.post(url).bearer_auth(self.key.expose());
+        let request = self.http.post(url);
         let request = request.header("content-type", "application/json").body(body.into_string());
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.send(request).await?;
         let status = response.status();
         if !status.is_success() {
             return Err(

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use actpass_hostile_gateway::{HostileGateway, Script};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -922,4 +923,40 @@ fn present(gateway: &Gateway, table: &Value, case: &Value, issued: &Value) -> Op
         }
         Some(other) => panic!("{other}: unknown"),
     }
+}
+
+#[test]
+fn requests_about_tools_have_a_proof_of_the_key_in_the_file() {
+    // RFC 8037, appendix A.
+    let pem = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+        -----END PRIVATE KEY-----\n";
+    let demand = json!({"do": "respond", "status": 401, "headers": {"dpop-nonce": "n-1"}, "json": {}});
+    let script = json!({
+        "dpop": {"api_key": "apdv_dev", "jkt": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
+        "steps": [
+            demand,
+            {"do": "respond", "json": {"tools": [
+                {"tool_id": "stripe.refunds.create", "manifest_hash": null},
+                {"tool_id": "stripe.sample", "manifest_hash": null},
+            ]}},
+        ],
+    });
+    let gateway = HostileGateway::start(Script::from_json(script).unwrap()).unwrap();
+    let home = Home::new();
+    home.write("dpop.pem", pem);
+    let diff = |path: Option<PathBuf>| {
+        let mut command =
+            home.command(&["approve", "--server", "stripe", "--diff", "--", SERVER, "approved"]);
+        command.env("ACTPASS_OPERATOR_KEY", "apdv_dev").env("ACTPASS_API_BASE_URL", gateway.base_url());
+        if let Some(path) = path {
+            command.env("ACTPASS_DPOP_KEY_FILE", path);
+        }
+        ended(&command.output().unwrap())
+    };
+    let (code, text) = diff(Some(home.path("dpop.pem")));
+    assert_eq!((code, text.as_str()), (Some(3), "refunds.create: is new\nsample: is new\n"));
+    assert_eq!(gateway.seen().len(), 2);
+    let (code, text) = diff(None);
+    assert!(code == Some(1) && text.contains("does not know the API key"), "{code:?} {text}");
 }

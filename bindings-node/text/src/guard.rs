@@ -191,6 +191,15 @@ pub fn sign_payload(secret: &Secret, payload: &str) -> Result<String, Error> {
     Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(payload)?)?)
 }
 
+/// The thumbprint of a DPoP key.
+///
+/// # Errors
+///
+/// If it is not a private key in PEM.
+pub fn dpop_thumbprint(key: &Secret) -> Result<String, Error> {
+    Ok(actpass_core::dpop_thumbprint(key)?)
+}
+
 fn payload_of(text: &str) -> Result<Json, Error> {
     Ok(parse_argument("payload", text)?)
 }

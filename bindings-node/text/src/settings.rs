@@ -51,6 +51,9 @@ pub fn builder(settings: &InputObject) -> Result<ActPassBuilder, Error> {
     if let Some(keys) = settings.optional("approvalKeys")? {
         builder = builder.approval_keys(keys);
     }
+    if let Some(key) = settings.optional("dpopKey")? {
+        builder = builder.dpop_key(key);
+    }
     if let Some(mode) = settings.optional("mode")? {
         let as_config = |error: InvalidArgument| Error::new(ErrorKind::Config, error.to_string());
         builder = builder.mode(mode.parse().map_err(as_config)?);

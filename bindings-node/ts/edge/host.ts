@@ -62,6 +62,19 @@ export function environment(name: string): string | undefined {
   }
 }
 
+/** The files of Bun, Deno and Node. */
+interface Files {
+  readFileSync(path: string, encoding: 'utf8'): string;
+}
+
+export function readText(path: string): string {
+  const files = globals.process?.getBuiltinModule?.('node:fs') as Files | undefined;
+  if (files === undefined) {
+    throw new Error('this host has no files: pass the key as dpopKey');
+  }
+  return files.readFileSync(path, 'utf8');
+}
+
 export function writeLine(line: string): void {
   console.error(line);
 }

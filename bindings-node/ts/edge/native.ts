@@ -4,7 +4,7 @@ import module from '#wasm';
 import type { Native } from '../abi.js';
 import { wasmEngine } from '../engine.js';
 import { ActPassConfigError } from '../errors.js';
-import { environment } from '../host.js';
+import { environment, readText } from '../host.js';
 
 export * from '../abi.js';
 
@@ -43,4 +43,4 @@ if (forced !== 'wasm') {
   });
 }
 
-export const native: Native = wasmEngine(module, { environment, isBrowser: isBrowser() });
+export const native: Native = wasmEngine(module, { environment, readText, isBrowser: isBrowser() });

@@ -46,7 +46,7 @@ from ._errors import (
     ActPassStatusError,
     ActPassTimeoutError,
 )
-from ._functions import canonical_outcome, create_actpass
+from ._functions import canonical_outcome, create_actpass, dpop_thumbprint
 from ._halt import HaltedError, HaltSignal
 from ._outcome import GuardOutcome
 from ._settings import DEFAULT_BASE_URL
@@ -114,4 +114,5 @@ __all__ = [
     "__version__",
     "canonical_outcome",
     "create_actpass",
+    "dpop_thumbprint",
 ]

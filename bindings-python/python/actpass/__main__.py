@@ -21,6 +21,7 @@ from ._errors import ActPassAuthenticationError, ActPassConfigError, ActPassErro
 _VARIABLES = {
     "ACTPASS_API_BASE_URL": False,  # A URL may contain a password.
     "ACTPASS_API_KEY": False,
+    "ACTPASS_DPOP_KEY_FILE": True,
     "ACTPASS_LOG": True,
     "SSL_CERT_FILE": True,
     "SSL_CERT_DIR": True,

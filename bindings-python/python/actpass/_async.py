@@ -255,6 +255,8 @@ class AsyncActPassClient(Awaited):
         ca: Additional trusted certificates in PEM, as ``str`` or ``bytes``: authorities or the server's own.
         approval_keys: The passkeys that must sign approvals, as JSON text with ``rp_id``, ``origins`` and ``keys``. An
             approved action without a valid signature is blocked (``actpass.approval_unsigned``). Default: none.
+        dpop_key: The private key that the API key is bound to (DPoP, RFC 9449), P-256 or Ed25519 in PKCS#8 PEM; see
+            :func:`dpop_thumbprint`. Default: the file in the environment variable ``ACTPASS_DPOP_KEY_FILE``, else none.
         circuit_failures: Number of consecutive calls that must fail to reach the gateway before the circuit opens; 0
             disables it. While open, calls fail immediately with ``actpass.unreachable`` and a ``retry_after``; see
             :attr:`circuit`.

@@ -23,6 +23,21 @@ def create_actpass(
     return ActPassClient(api_key=api_key, tenant_id=tenant_id, agent_id=agent_id, base_url=base_url)
 
 
+def dpop_thumbprint(dpop_key: str) -> str:
+    """Return the thumbprint of the setting ``dpop_key``, to which the gateway binds an API key.
+
+    The SHA-256 of the public key (RFC 7638) in base64url, 43 characters.
+
+    Raises:
+        ActPassArgumentError: ``dpop_key`` is not a P-256 or Ed25519 private key in PKCS#8 PEM.
+
+    >>> body = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g"
+    >>> dpop_thumbprint(f"-----BEGIN PRIVATE KEY-----{body}-----END PRIVATE KEY-----")
+    'kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k'
+    """
+    return _native.dpop_thumbprint(dpop_key)
+
+
 def canonical_outcome(outcome: Mapping[str, Any]) -> str:
     """Return ``{"decision", "error", "executed"}`` of an outcome as canonical JSON, identical in every language.
 

@@ -63,6 +63,8 @@ public final class ActPass: Sendable {
     ///   - ca: Additional trusted CA certificates, in PEM.
     ///   - approvalKeys: The passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. An
     ///     approved action without a valid signature is blocked (`actpass.approval_unsigned`). Default: none.
+    ///   - dpopKey: The private key that the API key is bound to (DPoP, RFC 9449), P-256 or Ed25519 in PKCS#8 PEM; see
+    ///     ``dpopThumbprint(_:)``. Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to other machines. Anyone on the network path can then read
     ///     the key and forge decisions.
     ///   - logger: Receives the log lines of this client's calls. Default: none.
@@ -80,6 +82,7 @@ public final class ActPass: Sendable {
         mode: Mode = .enforce,
         ca: String? = nil,
         approvalKeys: String? = nil,
+        dpopKey: String? = nil,
         dangerAllowInsecureHTTP: Bool = false,
         logger: Logger? = nil
     ) throws {
@@ -96,6 +99,7 @@ public final class ActPass: Sendable {
             mode: mode.native,
             ca: ca,
             approvalKeys: approvalKeys,
+            dpopKey: dpopKey.map(Secret.init),
             dangerAllowInsecureHttp: dangerAllowInsecureHTTP
         )
         try self.init(settings, logger: logger, script: nil)
@@ -108,7 +112,8 @@ public final class ActPass: Sendable {
         let settings = NativeSettings(
             language: .swift, apiKey: Secret("apk_scripted"), tenantId: nil, agentId: agentID,
             baseUrl: "http://127.0.0.1", timeout: timeout.inSeconds, connectTimeout: nil, maxRetries: 0,
-            circuitFailures: 0, mode: mode.native, ca: nil, approvalKeys: nil, dangerAllowInsecureHttp: false)
+            circuitFailures: 0, mode: mode.native, ca: nil, approvalKeys: nil, dpopKey: nil,
+            dangerAllowInsecureHttp: false)
         try self.init(settings, logger: logger, script: script)
     }
 

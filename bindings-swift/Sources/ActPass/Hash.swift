@@ -35,4 +35,14 @@ extension ActPass {
     public static func signPayload(secret: String, payload: some Encodable) throws -> String {
         try signPayload(secret: secret, payload: try JSONValue(encoding: payload, as: "payload"))
     }
+
+    /// Returns the thumbprint of a DPoP key, to which the gateway binds an API key: the SHA-256 of the public key
+    /// (RFC 7638) in base64url, 43 characters.
+    ///
+    /// - Parameter dpopKey: The setting `dpopKey` of a client.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` if it is not a P-256 or Ed25519 private
+    ///   key in PKCS#8 PEM.
+    public static func dpopThumbprint(_ dpopKey: String) throws -> String {
+        try enter { try nativeDpopThumbprint(dpopKey: Secret(dpopKey)) }
+    }
 }

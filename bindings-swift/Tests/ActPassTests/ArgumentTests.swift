@@ -234,6 +234,21 @@ final class ArgumentTests: XCTestCase {
         XCTAssertFalse(everythingShown(action).contains(passport))
     }
 
+    func testDpopThumbprintMatchesKnownValue() throws {
+        let key = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g"
+        let pem = { (label: String) in "-----BEGIN \(label)-----\n\(key)\n-----END \(label)-----\n" }
+        XCTAssertEqual(
+            try ActPass.dpopThumbprint(pem("PRIVATE KEY")), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k")
+        XCTAssertThrowsError(try ActPass.dpopThumbprint(pem("PUBLIC KEY"))) {
+            XCTAssertEqual(($0 as? ActPassError)?.kind, .argument)
+            XCTAssertFalse("\($0)".contains(key))
+        }
+        XCTAssertThrowsError(try ActPass(apiKey: "apk_dev", dpopKey: pem("PUBLIC KEY"))) {
+            XCTAssertEqual(($0 as? ActPassError)?.kind, .config)
+            XCTAssertFalse("\($0)".contains(key))
+        }
+    }
+
     func testHashesAndSignaturesMatchKnownValues() throws {
         let hash = "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2"
         XCTAssertEqual(try ActPass.hashPayload(["currency": "usd", "amount": 4900]), hash)

@@ -11,7 +11,7 @@ final class SecretTests: XCTestCase {
             NativeSettings(
                 language: .swift, apiKey: secret, tenantId: nil, agentId: nil, baseUrl: nil, timeout: nil,
                 connectTimeout: nil, maxRetries: nil, circuitFailures: nil, mode: nil, ca: nil, approvalKeys: nil,
-                dangerAllowInsecureHttp: false),
+                dpopKey: secret, dangerAllowInsecureHttp: false),
             NativeAction(
                 goal: "g", tool: "t", resource: "", args: "{}", userId: nil, passport: secret, mode: nil,
                 idempotencyKey: nil, audience: nil, approvalRequestId: nil, toolManifestHash: nil,

@@ -11,7 +11,7 @@ final class VectorTests: XCTestCase {
     func testAllVectorsPass() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts"] {
+        for area in ["changes", "circuit", "dpop", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()
@@ -45,7 +45,7 @@ final class VectorTests: XCTestCase {
             maxRetries: settings["max_retries"]?.intValue ?? 0,
             circuitFailures: run.circuitOff ? 0 : settings["circuit_failures"]?.intValue ?? 5,
             ca: settings["trust_ca"] == true ? gateway.ca : nil,
-            approvalKeys: settings["approval_keys"]?.stringValue)
+            approvalKeys: settings["approval_keys"]?.stringValue, dpopKey: settings["dpop_key"]?.stringValue)
         let member = { vector.action[$0]?.stringValue }
         let key = vector.action["idempotency_key"] == nil ? idempotencyKey : member("idempotency_key")
         let action = Action(
@@ -110,7 +110,10 @@ final class VectorTests: XCTestCase {
         for request in seen {
             check("a preflight", request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight", request)
             let headers = request["headers"]?.arrayValue ?? []
-            check("the key", headers.contains(["authorization", .string("Bearer \(Self.key)")]), headers.count)
+            let hasProof = vector.client["dpop_key"] != nil
+            let credentials = "\(hasProof ? "DPoP" : "Bearer") \(Self.key)"
+            check("the key", headers.contains(["authorization", .string(credentials)]), headers.count)
+            check("the proof", headers.contains { $0.arrayValue?.first == "dpop" } == hasProof, headers.count)
             let same = request["body"] == seen[0]["body"] || (vector.callsBefore > 0 && key == nil)
             check("the same body again", same, request)
             let sent = try JSONValue(parsing: request["body"]?.stringValue ?? "")["idempotency_key"]?.stringValue
@@ -297,7 +300,11 @@ final class VectorTests: XCTestCase {
             return Vector(
                 name: name,
                 client: try members(
-                    whole["client"], ["timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"]),
+                    whole["client"],
+                    [
+                        "timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys",
+                        "dpop_key",
+                    ]),
                 action: try members(
                     whole["action"],
                     [

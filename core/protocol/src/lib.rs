@@ -1,9 +1,9 @@
 //! The ActPass wire protocol.
 //!
 //! This crate contains the strict JSON reader and canonical form ([`json`]), hashes
-//! ([`hash_payload`]), passport tokens ([`token`]), and the closed tables shared by all parts of
-//! ActPass: [modes](Mode), [decision words](DecisionWord), [operations and their paths](Operation),
-//! [error kinds and codes](ErrorKind).
+//! ([`hash_payload`]), passport tokens ([`token`]), DPoP proofs ([`dpop`]), and the closed tables
+//! shared by all parts of ActPass: [modes](Mode), [decision words](DecisionWord), [operations and
+//! their paths](Operation), [error kinds and codes](ErrorKind).
 //!
 //! It does no I/O. The client (`actpass-core`) and the gateway (`actpass-gateway`) are built on it.
 //! It builds for `wasm32-unknown-unknown`.
@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod decision;
+pub mod dpop;
 mod error;
 mod evidence;
 mod hash;

@@ -87,6 +87,17 @@ impl Operation {
         }
     }
 
+    /// The HTTP method: `GET` or `POST`.
+    ///
+    /// ```
+    /// use actpass_protocol::Operation;
+    ///
+    /// assert_eq!((Operation::Approval.method(), Operation::Preflight.method()), ("GET", "POST"));
+    /// ```
+    pub const fn method(self) -> &'static str {
+        if self.is_read() { "GET" } else { "POST" }
+    }
+
     /// Whether it is idempotent.
     pub const fn is_idempotent(self) -> bool {
         match self {

@@ -34,6 +34,7 @@
 //! # Ok::<(), PassportError>(())
 //! ```
 
+mod dpop_proof;
 mod key;
 
 use std::fmt;
@@ -42,6 +43,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::json::Json;
+pub use dpop_proof::{DpopProof, InvalidProof, MAX_PROOF_BYTES};
 pub use key::{Algorithm, PublicKey};
 
 /// The maximum length of a token in bytes.
@@ -80,6 +82,8 @@ pub enum PassportError {
     Goal,
     /// Issued by another issuer.
     Issuer,
+    /// Bound to a key that did not sign a DPoP proof for the request.
+    Key,
     /// Not a compact JWS of the supported form, or without the required claims.
     Malformed,
     /// Issued in the future, or not valid yet.
@@ -106,7 +110,7 @@ pub enum PassportError {
 
 impl PassportError {
     /// All reasons.
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Agent,
         Self::Algorithm,
         Self::Approval,
@@ -116,6 +120,7 @@ impl PassportError {
         Self::Expired,
         Self::Goal,
         Self::Issuer,
+        Self::Key,
         Self::Malformed,
         Self::NotYetValid,
         Self::Policy,
@@ -146,6 +151,7 @@ impl PassportError {
             Self::Expired => "passport.expired",
             Self::Goal => "passport.goal",
             Self::Issuer => "passport.issuer",
+            Self::Key => "passport.key",
             Self::Malformed => "passport.malformed",
             Self::NotYetValid => "passport.not_yet_valid",
             Self::Policy => "passport.policy",
@@ -174,6 +180,7 @@ impl fmt::Display for PassportError {
             Self::Expired => "has expired",
             Self::Goal => "is for another goal",
             Self::Issuer => "is from another issuer",
+            Self::Key => "is bound to a key that did not sign a DPoP proof for this request",
             Self::Malformed => "is malformed",
             Self::NotYetValid => "is not valid yet",
             Self::Policy => "was presented under another policy",
@@ -308,7 +315,16 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn decode(part: &str) -> Result<Vec<u8>, PassportError> {
+/// Decodes base64url without padding.
+///
+/// # Errors
+///
+/// [`PassportError::Malformed`] for padding, spare bits, or other characters.
+///
+/// ```
+/// assert_eq!(actpass_protocol::token::decode("____").unwrap(), [255; 3]);
+/// ```
+pub fn decode(part: &str) -> Result<Vec<u8>, PassportError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| PassportError::Malformed)
 }
 
@@ -441,6 +457,16 @@ impl Claims {
     /// The id of that approval; only with [`Claims::approval_hash`].
     pub fn approval_request_id(&self) -> Option<&str> {
         self.text("approval_request_id")
+    }
+
+    /// Returns whether a presentation may use the passport whose DPoP proof was signed by the key with
+    /// the thumbprint `proven`, or that has no proof: if the passport is bound to this key, or to none.
+    ///
+    /// A passport with a `cnf` (RFC 7800) of another form is bound to no known key.
+    pub fn is_held_by(&self, proven: Option<&str>) -> bool {
+        let Some(confirmation) = self.json.member("cnf") else { return true };
+        let key = confirmation.member("jkt").and_then(Json::as_str);
+        key.is_some() && key == proven
     }
 
     /// Returns every reason why the passport is invalid for this presentation at this time, most

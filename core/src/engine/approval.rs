@@ -1,5 +1,6 @@
 //! Waiting for an approval.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use actpass_protocol::Operation;
@@ -78,7 +79,7 @@ impl ApprovalWait {
         clock: &dyn Clock,
     ) -> Step<Result<Approval, Error>> {
         match call.step(event, clock).into_end() {
-            Ok(polled) => {
+            ControlFlow::Break(polled) => {
                 let goes_on = match &polled {
                     Ok(approval) => {
                         let is_pending = approval.status() == ApprovalStatus::Pending;
@@ -93,7 +94,7 @@ impl ApprovalWait {
                 self.state = State::Pausing { until };
                 Step::Sleep { until: (began + retry_after.unwrap_or(approval::MIN_POLL_INTERVAL)).min(until) }
             }
-            Err(step) => {
+            ControlFlow::Continue(step) => {
                 self.state = State::Polling { call, began, until };
                 step
             }

@@ -1,5 +1,7 @@
 //! Authorization: from the request to the verdict.
 
+use std::ops::ControlFlow;
+
 use super::approval::ApprovalWait;
 use super::call::{Call, unexpected_event};
 use super::response::DecisionParser;
@@ -103,11 +105,11 @@ impl Authorization {
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match wait.step(event, clock).into_end() {
-            Err(step) => {
+            ControlFlow::Continue(step) => {
                 self.state = State::Held { wait, held };
                 step
             }
-            Ok(Ok(approval)) => match approval.status() {
+            ControlFlow::Break(Ok(approval)) => match approval.status() {
                 ApprovalStatus::Pending if approval.is_halted() => {
                     self.finish(Verdict::halted(&self.prepared, &held.original, held.pending, &approval))
                 }
@@ -117,7 +119,7 @@ impl Authorization {
                     self.finish(Verdict::unapproved(&self.prepared, &held.original, held.pending, status))
                 }
             },
-            Ok(Err(error)) => self.finish_failed(error, &held),
+            ControlFlow::Break(Err(error)) => self.finish_failed(error, &held),
         }
     }
 
@@ -151,7 +153,7 @@ impl Authorization {
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match call.step(event, clock).into_end() {
-            Ok(gate) => {
+            ControlFlow::Break(gate) => {
                 let epoch = gate.as_ref().ok().and_then(|response| response.halt_epoch);
                 let verdict = Verdict::of(&approved, gate, Some(clock.now()));
                 let still_waits = verdict.pending().is_some_and(|(_, again)| again.id() == held.pending.id());
@@ -160,7 +162,7 @@ impl Authorization {
                     false => self.finish(verdict.after_approval_wait(&held.original, &held.pending)),
                 }
             }
-            Err(step) => {
+            ControlFlow::Continue(step) => {
                 self.state = State::AskingApproved { call, approved, held, is_pending };
                 step
             }
@@ -185,8 +187,8 @@ impl Machine for Authorization {
         // In place, because most actions need one request only.
         if let State::Asking(call) = &mut self.state {
             return match call.step(event, clock).into_end() {
-                Err(step) => step,
-                Ok(gate) => {
+                ControlFlow::Continue(step) => step,
+                ControlFlow::Break(gate) => {
                     self.state = State::Ended;
                     self.on_first_response(gate, clock)
                 }

@@ -38,6 +38,8 @@ struct Attempts<R> {
     /// The start of the current attempt.
     began: Moment,
     retry: u32,
+    /// Whether the request was repeated because the gateway demanded a DPoP proof with a nonce.
+    has_new_nonce: bool,
     lost: LostAttempts,
 }
 
@@ -63,7 +65,10 @@ impl<R: ResponseParser> Call<R> {
         match self.engine.breaker().admit(now) {
             Ok(admission) => {
                 let (deadline, lost) = (now + self.timeout, LostAttempts::default());
-                self.send(Attempts { parser, admission, span, deadline, began: now, retry: 0, lost })
+                let (retry, has_new_nonce) = (0, false);
+                let attempts =
+                    Attempts { parser, admission, span, deadline, began: now, retry, has_new_nonce, lost };
+                self.send(attempts, clock)
             }
             Err(error) => {
                 span.record("error", error.code());
@@ -72,14 +77,18 @@ impl<R: ResponseParser> Call<R> {
         }
     }
 
-    fn send(&mut self, attempts: Attempts<R>) -> Step<Result<R::Output, Error>> {
-        let request = Request { retry: attempts.retry, ..self.request.clone() };
+    fn send(&mut self, attempts: Attempts<R>, clock: &dyn Clock) -> Step<Result<R::Output, Error>> {
+        let proof = match self.engine.prove(&self.request, clock) {
+            Ok(proof) => proof,
+            Err(error) => return self.end(attempts, Err(error), clock),
+        };
+        let request = Request { retry: attempts.retry, proof, ..self.request.clone() };
         let until = attempts.deadline;
         self.state = State::Sending(attempts);
         Step::Send { request, until }
     }
 
-    /// Ends the call with this attempt, or schedules a retry.
+    /// Ends the call with this attempt, repeats it with a new nonce, or schedules a retry.
     fn on_attempt_end(
         &mut self,
         mut attempts: Attempts<R>,
@@ -87,6 +96,15 @@ impl<R: ResponseParser> Call<R> {
         clock: &dyn Clock,
     ) -> Step<Result<R::Output, Error>> {
         let now = clock.now();
+        let demands_nonce = attempt.as_ref().is_ok_and(|response| self.engine.observe_nonce(response));
+        if demands_nonce && !attempts.has_new_nonce && now < attempts.deadline {
+            // Not a retry: the gateway did not process the request, and a proof with the nonce is new.
+            attempts.span.event(|span| {
+                tracing::debug!(parent: span, "repeating with the gateway's DPoP nonce");
+            });
+            (attempts.has_new_nonce, attempts.began) = (true, now);
+            return self.send(attempts, clock);
+        }
         let again =
             attempts.retry < self.max_retries && retry::should_retry(self.request.operation, &attempt);
         let wait = again
@@ -97,7 +115,7 @@ impl<R: ResponseParser> Call<R> {
             // A backoff that the deadline cuts off would turn a known failure into a timeout.
             .filter(|wait| now + *wait < attempts.deadline);
         let Some(wait) = wait else {
-            attempts.span.record("attempts", attempts.retry + 1);
+            attempts.span.record("attempts", attempts.retry + 1 + u32::from(attempts.has_new_nonce));
             return match attempt {
                 Ok(response) => {
                     attempts.lost.connected = Some(attempts.began + response.connected_after);
@@ -173,7 +191,7 @@ impl<R: ResponseParser> Machine for Call<R> {
             (State::Waiting(mut attempts), Event::Elapsed) => {
                 attempts.retry += 1;
                 attempts.began = clock.now();
-                self.send(attempts)
+                self.send(attempts, clock)
             }
             (State::Sending(attempts) | State::Waiting(attempts), Event::Started)
             | (State::Waiting(attempts), Event::Response(_) | Event::Failed(_)) => {

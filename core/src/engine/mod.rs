@@ -38,6 +38,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,17 +106,20 @@ const CANCELLED_RECORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<T> Step<T> {
     /// Returns the end, or the step before it.
-    fn into_end<U>(self) -> Result<T, Step<U>> {
+    fn into_end<U>(self) -> ControlFlow<T, Step<U>> {
         match self {
-            Self::Send { request, until } => Err(Step::Send { request, until }),
-            Self::Sleep { until } => Err(Step::Sleep { until }),
-            Self::Ended(ended) => Ok(ended),
+            Self::Send { request, until } => ControlFlow::Continue(Step::Send { request, until }),
+            Self::Sleep { until } => ControlFlow::Continue(Step::Sleep { until }),
+            Self::Ended(ended) => ControlFlow::Break(ended),
         }
     }
 
     /// Converts the end with `convert`.
     fn map<U>(self, convert: impl FnOnce(T) -> U) -> Step<U> {
-        self.into_end().map_or_else(|step| step, |ended| Step::Ended(convert(ended)))
+        match self.into_end() {
+            ControlFlow::Continue(step) => step,
+            ControlFlow::Break(ended) => Step::Ended(convert(ended)),
+        }
     }
 }
 
@@ -166,6 +170,18 @@ impl Engine {
 
     pub(crate) fn halts(&self) -> &Halts {
         &self.0.halts
+    }
+
+    /// Returns a fresh DPoP proof for an attempt of `request`; `None` without a DPoP key.
+    pub(crate) fn prove(&self, request: &Request, clock: &dyn Clock) -> Result<Option<Secret>, Error> {
+        let Some(prover) = &self.config().prover else { return Ok(None) };
+        let url = self.config().base_url.endpoint(request.operation, &request.path_suffix)?;
+        prover.prove(request.operation.method(), &url.to_string(), clock).map(Some)
+    }
+
+    /// Keeps the response's DPoP nonce. Returns whether the response demands a proof with it.
+    pub(crate) fn observe_nonce(&self, response: &Response) -> bool {
+        self.config().prover.as_ref().is_some_and(|prover| prover.observe(response))
     }
 
     /// The state of the circuit breaker: see [`ActPass::circuit`](crate::ActPass::circuit).

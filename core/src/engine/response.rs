@@ -8,6 +8,7 @@ use crate::approval::Approval;
 use crate::cause::Cause;
 use crate::clock::{Clock, Moment};
 use crate::decision::{Decision, Replay};
+use crate::dpop;
 use crate::error::Error;
 use crate::guard::PreflightResponse;
 use crate::halts;
@@ -177,9 +178,13 @@ fn status_error(
     let message =
         body.as_deref().and_then(gateway_message).map(|message| format!(": {message}")).unwrap_or_default();
     let request_id = request_id(engine, response, token);
-    Error::new(kind, format!("the gateway answered {}{message}", response.status))
+    let error = Error::new(kind, format!("the gateway answered {}{message}", response.status))
         .with_operation(operation)
-        .with_answer(response.status, body, request_id, response.retry_after(clock))
+        .with_answer(response.status, body, request_id, response.retry_after(clock));
+    match dpop::refusal(response) {
+        Some(_) => error.with_cause(Cause::ProofRefused),
+        None => error,
+    }
 }
 
 fn is_success(status: u16) -> bool {

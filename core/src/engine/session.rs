@@ -1,5 +1,7 @@
 //! Guard sessions: from the request to the outcome.
 
+use std::ops::ControlFlow;
+
 #[cfg(doc)]
 use actpass_protocol::ErrorKind;
 use actpass_protocol::{ActionEnd, Json};
@@ -178,8 +180,8 @@ impl Machine for GuardSession {
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Stage> {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Authorizing(mut authorization) => match authorization.step(event, clock).into_end() {
-                Ok(verdict) => Step::Ended(self.apply_verdict(verdict)),
-                Err(step) => {
+                ControlFlow::Break(verdict) => Step::Ended(self.apply_verdict(verdict)),
+                ControlFlow::Continue(step) => {
                     self.state = State::Authorizing(authorization);
                     step
                 }

@@ -12,7 +12,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{HeaderName, RETRY_AFTER};
+use http::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Extensions, Request as HttpRequest, Response as HttpResponse, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
@@ -113,11 +113,17 @@ impl GatewayHttp {
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
     {
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
-        let (retry_after, request_id) =
-            (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
+        let (retry_after, request_id, dpop_nonce) = (
+            header(RETRY_AFTER),
+            header(HeaderName::from_static("x-request-id")),
+            header(HeaderName::from_static("dpop-nonce")),
+        );
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<_> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
+        let www_authenticate = (!challenges.is_empty()).then(|| challenges.join(", "));
         let status = response.status().as_u16();
         let body = self.read_body(response.into_body()).await?;
-        Ok(Response { status, retry_after, request_id, body, connected_after })
+        Ok(Response { status, retry_after, request_id, www_authenticate, dpop_nonce, body, connected_after })
     }
 
     async fn read_body<B>(&self, mut read: B) -> Result<Result<Vec<u8>, BodyError>, TransportError>

@@ -142,7 +142,7 @@ pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) 
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
-    for name in ["ACTPASS_API_KEY", "ACTPASS_API_BASE_URL"] {
+    for name in ["ACTPASS_API_KEY", "ACTPASS_API_BASE_URL", "ACTPASS_DPOP_KEY_FILE"] {
         command.env_remove(name);
     }
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {

@@ -12,6 +12,7 @@ use crate::approvals::{self, Approval, Opening, Status};
 use crate::auth::ApiKey;
 use crate::budget::Charge;
 use crate::capture::CapturedRequest;
+use crate::dpop::Thumbprint;
 use crate::events::{self, Decision};
 use crate::halts::{Halt, HaltSubject};
 use crate::history::Check;
@@ -425,6 +426,9 @@ impl<'a> Case<'a> {
             presented.claims.validate(&presentation, &passport::at(self.context.now)).first()
         {
             return Err(*refusal);
+        }
+        if !presented.claims.is_held_by(self.context.proven_key.as_ref().map(Thumbprint::as_str)) {
+            return Err(PassportError::Key);
         }
         let standing =
             presented.standing.filter(|standing| !standing.revoked).ok_or(PassportError::Revoked)?;

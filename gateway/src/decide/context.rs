@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::approvals::Approval;
+use crate::dpop::Thumbprint;
 use crate::halts::ActiveHalts;
 use crate::history::Truth;
 use crate::passport::{Claims, PassportError};
@@ -46,6 +47,8 @@ pub struct DecisionContext {
     pub credential: Option<ToolCredential>,
     /// Result of verifying the request's passport, if any.
     pub passport: Option<Result<PresentedPassport, PassportError>>,
+    /// The key that signed the request's DPoP proof.
+    pub proven_key: Option<Thumbprint>,
 }
 
 /// State of a tool's manifest.

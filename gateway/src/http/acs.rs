@@ -216,7 +216,7 @@ impl Session {
         let tool = request.tool.as_str().to_owned();
         let _admitted = admit(app, &self.key)?;
         let (key, took, begun) = (Arc::clone(&self.key), Duration::ZERO, Instant::now());
-        let pending = PendingPreflight { key, request, bytes, received, took, begun };
+        let pending = PendingPreflight { key, request, bytes, received, took, begun, proven_key: None };
         let response = app.service.preflight(pending).await?;
         let response = Json::parse(&response).unwrap_or(Json::Null);
         let text = |name: &str| response.member(name).and_then(Json::as_str);

@@ -17,6 +17,7 @@ use super::preflight::admit;
 use super::receive::{JsonCall, parse, within_limit};
 use super::{App, REQUEST_ID};
 use crate::auth::{ApiKey, Capability};
+use crate::dpop::Thumbprint;
 use crate::object_writer::object;
 use crate::request::Preflight;
 use crate::request::authzen::{Batch, Evaluations, read_evaluation, read_evaluations};
@@ -43,12 +44,13 @@ const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("x-actpass-request-id
     security(("key" = []))
 )]
 pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took } = call;
+    let JsonCall { key, body: raw, took, proven_key } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
     let (bytes, begun) = (raw.len(), Instant::now());
     let request = app.service.run(bytes, move || parse(&raw, read_evaluation)).await?;
-    let decision = decide(&app, PendingPreflight { key, request, bytes, received, took, begun }).await?;
+    let pending = PendingPreflight { key, request, bytes, received, took, begun, proven_key };
+    let decision = decide(&app, pending).await?;
     Ok(json(StatusCode::OK, decision.to_string()))
 }
 
@@ -66,33 +68,39 @@ pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> R
     security(("key" = []))
 )]
 pub(super) async fn evaluations(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took } = call;
+    let JsonCall { key, body: raw, took, proven_key } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
     let (bytes, begun) = (raw.len(), Instant::now());
     let response = match app.service.run(bytes, move || parse(&raw, read_evaluations)).await? {
         Evaluations::One(request) => {
-            decide(&app, PendingPreflight { key, request: *request, bytes, received, took, begun }).await?
+            let request = *request;
+            decide(&app, PendingPreflight { key, request, bytes, received, took, begun, proven_key }).await?
         }
-        Evaluations::Many(batch) => decide_all(&app, &key, batch, bytes, received).await?,
+        Evaluations::Many(batch) => {
+            let caller = Evaluator { key, proven_key, bytes, received };
+            decide_all(&app, &caller, batch).await?
+        }
     };
     Ok(json(StatusCode::OK, response.to_string()))
 }
 
-/// Decides the evaluations one after the other. One that fails is denied.
-async fn decide_all(
-    app: &Arc<App>,
-    key: &Arc<ApiKey>,
-    mut batch: Batch,
+/// The caller of several evaluations in one request.
+struct Evaluator {
+    key: Arc<ApiKey>,
+    proven_key: Option<Thumbprint>,
     bytes: usize,
     received: i64,
-) -> Result<Json, ApiError> {
+}
+
+/// Decides the evaluations one after the other. One that fails is denied.
+async fn decide_all(app: &Arc<App>, caller: &Evaluator, mut batch: Batch) -> Result<Json, ApiError> {
     let semantic = batch.semantic;
     let mut decisions = Vec::new();
     loop {
         let parsed: Result<_, ApiError> = app
             .service
-            .run(bytes, move || {
+            .run(caller.bytes, move || {
                 let next = batch.next();
                 Ok((batch, next))
             })
@@ -100,8 +108,7 @@ async fn decide_all(
         let (left, next) = parsed?;
         batch = left;
         let Some(request) = next else { break };
-        let decision =
-            decide_next(app, key, request.map_err(ApiError::from), bytes, received, decisions.len());
+        let decision = decide_next(app, caller, request.map_err(ApiError::from), decisions.len());
         let decision = decision.await.unwrap_or_else(|error| failed(&error));
         let is_permitted = decision.member("decision") == Some(&Json::Bool(true));
         decisions.push(decision);
@@ -114,19 +121,24 @@ async fn decide_all(
 
 async fn decide_next(
     app: &Arc<App>,
-    key: &Arc<ApiKey>,
+    caller: &Evaluator,
     request: Result<Preflight, ApiError>,
-    bytes: usize,
-    received: i64,
     decided: usize,
 ) -> Result<Json, ApiError> {
     // The first one was counted with the request.
     if decided > 0 {
-        within_limit(key)?;
+        within_limit(&caller.key)?;
     }
-    let key = Arc::clone(key);
-    let (took, begun) = (Duration::ZERO, Instant::now());
-    decide(app, PendingPreflight { key, request: request?, bytes, received, took, begun }).await
+    let pending = PendingPreflight {
+        key: Arc::clone(&caller.key),
+        request: request?,
+        bytes: caller.bytes,
+        received: caller.received,
+        took: Duration::ZERO,
+        begun: Instant::now(),
+        proven_key: caller.proven_key.clone(),
+    };
+    decide(app, pending).await
 }
 
 async fn decide(app: &App, pending: PendingPreflight) -> Result<Json, ApiError> {

@@ -1,12 +1,14 @@
 //! All errors of the HTTP API.
 
 use actpass_protocol::Json;
+use actpass_protocol::token::InvalidProof;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::approvals::{VoteRefusal, reason};
 use crate::auth::Role;
 use crate::config::MASTER_KEY_VARIABLE;
+use crate::dpop::ProofError;
 use crate::halts::{HALTED, MAX_ACTIVE, epoch_json};
 use crate::object_writer::object;
 use crate::request::InvalidMember;
@@ -22,16 +24,31 @@ pub(super) enum ApiError {
     InvalidHost(&'static str),
     InvalidJson(String),
     InvalidPath,
+    InvalidProof(InvalidProof),
+    InvalidToken(&'static str),
     MethodNotAllowed,
     NotReady(&'static str),
     Overloaded,
     RateLimited(&'static str, u64),
     Service(ServiceError),
+    TooManyProofs,
     Unauthenticated,
     UnsupportedMediaType(&'static str),
+    UseNonce,
     WrongHost,
     WrongKeys(u64),
 }
+
+/// The codes of RFC 9449 and RFC 6750.
+const INVALID_PROOF: &str = "invalid_dpop_proof";
+const INVALID_TOKEN: &str = "invalid_token";
+const USE_NONCE: &str = "use_dpop_nonce";
+
+/// The algorithms of DPoP proofs.
+const PROOF_ALGORITHMS: &str = "ES256 EdDSA";
+
+/// The challenges for a request without a valid API key.
+const CHALLENGES: &str = "Bearer, DPoP algs=\"ES256 EdDSA\"";
 
 /// The error code of a response, for the log.
 #[derive(Clone, Copy)]
@@ -52,9 +69,11 @@ impl ApiError {
             Self::InvalidHost(_) => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
+            Self::InvalidProof(_) => (StatusCode::UNAUTHORIZED, INVALID_PROOF),
+            Self::InvalidToken(_) => (StatusCode::UNAUTHORIZED, INVALID_TOKEN),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::Overloaded | Self::TooManyProofs => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::RateLimited(..) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Service(error) => match error {
                 ServiceError::AlreadyDecided(_) => (StatusCode::CONFLICT, "already_decided"),
@@ -85,6 +104,7 @@ impl ApiError {
             },
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::UseNonce => (StatusCode::UNAUTHORIZED, USE_NONCE),
             Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong_host"),
             Self::WrongKeys(_) => (StatusCode::TOO_MANY_REQUESTS, "wrong_keys"),
         }
@@ -115,16 +135,26 @@ impl ApiError {
             Self::InvalidHost(problem) | Self::NotReady(problem) => (*problem).to_owned(),
             Self::InvalidForm(problem) | Self::InvalidJson(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
+            Self::InvalidProof(invalid) => invalid.to_string(),
+            Self::InvalidToken(problem) => (*problem).to_owned(),
             Self::MethodNotAllowed => "method not allowed for this path; see the Allow header".to_owned(),
             Self::Overloaded => "too many decisions are in progress; retry later".to_owned(),
             Self::RateLimited(what, seconds) => {
                 format!("rate limit of this {what} exceeded; retry in {seconds} s")
             }
             Self::Service(error) => message_of(error),
+            Self::TooManyProofs => {
+                "too many DPoP proofs are remembered; retry in a minute, or send fewer requests".to_owned()
+            }
             Self::Unauthenticated => {
                 "missing or unknown API key; expected the header `authorization: Bearer <API key>`".to_owned()
             }
             Self::UnsupportedMediaType(expected) => (*expected).to_owned(),
+            Self::UseNonce => {
+                "nonce: missing or expired; repeat the request with a proof that has the nonce in the header \
+                dpop-nonce"
+                    .to_owned()
+            }
             Self::WrongHost => {
                 "unknown host; expected one listed under `hosts` in the gateway's settings (with dev, only \
                 localhost)"
@@ -210,11 +240,19 @@ impl IntoResponse for ApiError {
             Self::RateLimited(_, seconds) | Self::WrongKeys(seconds) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Self::Overloaded | Self::Service(ServiceError::Busy | ServiceError::HaltsChanged) => {
+            Self::Overloaded
+            | Self::TooManyProofs
+            | Self::Service(ServiceError::Busy | ServiceError::HaltsChanged) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Unauthenticated => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGES));
+            }
+            Self::InvalidProof(_) | Self::InvalidToken(_) | Self::UseNonce => {
+                let challenge = format!("DPoP error=\"{code}\", algs=\"{PROOF_ALGORITHMS}\"");
+                if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
             }
             Self::BodyTimeout
             | Self::BodyTooLarge(_)
@@ -245,6 +283,16 @@ pub(super) fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Res
 impl From<InvalidMember> for ApiError {
     fn from(invalid: InvalidMember) -> Self {
         Self::Service(invalid.into())
+    }
+}
+
+impl From<ProofError> for ApiError {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::Invalid(invalid) => Self::InvalidProof(invalid),
+            ProofError::Nonce => Self::UseNonce,
+            ProofError::Full => Self::TooManyProofs,
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     response
 }
 
-fn is_described(path: &str) -> bool {
+pub(super) fn is_described(path: &str) -> bool {
     path.strip_prefix(DESCRIBED).is_some_and(|path| path.starts_with('/'))
 }
 

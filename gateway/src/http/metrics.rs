@@ -60,6 +60,7 @@ async fn write(app: &App, headers: &HeaderMap, tenant_id: Option<&str>) -> Resul
     gauges.process();
     gauges.state(*app.stopping.borrow(), service.store.write_queue());
     gauges.admission(app.admission.load(app.admission_limits));
+    gauges.dpop_proofs(app.replays.load());
     if let Some(access_log) = &app.access_log {
         gauges.access_log(access_log.dropped());
     }

@@ -54,11 +54,18 @@ use crate::auth::{ApiKey, ApiKeyHash, Keyring};
 use crate::client_certificates::{CertificateName, ClientTrust};
 use crate::clock::Clock;
 use crate::connections::Connection;
+use crate::dpop::{Nonces, Replays};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::reload::{Loaded, Reloads};
 use crate::service::{Service, ServiceError};
 use crate::traces::Traces;
+
+/// The header of a DPoP proof (RFC 9449).
+const DPOP: HeaderName = HeaderName::from_static("dpop");
+
+/// The header of the nonce for the next proof.
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -83,6 +90,10 @@ pub(crate) struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// Rate limiter for invalid API keys.
     pub attempts: Arc<Attempts>,
+    /// The DPoP proofs that were accepted.
+    pub replays: Arc<Replays>,
+    /// The nonces that DPoP proofs need, if the settings require them.
+    pub nonces: Option<Arc<Nonces>>,
     /// Reloads of the settings.
     pub reloads: Reloads,
     /// The tenants and the certificate.
@@ -162,6 +173,7 @@ impl App {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
     let check_certificate = middleware::from_fn_with_state(Arc::clone(&app), check_certificate);
+    let supply_nonce = middleware::from_fn_with_state(Arc::clone(&app), supply_nonce);
     let log = RequestLog::of(&app);
     let (described, _) = routes().split_for_parts();
     let api = described
@@ -176,7 +188,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(api.layer(check_host).layer(check_certificate), log)
+    with_common_layers(api.layer(supply_nonce).layer(check_host).layer(check_certificate), log)
 }
 
 /// Rejects requests without a valid client certificate if one is required. The handshake has checked
@@ -192,6 +204,18 @@ async fn check_certificate(State(app): State<Arc<App>>, request: Request, next: 
         return response;
     }
     next.run(request).await
+}
+
+/// Adds the current nonce to the responses to requests with a DPoP proof, if proofs need one.
+async fn supply_nonce(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let nonces = app.nonces.as_ref().filter(|_| request.headers().contains_key(DPOP));
+    let nonces = nonces.filter(|_| !proxies::is_for_proxies(request.uri().path()));
+    let nonce = nonces.map(|nonces| nonces.current(app.service.clock.seconds()));
+    let mut response = next.run(request).await;
+    if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
+        response.headers_mut().insert(DPOP_NONCE, nonce);
+    }
+    response
 }
 
 /// Builds the router of the listener for metrics.

@@ -32,7 +32,7 @@ use crate::service::{Authorized, PendingPreflight};
     security(("key" = []))
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took } = call;
+    let JsonCall { key, body: raw, took, proven_key } = call;
     Authorized::of(&key, Capability::Act)?;
     let _admitted = admit(&app, &key)?;
     // Later processing must not count: see `PendingPreflight::received`.
@@ -40,8 +40,8 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Re
     let bytes = raw.len();
     let begun = Instant::now();
     let request = app.service.run(bytes, move || parse(&raw, Preflight::read)).await?;
-    let response =
-        app.service.preflight(PendingPreflight { key, request, bytes, received, took, begun }).await?;
+    let pending = PendingPreflight { key, request, bytes, received, took, begun, proven_key };
+    let response = app.service.preflight(pending).await?;
     Ok(json(StatusCode::OK, response))
 }
 

@@ -15,12 +15,20 @@ use super::App;
 use super::error::{ApiError, Code};
 use super::preflight::admit;
 use super::receive::JsonCall;
+use super::{ext_authz, ext_mcp, host};
 use crate::auth::Capability;
 use crate::request::Preflight;
 use crate::service::{Authorized, PendingPreflight, ServiceError};
 
 /// The header of a permitted request with the decision's event.
 pub(super) const EVENT: HeaderName = HeaderName::from_static("x-actpass-event");
+
+/// Returns whether a path is one of the interfaces for proxies. A DPoP proof in such a request is for
+/// the server behind the proxy.
+pub(super) fn is_for_proxies(path: &str) -> bool {
+    [ext_authz::GRPC, ext_mcp::CHECK_REQUEST, ext_mcp::CHECK_RESPONSE].contains(&path)
+        || host::is_described(path)
+}
 
 /// The result of an authorization: [`StatusCode::OK`] permits the request.
 pub(super) struct Verdict {
@@ -39,14 +47,14 @@ pub(super) async fn decide(
     parse: impl FnOnce(Bytes) -> Result<Option<Preflight>, ApiError> + Send + 'static,
 ) -> Verdict {
     let decided = async {
-        let JsonCall { key, body, took } = JsonCall::receive(request, app, |_| Ok(())).await?;
+        let JsonCall { key, body, took, .. } = JsonCall::receive(request, app, |_| Ok(())).await?;
         Authorized::of(&key, Capability::Act)?;
         let _admitted = admit(app, &key)?;
         let (received, bytes, begun) = (app.service.clock.millis(), body.len(), Instant::now());
         let Some(request) = app.service.run(bytes, move || parse(body)).await? else {
             return Ok(None);
         };
-        let pending = PendingPreflight { key, request, bytes, received, took, begun };
+        let pending = PendingPreflight { key, request, bytes, received, took, begun, proven_key: None };
         Ok::<_, ApiError>(Some(app.service.preflight(pending).await?))
     };
     match decided.await {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
+use actpass_protocol::token::InvalidProof;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::{Bytes, BytesMut};
@@ -13,10 +14,12 @@ use http::{HeaderMap, header};
 
 use super::client::Client;
 use super::error::ApiError;
-use super::{App, Started};
+use super::{App, DPOP, Started, host, proxies};
 use crate::access_log::{self, StageTimer};
 use crate::auth::ApiKey;
 use crate::connections::Connection;
+use crate::dpop::{CheckedProof, ProvenRequest, Thumbprint};
+use crate::hosts::Authority;
 use crate::request::InvalidMember;
 
 /// Maximum time to drain a rejected body.
@@ -28,27 +31,113 @@ const DRAIN_BYTES: usize = 16 << 20;
 /// The API key of an authenticated request.
 pub(super) struct Caller(pub(super) Arc<ApiKey>);
 
+/// The key that signed the request's DPoP proof.
+#[derive(Clone)]
+struct ProvenKey(Thumbprint);
+
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let connection = Connection::of(&parts.extensions);
+        let presented = credentials(&parts.headers);
         let key = match has_credentials(&parts.headers) {
-            true => bearer(&parts.headers).and_then(|key| app.find_key(key, connection)),
+            true => presented.and_then(|presented| app.find_key(presented.key, connection)),
             false => app.key_of_certificate(connection),
         };
-        let Some(key) = key else {
-            app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0))?;
+        let count = || app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0));
+        let Some(key) = key.map(Arc::clone) else {
+            count()?;
             return Err(ApiError::Unauthenticated);
+        };
+        let proof = match check_proof(parts, app, &key, presented) {
+            Ok(proof) => proof,
+            Err(error) => {
+                let (tenant, key) = (&*key.tenant.id, &*key.name);
+                if error != ApiError::UseNonce {
+                    tracing::warn!(tenant, key, "a key was rejected: {}", error.message());
+                    count()?;
+                }
+                return Err(error);
+            }
         };
         if let Some(connection) = connection {
             connection.authenticate();
         }
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
         access_log::note_key(&key.tenant.id, &key.name);
-        within_limit(key)?;
-        Ok(Self(Arc::clone(key)))
+        within_limit(&key)?;
+        // A request beyond the limit uses up no proof and no memory.
+        if let Some(proof) = proof {
+            app.replays.accept(&proof, app.service.clock.seconds())?;
+            parts.extensions.insert(ProvenKey(proof.thumbprint));
+        }
+        Ok(Self(key))
     }
+}
+
+/// Checks the request's DPoP proof, except that it was not used before. A key that is bound to a DPoP
+/// key needs a proof by that key; other requests may have one, for a passport that is bound to a key.
+fn check_proof(
+    parts: &Parts,
+    app: &App,
+    key: &ApiKey,
+    presented: Option<Credentials<'_>>,
+) -> Result<Option<CheckedProof>, ApiError> {
+    let path = parts.uri.path();
+    let is_dpop = presented.is_some_and(|presented| presented.scheme == Scheme::Dpop);
+    match &key.dpop {
+        Some(_) if proxies::is_for_proxies(path) => {
+            return Err(ApiError::InvalidToken(
+                "this API key is bound to a DPoP key, which the interfaces for proxies do not support; use \
+                another API key",
+            ));
+        }
+        Some(_) if !is_dpop => {
+            return Err(ApiError::InvalidToken(
+                "this API key is bound to a DPoP key; expected the header `authorization: DPoP <API key>`, \
+                and a proof in the header `dpop`",
+            ));
+        }
+        None if is_dpop => {
+            return Err(ApiError::InvalidToken(
+                "this API key is bound to no DPoP key; expected the header `authorization: Bearer <API key>`, \
+                or `dpop_jkt` in the settings of the key",
+            ));
+        }
+        Some(_) | None => {}
+    }
+    let mut proofs = parts.headers.get_all(DPOP).iter();
+    let proof = match (proofs.next(), proofs.next()) {
+        (None, _) if key.dpop.is_none() => return Ok(None),
+        (Some(_), _) if proxies::is_for_proxies(path) => return Ok(None),
+        (None, _) => return Err(invalid_proof("DPoP", "missing; expected the header `dpop` with a proof")),
+        (Some(_), Some(_)) => return Err(invalid_proof("DPoP", "expected one header, found two")),
+        (Some(proof), None) => proof.to_str().map_err(|_| invalid_proof("DPoP", "expected a compact JWS"))?,
+    };
+    let own = host::authority(parts.version, &parts.uri, &parts.headers).ok();
+    let public = Authority::of_url(&app.service.url).filter(|public| own.as_ref() != Some(public));
+    let hosts: Vec<_> = own.into_iter().chain(public).collect();
+    let request = ProvenRequest {
+        method: parts.method.as_str(),
+        path,
+        hosts: &hosts,
+        base_path: app.page.base(),
+        is_https: app.page.has_tls(),
+        api_key: presented.map(|presented| presented.key),
+        now: app.service.clock.seconds(),
+    };
+    let checked = request.check(proof, app.nonces.as_deref())?;
+    match &key.dpop {
+        Some(bound) if *bound != checked.thumbprint => {
+            Err(invalid_proof("jwk", "another key than the one that this API key is bound to"))
+        }
+        Some(_) | None => Ok(Some(checked)),
+    }
+}
+
+fn invalid_proof(member: &'static str, problem: &str) -> ApiError {
+    ApiError::InvalidProof(InvalidProof::new(member, problem))
 }
 
 /// The API key of a request to a public resource; `None` if it is missing or unknown.
@@ -63,7 +152,7 @@ impl FromRequestParts<Arc<App>> for OptionalCaller {
         let connection = Connection::of(&parts.extensions);
         let has_certificate =
             || !has_credentials(&parts.headers) && app.key_of_certificate(connection).is_some();
-        if bearer(&parts.headers).is_none() && !has_certificate() {
+        if credentials(&parts.headers).is_none() && !has_certificate() {
             return Ok(Self(None));
         }
         match Caller::from_request_parts(parts, app).await {
@@ -92,6 +181,8 @@ pub(super) struct JsonCall {
     pub(super) body: Bytes,
     /// Time since the request's headers.
     pub(super) took: Duration,
+    /// The key that signed the request's DPoP proof.
+    pub(super) proven_key: Option<Thumbprint>,
 }
 
 impl FromRequest<Arc<App>> for JsonCall {
@@ -121,7 +212,8 @@ impl JsonCall {
         };
         let reading = tokio::time::timeout(app.body_timeout, read(body, app.body_bytes));
         let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
-        Ok(Self { key, body, took: started.elapsed() })
+        let proven_key = parts.extensions.remove::<ProvenKey>().map(|key| key.0);
+        Ok(Self { key, body, took: started.elapsed(), proven_key })
     }
 }
 
@@ -146,8 +238,27 @@ fn has_credentials(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION)
 }
 
-/// Returns the API key if there is exactly one.
+/// An authentication scheme with an API key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+/// The API key of a request.
+#[derive(Clone, Copy)]
+struct Credentials<'h> {
+    scheme: Scheme,
+    key: &'h str,
+}
+
+/// Returns the bearer token if there is exactly one.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    credentials(headers).filter(|presented| presented.scheme == Scheme::Bearer).map(|presented| presented.key)
+}
+
+/// Returns the API key if there is exactly one.
+fn credentials(headers: &HeaderMap) -> Option<Credentials<'_>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {
@@ -155,7 +266,9 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     }
     let (scheme, key) = value.split_once(' ')?;
     let key = key.trim_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
+    let schemes = [("bearer", Scheme::Bearer), ("dpop", Scheme::Dpop)];
+    let scheme = schemes.into_iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name))?.1;
+    (!key.is_empty()).then_some(Credentials { scheme, key })
 }
 
 pub(super) fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -96,6 +96,13 @@ impl Gauges {
         self.one("decisions_limit", "Decisions that may be in progress now", limit);
     }
 
+    /// Adds the remembered DPoP proofs and their limit.
+    pub(crate) fn dpop_proofs(&mut self, [remembered, limit]: [usize; 2]) {
+        let number = |number: usize| float(u64::try_from(number).unwrap_or(u64::MAX));
+        self.one("dpop_proofs_remembered", "DPoP proofs that are not accepted again", number(remembered));
+        self.one("dpop_proofs_limit", "DPoP proofs that may be remembered", number(limit));
+    }
+
     /// Adds the dropped lines of the access log.
     pub(crate) fn access_log(&mut self, dropped: u64) {
         let counter = Counter::<u64>::default();

@@ -7,9 +7,12 @@ use std::ops::RangeInclusive;
 use actpass_protocol::json::Number;
 use actpass_protocol::{Json, Mode};
 
+use crate::dpop::Thumbprint;
 use crate::ledger::recordable;
 use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
+
+const EXPECTED_THUMBPRINT: &str = "expected the thumbprint of a public key, 43 characters of base64url";
 
 /// Maximum number of tools or resources in a passport.
 pub(crate) const LIST_ITEMS: usize = 100;
@@ -217,6 +220,24 @@ impl BodyMembers {
             .as_str()
             .and_then(RiskTier::parse)
             .ok_or_else(|| InvalidMember::new("risk_tier", "expected low, medium, high or critical"))
+    }
+
+    /// Extracts the confirmation (RFC 7800) of a passport: the thumbprint of its DPoP key.
+    pub(super) fn confirmation(&mut self) -> Result<Option<Thumbprint>, InvalidMember> {
+        const MEMBER: &str = "cnf";
+        let Some(confirmation) = self.optional_object(MEMBER)? else { return Ok(None) };
+        let within = |error: InvalidMember| error.within(MEMBER);
+        let mut members = Self::with_known_members(confirmation, &["jkt"]).map_err(within)?;
+        match members.thumbprint("jkt").map_err(within)? {
+            Some(thumbprint) => Ok(Some(thumbprint)),
+            None => Err(within(InvalidMember::new("jkt", format_args!("missing; {EXPECTED_THUMBPRINT}")))),
+        }
+    }
+
+    pub(super) fn thumbprint(&mut self, name: &str) -> Result<Option<Thumbprint>, InvalidMember> {
+        let Some(value) = self.take_non_null(name) else { return Ok(None) };
+        let thumbprint = value.as_str().and_then(Thumbprint::parse);
+        thumbprint.map(Some).ok_or_else(|| InvalidMember::new(name, EXPECTED_THUMBPRINT))
     }
 
     /// Extracts a required integer.

@@ -17,6 +17,7 @@ pub(crate) use self::body::LIST_ITEMS;
 pub(crate) use self::halts::{Acknowledge, LiftHalt, StartHalt};
 pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::clock::parse_millis;
+use crate::dpop::Thumbprint;
 use crate::ledger::{ACS_CHAINS, DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
 
@@ -176,6 +177,8 @@ pub struct Issue {
     pub allowed_tools: Vec<String>,
     /// The audience of the passport.
     pub audience: String,
+    /// The DPoP key that the passport is bound to.
+    pub confirmation: Option<Thumbprint>,
     /// The permitted goal.
     pub goal: String,
     /// Constraints on arguments; names with the prefix `max_` or `min_` take numbers.
@@ -203,6 +206,7 @@ impl Issue {
             allowed_resources: members.texts("allowed_resources", 2048)?,
             allowed_tools: members.texts("allowed_tools", 256)?.ok_or_else(missing)?,
             audience: members.text("audience", 2048)?,
+            confirmation: members.confirmation()?,
             goal: members.text("goal", 4096)?,
             resource_constraints: members.constraints()?,
             risk_tier: members.risk_tier()?,
@@ -219,6 +223,8 @@ pub struct VerifyPassport {
     pub agent_id: Option<String>,
     /// Expected audience.
     pub audience: String,
+    /// The DPoP key whose proof the caller has checked.
+    pub dpop_jkt: Option<Thumbprint>,
     /// Expected hash of the policy.
     pub policy_hash: Option<String>,
     /// The passport.
@@ -240,6 +246,7 @@ impl VerifyPassport {
         Ok(Self {
             agent_id: members.optional_text("agent_id", 256)?,
             audience: members.text("audience", 2048)?,
+            dpop_jkt: members.thumbprint("dpop_jkt")?,
             policy_hash: members.optional_text("policy_hash", 128)?,
             token: Secret::from(members.text("token", usize::MAX)?),
             tool_manifest_hash: members.optional_text("current_tool_manifest_hash", 128)?,

@@ -93,6 +93,10 @@ impl Passports<'_> {
             ("iat", time(issued_at)),
             ("exp", time(expires_at)),
             ("jti", Some(Json::from(&*jti))),
+            (
+                "cnf",
+                request.confirmation.as_ref().map(|key| object([("jkt", Some(Json::from(key.as_str())))])),
+            ),
         ]);
         let (token, kid) = ring.sign(TokenType::Passport, &claims)?;
         if token.len() > MAX_BYTES {
@@ -141,6 +145,12 @@ impl Passports<'_> {
         };
         let refusals = claims.validate(&presentation, &passport::at(service.clock.seconds()));
         let mut errors: Vec<_> = refusals.into_iter().map(PassportError::code).collect();
+        // The proof was made for a request to the caller, who has checked it.
+        if let Some(key) = &request.dpop_jkt
+            && !claims.is_held_by(Some(key.as_str()))
+        {
+            errors.push(PassportError::Key.code());
+        }
         let tools: Vec<_> = claims.texts("allowed_tools").collect();
         let text = |name: &str| claims.as_json().member(name).and_then(Json::as_str);
         let subject = HaltSubject {

@@ -15,6 +15,7 @@ use crate::capture::{CapturedRequest, SealedRequest};
 use crate::decide::{
     self, DecisionContext, DecisionResult, ManifestState, PresentedPassport, ToolCredential,
 };
+use crate::dpop::Thumbprint;
 use crate::history::Truth;
 use crate::metrics::Stages;
 use crate::passport::PassportError;
@@ -48,6 +49,8 @@ pub(crate) struct PendingPreflight {
     pub(crate) took: Duration,
     /// When the body was complete.
     pub(crate) begun: Instant,
+    /// The key that signed the request's DPoP proof.
+    pub(crate) proven_key: Option<Thumbprint>,
 }
 
 /// Data found by failed attempts to record a decision.
@@ -403,6 +406,7 @@ impl Service {
             manifest,
             manifest_pin,
             passport,
+            proven_key: pending.proven_key.clone(),
             credential,
             over_budget: found.over_budget.clone(),
             history: found.history.clone(),

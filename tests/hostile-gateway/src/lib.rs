@@ -55,6 +55,7 @@
 
 mod certificates;
 mod client_stream;
+mod dpop;
 mod http2;
 mod play;
 mod request;
@@ -70,8 +71,8 @@ use socket2::{Domain, Socket, Type};
 use crate::certificates::Authority;
 pub use crate::request::Seen;
 pub use crate::script::{
-    Body, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond, RstStream,
-    Script, Step, Tls, Trickle, Truncate,
+    Body, Dpop, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond,
+    RstStream, Script, Step, Tls, Trickle, Truncate,
 };
 use crate::server::Server;
 use crate::shared::Setup;
@@ -106,6 +107,7 @@ impl HostileGateway {
             None => None,
         };
 
+        let scheme = if https { "https" } else { "http" };
         let (port, address) = if script.listen == Listen::Refused {
             let (socket, address) = refusing_socket()?;
             (Port::Refused { _socket: socket }, address)
@@ -119,7 +121,10 @@ impl HostileGateway {
                 Some(authority) => authority.server_config(script.tls, script.http2)?,
                 None => None,
             };
+            let listener = listener()?;
+            let address = listener.local_addr()?;
             let setup = Setup {
+                dpop: script.dpop.map(|dpop| (dpop, format!("{scheme}://{address}"))),
                 tls,
                 old_protocol: script.tls == Tls::OldProtocol,
                 http2: script.http2,
@@ -128,12 +133,9 @@ impl HostileGateway {
                 steps: script.steps,
                 other_host: other_host.as_ref().map(Server::address),
             };
-            let server = Server::start(listener()?, setup)?;
-            let address = server.address();
-            (Port::Served(server), address)
+            (Port::Served(Server::start(listener, setup)?), address)
         };
 
-        let scheme = if https { "https" } else { "http" };
         Ok(Self {
             base_url: format!("{scheme}://{address}"),
             ca_pem: authority.filter(|_| https).map(|authority| authority.pem()),

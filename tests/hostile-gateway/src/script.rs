@@ -30,6 +30,8 @@ pub struct Script {
     pub reset_accept: bool,
     /// Closes a kept-alive connection that is idle this long after a response.
     pub idle_close_ms: Option<u64>,
+    /// Requests without a valid DPoP proof for this key get a 401 and use no step.
+    pub dpop: Option<Dpop>,
     /// The response to the n-th request, counted over all connections. The last step repeats;
     /// without steps, every response is [`Respond::default`].
     pub steps: Vec<Step>,
@@ -68,6 +70,16 @@ impl Script {
         }
         Ok(())
     }
+}
+
+/// The API key of every request, and the key that it is bound to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dpop {
+    /// The API key.
+    pub api_key: String,
+    /// The thumbprint of the public key (RFC 7638).
+    pub jkt: String,
 }
 
 /// Replaced in bodies by the SHA-256 of the request's canonical JSON.

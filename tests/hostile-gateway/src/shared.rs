@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::dpop::{Proofs, refusal};
 use crate::request::Seen;
-use crate::script::{Body, Redirect, Respond, Step};
+use crate::script::{Body, Dpop, Redirect, Respond, Step};
 
 /// The behaviour of a server.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(crate) struct Setup {
     pub(crate) idle_close_ms: Option<u64>,
     pub(crate) steps: Vec<Step>,
     pub(crate) other_host: Option<SocketAddr>,
+    /// The key of every request, and the gateway's origin.
+    pub(crate) dpop: Option<(Dpop, String)>,
 }
 
 impl Setup {
@@ -97,10 +100,19 @@ impl Shared {
     /// Records a request and returns its step.
     pub(crate) fn record(&self, seen: Seen) -> Step {
         let mut log = lock(&self.log);
+        let proven = match &self.setup.dpop {
+            Some((dpop, origin)) => log.proofs.verify(dpop, origin, &seen),
+            None => Ok(()),
+        };
         log.seen.push(seen);
+        if let Err(problem) = proven {
+            return refusal(&problem);
+        }
         let n = log.steps_played;
         log.steps_played = n.saturating_add(1);
-        self.setup.step(n)
+        let step = self.setup.step(n);
+        log.proofs.note(&step);
+        step
     }
 }
 
@@ -109,6 +121,7 @@ pub(crate) struct Log {
     pub(crate) seen: Vec<Seen>,
     // Not the length of `seen`: invalid requests are recorded but use no step.
     steps_played: usize,
+    proofs: Proofs,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use ed25519_dalek::PUBLIC_KEY_LENGTH;
 use p256::ecdsa::signature::Verifier;
+use sha2::{Digest, Sha256};
 
 use super::{MAX_JWKS_BYTES, PassportError, decode, encode};
 use crate::json::Json;
@@ -155,9 +156,7 @@ impl PublicKey {
                 vec![text("kty", "OKP"), text("crv", "Ed25519"), text("x", &encode(bytes))]
             }
             Material::P256(key) => {
-                let point = key.to_sec1_point(false);
-                let coordinate = |bytes: Option<_>| bytes.map(encode).unwrap_or_default();
-                let (x, y) = (coordinate(point.x()), coordinate(point.y()));
+                let [x, y] = coordinates(key);
                 vec![text("kty", "EC"), text("crv", "P-256"), text("x", &x), text("y", &y)]
             }
         };
@@ -193,30 +192,94 @@ impl PublicKey {
     }
 
     pub(crate) fn parse_jwk(key: &Json) -> Option<Self> {
-        let text = |name| key.member(name).and_then(Json::as_str);
-        let is_absent_or = |name, permitted: &[&str]| {
-            key.member(name)
-                .is_none_or(|value| value.as_str().is_some_and(|value| permitted.contains(&value)))
-        };
-        if !is_absent_or("use", &["sig"]) {
+        if !is_absent_or(key, "use", &["sig"]) {
             return None;
         }
-        let bytes = |name| decode(text(name)?).ok();
-        let (algorithm, names, material): (_, &[&str], _) = match (text("kty")?, text("crv")?) {
-            // RFC 9864 names the curve.
-            ("OKP", "Ed25519") => (Algorithm::EdDsa, &["EdDSA", "Ed25519"], bytes("x")?),
-            ("EC", "P-256") => {
-                let (x, y) = (bytes("x")?, bytes("y")?);
-                if x.len() != COORDINATE_LENGTH {
-                    return None;
-                }
-                (Algorithm::Es256, &["ES256"], [vec![UNCOMPRESSED], x, y].concat())
-            }
-            _ => return None,
-        };
-        is_absent_or("alg", names).then_some(())?;
-        Self::new(text("kid")?, algorithm, &material)
+        let (algorithm, names, material) = jwk_material(key).ok()?;
+        is_absent_or(key, "alg", names).then_some(())?;
+        Self::new(jwk_text(key, "kid")?, algorithm, &material)
     }
+
+    /// Parses a JWK with public members only, as in the header of a DPoP proof. The key id is the
+    /// [`PublicKey::thumbprint`]; `kid` is ignored.
+    ///
+    /// # Errors
+    ///
+    /// The problem, with the member's name: a private member, another key type or algorithm, or an
+    /// invalid coordinate.
+    ///
+    /// ```
+    /// use actpass_protocol::Json;
+    /// use actpass_protocol::token::PublicKey;
+    ///
+    /// let jwk = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    /// let key = PublicKey::from_public_jwk(&Json::parse(jwk.as_bytes()).unwrap())?;
+    /// assert_eq!(key.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    /// # Ok::<(), String>(())
+    /// ```
+    pub fn from_public_jwk(key: &Json) -> Result<Self, String> {
+        if let Some(name) = PRIVATE_MEMBERS.into_iter().find(|name| key.member(name).is_some()) {
+            return Err(format!("{name}: expected a public key, found a private or symmetric one"));
+        }
+        let (algorithm, names, material) = jwk_material(key)?;
+        if !is_absent_or(key, "alg", names) {
+            return Err(format!("alg: expected {} or none", algorithm.as_str()));
+        }
+        let unnamed = Self::new("", algorithm, &material);
+        let unnamed = unnamed.ok_or("x: expected 32 bytes of an Ed25519 key, or x and y of a P-256 point")?;
+        Ok(Self { kid: unnamed.thumbprint(), ..unnamed })
+    }
+
+    /// Computes the thumbprint (RFC 7638, SHA-256) in base64url: 43 characters.
+    pub fn thumbprint(&self) -> String {
+        // The members that RFC 7638 and RFC 8037 require, in lexicographic order, without spaces.
+        let members = match &self.material {
+            Material::Ed25519(bytes) => {
+                format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(bytes))
+            }
+            Material::P256(key) => {
+                let [x, y] = coordinates(key);
+                format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#)
+            }
+        };
+        encode(Sha256::digest(members))
+    }
+}
+
+/// The members of private and symmetric keys (RFC 7518, RFC 8037).
+const PRIVATE_MEMBERS: [&str; 8] = ["d", "dp", "dq", "k", "oth", "p", "q", "qi"];
+
+fn jwk_text<'k>(key: &'k Json, name: &str) -> Option<&'k str> {
+    key.member(name).and_then(Json::as_str)
+}
+
+fn is_absent_or(key: &Json, name: &str, permitted: &[&str]) -> bool {
+    key.member(name).is_none_or(|value| value.as_str().is_some_and(|value| permitted.contains(&value)))
+}
+
+/// Returns the algorithm of a JWK, its names in `alg`, and the key as [`PublicKey::new`] reads it.
+fn jwk_material(key: &Json) -> Result<(Algorithm, &'static [&'static str], Vec<u8>), &'static str> {
+    let bytes = |name: &str| decode(jwk_text(key, name)?).ok();
+    match (jwk_text(key, "kty"), jwk_text(key, "crv")) {
+        // RFC 9864 names the curve.
+        (Some("OKP"), Some("Ed25519")) => {
+            let x = bytes("x").ok_or("x: expected base64url without padding")?;
+            Ok((Algorithm::EdDsa, &["EdDSA", "Ed25519"], x))
+        }
+        (Some("EC"), Some("P-256")) => {
+            let coordinate = |bytes: Option<Vec<u8>>| bytes.filter(|bytes| bytes.len() == COORDINATE_LENGTH);
+            let x = coordinate(bytes("x")).ok_or("x: expected 32 bytes in base64url without padding")?;
+            let y = coordinate(bytes("y")).ok_or("y: expected 32 bytes in base64url without padding")?;
+            Ok((Algorithm::Es256, &["ES256"], [vec![UNCOMPRESSED], x, y].concat()))
+        }
+        _ => Err("kty: expected EC with crv P-256, or OKP with crv Ed25519"),
+    }
+}
+
+/// Returns the coordinates of a point in base64url.
+fn coordinates(key: &p256::ecdsa::VerifyingKey) -> [String; 2] {
+    let point = key.to_sec1_point(false);
+    [point.x(), point.y()].map(|bytes| bytes.map(encode).unwrap_or_default())
 }
 
 /// Parses an uncompressed point of the curve.

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::schema::{Object, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Components, Content, Header, InfoBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -52,12 +54,21 @@ fn complete(mut api: OpenApi) -> OpenApi {
         "An API key from the gateway's settings. It determines the tenant and the permissions.",
     ));
     components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
+    // The DPoP scheme of the header `Authorization` has no name in OpenAPI.
+    let proof = ApiKeyValue::with_description(
+        "DPoP",
+        "A DPoP proof (RFC 9449) for a key with `dpop_jkt`, beside `Authorization: DPoP <API key>`.",
+    );
+    components.add_security_scheme("dpop", SecurityScheme::ApiKey(ApiKey::Header(proof)));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
     components.schemas.insert(authzen::Problem::name().into_owned(), authzen::Problem::schema());
     components.schemas.insert(ErrorBody::name().into_owned(), ErrorBody::schema());
     components.schemas.insert(ToolName::name().into_owned(), ToolName::schema());
     for item in api.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            if let Some(security) = &mut operation.security {
+                security.push(SecurityRequirement::new::<_, [&str; 0], &str>("dpop", []));
+            }
             add_failures(operation);
         }
     }
@@ -115,7 +126,7 @@ fn add_failures(operation: &mut Operation) {
         add("422", "A query parameter is invalid; the message names it");
     }
     if operation.security.is_some() {
-        add("401", "The API key is missing, duplicate or unknown");
+        add("401", "The API key is missing, duplicate or unknown, or its DPoP proof is missing or invalid");
         add("429", "The rate limit of the key is exceeded, or too many invalid keys came from this address");
     }
     add("400", "The Host header is missing, duplicate, or does not match the request target");
@@ -139,7 +150,7 @@ fn add_failures(operation: &mut Operation) {
             response.content.insert("application/problem+json".to_owned(), problem.into());
         }
         let header = match status.as_str() {
-            "401" => ("WWW-Authenticate", "Bearer", Type::String),
+            "401" => ("WWW-Authenticate", "The schemes, or the error of DPoP", Type::String),
             "429" => ("Retry-After", "Seconds to wait before a retry", Type::Integer),
             "503" => ("Retry-After", "Seconds to wait before a retry, if the gateway is busy", Type::Integer),
             _ => continue,
@@ -236,7 +247,8 @@ mod tests {
             let takes = |member: &str, value: Option<Json>, takes: bool| {
                 let shown =
                     value.as_ref().map(|value| value.to_string().chars().take(60).collect::<String>());
-                let found = read(&with(member, value)).map_err(|invalid| invalid.member);
+                let outermost = |member: String| member.split('.').next().unwrap_or_default().to_owned();
+                let found = read(&with(member, value)).map_err(|invalid| outermost(invalid.member));
                 let expected = if takes { Ok(()) } else { Err(member.to_owned()) };
                 assert_eq!(found, expected, "{name}.{member}: {shown:?}");
             };
@@ -277,6 +289,11 @@ mod tests {
                         {
                             takes(member, Some(Json::from(time)), is_taken);
                         }
+                    }
+                    "string" if schema.member("pattern").is_some() => {
+                        takes(member, Some(sample(schema)), true);
+                        [Json::from(""), Json::from("x"), number(7)]
+                            .map(|wrong| takes(member, Some(wrong), false));
                     }
                     "string" => {
                         takes(member, Some(Json::from("")), limit("minLength").is_none());
@@ -319,6 +336,10 @@ mod tests {
                             takes(member, value, is_taken);
                         }
                     }
+                    "object" if schema.member("properties").is_some() => {
+                        takes(member, Some(sample(schema)), true);
+                        takes(member, Some(Json::Object(Vec::new())), false);
+                    }
                     "object" => {
                         takes(member, Some(Json::Array(Vec::new())), false);
                         takes(member, Some(Json::parse(br#"{"a": [{}, null, 1.5]}"#).unwrap()), true);
@@ -327,7 +348,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 10 + 6 + 1 + 2 + 1 + 5);
+        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 11 + 7 + 1 + 2 + 1 + 5);
     }
 
     fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {
@@ -359,7 +380,14 @@ mod tests {
         match kind(schema) {
             "array" => Json::Array(Vec::new()),
             "integer" => at(schema, &["minimum"]).clone(),
-            "object" => Json::Object(Vec::new()),
+            "object" => {
+                let members = schema.member("properties").and_then(Json::as_object).unwrap_or_default();
+                Json::Object(members.iter().map(|(name, schema)| (name.clone(), sample(schema))).collect())
+            }
+            _ if schema.member("pattern").is_some() => {
+                let examples = items(schema.member("examples")).next();
+                examples.or(schema.member("example")).unwrap().clone()
+            }
             _ if schema.member("format") == Some(&Json::from("date-time")) => {
                 Json::from("2027-01-31T00:00:00Z")
             }

@@ -159,6 +159,9 @@ pub(in crate::http) struct Issue {
     /// The audience of the passport.
     #[schema(min_length = 1, max_length = 2048)]
     audience: String,
+    /// The DPoP key that the passport is bound to.
+    #[schema(required = false)]
+    cnf: Option<Confirmation>,
     /// The goal that the passport permits.
     #[schema(min_length = 1, max_length = 4096)]
     goal: String,
@@ -176,6 +179,15 @@ pub(in crate::http) struct Issue {
     user_id: Option<String>,
 }
 
+/// The DPoP key that a passport is bound to (RFC 9449).
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Confirmation {
+    /// The thumbprint of the public key (RFC 7638, SHA-256).
+    #[schema(pattern = "^[A-Za-z0-9_-]{43}$", example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")]
+    jkt: String,
+}
+
 /// A request to verify a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct VerifyPassport {
@@ -185,6 +197,10 @@ pub(in crate::http) struct VerifyPassport {
     /// Expected audience.
     #[schema(min_length = 1, max_length = 2048)]
     audience: String,
+    /// The thumbprint of the DPoP key whose proof the caller has checked. A passport that is bound to
+    /// another key is invalid.
+    #[schema(pattern = "^[A-Za-z0-9_-]{43}$", example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")]
+    dpop_jkt: Option<String>,
     /// Expected hash of the policy.
     #[schema(max_length = 128)]
     policy_hash: Option<String>,

@@ -77,6 +77,11 @@ impl Page {
         }
     }
 
+    /// Returns the path of the page, without a trailing slash.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Returns whether the gateway itself terminates TLS.
     pub(super) fn has_tls(&self) -> bool {
         self.tls
@@ -520,8 +525,9 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
             return Err(PageError::LoginForm);
         }
         let presented = Secret::new(form.field("key").trim());
-        // A session is not bound to the certificate, so a bound key opens none.
-        let key = app.find_key(presented.expose(), None).filter(|key| key.role.may(Capability::UsePage));
+        // A session is bound to no certificate and no DPoP key, so a bound key opens none.
+        let key = app.find_key(presented.expose(), None);
+        let key = key.filter(|key| key.role.may(Capability::UsePage) && key.dpop.is_none());
         // A valid key is always accepted, regardless of concurrent wrong keys.
         let Some(key) = key else {
             app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;

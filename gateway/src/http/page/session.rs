@@ -126,7 +126,9 @@ impl Sessions {
         let id = hash_of(id);
         let Some(session) = self.store.session(id).await? else { return Ok(None) };
         let is_active = now < session.until && now < session.used.saturating_add(MAX_IDLE_SECONDS);
-        let key = key_of(&session, keyring, sign_in, now).filter(|key| key.role.may(Capability::UsePage));
+        // A session carries no proof, so a key that became bound to a DPoP key loses its sessions.
+        let may_use = |key: &Arc<ApiKey>| key.role.may(Capability::UsePage) && key.dpop.is_none();
+        let key = key_of(&session, keyring, sign_in, now).filter(may_use);
         let Some(key) = key.filter(|_| session.secure == secure && is_active) else {
             self.store.change_session(SessionChange::Close { id }).await?;
             return Ok(None);

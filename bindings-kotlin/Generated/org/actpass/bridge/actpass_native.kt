@@ -728,6 +728,8 @@ internal object IntegrityCheckingUniffiLib {
     internal fun ensureInitialized() = Unit
     external fun uniffi_actpass_uniffi_checksum_func_native_pending_approval(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_dpop_thumbprint(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_hash_payload(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_sign_payload(
@@ -966,6 +968,8 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_pending_approval(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_dpop_thumbprint(`dpopKey`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_hash_payload(`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_sign_payload(`secret`: RustBuffer.ByValue,`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -1116,6 +1120,9 @@ private fun uniffiCheckContractApiVersion(lib: IntegrityCheckingUniffiLib) {
 @Suppress("UNUSED_PARAMETER")
 private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_pending_approval() and 0xFFFF) != 14179) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_dpop_thumbprint() and 0xFFFF) != 38397) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_hash_payload() and 0xFFFF) != 31094) {
@@ -6258,6 +6265,11 @@ data class NativeSettings (
     val `approvalKeys`: kotlin.String?
     , 
     /**
+     * The private key that the API key is bound to, in PEM.
+     */
+    val `dpopKey`: Secret?
+    , 
+    /**
      * Permits plain http to another host.
      */
     val `dangerAllowInsecureHttp`: kotlin.Boolean
@@ -6289,6 +6301,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalTypeNativeMode.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalTypeSecret.read(buf),
             FfiConverterBoolean.read(buf),
         )
     }
@@ -6306,6 +6319,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalTypeNativeMode.allocationSize(value.`mode`) +
             FfiConverterOptionalString.allocationSize(value.`ca`) +
             FfiConverterOptionalString.allocationSize(value.`approvalKeys`) +
+            FfiConverterOptionalTypeSecret.allocationSize(value.`dpopKey`) +
             FfiConverterBoolean.allocationSize(value.`dangerAllowInsecureHttp`)
     )
 
@@ -6322,6 +6336,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalTypeNativeMode.write(value.`mode`, buf)
             FfiConverterOptionalString.write(value.`ca`, buf)
             FfiConverterOptionalString.write(value.`approvalKeys`, buf)
+            FfiConverterOptionalTypeSecret.write(value.`dpopKey`, buf)
             FfiConverterBoolean.write(value.`dangerAllowInsecureHttp`, buf)
     }
 }
@@ -8255,6 +8270,21 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
         
         FfiConverterString.lower(`json`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * The thumbprint of a DPoP key.
+         */
+    @Throws(NativeException::class) fun `nativeDpopThumbprint`(`dpopKey`: Secret): kotlin.String {
+            return FfiConverterString.lift(
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_dpop_thumbprint(
+    
+        
+        FfiConverterTypeSecret.lower(`dpopKey`),_status)
 }
     )
     }

@@ -19,6 +19,7 @@ import org.actpass.bridge.NativeSettings
 import org.actpass.bridge.NativeVerifyRequest
 import org.actpass.bridge.Secret
 import org.actpass.bridge.nativeCheckMapping
+import org.actpass.bridge.nativeDpopThumbprint
 import org.actpass.bridge.nativeHashPayload
 import org.actpass.bridge.nativeSignPayload
 
@@ -77,6 +78,8 @@ public class ActPass private constructor(internal val native: NativeClient, priv
      * @param ca additional trusted CA certificates, in PEM.
      * @param approvalKeys the passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. An approved action
      *   without a valid signature is blocked (`actpass.approval_unsigned`). Default: none.
+     * @param dpopKey the private key that the API key is bound to (DPoP, RFC 9449), P-256 or Ed25519 in PKCS#8 PEM; see
+     *   [dpopThumbprint]. Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
      * @param dangerAllowInsecureHttp permits plain `http` to other machines. Anyone on the network path can then read the key and forge
      *   decisions.
      * @param logger receives the log lines of this client's calls. Default: none.
@@ -96,6 +99,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         mode: Mode = Mode.ENFORCE,
         ca: String? = null,
         approvalKeys: String? = null,
+        dpopKey: String? = null,
         dangerAllowInsecureHttp: Boolean = false,
         logger: Logger? = null,
         logLevel: LogLevel = LogLevel.INFO,
@@ -115,6 +119,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
                     mode = mode.native,
                     ca = ca?.wellFormed("ca"),
                     approvalKeys = approvalKeys?.wellFormed("approval_keys"),
+                    dpopKey = dpopKey?.wellFormed("dpop_key")?.let(::Secret),
                     dangerAllowInsecureHttp = dangerAllowInsecureHttp,
                 ),
                 logger?.let(::LogBridge),
@@ -141,6 +146,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
                     mode = mode.native,
                     ca = null,
                     approvalKeys = null,
+                    dpopKey = null,
                     dangerAllowInsecureHttp = false,
                 ),
                 logger?.let(::LogBridge),
@@ -635,6 +641,17 @@ public class ActPass private constructor(internal val native: NativeClient, priv
             enter { nativeSignPayload(Secret(secret.wellFormed("secret")), json("payload", payload)) }
 
         /**
+         * Returns the thumbprint of a DPoP key, to which the gateway binds an API key: the SHA-256 of the public key (RFC 7638) in
+         * base64url, 43 characters. [dpopKey] is the setting of a client.
+         *
+         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT]: it is not a P-256 or Ed25519 private key in PKCS#8 PEM.
+         */
+        @JvmStatic
+        @Throws(ActPassException::class)
+        public fun dpopThumbprint(dpopKey: String): String =
+            enter { nativeDpopThumbprint(Secret(dpopKey.wellFormed("dpop_key"))) }
+
+        /**
          * Creates a builder, for Java.
          *
          * ```java
@@ -666,6 +683,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         private var mode: Mode = Mode.ENFORCE
         private var ca: String? = null
         private var approvalKeys: String? = null
+        private var dpopKey: String? = null
         private var dangerAllowInsecureHttp: Boolean = false
         private var logger: Logger? = null
         private var logLevel: LogLevel = LogLevel.INFO
@@ -705,6 +723,12 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         /** Sets the passkeys that must sign approvals, as JSON text with `rp_id`, `origins` and `keys`. Default: none. */
         public fun approvalKeys(json: String?): Builder = apply { approvalKeys = json }
 
+        /**
+         * Sets the private key that the API key is bound to (DPoP, RFC 9449), P-256 or Ed25519 in PKCS#8 PEM; see
+         * [dpopThumbprint]. Default: the file in the environment variable `ACTPASS_DPOP_KEY_FILE`, else none.
+         */
+        public fun dpopKey(pem: String?): Builder = apply { dpopKey = pem }
+
         /** Permits plain `http` to other machines. Anyone on the network path can then read the key and forge decisions. */
         public fun dangerAllowInsecureHttp(allow: Boolean): Builder = apply { dangerAllowInsecureHttp = allow }
 
@@ -725,7 +749,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         public fun build(): ActPass =
             ActPass(
                 apiKey, tenantId, agentId, baseUrl, timeout, connectTimeout, maxRetries, circuitFailures, mode, ca,
-                approvalKeys, dangerAllowInsecureHttp, logger, logLevel,
+                approvalKeys, dpopKey, dangerAllowInsecureHttp, logger, logLevel,
             )
     }
 }

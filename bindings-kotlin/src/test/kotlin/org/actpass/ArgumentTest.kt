@@ -231,6 +231,17 @@ class ArgumentTest {
     }
 
     @Test
+    fun dpopThumbprintMatchesKnownValue() {
+        val key = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g"
+        fun pem(label: String) = "-----BEGIN $label-----\n$key\n-----END $label-----\n"
+        assertEquals("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", ActPass.dpopThumbprint(pem("PRIVATE KEY")))
+        val argument = failure { ActPass.dpopThumbprint(pem("PUBLIC KEY")) }
+        val config = failure { ActPass("apk_dev", dpopKey = pem("PUBLIC KEY")) }
+        assertEquals(listOf(ActPassException.Kind.ARGUMENT, ActPassException.Kind.CONFIG), listOf(argument.kind, config.kind))
+        assertFalse(key in "$argument $config")
+    }
+
+    @Test
     fun hashesAndSignaturesMatchKnownValues() {
         val hash = "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2"
         assertEquals(hash, ActPass.hashPayload(mapOf("currency" to "usd", "amount" to 4900)))

@@ -22,7 +22,7 @@ class SecretTest {
     fun generatedTypesHideSecrets() {
         val held = listOf<Any>(
             secret,
-            NativeSettings(NativeLanguage.KOTLIN, secret, null, null, null, null, null, null, null, null, null, null, false),
+            NativeSettings(NativeLanguage.KOTLIN, secret, null, null, null, null, null, null, null, null, null, null, secret, false),
             NativeAction("g", "t", "", "{}", null, secret, null, null, null, null, null, null),
             NativeCredential(secret, null, secret),
             NativeIssued(secret, secret),
@@ -42,7 +42,7 @@ class SecretTest {
             .map { Class.forName("org.actpass.bridge." + it.nameWithoutExtension) }
             .toList()
         assertTrue(classes.any { it == NativeSettings::class.java })
-        val names = setOf("apiKey", "passport", "token", "secret", "credential", "key")
+        val names = setOf("apiKey", "passport", "token", "secret", "credential", "key", "dpopKey")
         val shown = classes.flatMap { type -> type.declaredFields.filter { it.name in names && it.type == String::class.java } }
         assertEquals(emptyList<Any>(), shown)
     }

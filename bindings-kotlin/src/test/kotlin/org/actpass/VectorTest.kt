@@ -35,7 +35,7 @@ class VectorTest {
     fun allVectorsPass() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts")) {
+        for (area in listOf("changes", "circuit", "dpop", "failures", "lost", "outcomes", "replays", "retries", "signed", "table", "texts")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)
@@ -76,6 +76,7 @@ class VectorTest {
                 circuitFailures = if (run.circuitOff) 0 else (settings["circuit_failures"] as Long? ?: 5).toInt(),
                 ca = if (settings["trust_ca"] == true) gateway.ca else null,
                 approvalKeys = settings["approval_keys"] as String?,
+                dpopKey = settings["dpop_key"] as String?,
             )
         fun text(name: String) = given[name] as String?
         val idempotencyKey = if ("idempotency_key" in given) text("idempotency_key") else IDEMPOTENCY_KEY
@@ -142,7 +143,10 @@ class VectorTest {
             val isPreflight = request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight"
             check("a preflight", isPreflight) { request["path"] }
             val headers = request["headers"] as List<*>
-            check("the key", listOf("authorization", "Bearer $KEY") in headers) { headers.size }
+            val hasProof = "dpop_key" in settings
+            val scheme = if (hasProof) "DPoP" else "Bearer"
+            check("the key", listOf("authorization", "$scheme $KEY") in headers) { headers.size }
+            check("the proof", headers.any { (it as List<*>)[0] == "dpop" } == hasProof) { headers.size }
             val hasOwnKey = run.vector["calls_before"] != null && idempotencyKey == null
             check("the same body again", hasOwnKey || request["body"] == seen[0]["body"]) { request }
             val key = members(request["body"] as String)["idempotency_key"] as String?
@@ -249,7 +253,7 @@ class VectorTest {
             setOf("description", "gateway", "expect"),
         )
         check(vector["ends"] in setOf(null, "returned", "failed", "cancelled", "suspended")) { "$name: ends ${vector["ends"]}" }
-        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys"))
+        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca", "approval_keys", "dpop_key"))
         only(
             vector["action"],
             setOf(
