@@ -324,8 +324,9 @@ async fn halted_agents_exchange_no_passport() {
         assert!(status.is_success(), "{halt}");
         let (status, body) = try_exchange(&gateway, "apk_bound", &token, &[]).await;
         assert_eq!((status.as_u16(), text(&body, "error")), (409, Some("halted")), "{agent}: {body}");
-        let lift = format!("/api/v1/halts/{}/lift", text(&halt, "id").unwrap());
-        let lift = gateway.post(&lift, "apdv_one").body(r#"{"reason": "test"}"#).send().await.unwrap();
+        let lift = format!("{}/api/v1/halts/{}", gateway.url, text(&halt, "id").unwrap());
+        let lift = gateway.client.delete(lift).bearer_auth("apdv_one").body(r#"{"reason": "test"}"#);
+        let lift = lift.header("content-type", "application/json").send().await.unwrap();
         assert_eq!(lift.status(), 200, "{agent}");
     }
     exchange(&gateway, &token, &[]).await;
