@@ -1,5 +1,7 @@
 //! Requests to exchange a passport for a narrower one (RFC 8693), form-encoded.
 
+use std::fmt;
+
 use actpass_protocol::{Json, Secret};
 
 use super::body::{BodyMembers, InvalidMember};
@@ -42,21 +44,21 @@ pub(crate) struct OAuthError {
 }
 
 impl OAuthError {
-    pub(crate) fn request(problem: impl ToString) -> Self {
+    pub(crate) fn request(problem: impl fmt::Display) -> Self {
         Self { code: "invalid_request", description: problem.to_string() }
     }
 
     /// The subject token is not accepted.
-    pub(crate) fn grant(problem: impl ToString) -> Self {
+    pub(crate) fn grant(problem: impl fmt::Display) -> Self {
         Self { code: "invalid_grant", description: problem.to_string() }
     }
 
     /// The request exceeds the subject token.
-    pub(crate) fn scope(problem: impl ToString) -> Self {
+    pub(crate) fn scope(problem: impl fmt::Display) -> Self {
         Self { code: "invalid_scope", description: problem.to_string() }
     }
 
-    pub(crate) fn target(problem: impl ToString) -> Self {
+    pub(crate) fn target(problem: impl fmt::Display) -> Self {
         Self { code: "invalid_target", description: problem.to_string() }
     }
 }
