@@ -543,8 +543,8 @@ async fn passport_with_cnf_needs_the_proof_in_authzen_too() {
             let (status, body) = json(response).await;
             assert_eq!(status, 200, "{body}");
             let found = body.to_string();
-            let at = found.find("\"reason_code\":\"").unwrap() + "\"reason_code\":\"".len();
-            found[at..].split('"').next().unwrap().to_owned()
+            let reason = found.split("\"reason_code\":\"").nth(1).unwrap();
+            reason.split('"').next().unwrap().to_owned()
         };
         let without = gateway.post(path, "apk_one").body(body.clone()).send().await.unwrap();
         assert_eq!(reason(without).await, "passport.key", "{path}");
