@@ -42,6 +42,14 @@ pub enum CertificateName {
 }
 
 impl CertificateName {
+    /// Returns the SPIFFE ID; `None` for a fingerprint.
+    pub fn spiffe(&self) -> Option<&str> {
+        match self {
+            Self::Spiffe(id) => Some(id),
+            Self::Fingerprint(_) => None,
+        }
+    }
+
     /// Parses a SPIFFE ID, or `sha256:` followed by 64 hex digits; `None` for anything else.
     ///
     /// ```

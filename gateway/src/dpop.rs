@@ -112,7 +112,7 @@ pub struct CheckedProof {
     until: i64,
 }
 
-/// Identifies a proof among those of its key: the start of the SHA-256 of its `jti`.
+/// Identifies a proof of a key: the start of the SHA-256 of its `jti`.
 type ProofId = [u8; 16];
 
 impl ProvenRequest<'_> {
@@ -256,7 +256,7 @@ fn remove_dot_segments(path: &str) -> String {
 /// The nonces of this process: a MAC of the current window of time under a random key.
 ///
 /// A proof with a nonce is accepted by the process that gave the nonce, and [`Replays`] of that
-/// process has seen it. Another gateway and the next process ask for another nonce.
+/// process contains it. Another gateway and the next process require another nonce.
 pub struct Nonces(hmac::Key);
 
 impl Nonces {
@@ -317,7 +317,7 @@ struct OfKey {
 }
 
 impl OfKey {
-    /// Forgets the proofs that are no longer accepted at `now`; returns their number.
+    /// Removes the proofs that are no longer accepted at `now`; returns their number.
     fn expire(&mut self, now: i64) -> usize {
         let mut expired = 0;
         while let Some(end) = self.by_end.first_entry().filter(|end| *end.key() < now) {
@@ -532,11 +532,11 @@ mod tests {
         assert!(replayed(0) && replayed(100), "as long as iat is accepted");
         assert!(replays.accept(&proof(2, 1, 100), 0).is_ok(), "another key");
         assert_eq!(replays.load()[0], 2);
-        assert!(!replayed(101), "forgotten with its iat, which is refused by now");
+        assert!(!replayed(101), "removed with its iat, which is refused");
     }
 
     #[test]
-    fn full_memory_refuses_and_forgets_nothing() {
+    fn full_memory_refuses_and_removes_nothing() {
         let replays = Replays::new(3, 2);
         for id in 0..2 {
             assert_eq!(replays.accept(&proof(1, id, 100), 0), Ok(()));

@@ -204,6 +204,35 @@ pub(crate) fn passport_issued(
     }
 }
 
+/// A passport was exchanged for another one, which spent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExchangedPassport<'a> {
+    pub(crate) agent: &'a str,
+    pub(crate) goal: Option<&'a str>,
+    pub(crate) user_id: Option<&'a str>,
+    /// The id of the passport that was exchanged.
+    pub(crate) subject: &'a str,
+    /// The id of the new passport.
+    pub(crate) jti: &'a str,
+    pub(crate) txn: &'a str,
+}
+
+/// The events of an exchange: of the passport that was spent, and of the new one.
+pub(crate) fn passport_exchanged(key: &ApiKey, exchanged: ExchangedPassport<'_>) -> [Draft; 2] {
+    let ExchangedPassport { agent, goal, user_id, subject, jti, txn } = exchanged;
+    let event = |event_type: &str, about: &str, (name, other): (&str, &str)| Draft {
+        goal: goal.map(str::to_owned),
+        user_id: user_id.map(str::to_owned),
+        passport_jti: Some(about.to_owned()),
+        metadata: Some(object([(name, Some(Json::from(other))), ("txn", Some(Json::from(txn)))])),
+        ..by_agent(key, Some(agent), ledger::DECISIONS, event_type)
+    };
+    [
+        event(ledger::PASSPORT_EXCHANGED, subject, ("exchanged_for", jti)),
+        event(ledger::PASSPORT_ISSUED, jti, ("exchanged_from", subject)),
+    ]
+}
+
 /// A passport was revoked.
 pub(crate) fn passport_revoked(key: &Principal, jti: &str, reason: Option<&str>) -> Draft {
     Draft {

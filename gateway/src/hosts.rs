@@ -54,7 +54,7 @@ impl Authority {
         Self::parse(rest.split('/').next().unwrap_or_default())
     }
 
-    /// Returns the authority with its port, or with `default` if it has none.
+    /// Returns the authority with its port, or with the port `default`.
     #[must_use]
     pub fn with_port(self, default: u16) -> Self {
         Self { port: self.port.or(Some(default)), ..self }

@@ -63,6 +63,9 @@ pub const APPROVAL_REJECTED: &str = "approval.rejected";
 /// Event type of issued passports; reserved for the gateway.
 pub const PASSPORT_ISSUED: &str = "passport.issued";
 
+/// Event type: a passport was exchanged for a narrower one, which spent it.
+pub const PASSPORT_EXCHANGED: &str = "passport.exchanged";
+
 /// Event type of revoked passports; reserved for the gateway.
 pub const PASSPORT_REVOKED: &str = "passport.revoked";
 
@@ -127,6 +130,7 @@ pub const RESERVED: &[&str] = &[
     PASSKEY_REGISTERED,
     PASSKEY_REMOVED,
     PASSKEY_USED,
+    PASSPORT_EXCHANGED,
     PASSPORT_ISSUED,
     PASSPORT_REVOKED,
     POLICY_RELOADED,

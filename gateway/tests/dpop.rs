@@ -201,7 +201,7 @@ async fn stolen_key_is_refused_without_its_dpop_key() {
 }
 
 #[tokio::test]
-async fn unbound_key_is_no_dpop_key() {
+async fn unbound_key_is_refused_as_dpop() {
     let signer = Signer::ed25519(1);
     let (gateway, _) = start("", "").await;
     let url = gateway.at(PREFLIGHT);
@@ -325,7 +325,7 @@ async fn proof_is_accepted_once_for_its_time() {
     gateway.stop().await;
 }
 
-/// A restart forgets the proofs, except with a nonce.
+/// With a nonce, another process accepts no proof of this one.
 #[tokio::test]
 async fn nonce_binds_proofs_to_the_process() {
     let signer = Signer::p256();
@@ -543,8 +543,8 @@ async fn passport_with_cnf_needs_the_proof_in_authzen_too() {
             let (status, body) = json(response).await;
             assert_eq!(status, 200, "{body}");
             let found = body.to_string();
-            let at = found.find("\"reason_code\":\"").unwrap() + "\"reason_code\":\"".len();
-            found[at..].split('"').next().unwrap().to_owned()
+            let reason = found.split("\"reason_code\":\"").nth(1).unwrap();
+            reason.split('"').next().unwrap().to_owned()
         };
         let without = gateway.post(path, "apk_one").body(body.clone()).send().await.unwrap();
         assert_eq!(reason(without).await, "passport.key", "{path}");

@@ -11,6 +11,8 @@ mod approvals;
 mod archive;
 #[path = "budgets.rs"]
 mod budgets;
+#[path = "exchange.rs"]
+mod exchange;
 #[path = "halts.rs"]
 mod halts;
 #[path = "history.rs"]

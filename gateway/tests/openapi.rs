@@ -345,6 +345,24 @@ async fn responses_match_openapi() {
     assert_eq!(approve.send().await.unwrap().status(), 200);
     compared.ask(request, get(&path, "apk_one"), 200).await;
     compared.ask(requests, post(requests, "apk_one", &body), 201).await;
+    let token = "/oauth/token";
+    let issued = r#"{"audience": "a", "agent_id": "sdk", "goal": "g", "allowed_tools": ["t"]}"#;
+    let issued = post("/api/v1/passports/issue", "apk_one", issued).send().await.unwrap();
+    let issued = json(issued).await.1;
+    let form = format!(
+        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token={}&\
+        subject_token_type=urn:ietf:params:oauth:token-type:jwt",
+        text(&issued, "token").unwrap()
+    );
+    let exchange = |key: &str, body: &str| {
+        let request = client.post(format!("{url}{token}")).bearer_auth(key).body(body.to_owned());
+        request.header("content-type", "application/x-www-form-urlencoded")
+    };
+    compared.ask(token, exchange("apk_bound", &form), 200).await;
+    compared.ask(token, exchange("apk_bound", &form), 400).await;
+    compared.ask(token, exchange("apk_none", &form), 401).await;
+    compared.ask(token, exchange("apk_bound", &" ".repeat((1 << 20) + 1)), 413).await;
+    compared.ask(token, post(token, "apk_bound", "{}"), 400).await;
     let ping = r#"{"jsonrpc": "2.0", "id": 1, "method": "system/ping", "params": {}}"#;
     compared.ask("/acs", post("/acs", "", ping), 200).await;
     compared.ask("/acs", post("/acs", "", "{"), 200).await;

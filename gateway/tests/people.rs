@@ -673,12 +673,20 @@ async fn roles_have_documented_rights() {
                 ("POST", _) => r#"{"unknown": 1}"#,
                 _ => "",
             };
-            let (status, response) =
-                team.send(0, Method::from_bytes(method.as_bytes()).unwrap(), &path, name, body).await;
+            let (status, response) = match &*path {
+                "/oauth/token" => {
+                    let request = team.gateway.client.post(format!("{}{path}", team.gateway.url));
+                    let request = request.bearer_auth(key_of(name)).body("");
+                    let request = request.header("content-type", "application/x-www-form-urlencoded");
+                    let (status, body) = json(request.send().await.unwrap()).await;
+                    (status.as_u16(), body)
+                }
+                _ => team.send(0, Method::from_bytes(method.as_bytes()).unwrap(), &path, name, body).await,
+            };
             // AuthZEN defines an error as a message.
             let is_message = response.as_str().is_some_and(|message| message.contains("may not"));
-            let is_forbidden =
-                status == 403 && (text(&response, "error.code") == Some("forbidden") || is_message);
+            let code = text(&response, "error.code").or(text(&response, "error"));
+            let is_forbidden = status == 403 && (code == Some("forbidden") || is_message);
             assert_eq!(!is_forbidden, expected, "{route} as {name}: {status} {response}");
             cells += 1;
         }

@@ -449,6 +449,11 @@ impl Claims {
         self.text("jti").unwrap_or_default()
     }
 
+    /// When the passport expires, in seconds since 1970.
+    pub const fn expires_at(&self) -> i64 {
+        self.expires_at
+    }
+
     /// The hash of the approved action, if the passport is bound to an approval.
     pub fn approval_hash(&self) -> Option<&str> {
         self.text("approval_hash")
@@ -459,10 +464,10 @@ impl Claims {
         self.text("approval_request_id")
     }
 
-    /// Returns whether a presentation may use the passport whose DPoP proof was signed by the key with
-    /// the thumbprint `proven`, or that has no proof: if the passport is bound to this key, or to none.
+    /// Returns whether a presentation may use the passport. `proven` is the thumbprint of the key that
+    /// signed the presentation's DPoP proof, if it has one. An unbound passport may always be used.
     ///
-    /// A passport with a `cnf` (RFC 7800) of another form is bound to no known key.
+    /// A passport with a `cnf` (RFC 7800) of another form is bound to an unknown key.
     pub fn is_held_by(&self, proven: Option<&str>) -> bool {
         let Some(confirmation) = self.json.member("cnf") else { return true };
         let key = confirmation.member("jkt").and_then(Json::as_str);

@@ -132,6 +132,23 @@ fn vectors() -> Value {
     add("signed with EdDSA", None, keys.sign(Algorithm::EdDsa, &ed_header, &claims()), &[]);
     add("signed with ES256", None, good.clone(), &[]);
     add("ES256, the other valid s (RFC 7518 permits both)", None, with_signature(&[r, &high].concat()), &[]);
+    let mut delegated = claims();
+    for (name, value) in [
+        ("act", json!({"sub": "vectors", "act": {"sub": "planner"}})),
+        ("ancestors", json!(["ap_0"])),
+        ("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})),
+        ("req_wl", json!("spiffe://example.org/vectors")),
+        ("tctx", json!({"order": 7})),
+        ("txn", json!("ap_0")),
+    ] {
+        delegated[name] = value;
+    }
+    add(
+        "ES256, exchanged and bound to a key, which a verifier of the token does not check",
+        None,
+        keys.sign(Algorithm::Es256, &es_header, &delegated),
+        &[],
+    );
     add(
         "ES256, expired",
         None,

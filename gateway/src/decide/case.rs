@@ -176,6 +176,7 @@ impl<'a> Case<'a> {
         {
             evaluation.uses.push(SingleUse::Passport {
                 jti: presented.claims.jti().to_owned(),
+                ancestors: passport::ancestors(&presented.claims),
                 replayed: Box::new(self.record(&Ruling::Passport(PassportError::Replayed))),
                 revoked: Box::new(self.record(&Ruling::Passport(PassportError::Revoked))),
             });

@@ -44,7 +44,7 @@ const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("x-actpass-request-id
     security(("key" = []))
 )]
 pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took, proven_key } = call;
+    let JsonCall { key, body: raw, took, proven_key, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
     let (bytes, begun) = (raw.len(), Instant::now());
@@ -68,7 +68,7 @@ pub(super) async fn evaluation(State(app): State<Arc<App>>, call: JsonCall) -> R
     security(("key" = []))
 )]
 pub(super) async fn evaluations(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took, proven_key } = call;
+    let JsonCall { key, body: raw, took, proven_key, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let received = app.service.clock.millis();
     let (bytes, begun) = (raw.len(), Instant::now());

@@ -44,7 +44,10 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
         // The request is the one to authorize, and its host is data.
         _ if is_described(request.uri().path()) => None,
         Err(problem) => Some(ApiError::InvalidHost(problem)),
-        Ok(authority) if app.hosts.accept(&authority, local) => None,
+        Ok(authority) if app.hosts.accept(&authority, local) => {
+            request.extensions_mut().insert(authority);
+            None
+        }
         Ok(_) => Some(ApiError::WrongHost),
     };
     let mut response = match refused {

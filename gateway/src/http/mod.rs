@@ -10,6 +10,7 @@ mod client;
 mod delegations;
 mod error;
 mod evidence;
+mod exchange;
 mod ext_authz;
 mod ext_mcp;
 mod grpc;
@@ -209,7 +210,8 @@ async fn check_certificate(State(app): State<Arc<App>>, request: Request, next: 
 /// Adds the current nonce to the responses to requests with a DPoP proof, if proofs need one.
 async fn supply_nonce(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let nonces = app.nonces.as_ref().filter(|_| request.headers().contains_key(DPOP));
-    let nonces = nonces.filter(|_| !proxies::is_for_proxies(request.uri().path()));
+    // The proof of a request to authorize is for another server.
+    let nonces = nonces.filter(|_| !host::is_described(request.uri().path()));
     let nonce = nonces.map(|nonces| nonces.current(app.service.clock.seconds()));
     let mut response = next.run(request).await;
     if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
@@ -259,6 +261,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(passports::issue))
         .routes(routes!(passports::verify))
         .routes(routes!(passports::revoke))
+        .routes(routes!(exchange::exchange))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::approve))

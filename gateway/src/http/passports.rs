@@ -34,11 +34,11 @@ use crate::service::Authorized;
     security(("key" = []))
 )]
 pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, .. } = call;
+    let JsonCall { key, body: raw, workload, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let passports = app.service.passports()?;
     let request = app.service.run(raw.len(), move || parse(&raw, Issue::read)).await?;
-    let issued = passports.issue(&key, request).await?;
+    let issued = passports.issue(&key, workload.as_deref(), request).await?;
     let jwks_uri = format!("{}/.well-known/jwks.json", app.service.issuer);
     let response = object([
         ("token", Some(Json::String(issued.token))),

@@ -32,7 +32,7 @@ use crate::service::{Authorized, PendingPreflight};
     security(("key" = []))
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
-    let JsonCall { key, body: raw, took, proven_key } = call;
+    let JsonCall { key, body: raw, took, proven_key, .. } = call;
     Authorized::of(&key, Capability::Act)?;
     let _admitted = admit(&app, &key)?;
     // Later processing must not count: see `PendingPreflight::received`.

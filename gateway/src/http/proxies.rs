@@ -14,21 +14,13 @@ use http::{HeaderName, StatusCode};
 use super::App;
 use super::error::{ApiError, Code};
 use super::preflight::admit;
-use super::receive::JsonCall;
-use super::{ext_authz, ext_mcp, host};
+use super::receive::{ForServer, JsonCall};
 use crate::auth::Capability;
 use crate::request::Preflight;
 use crate::service::{Authorized, PendingPreflight, ServiceError};
 
 /// The header of a permitted request with the decision's event.
 pub(super) const EVENT: HeaderName = HeaderName::from_static("x-actpass-event");
-
-/// Returns whether a path is one of the interfaces for proxies. A DPoP proof in such a request is for
-/// the server behind the proxy.
-pub(super) fn is_for_proxies(path: &str) -> bool {
-    [ext_authz::GRPC, ext_mcp::CHECK_REQUEST, ext_mcp::CHECK_RESPONSE].contains(&path)
-        || host::is_described(path)
-}
 
 /// The result of an authorization: [`StatusCode::OK`] permits the request.
 pub(super) struct Verdict {
@@ -43,9 +35,10 @@ pub(super) struct Verdict {
 /// decision.
 pub(super) async fn decide(
     app: &Arc<App>,
-    request: Request,
+    mut request: Request,
     parse: impl FnOnce(Bytes) -> Result<Option<Preflight>, ApiError> + Send + 'static,
 ) -> Verdict {
+    request.extensions_mut().insert(ForServer);
     let decided = async {
         let JsonCall { key, body, took, .. } = JsonCall::receive(request, app, |_| Ok(())).await?;
         Authorized::of(&key, Capability::Act)?;

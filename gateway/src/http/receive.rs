@@ -14,9 +14,10 @@ use http::{HeaderMap, header};
 
 use super::client::Client;
 use super::error::ApiError;
-use super::{App, DPOP, Started, host, proxies};
+use super::{App, DPOP, Started};
 use crate::access_log::{self, StageTimer};
 use crate::auth::ApiKey;
+use crate::client_certificates::CertificateName;
 use crate::connections::Connection;
 use crate::dpop::{CheckedProof, ProvenRequest, Thumbprint};
 use crate::hosts::Authority;
@@ -30,6 +31,10 @@ const DRAIN_BYTES: usize = 16 << 20;
 
 /// The API key of an authenticated request.
 pub(super) struct Caller(pub(super) Arc<ApiKey>);
+
+/// Marks a request that a proxy sends about a request to a server: its DPoP proof is for the server.
+#[derive(Clone, Copy)]
+pub(super) struct ForServer;
 
 /// The key that signed the request's DPoP proof.
 #[derive(Clone)]
@@ -84,10 +89,10 @@ fn check_proof(
     key: &ApiKey,
     presented: Option<Credentials<'_>>,
 ) -> Result<Option<CheckedProof>, ApiError> {
-    let path = parts.uri.path();
+    let is_for_server = parts.extensions.get::<ForServer>().is_some();
     let is_dpop = presented.is_some_and(|presented| presented.scheme == Scheme::Dpop);
     match &key.dpop {
-        Some(_) if proxies::is_for_proxies(path) => {
+        Some(_) if is_for_server => {
             return Err(ApiError::InvalidToken(
                 "this API key is bound to a DPoP key, which the interfaces for proxies do not support; use \
                 another API key",
@@ -110,17 +115,17 @@ fn check_proof(
     let mut proofs = parts.headers.get_all(DPOP).iter();
     let proof = match (proofs.next(), proofs.next()) {
         (None, _) if key.dpop.is_none() => return Ok(None),
-        (Some(_), _) if proxies::is_for_proxies(path) => return Ok(None),
+        (Some(_), _) if is_for_server => return Ok(None),
         (None, _) => return Err(invalid_proof("DPoP", "missing; expected the header `dpop` with a proof")),
         (Some(_), Some(_)) => return Err(invalid_proof("DPoP", "expected one header, found two")),
         (Some(proof), None) => proof.to_str().map_err(|_| invalid_proof("DPoP", "expected a compact JWS"))?,
     };
-    let own = host::authority(parts.version, &parts.uri, &parts.headers).ok();
+    let own = parts.extensions.get::<Authority>().cloned();
     let public = Authority::of_url(&app.service.url).filter(|public| own.as_ref() != Some(public));
     let hosts: Vec<_> = own.into_iter().chain(public).collect();
     let request = ProvenRequest {
         method: parts.method.as_str(),
-        path,
+        path: parts.uri.path(),
         hosts: &hosts,
         base_path: app.page.base(),
         is_https: app.page.has_tls(),
@@ -183,6 +188,8 @@ pub(super) struct JsonCall {
     pub(super) took: Duration,
     /// The key that signed the request's DPoP proof.
     pub(super) proven_key: Option<Thumbprint>,
+    /// The SPIFFE ID of the connection's client certificate.
+    pub(super) workload: Option<String>,
 }
 
 impl FromRequest<Arc<App>> for JsonCall {
@@ -213,7 +220,9 @@ impl JsonCall {
         let reading = tokio::time::timeout(app.body_timeout, read(body, app.body_bytes));
         let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
         let proven_key = parts.extensions.remove::<ProvenKey>().map(|key| key.0);
-        Ok(Self { key, body, took: started.elapsed(), proven_key })
+        let names = app.certificate(Connection::of(&parts.extensions)).unwrap_or_default();
+        let workload = names.iter().find_map(CertificateName::spiffe).map(str::to_owned);
+        Ok(Self { key, body, took: started.elapsed(), proven_key, workload })
     }
 }
 

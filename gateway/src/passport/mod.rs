@@ -24,6 +24,17 @@ pub const DEFAULT_TTL: i64 = 300;
 /// Tolerance for the clock of another gateway that is ahead, in seconds.
 const LEEWAY: i64 = 5;
 
+/// Maximum number of exchanges from an issued passport to one that descends from it.
+pub const MAX_EXCHANGES: usize = 4;
+
+/// Claim with the ids of the passports that were exchanged for a passport, nearest first.
+pub(crate) const ANCESTORS: &str = "ancestors";
+
+/// Returns the ids of the passports that were exchanged for a passport, nearest first.
+pub(crate) fn ancestors(claims: &Claims) -> Vec<String> {
+    claims.texts(ANCESTORS).map(str::to_owned).collect()
+}
+
 /// Returns the clock for verification at `now`, without tolerance for expired passports.
 pub(crate) fn at(now: i64) -> ValidationTime {
     ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: 0 }

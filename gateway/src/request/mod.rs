@@ -3,6 +3,7 @@
 pub(crate) mod acs;
 pub(crate) mod authzen;
 mod body;
+pub(crate) mod exchange;
 pub(crate) mod ext_authz;
 pub(crate) mod ext_mcp;
 mod halts;
@@ -185,6 +186,8 @@ pub struct Issue {
     pub resource_constraints: Option<Json>,
     /// Risk tier of the passport.
     pub risk_tier: RiskTier,
+    /// The immutable context of the transaction that the passport begins; `None` begins none.
+    pub tctx: Option<Json>,
     /// Requested lifetime in seconds.
     pub ttl_seconds: Option<i64>,
     /// The delegating user.
@@ -210,6 +213,7 @@ impl Issue {
             goal: members.text("goal", 4096)?,
             resource_constraints: members.constraints()?,
             risk_tier: members.risk_tier()?,
+            tctx: members.optional_object("tctx")?,
             ttl_seconds: members.ttl()?,
             user_id: members.optional_text("user_id", 256)?,
         })

@@ -144,7 +144,7 @@ impl Service {
                     tools: &[&approval.tool],
                     user_id: approval.user_id.as_deref(),
                 };
-                self.unless_halted(&subject, |epoch| record(Some(epoch))).await?.0
+                self.unless_halted(&[subject], |epoch| record(Some(epoch))).await?.0
             }
             // A halted action can be rejected.
             false => self.with_timeout(record(None)).await?,

@@ -34,16 +34,16 @@ pub(crate) struct Watched {
 }
 
 impl Service {
-    /// Records something unless a halt stops `subject`. `record` is called with the epoch that its
+    /// Records something unless a halt stops one of `subjects`. `record` is called with the epoch that its
     /// transaction must find, and again if the halts have changed. Returns the epoch.
     pub(super) async fn unless_halted<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
-        subject: &HaltSubject<'_>,
+        subjects: &[HaltSubject<'_>],
         record: impl Fn(u64) -> F,
     ) -> Result<(T, u64), ServiceError> {
         let mut halts = self.store.known_halts().latest();
         for _ in 0..MAX_ATTEMPTS {
-            match halts.stopping(subject) {
+            match subjects.iter().find_map(|subject| halts.stopping(subject)) {
                 None => match self.with_timeout(record(halts.epoch)).await {
                     Err(ServiceError::HaltsChanged) => {}
                     recorded => return Ok((recorded?, halts.epoch)),

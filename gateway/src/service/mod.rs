@@ -11,6 +11,7 @@ mod chain_status;
 mod delegations;
 mod error;
 mod evidence;
+mod exchange;
 mod halts;
 mod measure;
 mod passkeys;
@@ -34,6 +35,7 @@ pub(crate) use self::chain_status::{
 pub(crate) use self::delegations::{new_delegation, read_delegations, revoke as revoke_delegation};
 pub(crate) use self::error::ServiceError;
 pub(crate) use self::evidence::ChainView;
+pub(crate) use self::exchange::{ExchangeError, ExchangedToken, Exchanger};
 pub(crate) use self::halts::{HaltWatch, Watched};
 use self::measure::LastMeasured;
 pub(crate) use self::passkeys::{Signing, read_passkeys};

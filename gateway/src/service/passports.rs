@@ -17,12 +17,14 @@ use crate::object_writer::object;
 use crate::passport::keys::SigningKeyError;
 use crate::passport::{self, Claims, PassportError, SigningKeyStore, SigningKeys};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, TransitionOutcome};
+use crate::store::{
+    Change, Mutation, PassportState, Record, StoreError, Subject, Transition, TransitionOutcome,
+};
 
 /// The passport use cases of a gateway with signing keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passports<'s> {
-    service: &'s Service,
+    pub(super) service: &'s Service,
     keys: &'s SigningKeyStore,
 }
 
@@ -50,6 +52,22 @@ pub(crate) struct VerifiedPassport {
 }
 
 impl Service {
+    /// Returns the state of a tenant's passport; `None` if it was not issued. The passport is revoked
+    /// if one that was exchanged for it is.
+    pub(super) async fn passport_standing(
+        &self,
+        tenant_id: &str,
+        claims: &Claims,
+    ) -> Result<Option<PassportState>, ServiceError> {
+        let standing = self.with_timeout(self.store.passport(tenant_id, claims.jti())).await?;
+        let Some(mut standing) = standing else { return Ok(None) };
+        for ancestor in passport::ancestors(claims) {
+            let found = self.with_timeout(self.store.passport(tenant_id, &ancestor)).await?;
+            standing.revoked |= found.is_none_or(|found| found.revoked);
+        }
+        Ok(Some(standing))
+    }
+
     /// Returns the passport use cases.
     pub(crate) fn passports(&self) -> Result<Passports<'_>, ServiceError> {
         let keys = self.keys.as_ref().ok_or(ServiceError::NoMasterKey)?;
@@ -58,8 +76,13 @@ impl Service {
 }
 
 impl Passports<'_> {
-    /// Issues a passport.
-    pub(crate) async fn issue(&self, key: &ApiKey, request: Issue) -> Result<IssuedPassport, ServiceError> {
+    /// Issues a passport. `workload` is the SPIFFE ID of the client's certificate.
+    pub(crate) async fn issue(
+        &self,
+        key: &ApiKey,
+        workload: Option<&str>,
+        request: Issue,
+    ) -> Result<IssuedPassport, ServiceError> {
         let service = self.service;
         let ring = self.read().await?;
         let ttl_seconds = ttl_within_grants(key, &request)?;
@@ -93,6 +116,10 @@ impl Passports<'_> {
             ("iat", time(issued_at)),
             ("exp", time(expires_at)),
             ("jti", Some(Json::from(&*jti))),
+            // The first passport of a transaction names it.
+            ("txn", request.tctx.is_some().then(|| Json::from(&*jti))),
+            ("req_wl", workload.or(key.bound_agent()).filter(|_| request.tctx.is_some()).map(Json::from)),
+            ("tctx", request.tctx),
             (
                 "cnf",
                 request.confirmation.as_ref().map(|key| object([("jkt", Some(Json::from(key.as_str())))])),
@@ -115,7 +142,7 @@ impl Passports<'_> {
             tools: &tools,
             user_id: event.user_id.as_deref(),
         };
-        let (_, halt_epoch) = service.unless_halted(&subject, record).await?;
+        let (_, halt_epoch) = service.unless_halted(&[subject], record).await?;
         Ok(IssuedPassport { token, jti, expires_at, halt_epoch })
     }
 
@@ -162,7 +189,7 @@ impl Passports<'_> {
         if halts.stopping(&subject).is_some() {
             errors.push(HALTED);
         }
-        let standing = service.with_timeout(service.store.passport(&key.tenant.id, claims.jti())).await?;
+        let standing = service.passport_standing(&key.tenant.id, &claims).await?;
         // A passport of another tenant has no record here either; report one error only.
         let revoked = standing.is_none_or(|standing| standing.revoked);
         if revoked && !errors.contains(&PassportError::Tenant.code()) {
@@ -221,7 +248,7 @@ impl Passports<'_> {
         }
     }
 
-    async fn read(&self) -> Result<Arc<SigningKeys>, ServiceError> {
+    pub(super) async fn read(&self) -> Result<Arc<SigningKeys>, ServiceError> {
         let service = self.service;
         Ok(service.with_timeout(async { split_store_error(self.keys.read(&*service.store).await) }).await??)
     }

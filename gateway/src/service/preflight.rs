@@ -423,7 +423,7 @@ impl Service {
             Ok(claims) => claims,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let standing = self.with_timeout(self.store.passport(&key.tenant.id, claims.jti())).await?;
+        let standing = self.passport_standing(&key.tenant.id, &claims).await?;
         Ok(Ok(PresentedPassport { claims, standing }))
     }
 

@@ -91,6 +91,18 @@ pub enum Change {
         /// for a rejection.
         halt_epoch: Option<u64>,
     },
+    /// Exchanges an issued passport that was neither used nor revoked for a new one. The transition's
+    /// event is that of the new passport.
+    ExchangePassport {
+        /// The id of the passport, which is spent.
+        subject: String,
+        /// The passports that were exchanged for it. None of them may be revoked.
+        ancestors: Vec<String>,
+        /// The event about the passport that is spent.
+        exchanged: Box<Draft>,
+        /// The new passport: [`Mutation::IssuePassport`].
+        issue: Box<Mutation>,
+    },
     /// Removes a tool's credential if it is still this one.
     RemoveCredential {
         /// The tool.
@@ -240,6 +252,8 @@ pub enum SingleUse {
     Passport {
         /// The passport's id.
         jti: String,
+        /// The passports that were exchanged for it. If one is revoked, it is revoked.
+        ancestors: Vec<String>,
         /// If it was already used.
         replayed: Box<Fallback>,
         /// If it was revoked, or never issued.

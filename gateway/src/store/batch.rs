@@ -104,6 +104,9 @@ pub(super) trait Rows {
     /// Removes a tool's credential.
     fn remove_credential(&mut self, tenant_id: &Arc<str>, tool_id: &str) -> Result<(), Self::Error>;
 
+    /// Marks a passport as used.
+    fn use_passport(&mut self, tenant_id: &str, jti: &str) -> Result<(), Self::Error>;
+
     /// Revokes a passport.
     fn revoke_passport(&mut self, tenant_id: &Arc<str>, jti: &str) -> Result<(), Self::Error>;
 
@@ -234,6 +237,23 @@ impl<R: Rows> Batch<R> {
                     return Ok(Err(StoreError::HaltsChanged));
                 }
                 return self.vote(event, voted, id, ballot);
+            }
+            Change::ExchangePassport { subject, ancestors, exchanged, issue } => {
+                if let Mutation::IssuePassport { halt_epoch, .. } = &**issue
+                    && *halt_epoch != self.halts.epoch
+                {
+                    return Ok(Err(StoreError::HaltsChanged));
+                }
+                let standing = self.rows.passport(tenant_id, subject)?;
+                let is_free = standing == Some(PassportState::default());
+                if !is_free || self.is_any_revoked(tenant_id, ancestors)? {
+                    return Ok(Ok(TransitionOutcome::Stale));
+                }
+                if let Err(error) = self.insert(exchanged)? {
+                    return Ok(Err(error));
+                }
+                self.rows.use_passport(tenant_id, subject)?;
+                self.rows.apply_mutation(tenant_id, issue)?;
             }
             Change::RemoveCredential { tool_id, id } => {
                 if self.rows.credential(tenant_id, tool_id)?.as_ref() != Some(id) {
@@ -585,13 +605,26 @@ impl<R: Rows> Batch<R> {
         Ok(approval.is_some_and(|approval| approval.is_usable(self.seconds())))
     }
 
+    /// Returns whether one of these passports is revoked or unknown.
+    fn is_any_revoked(&self, tenant_id: &str, jtis: &[String]) -> Result<bool, R::Error> {
+        for jti in jtis {
+            if self.rows.passport(tenant_id, jti)?.is_none_or(|standing| standing.revoked) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn availability<'a>(
         &self,
         tenant_id: &str,
         single_use: &'a SingleUse,
     ) -> Result<Availability<'a>, R::Error> {
         match single_use {
-            SingleUse::Passport { jti, replayed, revoked } => {
+            SingleUse::Passport { jti, ancestors, replayed, revoked } => {
+                if self.is_any_revoked(tenant_id, ancestors)? {
+                    return Ok(Availability::Refused(revoked));
+                }
                 Ok(match self.rows.passport(tenant_id, jti)? {
                     None | Some(PassportState { revoked: true, .. }) => Availability::Refused(revoked),
                     Some(PassportState { used: true, .. }) => Availability::Refused(replayed),

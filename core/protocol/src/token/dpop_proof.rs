@@ -12,7 +12,7 @@ pub const MAX_PROOF_BYTES: usize = 8 * 1024;
 /// The `typ` of a proof.
 const TYP: &str = "dpop+jwt";
 
-/// Why a proof is invalid: the member, and what was expected.
+/// Why a proof is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidProof {
     /// The member of the header or the claims; `DPoP` for the whole proof.

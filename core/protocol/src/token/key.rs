@@ -223,7 +223,7 @@ impl PublicKey {
         }
         let (algorithm, names, material) = jwk_material(key)?;
         if !is_absent_or(key, "alg", names) {
-            return Err(format!("alg: expected {} or none", algorithm.as_str()));
+            return Err(format!("alg: expected {}, or no member", algorithm.as_str()));
         }
         let unnamed = Self::new("", algorithm, &material);
         let unnamed = unnamed.ok_or("x: expected 32 bytes of an Ed25519 key, or x and y of a P-256 point")?;

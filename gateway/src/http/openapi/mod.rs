@@ -57,7 +57,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     // The DPoP scheme of the header `Authorization` has no name in OpenAPI.
     let proof = ApiKeyValue::with_description(
         "DPoP",
-        "A DPoP proof (RFC 9449) for a key with `dpop_jkt`, beside `Authorization: DPoP <API key>`.",
+        "A DPoP proof (RFC 9449) for a key with `dpop_jkt`, next to `Authorization: DPoP <API key>`.",
     );
     components.add_security_scheme("dpop", SecurityScheme::ApiKey(ApiKey::Header(proof)));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
@@ -98,7 +98,12 @@ fn add_failures(operation: &mut Operation) {
         }
     }
     let is_authzen = operation.tags.iter().flatten().any(|tag| tag == "authzen");
-    if operation.request_body.is_some() && is_authzen {
+    let is_oauth = operation.tags.iter().flatten().any(|tag| tag == "oauth");
+    if operation.request_body.is_some() && is_oauth {
+        add("403", "The role of the key may not use passports");
+        add("408", "The body was not received in time");
+        add("413", "The body exceeds the size limit");
+    } else if operation.request_body.is_some() && is_authzen {
         add(
             "400",
             "The content type is not application/json; the body is compressed, not JSON, has a duplicate \
@@ -140,9 +145,10 @@ fn add_failures(operation: &mut Operation) {
             continue;
         }
         // The standard defines errors as messages.
-        let content = match is_authzen {
-            true => Content::new(Some(Object::with_type(Type::String))),
-            false => Content::new(Some(Ref::from_schema_name(Error::name()))),
+        let content = match (is_authzen, is_oauth) {
+            (true, _) => Content::new(Some(Object::with_type(Type::String))),
+            (false, true) => Content::new(Some(Ref::from_schema_name(responses::OAuthFailure::name()))),
+            (false, false) => Content::new(Some(Ref::from_schema_name(Error::name()))),
         };
         response.content.insert("application/json".to_owned(), content.into());
         if has_problems && matches!(status.as_str(), "400" | "404" | "410") {
@@ -226,7 +232,7 @@ mod tests {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
-        assert_eq!(described.matches("\"requestBody\"").count(), 16, "approve and reject share a schema");
+        assert_eq!(described.matches("\"requestBody\"").count(), 17, "approve and reject share a schema");
         let mut checked = 0;
         for (name, read) in REQUESTS {
             assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
@@ -348,7 +354,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 11 + 7 + 1 + 2 + 1 + 5);
+        assert_eq!(checked, 4 + 1 + 12 + 8 + 2 + 12 + 7 + 1 + 2 + 1 + 5);
     }
 
     fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {

@@ -171,12 +171,51 @@ pub(in crate::http) struct Issue {
     /// Risk tier of the passport.
     #[schema(required = false)]
     risk_tier: Option<RiskWord>,
+    /// The immutable context of the transaction that the passport begins. The passport then has the
+    /// claims `txn`, `tctx` and `req_wl`.
+    #[schema(value_type = Option<Object>)]
+    tctx: Option<Object>,
     /// Lifetime in seconds.
     #[schema(minimum = 1, maximum = 3600, required = false)]
     ttl_seconds: Option<i64>,
     /// The delegating user.
     #[schema(max_length = 256)]
     user_id: Option<String>,
+}
+
+/// A request to exchange a passport for a narrower one (RFC 8693).
+#[derive(ToSchema)]
+pub(in crate::http) struct TokenExchange {
+    /// `urn:ietf:params:oauth:grant-type:token-exchange`.
+    grant_type: String,
+    /// The passport; secret.
+    subject_token: String,
+    /// `urn:ietf:params:oauth:token-type:jwt`.
+    subject_token_type: String,
+    /// `urn:ietf:params:oauth:token-type:jwt`.
+    #[schema(nullable = false)]
+    requested_token_type: Option<String>,
+    /// The audience of the passport; no other is permitted.
+    #[schema(nullable = false)]
+    audience: Option<String>,
+    /// Permitted tools, separated by spaces: some of those of the passport. Default: all of them.
+    #[schema(nullable = false)]
+    scope: Option<String>,
+    /// Permitted resources, a JSON list: some of those of the passport. Default: all of them.
+    #[schema(nullable = false)]
+    allowed_resources: Option<String>,
+    /// Further or narrower constraints, a JSON object.
+    #[schema(nullable = false)]
+    resource_constraints: Option<String>,
+    /// Lifetime in seconds, at most the rest of the passport's.
+    #[schema(nullable = false)]
+    ttl_seconds: Option<i64>,
+    /// The acting agent, if the API key is not bound to one.
+    #[schema(nullable = false)]
+    agent_id: Option<String>,
+    /// The thumbprint of the DPoP key of the new passport. Default: the passport's.
+    #[schema(nullable = false)]
+    dpop_jkt: Option<String>,
 }
 
 /// The DPoP key that a passport is bound to (RFC 9449).

@@ -388,6 +388,31 @@ pub(in crate::http) struct Issued {
     halt_epoch: u64,
 }
 
+/// A passport that was issued in exchange for another (RFC 8693).
+#[derive(ToSchema)]
+pub(in crate::http) struct ExchangedPassport {
+    /// The new passport, a compact JWS; secret.
+    access_token: String,
+    /// `urn:ietf:params:oauth:token-type:jwt`.
+    issued_token_type: String,
+    /// `N_A`: the passport is not used in the header `Authorization`.
+    token_type: String,
+    /// Lifetime in seconds.
+    expires_in: i64,
+    /// The permitted tools, separated by spaces.
+    scope: String,
+}
+
+/// An error of the exchange (RFC 6749, section 5.2).
+#[derive(ToSchema)]
+pub(in crate::http) struct OAuthFailure {
+    /// The error code.
+    #[schema(pattern = "^[a-z_.]+$")]
+    error: String,
+    /// Description for people. Starts with the parameter's name if a parameter is invalid.
+    error_description: String,
+}
+
 /// Result of verifying a passport.
 #[derive(ToSchema)]
 pub(in crate::http) struct Verified {

@@ -92,6 +92,11 @@ impl BatchKeys {
                 }
                 (&mut self.approvals, id)
             }
+            Change::ExchangePassport { subject, ancestors, exchanged, issue: _ } => {
+                self.add_event(exchanged);
+                self.passports.extend(ancestors.iter().map(|jti| (Arc::clone(tenant_id), jti.clone())));
+                (&mut self.passports, subject)
+            }
             Change::RevokeDelegation { id } => (&mut self.delegations, id),
             Change::RemoveCredential { tool_id, .. } => (&mut self.credentials, tool_id),
             Change::RevokePassport { jti } => (&mut self.passports, jti),
@@ -137,8 +142,8 @@ impl BatchKeys {
                     self.approvals.insert(of_tenant(id));
                     spent.iter().for_each(|spent| self.add_event(&spent.event));
                 }
-                SingleUse::Passport { jti, replayed, revoked } => {
-                    self.passports.insert(of_tenant(jti));
+                SingleUse::Passport { jti, ancestors, replayed, revoked } => {
+                    self.passports.extend(ancestors.iter().chain([jti]).map(|jti| of_tenant(jti)));
                     self.add_event(&replayed.event);
                     self.add_event(&revoked.event);
                 }

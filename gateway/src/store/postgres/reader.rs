@@ -11,7 +11,7 @@ use super::super::lookup::{STATUSES, Subject};
 use super::super::proof::verify_against_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::archive::{self, archived_of};
-use super::schema::{member, of_approval, of_passport, of_tool, spends};
+use super::schema::{member, of_approval, of_passport, of_tool, spends, spends_passport};
 use super::text::{StoredText, Text};
 use super::{
     BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, halts, kept, lookup, outbox,
@@ -101,7 +101,7 @@ macro_rules! passport_standing {
             " = passports.jti AND ",
             of_passport!(),
             " AND ",
-            spends!(),
+            spends_passport!(),
             ")"
         )
     };

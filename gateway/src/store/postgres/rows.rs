@@ -142,11 +142,7 @@ impl Rows for Loaded {
                 approval.approval.spent = true;
                 approval.is_changed = true;
             }
-            SingleUse::Passport { jti, .. } => {
-                let passport = self.passports.get_mut(&name(tenant_id, jti)).ok_or(NotLoaded)?;
-                passport.standing.used = true;
-                passport.is_changed = true;
-            }
+            SingleUse::Passport { jti, .. } => self.use_passport(tenant_id, jti)?,
         }
         Ok(())
     }
@@ -203,6 +199,13 @@ impl Rows for Loaded {
     fn remove_credential(&mut self, tenant_id: &Arc<str>, tool_id: &str) -> Result<(), NotLoaded> {
         self.credentials.remove(&name(tenant_id, tool_id));
         self.changed.insert(name(tenant_id, tool_id), None);
+        Ok(())
+    }
+
+    fn use_passport(&mut self, tenant_id: &str, jti: &str) -> Result<(), NotLoaded> {
+        let passport = self.passports.get_mut(&name(tenant_id, jti)).ok_or(NotLoaded)?;
+        passport.standing.used = true;
+        passport.is_changed = true;
         Ok(())
     }
 

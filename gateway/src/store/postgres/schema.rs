@@ -151,6 +151,13 @@ macro_rules! of_passport {
     };
 }
 
+/// The events in the index of passports that spend one: an `allow`, or an exchange.
+macro_rules! spends_passport {
+    () => {
+        concat!("(", spends!(), r#" OR strpos(event, '"event_type":"passport.exchanged"') > 0)"#)
+    };
+}
+
 /// Events that approve a manifest, or set or remove a credential.
 macro_rules! of_tool {
     () => {
@@ -164,7 +171,7 @@ macro_rules! member {
         concat!(r#"substring(event from '""#, $name, r#"":"((?:[^"\\]|\\.)*)"')"#)
     };
 }
-pub(super) use {member, of_approval, of_passport, of_tool, spends};
+pub(super) use {member, of_approval, of_passport, of_tool, spends, spends_passport};
 
 /// Expiry of responses, reuse of approvals by action, indexes to verify rows against the ledger,
 /// and triggers that reject changes of append-only data.

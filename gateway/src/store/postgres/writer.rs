@@ -27,7 +27,7 @@ use super::halts::{self, HALT_LOCK_ID, HaltStatements};
 use super::keys::{self, BatchKeys};
 use super::reader::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{Loaded, LoadedApproval, LoadedPassport};
-use super::schema::{member, of_approval, of_passport, spends};
+use super::schema::{member, of_approval, of_passport, spends, spends_passport};
 use super::text::{StoredText, Text};
 use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, kept, outbox, sessions, to_sql};
 use crate::approvals::Approval;

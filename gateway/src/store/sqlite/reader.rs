@@ -8,7 +8,9 @@ use tokio::sync::Semaphore;
 
 use super::archive;
 use super::database::{DataFile, FileError, connect_reader, existing};
-use super::schema::{SCHEMA_VERSION, decisions, member, of_approval, of_passport, of_tool, spends};
+use super::schema::{
+    SCHEMA_VERSION, decisions, member, of_approval, of_passport, of_tool, spends, spends_passport,
+};
 use super::{from_sql, to_sql};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::{Archived, CHECKPOINTS, Head, TOOLS};
@@ -89,7 +91,7 @@ const PASSPORT: &str = concat!(
     " = ?2 AND ",
     of_passport!(),
     " AND ",
-    spends!(),
+    spends_passport!(),
     ") FROM passports WHERE tenant_id = ?1 AND jti = ?2"
 );
 
@@ -118,7 +120,7 @@ const UNPROVEN_PASSPORTS: &str = concat!(
     " = +passports.jti AND ",
     of_passport!(),
     " AND ",
-    spends!(),
+    spends_passport!(),
     ")))"
 );
 

@@ -142,10 +142,7 @@ impl Rows for BatchTransaction<'_, '_> {
                 .transaction
                 .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
                 .execute(params![tenant_id, id])?,
-            SingleUse::Passport { jti, .. } => self
-                .transaction
-                .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
-                .execute(params![tenant_id, jti])?,
+            SingleUse::Passport { jti, .. } => return self.use_passport(tenant_id, jti),
         };
         Ok(())
     }
@@ -235,6 +232,13 @@ impl Rows for BatchTransaction<'_, '_> {
         self.transaction
             .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
             .execute(params![tenant_id, tool_id])?;
+        Ok(())
+    }
+
+    fn use_passport(&mut self, tenant_id: &str, jti: &str) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+            .execute(params![tenant_id, jti])?;
         Ok(())
     }
 

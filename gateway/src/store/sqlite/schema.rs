@@ -401,7 +401,14 @@ WHEN NEW.archived < OLD.archived OR NEW.archived > NEW.length OR (NEW.archived =
 BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
 ";
 
-pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};
+/// The events in the index of passports that spend one: an `allow`, or an exchange.
+macro_rules! spends_passport {
+    () => {
+        concat!("(", spends!(), r#" OR instr(event, '"event_type":"passport.exchanged"') > 0)"#)
+    };
+}
+
+pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends, spends_passport};
 
 /// Configures the connection, creates or migrates the tables, and returns the previous schema
 /// version.

@@ -648,6 +648,7 @@ async fn single_use_and_record_are_atomic(backend: &Backend) {
     };
     let claim = |tenant: &str| DecisionRecord {
         uses: vec![SingleUse::Passport {
+            ancestors: Vec::new(),
             jti: "ap_1".to_owned(),
             replayed: fallback(100),
             revoked: fallback(200),
@@ -809,6 +810,7 @@ fn spending(approval: Option<&str>, passport: Option<&str>) -> DecisionRecord {
     };
     append.uses.extend(approval.map(|id| SingleUse::Approval { id: id.to_owned(), spent: Some(fallback()) }));
     append.uses.extend(passport.map(|jti| SingleUse::Passport {
+        ancestors: Vec::new(),
         jti: jti.to_owned(),
         replayed: fallback(),
         revoked: fallback(),

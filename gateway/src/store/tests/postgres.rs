@@ -46,6 +46,7 @@ fn claim(number: usize) -> DecisionRecord {
     };
     DecisionRecord {
         uses: vec![SingleUse::Passport {
+            ancestors: Vec::new(),
             jti: "ap_1".to_owned(),
             replayed: fallback("replayed"),
             revoked: fallback("revoked"),
