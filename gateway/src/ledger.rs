@@ -532,7 +532,8 @@ impl ReadEvent {
         let is_canonical = is_canonical_object(&content, |name, value| match name {
             "current_event_hash" => has_hash = true,
             "previous_event_hash" => {
-                is_linked = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) == Some(previous);
+                is_linked =
+                    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) == Some(previous);
             }
             "seq" => seq = value.parse().ok(),
             _ => {}
