@@ -298,8 +298,9 @@ mod tests {
                     }
                     "string" if schema.member("pattern").is_some() => {
                         takes(member, Some(sample(schema)), true);
-                        [Json::from(""), Json::from("x"), number(7)]
-                            .map(|wrong| takes(member, Some(wrong), false));
+                        for wrong in [Json::from(""), Json::from("x"), number(7)] {
+                            takes(member, Some(wrong), false);
+                        }
                     }
                     "string" => {
                         takes(member, Some(Json::from("")), limit("minLength").is_none());
