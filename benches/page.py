@@ -296,7 +296,7 @@ def bindings(results: dict[str, Any]) -> str:
         "Temporal's and Restate's packages have the same shape: a core in Rust behind Python and Node. Temporal's call is "
         "`GetSystemInfo` to a server that answers with an empty message. Restate's is an invocation of a handler that returns "
         "its argument, from the bytes of its request to those of its response; its package for Node runs its core as WebAssembly. "
-        "The calls do different work: the table is the cost of the border between the languages, not of the products."
+        "The calls do different work: the table compares calls through a boundary between languages, not the products."
     )
     return "\n\n".join(["## Other cores in Rust", said, table(head, rows)])
 

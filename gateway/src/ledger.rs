@@ -508,7 +508,7 @@ fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
     }
 }
 
-/// What an event says about its place in the chain.
+/// The members of an event about its place in the chain.
 #[derive(Debug, PartialEq, Eq)]
 struct ReadEvent {
     seq: u64,
@@ -521,8 +521,8 @@ struct ReadEvent {
 }
 
 impl ReadEvent {
-    /// Reads a text as [`Draft::seal`] writes it, without parsing it. `None` does not say that it is
-    /// another one.
+    /// Reads a text as [`Draft::seal`] writes it, without parsing it. `None` leaves it undecided:
+    /// parse the text.
     fn of_sealed(text: &str, previous: &str) -> Option<Self> {
         let (content, hash) = text.split_at_checked(text.len().checked_sub(SEALED_END)?)?;
         let claimed = hash.strip_prefix(HASH_MEMBER)?.strip_suffix("\"}")?;

@@ -761,7 +761,7 @@ async fn gateway_starts_with_a_long_ledger() {
             assert!(line.starts_with("listening on "), "{line}");
             let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
             let memory = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-            eprintln!("{events} events: listens after {took:.3} s, {memory}");
+            eprintln!("{events} events: ready after {took:.3} s, {memory}");
             gateway.kill().unwrap();
             gateway.wait().unwrap();
         }

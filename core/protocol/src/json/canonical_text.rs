@@ -2,7 +2,7 @@
 
 use super::MAX_DEPTH;
 
-/// Most digits of an integer that is canonical whatever the digits are.
+/// An integer of at most this many digits is canonical with any digits.
 const MAX_DIGITS: usize = 15;
 
 /// Bytes of a string that are examined at a time.
@@ -11,8 +11,8 @@ const BLOCK_SIZE: usize = 16;
 /// Returns whether `text` is surely the canonical JSON (RFC 8785) of an object, and passes the name
 /// and the text of each member to `each`, in order.
 ///
-/// `false` says nothing about rare values, such as numbers with a fraction, names that are not ASCII
-/// and `\u` escapes: parse the text.
+/// `false` leaves texts with rare values undecided, such as numbers with a fraction, names that are
+/// not ASCII and `\u` escapes: parse the text.
 ///
 /// ```
 /// use actpass_protocol::json::is_canonical_object;
@@ -269,7 +269,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn recognized_texts_are_what_the_parser_would_write(text in near_canonical()) {
+        fn recognized_texts_equal_the_canonical_form_of_their_parsed_value(text in near_canonical()) {
             let mut members = Vec::new();
             if is_canonical_object(&text, |name, value| members.push((name, value))) {
                 prop_assert_eq!(parsed(&text), Some(text.clone()));
