@@ -714,7 +714,7 @@ async fn malformed_idempotency_key_is_an_error() {
     let twice =
         gateway.post(REQUESTS, "apk_one").header("idempotency-key", "a").header("idempotency-key", "a");
     assert_eq!(twice.body(body.clone()).send().await.unwrap().status(), 400);
-    for name in ["\"a b, c; \\\"\\\\\"", &long[1..]] {
+    for name in ["\"a b, c; \\\"\\\\\"", &"x".repeat(256)] {
         assert_eq!(submit(&gateway, "apk_one", name, &body).await.0, 202, "{name}");
     }
     gateway.stop().await;

@@ -130,12 +130,11 @@ impl Race {
             Interface::Acs | Interface::AcsStdio => {
                 let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
                 let request = request_at(&now, "steps/toolCallRequest", number, &refund_payload(amount));
-                let response = match interface {
-                    Interface::AcsStdio => over_stdio(&gateway.url, &sign(&request)).await,
-                    _ => {
-                        let sent = gateway.post("/acs", "none").body(sign(&request));
-                        json(sent.send().await.unwrap()).await.1
-                    }
+                let response = if interface == Interface::AcsStdio {
+                    over_stdio(&gateway.url, &sign(&request)).await
+                } else {
+                    let sent = gateway.post("/acs", "none").body(sign(&request));
+                    json(sent.send().await.unwrap()).await.1
                 };
                 text(&verified(&request, &response), "decision") == Some("allow")
             }
