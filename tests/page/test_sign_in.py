@@ -19,13 +19,8 @@ CLIENT_SECRET = secrets.token_hex(24)
 EXPIRED = "The sign-in has expired, or was begun in another browser"
 
 
-def free_ports(count):
-    """Return ports that were free a moment ago."""
-    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in opened]
-    for one in opened:
-        one.close()
-    return ports
+#: Starts a program with the listening socket that is its standard input, as systemd does.
+INHERITING = 'exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
 
 
 class Site:
@@ -34,7 +29,9 @@ class Site:
     def __init__(self, folder, database=None):
         """Start the provider, then the gateways."""
         self.processes = []
-        ports = free_ports(1 if database is None else 2)
+        # The provider needs the URLs first. The sockets stay open, so that no other process takes the ports.
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(1 if database is None else 2)]
+        ports = [listener.getsockname()[1] for listener in listeners]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.log = (OUTPUT / "page-sign-in.log").open("ab")
         program = Path(__file__).parent / "oidc/provider.mjs"
@@ -45,10 +42,12 @@ class Site:
         )
         self.keys = ['[[keys]]\nname = "agent"\nrole = "agent"\ntenant = "shop"', hashing.stdout.strip()]
         (folder / "master.key").write_text(secrets.token_hex(32))
-        for port in ports:
+        for port, listener in zip(ports, listeners):
             path = folder / f"{port}.toml"
             path.write_text(self.settings(port, database))
-            address = self.start([GATEWAY, "serve", "--config", str(path)])
+            with listener:
+                command = ["sh", "-c", INHERITING, "sh", GATEWAY, "serve", "--config", str(path)]
+                address = self.start(command, stdin=listener)
             assert address == f"listening on http://127.0.0.1:{port}"
         self.url = self.urls[0]
 
@@ -67,9 +66,9 @@ class Site:
         ]
         return "\n".join([*lines, *self.keys])
 
-    def start(self, command):
+    def start(self, command, stdin=None):
         """Start a process and return the first line of its output."""
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.processes.append(process)
         line = process.stdout.readline().strip()
         assert line, command
@@ -224,7 +223,8 @@ def database(tmp_path):
         for parent in tmp_path.parents[:3]:
             parent.chmod(parent.stat().st_mode | 0o011)
         tmp_path.chmod(0o711)
-    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     data = str(folder / "data")
 
     def run(program, *arguments):
