@@ -161,7 +161,7 @@ pub(in crate::http) struct Issue {
     audience: String,
     /// The DPoP key that the passport is bound to.
     #[schema(required = false)]
-    cnf: Option<Confirmation>,
+    cnf: Option<KeyConfirmation>,
     /// The goal that the passport permits.
     #[schema(min_length = 1, max_length = 4096)]
     goal: String,
@@ -221,7 +221,7 @@ pub(in crate::http) struct TokenExchange {
 /// The DPoP key that a passport is bound to (RFC 9449).
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::http) struct Confirmation {
+pub(in crate::http) struct KeyConfirmation {
     /// The thumbprint of the public key (RFC 7638, SHA-256).
     #[schema(pattern = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$", example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")]
     jkt: String,
