@@ -223,7 +223,10 @@ pub(in crate::http) struct TokenExchange {
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct KeyConfirmation {
     /// The thumbprint of the public key (RFC 7638, SHA-256).
-    #[schema(pattern = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$", example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")]
+    #[schema(
+        pattern = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$",
+        example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+    )]
     jkt: String,
 }
 
@@ -238,7 +241,10 @@ pub(in crate::http) struct VerifyPassport {
     audience: String,
     /// The thumbprint of the DPoP key whose proof the caller has checked. A passport that is bound to
     /// another key is invalid.
-    #[schema(pattern = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$", example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")]
+    #[schema(
+        pattern = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$",
+        example = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+    )]
     dpop_jkt: Option<String>,
     /// Expected hash of the policy.
     #[schema(max_length = 128)]
