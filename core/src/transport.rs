@@ -142,7 +142,7 @@ pub struct Response {
     pub retry_after: Option<String>,
     /// The `x-request-id` header.
     pub request_id: Option<String>,
-    /// The `www-authenticate` headers, joined with commas.
+    /// The `www-authenticate` headers of a 401, joined with commas.
     pub www_authenticate: Option<String>,
     /// The `dpop-nonce` header.
     pub dpop_nonce: Option<String>,

@@ -334,7 +334,9 @@ def _wrong_argument(option: str, problem: str) -> ActPassArgumentError:
 @functools.cache
 def _checker() -> _native.Client:
     """Return a client that only checks options; it never connects."""
-    return _native.Client("-", None, None, "http://127.0.0.1:9", 1.0, None, 0, "enforce", None, None, 0, False, False)
+    return _native.Client(
+        "-", None, None, "http://127.0.0.1:9", 1.0, None, 0, "enforce", None, None, None, 0, False, False
+    )
 
 
 def _check_names(include: object, exclude: object, redact: object) -> None:

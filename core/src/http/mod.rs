@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{Extensions, Request as HttpRequest, Response as HttpResponse, Uri};
+use http::{Extensions, HeaderMap, Request as HttpRequest, Response as HttpResponse, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use hyper::rt::Executor;
@@ -57,22 +57,18 @@ impl HttpTransport {
         Self { client, gateway: GatewayHttp::new(config, connect_options.clone()) }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
-        let is_retry = request.retry > 0;
-        self.exchange_http(self.gateway.requests.request(request)?, is_retry).await
-    }
-
     /// Posts to a path of the gateway without the API key.
     pub(crate) async fn post_keyless(&self, uri: Uri, body: Bytes) -> Result<Response, TransportError> {
-        self.exchange_http(self.gateway.requests.keyless(uri, body), false).await
+        self.exchange(Ok(self.gateway.requests.keyless(uri, body)), false).await
     }
 
-    async fn exchange_http(
+    /// Sends a request, unless building it failed.
+    async fn exchange(
         &self,
-        request: HttpRequest<Bytes>,
+        request: Result<HttpRequest<Bytes>, TransportError>,
         is_retry: bool,
     ) -> Result<Response, TransportError> {
-        let mut sent = request.map(Full::new);
+        let mut sent = request?.map(Full::new);
         let began = Instant::now();
         // Only a retry can receive a replay of its own call, so only a retry captures the
         // connection.
@@ -118,10 +114,8 @@ impl GatewayHttp {
             header(HeaderName::from_static("x-request-id")),
             header(HeaderName::from_static("dpop-nonce")),
         );
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenges: Vec<_> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
-        let www_authenticate = (!challenges.is_empty()).then(|| challenges.join(", "));
         let status = response.status().as_u16();
+        let www_authenticate = if status == 401 { challenges(response.headers()) } else { None };
         let body = self.read_body(response.into_body()).await?;
         Ok(Response { status, retry_after, request_id, www_authenticate, dpop_nonce, body, connected_after })
     }
@@ -227,8 +221,16 @@ impl GatewayHttp {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(without_subscriber(self.exchange(request)))
+        let is_retry = request.retry > 0;
+        Box::pin(without_subscriber(self.exchange(self.gateway.requests.request(request), is_retry)))
     }
+}
+
+/// Returns the `www-authenticate` headers, joined with commas.
+fn challenges(headers: &HeaderMap) -> Option<String> {
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let challenges: Vec<_> = challenges.collect();
+    (!challenges.is_empty()).then(|| challenges.join(", "))
 }
 
 impl fmt::Debug for HttpTransport {
