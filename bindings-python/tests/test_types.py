@@ -630,6 +630,7 @@ def test_pydantic_validates_every_exported_type() -> None:
         "UNGUARDED",
         "canonical_outcome",
         "create_actpass",
+        "dpop_thumbprint",
     }
     for name, value in VALID.items():
         adapter = pydantic.TypeAdapter(getattr(actpass, name))
