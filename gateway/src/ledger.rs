@@ -501,7 +501,6 @@ fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
         None => ReadEvent::parse(text, previous)?,
     };
     match event {
-        ReadEvent { is_unchanged: false, .. } => Err(Defect::Edited),
         ReadEvent { seq: found, .. } if found != seq => Err(Defect::OutOfPlace { found, expected: seq }),
         ReadEvent { is_linked: false, .. } => Err(Defect::Unlinked),
         ReadEvent { hash, .. } => Ok(hash),
@@ -512,17 +511,15 @@ fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
 #[derive(Debug, PartialEq, Eq)]
 struct ReadEvent {
     seq: u64,
-    /// The hash of its content.
+    /// The hash of its content, which it contains.
     hash: String,
-    /// Whether it contains that hash.
-    is_unchanged: bool,
     /// Whether it names the event before.
     is_linked: bool,
 }
 
 impl ReadEvent {
-    /// Reads a text as [`Draft::seal`] writes it, without parsing it. `None` leaves it undecided:
-    /// parse the text.
+    /// Reads an unchanged text of [`Draft::seal`] without parsing it. `None` leaves it undecided: parse
+    /// the text.
     fn of_sealed(text: &str, previous: &str) -> Option<Self> {
         let (content, hash) = text.split_at_checked(text.len().checked_sub(SEALED_END)?)?;
         let claimed = hash.strip_prefix(HASH_MEMBER)?.strip_suffix("\"}")?;
@@ -542,7 +539,7 @@ impl ReadEvent {
             return None;
         }
         let hash = sha256_hex(content.as_bytes());
-        Some(Self { seq: seq?, is_unchanged: claimed == hash, is_linked, hash })
+        (claimed == hash).then_some(Self { seq: seq?, is_linked, hash })
     }
 
     fn parse(text: &str, previous: &str) -> Result<Self, Defect> {
@@ -559,7 +556,10 @@ impl ReadEvent {
         let seq = number.as_str().parse().map_err(|_| Defect::NotAnEvent)?;
         let hash = hash_payload(&event).map_err(|_| Defect::Edited)?;
         let is_linked = event.member("previous_event_hash").and_then(Json::as_str) == Some(previous);
-        Ok(Self { seq, is_unchanged: claimed.as_str() == Some(&hash), is_linked, hash })
+        match claimed.as_str() == Some(&hash) {
+            true => Ok(Self { seq, is_linked, hash }),
+            false => Err(Defect::Edited),
+        }
     }
 }
 
@@ -784,6 +784,14 @@ mod tests {
                 prop_assert_eq!(Ok(event), ReadEvent::parse(&text, GENESIS), "{}", text);
             }
         }
+    }
+
+    #[test]
+    fn event_with_an_invalid_string_as_hash_is_malformed() {
+        let text = draft(1).seal(&Head::default(), UNIX_EPOCH).unwrap().text;
+        let at = text.len() - "0\"}".len();
+        let changed = format!("{}\\{}", &text.get(..at).unwrap(), &text.get(at + 1..).unwrap());
+        assert_eq!(Verifier::default().examine(&changed), Err(Defect::NotAnEvent));
     }
 
     #[test]
