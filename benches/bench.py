@@ -26,12 +26,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
 import page
+from limiting import limiting_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "target"
@@ -709,54 +710,22 @@ def gateway_limits() -> None:
     with contextlib.ExitStack() as stack:
         _, plain, _, _ = stack.enter_context(fixed_answers())
         loader = stack.enter_context(worker("rust", plain))
+        # The load is a call of the last tool.
+        many = [*(f"crm.record.update_{number}" for number in range(999)), "stripe.refund.create"]
         kinds = {
-            "no budget": ([], []),
-            "one budget": ([], range(1)),
-            "ten budgets": ([], range(10)),
-            "1 000 rules": (range(1000), []),
-            "1 000 rules with a history condition each": (range(1000), [], True),
+            "no budget": limiting_policy(many[-1:]),
+            "one budget": limiting_policy(many[-1:], budgets=1),
+            "ten budgets": limiting_policy(many[-1:], budgets=10),
+            "1 000 rules": limiting_policy(many),
+            "1 000 rules with a history condition each": limiting_policy(many, history_of="agent_id"),
         }
         targets = {}
-        for name, kind in kinds.items():
-            one = stack.enter_context(Gateway(SQLITE, limiting_policy(name.replace(" ", "-"), *kind)))
+        for name, policy in kinds.items():
+            file = WORK / f"policy-{name.replace(' ', '-')}.json"
+            file.write_text(json.dumps(policy))
+            one = stack.enter_context(Gateway(SQLITE, file))
             targets[name] = (one.address, one.keys)
         results["gateway_limits"] = preflights(loader, targets, 64)
-
-
-def limiting_policy(name: str, rules: Sequence[int], budgets: Sequence[int], histories: bool = False) -> Path:
-    """Write a policy that allows the loaded action by its last rule."""
-
-    def rule(tool: str) -> dict[str, Any]:
-        is_tool = {"path": "tool", "operator": "==", "value": tool}
-        history = {
-            "history": "count",
-            "of": [is_tool],
-            "within": "30d",
-            "same": ["agent_id"],
-            "operator": "<",
-            "value": 10**9,
-        }
-        when = [is_tool, history] if histories else [is_tool]
-        return {"name": tool, "when": when, "decision": "allow", "reason": "ok"}
-
-    limits = [
-        {
-            "name": f"budget_{number}",
-            "when": [],
-            "per": ["agent_id"],
-            "sum": "args.amount",
-            "limit": 10**17,
-            "window": "30d",
-            "on_exceed": "deny",
-            "reason": "limit",
-        }
-        for number in budgets
-    ]
-    tools = [*(f"crm.record.update_{number}" for number in rules[1:]), "stripe.refund.create"]
-    file = WORK / f"policy-{name}.json"
-    policy = {"id": "bench", "version": 1, "rules": [rule(tool) for tool in tools], "budgets": limits}
-    file.write_text(json.dumps(policy))
-    return file
 
 
 def grow(section: str, kinds: dict[str, tuple[int, int]]) -> None:

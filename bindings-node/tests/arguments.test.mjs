@@ -6,16 +6,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { inspect } from 'node:util';
 import { ActPass, ActPassArgumentError, ActPassConfigError, createActPass, hashPayload } from '@actpass/sdk';
-import { ACTION, ALLOW, API_KEY, capturing, newClient, ROOT, rejection, run } from './support.mjs';
-
-function thrown(body) {
-  try {
-    body();
-  } catch (error) {
-    return error;
-  }
-  return assert.fail('nothing was thrown');
-}
+import { ACTION, ALLOW, API_KEY, capturing, newClient, ROOT, rejection, run, thrown } from './support.mjs';
 
 describe('settings', () => {
   const wrong = [

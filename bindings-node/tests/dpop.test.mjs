@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { inspect } from 'node:util';
 import { ActPassArgumentError, ActPassConfigError, dpopThumbprint } from '@actpass/sdk';
-import { API_KEY, answer, Hostile, newClient, runModule } from './support.mjs';
+import { API_KEY, answer, Hostile, newClient, runModule, thrown } from './support.mjs';
 
 /** RFC 8037, appendix A. */
 const BODY = 'MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g';
@@ -16,15 +16,6 @@ const PEM = `-----BEGIN PRIVATE KEY-----\n${BODY}\n-----END PRIVATE KEY-----\n`;
 const JKT = 'kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k';
 const INVALID = ['', BODY, PEM.replaceAll('PRIVATE', 'PUBLIC'), PEM + PEM, PEM.replace('MC4C', 'MC4D')];
 const hostile = new Hostile();
-
-function thrown(body) {
-  try {
-    body();
-  } catch (error) {
-    return error;
-  }
-  return assert.fail('nothing was thrown');
-}
 
 test('the thumbprint matches the public key', () => {
   assert.equal(dpopThumbprint(PEM), JKT);

@@ -14,6 +14,7 @@ import {
   newClient,
   rejection,
   runModule,
+  thrown,
 } from './support.mjs';
 
 const hostile = new Hostile();
@@ -23,16 +24,6 @@ const WITH_CREDENTIAL = { ...ALLOW, credential: { token: CREDENTIAL, expires_at:
 /** The events sent to the ledger. */
 async function recordedBy(gateway) {
   return (await gateway.seen()).filter(({ path }) => path.endsWith('/events')).map(({ body }) => JSON.parse(body));
-}
-
-/** The exception that `call` throws. */
-function thrown(call) {
-  try {
-    call();
-  } catch (error) {
-    return error;
-  }
-  return assert.fail('nothing was thrown');
 }
 
 test('a permit is spent once and returns the outcome', () =>

@@ -212,6 +212,16 @@ export function pageSnippets() {
   };
 }
 
+/** The exception that `call` throws. */
+export function thrown(call) {
+  try {
+    call();
+  } catch (error) {
+    return error;
+  }
+  return assert.fail('nothing was thrown');
+}
+
 /** The rejection reason of a promise. */
 export async function rejection(promise) {
   try {

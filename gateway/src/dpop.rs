@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use actpass_protocol::dpop::access_token_hash;
 use actpass_protocol::token::{self, DpopProof, InvalidProof};
 use ring::hmac;
 use sha2::{Digest, Sha256};
@@ -141,7 +142,7 @@ impl ProvenRequest<'_> {
             return Err(InvalidProof::new("iat", problem).into());
         }
         if let Some(api_key) = self.api_key {
-            let expected = token::encode(Sha256::digest(api_key));
+            let expected = access_token_hash(api_key);
             let found = proof.token_hash().unwrap_or_default();
             if !bool::from(found.as_bytes().ct_eq(expected.as_bytes())) {
                 let problem = "expected the SHA-256 of the API key in base64url without padding";

@@ -5,38 +5,20 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use actpass_gateway::clock::Clock;
-use actpass_gateway::config::{MasterKeySource, Settings};
-use actpass_gateway::seal::MasterKey;
+use actpass_gateway::config::Settings;
 use actpass_gateway::store::Location;
 use actpass_protocol::Json;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use common::{Gateway, PREFLIGHT, json, text};
+use common::{Gateway, PREFLIGHT, TEST_TIME as NOW, at_test_time, json, start_at_test_time, text};
 use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};
 
 const TOKEN: &str = "/oauth/token";
-const NOW: u64 = 1_800_000_000;
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-
-async fn start() -> (Gateway, Arc<AtomicU64>) {
-    let time = Arc::new(AtomicU64::new(NOW));
-    let gateway = Gateway::start_with("", with(&time)).await;
-    (gateway, time)
-}
-
-fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
-    let time = Arc::clone(time);
-    move |settings| {
-        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
-        settings.issuer = Some("https://gateway.example".to_owned());
-        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
-    }
-}
 
 async fn post(gateway: &Gateway, path: &str, key: &str, body: String) -> Json {
     let (status, body) = json(gateway.post(path, key).body(body).send().await.unwrap()).await;
@@ -106,7 +88,7 @@ async fn present(gateway: &Gateway, key: &str, token: &str, amount: &str) -> [St
 
 #[tokio::test]
 async fn exchange_gives_a_narrower_passport_to_the_acting_agent() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, r#", "tctx": {"order": 7}"#).await;
     let root = claims(&token);
     assert_eq!(text(&root, "txn"), text(&root, "jti"), "a transaction begins with its passport");
@@ -170,7 +152,7 @@ async fn exchange_gives_a_narrower_passport_to_the_acting_agent() {
 
 #[tokio::test]
 async fn passport_without_transaction_is_issued_as_before() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, "").await;
     let found = claims(&token);
     let names: Vec<_> = found.as_object().unwrap().iter().map(|(name, _)| &**name).collect();
@@ -185,7 +167,7 @@ async fn passport_without_transaction_is_issued_as_before() {
 
 #[tokio::test]
 async fn exchange_widens_nothing() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, r#", "allowed_resources": ["order:7", "order:8"]"#).await;
     for (more, code, problem) in [
         (
@@ -255,7 +237,7 @@ async fn exchange_widens_nothing() {
 
 #[tokio::test]
 async fn expired_used_and_revoked_passports_are_not_exchanged() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let [used, exchanged, revoked, expired] = [
         issue(&gateway, "").await,
         issue(&gateway, "").await,
@@ -284,7 +266,7 @@ async fn revoke(gateway: &Gateway, token: &str) {
 
 #[tokio::test]
 async fn revocation_reaches_all_descendants() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let root = issue(&gateway, "").await;
     let child = exchange(&gateway, &root, &[]).await;
     let grandchild = exchange(&gateway, &child, &[]).await;
@@ -302,7 +284,7 @@ async fn revocation_reaches_all_descendants() {
 
 #[tokio::test]
 async fn number_of_exchanges_is_limited() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let mut token = issue(&gateway, "").await;
     for _ in 0..4 {
         token = exchange(&gateway, &token, &[]).await;
@@ -315,7 +297,7 @@ async fn number_of_exchanges_is_limited() {
 
 #[tokio::test]
 async fn halted_agents_exchange_no_passport() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, "").await;
     for agent in ["support", "planner"] {
         let halt = format!(r#"{{"scope": "agent", "id": "{agent}", "reason": "test"}}"#);
@@ -335,7 +317,7 @@ async fn halted_agents_exchange_no_passport() {
 
 #[tokio::test]
 async fn bound_passport_is_exchanged_by_its_holder_only() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let bound = issue(&gateway, r#", "cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}"#).await;
     let found = refused(&gateway, &bound, &[]).await;
     assert!(found.0 == "invalid_grant" && found.1.contains("passport.key"), "{found:?}");
@@ -361,7 +343,7 @@ async fn policy_sees_the_actor_and_the_transaction() {
         let data = before.data.clone();
         *before = Settings::parse(&settings, folder.path()).unwrap();
         before.data = data;
-        with(&time)(before);
+        at_test_time(&time)(before);
     })
     .await;
     let token = issue(&gateway, "").await;
@@ -407,7 +389,7 @@ async fn race(gateway: &Gateway, urls: &[String]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_concurrent_exchanges_wins() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     race(&gateway, std::slice::from_ref(&gateway.url)).await;
     gateway.stop().await;
 }
@@ -421,7 +403,7 @@ async fn one_of_concurrent_exchanges_over_two_gateways_wins() {
     let time = Arc::new(AtomicU64::new(NOW));
     let shared = |settings: &mut Settings| {
         settings.data = Location::Database(Database::parse(&url, TlsTrust::default()).unwrap());
-        with(&time)(settings);
+        at_test_time(&time)(settings);
     };
     let one = Gateway::start_with("", shared).await;
     let other = Gateway::start_with("", shared).await;
@@ -435,7 +417,7 @@ async fn one_of_concurrent_exchanges_over_two_gateways_wins() {
 async fn unavailable_store_issues_nothing() {
     let time = Arc::new(AtomicU64::new(NOW));
     let gateway = Gateway::start_with("", |settings| {
-        with(&time)(settings);
+        at_test_time(&time)(settings);
         settings.timeouts.store = Duration::from_secs(1);
     })
     .await;

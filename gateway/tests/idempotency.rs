@@ -4,31 +4,13 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use actpass_gateway::clock::Clock;
-use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::policy::Policy;
-use actpass_gateway::seal::MasterKey;
 use actpass_protocol::{Json, hash_payload};
-use common::{Gateway, assert_repeats, json, refund, text};
+use common::{Gateway, assert_repeats, at_test_time, json, refund, start_at_test_time, text};
 use futures_util::future::join_all;
-
-async fn start() -> (Gateway, Arc<AtomicU64>) {
-    let time = Arc::new(AtomicU64::new(1_800_000_000));
-    let gateway = Gateway::start_with("", with(&time)).await;
-    (gateway, time)
-}
-
-fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
-    let time = Arc::clone(time);
-    move |settings| {
-        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
-        settings.issuer = Some("https://gateway.example".to_owned());
-        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
-    }
-}
 
 async fn post(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
     let (status, response) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
@@ -57,7 +39,7 @@ async fn events(gateway: &Gateway) -> usize {
 
 #[tokio::test]
 async fn idempotency_key_spans_approval_wait_and_replays_allow_only() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let key = r#", "idempotency_key": "k", "mode": "strict""#;
     let body = refund("25000", key);
     let id = id_of(&gateway.decide("apk_one", &body).await);
@@ -96,7 +78,7 @@ async fn idempotency_key_spans_approval_wait_and_replays_allow_only() {
 
 #[tokio::test]
 async fn replayed_allow_expires_with_its_approval() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let body = refund("25000", r#", "idempotency_key": "k""#);
     let id = id_of(&gateway.decide("apk_one", &body).await);
     approve(&gateway, &id).await;
@@ -120,7 +102,7 @@ async fn replayed_allow_expires_with_its_approval() {
 
 #[tokio::test]
 async fn replayed_allow_expires_with_its_passport() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let issue = async || {
         let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
         post(&gateway, "/api/v1/passports/issue", "apk_one", body).await
@@ -160,11 +142,11 @@ async fn replayed_allow_ends_with_policy_change() {
     for (decision, expected) in
         [("deny", "deny"), ("require_approval", "require_approval"), ("allow", "allow")]
     {
-        let (mut gateway, time) = start().await;
+        let (mut gateway, time) = start_at_test_time().await;
         let body = refund("1", r#", "idempotency_key": "k""#);
         let first = gateway.decide("apk_one", &body).await;
         assert_is(&first, "allow", "refund.small_in_scope");
-        let change = with(&time);
+        let change = at_test_time(&time);
         gateway
             .restart(|settings| {
                 change(settings);
@@ -192,7 +174,7 @@ async fn replayed_allow_ends_with_policy_change() {
 
 #[tokio::test]
 async fn replayed_allow_ends_with_manifest_change() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let approve_tool = async |manifest: &str| {
         let body = format!(r#"{{"tool_id": "refunds.create", "manifest": {{"v": "{manifest}"}}}}"#);
         let response = post(&gateway, "/api/v1/tools", "apdv_one", &body).await;
@@ -216,8 +198,8 @@ async fn replayed_allow_ends_with_manifest_change() {
 
 #[tokio::test]
 async fn stored_responses_are_pruned_after_retention() {
-    let (mut gateway, time) = start().await;
-    let change = with(&time);
+    let (mut gateway, time) = start_at_test_time().await;
+    let change = at_test_time(&time);
     gateway
         .restart(|settings| {
             change(settings);
@@ -284,7 +266,7 @@ async fn kept_answers(gateway: &Gateway) -> usize {
 
 #[tokio::test]
 async fn approvals_are_reused_by_action() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let body = refund("25000", "");
     let asked = join_all((0..30).map(|_| gateway.decide("apk_one", &body))).await;
     let ids: std::collections::BTreeSet<_> = asked.iter().map(id_of).collect();
@@ -345,7 +327,7 @@ async fn approvals_are_reused_by_action() {
 
 #[tokio::test]
 async fn claimed_agent_cannot_spend_bound_agents_approval() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let body = refund("25000", "").replace("\"sdk\"", "\"support\"");
     let id = id_of(&gateway.decide("apk_bound", &body).await);
     approve(&gateway, &id).await;
@@ -357,13 +339,13 @@ async fn claimed_agent_cannot_spend_bound_agents_approval() {
 
 #[tokio::test]
 async fn clock_never_precedes_ledger_after_restart() {
-    let (mut gateway, time) = start().await;
+    let (mut gateway, time) = start_at_test_time().await;
     let id = id_of(&gateway.decide("apk_one", &refund("25000", "")).await);
     time.fetch_add(899, Ordering::SeqCst);
     // Recorded for another tenant.
     gateway.decide("apk_two", &refund("1", "")).await;
     time.fetch_sub(10_000, Ordering::SeqCst);
-    gateway.restart(with(&time)).await;
+    gateway.restart(at_test_time(&time)).await;
     let body = format!("/api/v1/approvals/{id}");
     let (_, approval) = json(gateway.get(&body, "apk_one").send().await.unwrap()).await;
     assert_eq!(text(&approval, "status"), Some("pending"), "{approval}");
@@ -373,7 +355,7 @@ async fn clock_never_precedes_ledger_after_restart() {
     time.fetch_sub(50_000, Ordering::SeqCst);
     let named = refund("25000", &format!(r#", "approval_request_id": "{id}""#));
     assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.expired");
-    gateway.restart(with(&time)).await;
+    gateway.restart(at_test_time(&time)).await;
     assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.expired");
     let events = gateway.events("apk_one", "decisions").await;
     let times: Vec<_> = events.iter().map(|event| text(event, "created_at").unwrap()).collect();

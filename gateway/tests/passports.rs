@@ -6,39 +6,22 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actpass_core::{ActPass, Json, OfflineVerifyRequest};
-use actpass_gateway::clock::Clock;
-use actpass_gateway::config::{MasterKeySource, Settings};
+use actpass_gateway::config::Settings;
 use actpass_gateway::passport::SigningKeys;
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::json::Number;
 use actpass_protocol::token::{Algorithm, TokenType, encode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use common::{Gateway, PREFLIGHT, json, text};
+use common::{Gateway, PREFLIGHT, at_test_time, json, start_at_test_time, text};
 use futures_util::future::join_all;
 
 const ISSUE: &str = "/api/v1/passports/issue";
 const VERIFY: &str = "/api/v1/passports/verify";
 const REVOKE: &str = "/api/v1/passports/revoke";
-
-/// A gateway with a master key and a test clock.
-async fn start() -> (Gateway, Arc<AtomicU64>) {
-    let time = Arc::new(AtomicU64::new(1_800_000_000));
-    let gateway = Gateway::start_with("", with(&time)).await;
-    (gateway, time)
-}
-
-fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
-    let time = Arc::clone(time);
-    move |settings| {
-        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
-        settings.issuer = Some("https://gateway.example".to_owned());
-        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
-    }
-}
 
 async fn call(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
     let (status, response) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
@@ -88,7 +71,7 @@ fn assert_denied(response: &Json, reason: &str) {
 
 #[tokio::test]
 async fn audience_is_optional_in_preflight() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let issued = call(&gateway, ISSUE, "apk_one", &passport("")).await;
     let token = text(&issued, "token").unwrap();
     let ask = async |more: &str| {
@@ -103,7 +86,7 @@ async fn audience_is_optional_in_preflight() {
 
 #[tokio::test]
 async fn issued_passport_has_requested_claims() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let response =
         call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
     let names: Vec<_> = response.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
@@ -137,7 +120,7 @@ async fn issued_passport_has_requested_claims() {
 
 #[tokio::test]
 async fn invalid_passport_request_is_named() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     for (member, from, to) in [
         ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 0}"),
         ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 3601}"),
@@ -181,7 +164,7 @@ async fn invalid_passport_request_is_named() {
 
 #[tokio::test]
 async fn passport_bounds_action_and_is_single_use() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, "").await;
     for (amount, tool, more, reason) in [
         ("25000", "refunds.create", "", "passport.constraint"),
@@ -233,7 +216,7 @@ async fn passport_bounds_action_and_is_single_use() {
 
 #[tokio::test]
 async fn passport_allows_listed_resources_only() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, r#", "allowed_resources": ["charge:1", "charge:2"]"#).await;
     assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.resource");
     let body = refund("1", &token, "").replace(r#""resource": """#, r#""resource": "charge:2""#);
@@ -243,7 +226,7 @@ async fn passport_allows_listed_resources_only() {
 
 #[tokio::test]
 async fn policy_denial_does_not_spend_passport() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let body = passport("").replace("10000", "900000");
     let token = text(&call(&gateway, ISSUE, "apk_one", &body).await, "token").unwrap().to_owned();
     assert_denied(&gateway.decide("apk_one", &refund("90000", &token, "")).await, "refund.over_limit");
@@ -256,7 +239,7 @@ async fn policy_denial_does_not_spend_passport() {
 #[tokio::test]
 async fn policies_read_passport_claims() {
     let time = Arc::new(AtomicU64::new(1_800_000_000));
-    let set = with(&time);
+    let set = at_test_time(&time);
     let gateway = Gateway::start_with("", |settings| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
@@ -286,7 +269,7 @@ async fn policies_read_passport_claims() {
 
 #[tokio::test]
 async fn passport_ends_by_expiry_or_revocation() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_at_test_time().await;
     let verify = async |key: &str, token: &str, more: &str| {
         let body = format!(r#"{{"token": "{token}", "audience": "mcp://shop"{more}}}"#);
         let response = call(&gateway, VERIFY, key, &body).await;
@@ -400,7 +383,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
     // A client uses the system clock.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let time = Arc::new(AtomicU64::new(now - 1000));
-    let gateway = Gateway::start_with("", with(&time)).await;
+    let gateway = Gateway::start_with("", at_test_time(&time)).await;
     let issue_at = async |gateway: &Gateway, at: u64, time: &AtomicU64| {
         time.store(at, Ordering::SeqCst);
         let token = issue(gateway, "").await;
@@ -411,7 +394,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
     let token = issue_at(&gateway, now, &time).await;
     let future = later(&gateway, &token, 1000).await;
     // Another gateway with the same name.
-    let (other, elsewhere) = start().await;
+    let (other, elsewhere) = start_at_test_time().await;
     let foreign = issue_at(&other, now, &elsewhere).await;
     other.stop().await;
 
@@ -532,7 +515,7 @@ async fn all_verifiers_reject_damaged_tokens_alike() {
 
 #[tokio::test]
 async fn concurrent_requests_use_passport_once() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let token = issue(&gateway, "").await;
     let answers = join_all((0..200).map(|number| {
         let body = refund("1", &token, &format!(r#", "idempotency_key": "{number}""#));
@@ -564,7 +547,7 @@ async fn concurrent_requests_use_passport_once() {
 async fn es256_passports_are_verified_everywhere_by_their_key_alone() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let time = Arc::new(AtomicU64::new(now));
-    let settings = with(&time);
+    let settings = at_test_time(&time);
     let gateway = Gateway::start_with("", |given| {
         settings(given);
         given.signing_algorithm = Algorithm::Es256;
@@ -605,13 +588,13 @@ async fn es256_passports_are_verified_everywhere_by_their_key_alone() {
 
 #[tokio::test]
 async fn keys_uses_and_revocations_survive_restart() {
-    let (mut gateway, time) = start().await;
+    let (mut gateway, time) = start_at_test_time().await;
     let (unused, used) = (issue(&gateway, "").await, issue(&gateway, "").await);
     let revoked = call(&gateway, ISSUE, "apk_one", &passport("")).await;
     gateway.decide("apk_one", &refund("1", &used, "")).await;
     let revoke = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
     call(&gateway, REVOKE, "apk_one", &revoke).await;
-    gateway.restart(with(&time)).await;
+    gateway.restart(at_test_time(&time)).await;
     assert_denied(&gateway.decide("apk_one", &refund("1", &used, "")).await, "passport.replayed");
     let revoked = text(&revoked, "token").unwrap();
     assert_denied(&gateway.decide("apk_one", &refund("1", revoked, "")).await, "passport.revoked");
@@ -621,7 +604,7 @@ async fn keys_uses_and_revocations_survive_restart() {
 
 #[tokio::test]
 async fn jwks_is_public() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_at_test_time().await;
     let response = gateway.client.get(format!("{}/.well-known/jwks.json", gateway.url)).send().await.unwrap();
     let (status, set) = json(response).await;
     assert_eq!(status, 200);

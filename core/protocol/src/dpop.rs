@@ -85,7 +85,6 @@ impl DpopKey {
         let der = decode_pem(pem)?;
         let signer = parse_pkcs8(&der)?;
         let public = signer.public().ok_or(EXPECTED)?;
-        let jwk = jwk(&public);
         let mut header = JsonWriter::new(Style::Compact);
         header.raw("{");
         for (at, (name, value)) in
@@ -97,7 +96,7 @@ impl DpopKey {
         }
         header.raw(",");
         header.key("jwk");
-        header.raw(&jwk);
+        header.raw(&public.required_members());
         header.raw("}");
         Ok(Self { signer, header: encode(header.as_str()), thumbprint: public.thumbprint() })
     }
@@ -216,19 +215,6 @@ pub fn access_token_hash(api_key: &str) -> String {
 pub fn is_nonce(text: &str) -> bool {
     let is_nonce_char = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
     !text.is_empty() && text.len() <= MAX_NONCE_BYTES && text.bytes().all(is_nonce_char)
-}
-
-/// The public key as a JWK with the members and the layout of RFC 7638.
-fn jwk(key: &PublicKey) -> String {
-    let bytes = key.to_bytes();
-    match key.algorithm() {
-        Algorithm::EdDsa => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(bytes)),
-        Algorithm::Es256 => {
-            // The first byte marks an uncompressed point.
-            let (x, y) = bytes.get(1..).unwrap_or_default().split_at(bytes.len() / 2);
-            format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, encode(x), encode(y))
-        }
-    }
 }
 
 /// Decodes the only `PRIVATE KEY` of a PEM text.

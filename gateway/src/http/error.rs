@@ -1,6 +1,7 @@
 //! All errors of the HTTP API.
 
 use actpass_protocol::Json;
+use actpass_protocol::dpop::USE_NONCE;
 use actpass_protocol::token::InvalidProof;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -42,7 +43,6 @@ pub(super) enum ApiError {
 /// The codes of RFC 9449 and RFC 6750.
 const INVALID_PROOF: &str = "invalid_dpop_proof";
 const INVALID_TOKEN: &str = "invalid_token";
-const USE_NONCE: &str = "use_dpop_nonce";
 
 /// The algorithms of DPoP proofs.
 const PROOF_ALGORITHMS: &str = "ES256 EdDSA";

@@ -174,7 +174,7 @@ impl App {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
     let check_certificate = middleware::from_fn_with_state(Arc::clone(&app), check_certificate);
-    let supply_nonce = middleware::from_fn_with_state(Arc::clone(&app), supply_nonce);
+    let nonces = app.nonces.clone().map(|nonces| (nonces, app.service.clock.clone()));
     let log = RequestLog::of(&app);
     let (described, _) = routes().split_for_parts();
     let api = described
@@ -189,7 +189,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    with_common_layers(api.layer(supply_nonce).layer(check_host).layer(check_certificate), log)
+    let api = match nonces {
+        Some(nonces) => api.layer(middleware::from_fn_with_state(nonces, supply_nonce)),
+        None => api,
+    };
+    with_common_layers(api.layer(check_host).layer(check_certificate), log)
 }
 
 /// Rejects requests without a valid client certificate if one is required. The handshake has checked
@@ -207,12 +211,15 @@ async fn check_certificate(State(app): State<Arc<App>>, request: Request, next: 
     next.run(request).await
 }
 
-/// Adds the current nonce to the responses to requests with a DPoP proof, if proofs need one.
-async fn supply_nonce(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let nonces = app.nonces.as_ref().filter(|_| request.headers().contains_key(DPOP));
+/// Adds the current nonce to the responses to requests with a DPoP proof.
+async fn supply_nonce(
+    State((nonces, clock)): State<(Arc<Nonces>, Clock)>,
+    request: Request,
+    next: Next,
+) -> Response {
     // The proof of a request to authorize is for another server.
-    let nonces = nonces.filter(|_| !host::is_described(request.uri().path()));
-    let nonce = nonces.map(|nonces| nonces.current(app.service.clock.seconds()));
+    let is_own = request.headers().contains_key(DPOP) && !host::is_described(request.uri().path());
+    let nonce = is_own.then(|| nonces.current(clock.seconds()));
     let mut response = next.run(request).await;
     if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::try_from(nonce).ok()) {
         response.headers_mut().insert(DPOP_NONCE, nonce);

@@ -10,9 +10,14 @@
 )]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use actpass_gateway::auth::ApiKeyHash;
-use actpass_gateway::config::Settings;
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::{MasterKeySource, Settings};
+use actpass_gateway::seal::MasterKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{Database, Location, TlsTrust};
 use actpass_protocol::Json;
@@ -21,6 +26,26 @@ use tempfile::TempDir;
 
 pub const PREFLIGHT: &str = "/api/v1/actions/preflight";
 pub const EVIDENCE: &str = "/api/v1/evidence/events";
+
+/// The start of the test clock, in seconds since 1970.
+pub const TEST_TIME: u64 = 1_800_000_000;
+
+/// A gateway with a master key and a test clock.
+pub async fn start_at_test_time() -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(TEST_TIME));
+    let gateway = Gateway::start_with("", at_test_time(&time)).await;
+    (gateway, time)
+}
+
+/// Sets a master key, an issuer and a test clock.
+pub fn at_test_time(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
+    let time = Arc::clone(time);
+    move |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
+        settings.issuer = Some("https://gateway.example".to_owned());
+        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
+    }
+}
 
 /// A gateway with the tenants `one` and `two` and the keys `apk_one`, `apk_bound`, `apdv_one` and
 /// `apk_two`.
@@ -245,7 +270,7 @@ pub fn assert_windows(events: &[Json], millis: u128, limit: u64) -> (usize, usiz
         // A repetition claims nothing.
         let Some(Json::Array(budgets)) = event.member("budgets") else { continue };
         let created_at = humantime::parse_rfc3339(text(event, "created_at").unwrap()).unwrap();
-        let at = created_at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        let at = created_at.duration_since(UNIX_EPOCH).unwrap().as_millis();
         let amount: u64 = text(&budgets[0], "amount").unwrap().parse().unwrap();
         let used: u64 = claims.iter().filter(|(then, _)| then + millis > at).map(|(_, amount)| amount).sum();
         if text(event, "decision") == Some("allow") {

@@ -1,12 +1,10 @@
 //! Recognizes canonical JSON without parsing it.
 
 use super::MAX_DEPTH;
+use super::write::{first, is_escaped};
 
 /// An integer of at most this many digits is canonical with any digits.
 const MAX_DIGITS: usize = 15;
-
-/// Bytes of a string that are examined at a time.
-const BLOCK_SIZE: usize = 16;
 
 /// Returns whether `text` is surely the canonical JSON (RFC 8785) of an object, and passes the name
 /// and the text of each member to `each`, in order.
@@ -98,15 +96,11 @@ impl<'t> Scanner<'t> {
         self.expect(b'"')?;
         loop {
             let rest = self.text.as_bytes().get(self.at..)?;
-            let ends = |byte: &u8| matches!(*byte, b'"' | b'\\') | (*byte < b' ');
-            let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | ends(byte));
-            let skipped = rest.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
-            let tail = rest.get(skipped..)?;
-            let end = tail.iter().position(ends)?;
-            self.at += skipped + end + 1;
-            match tail.get(end)? {
+            let end = first(rest, is_escaped)?;
+            self.at += end + 1;
+            match rest.get(end)? {
                 b'"' => return Some(()),
-                b'\\' if matches!(tail.get(end + 1)?, b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                b'\\' if matches!(rest.get(end + 1)?, b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => {
                     self.at += 1;
                 }
                 _ => return None,

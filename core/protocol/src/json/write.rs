@@ -40,6 +40,21 @@ pub struct JsonWriter {
 /// Bytes examined at a time.
 const BLOCK_SIZE: usize = 16;
 
+/// Whether a byte of a string is always escaped: a quote, a backslash or a control character.
+#[inline]
+pub(super) fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\') | (byte < b' ')
+}
+
+/// The position of the first byte for which `found` holds. Most strings have none; whole blocks
+/// without one are skipped.
+#[inline]
+pub(super) fn first(bytes: &[u8], found: impl Fn(u8) -> bool) -> Option<usize> {
+    let plain = |block: &&[u8]| !block.iter().fold(false, |any, byte| any | found(*byte));
+    let skipped = bytes.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
+    bytes.get(skipped..)?.iter().position(|byte| found(*byte)).map(|at| skipped + at)
+}
+
 impl JsonWriter {
     /// Creates an empty text.
     pub fn new(style: Style) -> Self {
@@ -107,15 +122,8 @@ impl JsonWriter {
     /// character.
     #[inline]
     fn first_escaped(&self, text: &str) -> Option<usize> {
-        let bytes = text.as_bytes();
         let ascii_only = self.style == Style::PythonCompat;
-        let escapes = |byte: &u8| {
-            matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (ascii_only & matches!(*byte, 0x7f..=0xff))
-        };
-        // Most texts need no escape; whole blocks without one are skipped.
-        let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | escapes(byte));
-        let skipped = bytes.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
-        bytes.get(skipped..)?.iter().position(escapes).map(|at| skipped + at)
+        first(text.as_bytes(), |byte| is_escaped(byte) | (ascii_only & matches!(byte, 0x7f..=0xff)))
     }
 
     fn escape(&mut self, c: char) {

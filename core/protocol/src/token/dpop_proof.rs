@@ -4,13 +4,11 @@ use std::fmt;
 
 use super::key::{Algorithm, PublicKey};
 use super::{decode, seconds};
+use crate::dpop::PROOF_TYPE;
 use crate::json::Json;
 
 /// The maximum length of a proof in bytes.
 pub const MAX_PROOF_BYTES: usize = 8 * 1024;
-
-/// The `typ` of a proof.
-const TYP: &str = "dpop+jwt";
 
 /// Why a proof is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,8 +156,8 @@ fn object(bytes: &[u8]) -> Result<Json, InvalidProof> {
 /// Returns the key in a header.
 fn read_header(header: &Json) -> Result<PublicKey, InvalidProof> {
     let text = |name| header.member(name).and_then(Json::as_str);
-    if text("typ") != Some(TYP) {
-        return Err(InvalidProof::new("typ", format_args!("expected {TYP:?}")));
+    if text("typ") != Some(PROOF_TYPE) {
+        return Err(InvalidProof::new("typ", format_args!("expected {PROOF_TYPE:?}")));
     }
     let algorithm = text("alg").and_then(Algorithm::from_name);
     let algorithm =

@@ -232,8 +232,13 @@ impl PublicKey {
 
     /// Computes the thumbprint (RFC 7638, SHA-256) in base64url: 43 characters.
     pub fn thumbprint(&self) -> String {
-        // The members that RFC 7638 and RFC 8037 require, in lexicographic order, without spaces.
-        let members = match &self.material {
+        encode(Sha256::digest(self.required_members()))
+    }
+
+    /// The key as a JWK with the members that RFC 7638 and RFC 8037 require only, in lexicographic
+    /// order, without spaces.
+    pub(crate) fn required_members(&self) -> String {
+        match &self.material {
             Material::Ed25519(bytes) => {
                 format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(bytes))
             }
@@ -241,8 +246,7 @@ impl PublicKey {
                 let [x, y] = coordinates(key);
                 format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#)
             }
-        };
-        encode(Sha256::digest(members))
+        }
     }
 }
 
