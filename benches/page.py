@@ -365,8 +365,8 @@ def chain(results: dict[str, Any], pictures: set[str]) -> str:
         f"{number(figures['events'], 0)} decisions in one chain (`EVENTS` sets the number; the full run has a million), by 64 connections, SQLite.",
     ]
     if "verify_seconds" in figures:
-        verify = Figure.of(figures["verify_seconds"])
-        assert verify is not None
+        verify, export, start = (Figure.of(figures[f"{what}_seconds"]) for what in ("verify", "export", "start"))
+        assert verify and export and start
         said.append(
             f"Data file {number(figures['data_bytes'] / MB)} MB; export {number(figures['export_bytes'] / MB)} MB in "
             f"{number(figures['export_seconds'], 1)} s; `evidence verify` of the export {number(verify.median, 2)} s ({verify.spread(2)}). "
@@ -633,6 +633,14 @@ def goals(results: dict[str, Any]) -> str:
     def policy(rules: int) -> Figure | None:
         return Figure.of([one / 1e3 for one in at(results, "pure", f"rust.policy_{rules}_rules") or []])
 
+    def per_event(what: str, unit: float) -> Figure | None:
+        size, events = at(results, "chain", what), at(results, "chain", "events")
+        return Figure.of([size / events / unit]) if size else None
+
+    def rate_of(what: str) -> Figure | None:
+        lines = at(results, "chain", "lines")
+        return Figure.of([lines / second / 1e3 for second in at(results, "chain", what) or []])
+
     instructions = at(results, "python_instructions") or {}
     counted = ratio(*([instructions[name]] if name in instructions else None for name in ("guard", "published")))
     late = Figure.of([one / 1e3 for one in load("sqlite", "p99") or []])
@@ -655,6 +663,13 @@ def goals(results: dict[str, Any]) -> str:
             least=True,
             digits=1,
         ),
+        Goal(
+            "Python, 16 threads to pycurl, calls/s",
+            times("python.guard", "python.pycurl", "16", "rate"),
+            1.3,
+            1.3,
+            least=True,
+        ),
         Goal("Python, 64 threads to 1.1.3, p99", times("python.guard", "python.published", "64", "p99"), 0.25, 0.12),
         Goal("Python async to aiohttp, p50", times("python.async_guard", "python.aiohttp"), 0.6, 0.6),
         Goal(
@@ -666,6 +681,14 @@ def goals(results: dict[str, Any]) -> str:
             digits=1,
         ),
         Goal(
+            "Python async to aiohttp, both on uvloop, 64 concurrent, calls/s",
+            times("python.uvloop_guard", "python.uvloop_aiohttp", "64", "rate"),
+            3,
+            3,
+            least=True,
+            digits=1,
+        ),
+        Goal(
             "Python async to httpx, 64 concurrent, calls/s",
             times("python.async_guard", "python.httpx_async", "64", "rate"),
             50,
@@ -673,24 +696,24 @@ def goals(results: dict[str, Any]) -> str:
             least=True,
             digits=0,
         ),
-        Goal("Node guard to undici, p50", times("node.guard", "node.undici"), 1.25, 1.0),
+        Goal("Node guard to undici, p50", times("node.guard", "node.undici"), 1.0, 0.7),
         Goal("Node guard to fetch, p50", times("node.guard", "node.fetch"), 0.35, 0.35),
         Goal("Node guard to undici, p99", times("node.guard", "node.undici", what="p99"), 0.5, 0.5),
         *(
             Goal(
                 f"Node guard to {peer}, {width} concurrent, calls/s",
                 times("node.guard", f"node.{peer}", width, "rate"),
-                bound,
-                bound,
+                must,
+                aim,
                 least=True,
                 digits=1,
             )
             for width in ("16", "64")
-            for peer, bound in (("undici", 1.3), ("fetch", 10))
+            for peer, must, aim in (("undici", 1.3, 1.6), ("fetch", 10, 10))
         ),
-        Goal("Swift guard to hyper, p50", times("swift.guard", "rust.hyper"), 2, 2),
+        Goal("Swift guard to hyper, p50", times("swift.guard", "rust.hyper"), 2.5, 2.5),
         Goal("Swift guard to URLSession, p50", times("swift.guard", "swift.urlsession"), 1, 1),
-        Goal("Kotlin guard to hyper, p50", times("kotlin.guard", "rust.hyper"), 2, 2),
+        Goal("Kotlin guard to hyper, p50", times("kotlin.guard", "rust.hyper"), 4, 4),
         Goal("Kotlin guard to java.net.http, p50", times("kotlin.guard", "kotlin.httpclient"), 1, 1),
         Goal(
             f"Python {own_version} guard to 1.1.3, TLS kept, p50",
@@ -711,16 +734,33 @@ def goals(results: dict[str, Any]) -> str:
             "Gateway, SQLite, to the fixed-answer server, 64 connections, preflights/s",
             ratio(load("sqlite", "rate"), load("fixed", "rate")),
             0.5,
-            0.5,
+            0.6,
             least=True,
         ),
-        Goal("Gateway, SQLite, 64 connections, p99", late, 10, 10, "ms"),
+        Goal("Gateway, SQLite, 64 connections, p99", late, 8, 8, "ms"),
         Goal(
             "Gateway, PostgreSQL to SQLite, 64 connections, preflights/s",
             ratio(load("postgresql", "rate"), load("sqlite", "rate")),
-            0.5,
-            0.5,
+            0.7,
+            0.7,
             least=True,
+        ),
+        Goal(
+            "Gateway, 1 000 tenants to one, preflights/s",
+            ratio(*(at(results, "gateway_tenants", tenants, "rate") for tenants in ("1000", "1"))),
+            0.9,
+            0.9,
+            least=True,
+        ),
+        Goal("Gateway, data file per decision", per_event("data_bytes", 1e3), 0.6, 0.6, "KB"),
+        Goal("Gateway, export, thousand events/s", rate_of("export_seconds"), 400, 400, "", digits=0, least=True),
+        Goal("Gateway, verification, thousand events/s", rate_of("verify_seconds"), 400, 400, "", digits=0, least=True),
+        Goal(
+            f"Gateway, start on {number(at(results, 'chain', 'events'), 0)} decisions",
+            Figure.of(at(results, "chain", "start_seconds")),
+            1,
+            1,
+            "s",
         ),
         Goal("Policy of 3 rules", policy(3), 1, 1, "µs"),
         Goal("Policy of 100 rules", policy(100), 5, 5, "µs"),

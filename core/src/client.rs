@@ -71,8 +71,13 @@ use crate::transport::{Request, Transport};
 pub struct ActPass(Arc<Inner>, Scope);
 
 struct Inner {
-    engine: Engine,
+    shared: Arc<Shared>,
     transport: Box<dyn Transport>,
+}
+
+/// The state that clients with separate connections share.
+struct Shared {
+    engine: Engine,
     time: TimeSource,
     keys: KeyCache,
     issued: IssuedEpochs,
@@ -124,20 +129,27 @@ impl ActPass {
         time: TimeSource,
     ) -> Self {
         let (engine, keys, issued) = (Engine::new(config), KeyCache::default(), IssuedEpochs::default());
-        let inner = Inner { engine, transport, time, keys, issued };
-        Self(Arc::new(inner), Scope::default())
+        let shared = Arc::new(Shared { engine, time, keys, issued });
+        Self(Arc::new(Inner { shared, transport }), Scope::default())
+    }
+
+    /// Returns this client with another transport. Both share the rest of their state.
+    #[cfg(feature = "http")]
+    pub(crate) fn over(&self, transport: Box<dyn Transport>) -> Self {
+        let inner = Inner { shared: Arc::clone(&self.0.shared), transport };
+        Self(Arc::new(inner), self.1.clone())
     }
 
     /// Runs the watch for stops with `watcher`, if it is not set.
     pub(crate) fn with_watcher(self, watcher: impl HaltWatcher) -> Self {
-        self.0.engine.halts().set_watcher(watcher);
+        self.0.shared.engine.halts().set_watcher(watcher);
         self
     }
 
     /// Runs the watch for stops with `spawn`, else on the tokio runtime of the function that it
     /// watches.
     pub(crate) fn watched_by(self, spawn: Option<SpawnWatch>) -> Self {
-        let spawn = spawn.or(match &self.0.time {
+        let spawn = spawn.or(match &self.0.shared.time {
             TimeSource::Given(_) => None,
             #[cfg(feature = "http")]
             TimeSource::Tokio => Some(spawn_on_tokio),
@@ -178,7 +190,7 @@ impl ActPass {
     }
 
     fn config(&self) -> &Config {
-        self.0.engine.config()
+        self.0.shared.engine.config()
     }
 
     fn scope(&self) -> Scope {
@@ -186,11 +198,11 @@ impl ActPass {
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
-        self.0.time.clock()
+        self.0.shared.time.clock()
     }
 
     pub(crate) async fn sleep_until(&self, until: Moment) {
-        self.0.time.sleep_until(until).await;
+        self.0.shared.time.sleep_until(until).await;
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -200,7 +212,7 @@ impl ActPass {
     /// Creates a guard in steps, for a host that runs the action itself: see [`GuardSession`]. Use
     /// [`ActPass::drive`] to authorize.
     pub fn guard_session(&self, prepared: PreparedAction, record_outcome: bool) -> GuardSession {
-        self.0.engine.guard(prepared, self.scope(), record_outcome)
+        self.0.shared.engine.guard(prepared, self.scope(), record_outcome)
     }
 
     /// Drives `machine` from its first step to its end.
@@ -226,7 +238,7 @@ impl ActPass {
                 Step::Ended(ended) => return ended,
                 Step::Send { request, until } => self.send(request, until).await,
                 Step::Sleep { until } => {
-                    self.0.time.sleep_until(until).await;
+                    self.0.shared.time.sleep_until(until).await;
                     Event::Elapsed
                 }
             };
@@ -237,7 +249,7 @@ impl ActPass {
     /// Sends one attempt. A panic of the transport is contained here.
     async fn send(&self, request: Request, until: Moment) -> Event {
         let sending = AssertUnwindSafe(async { self.0.transport.send(request).await }).catch_unwind();
-        match self.0.time.within(until, sending).await {
+        match self.0.shared.time.within(until, sending).await {
             None => Event::Elapsed,
             Some(Err(_panic)) => Event::Panicked,
             Some(Ok(Err(failure))) => Event::Failed(failure),
@@ -251,12 +263,12 @@ impl ActPass {
         let until = self.clock().now() + timeout;
         let mut has_new_nonce = false;
         loop {
-            let proof = self.0.engine.prove(&request, self.clock()).ok()?;
+            let proof = self.0.shared.engine.prove(&request, self.clock()).ok()?;
             let Event::Response(response) = self.send(Request { proof, ..request.clone() }, until).await
             else {
                 return None;
             };
-            if self.0.engine.observe_nonce(&response) && !has_new_nonce {
+            if self.0.shared.engine.observe_nonce(&response) && !has_new_nonce {
                 has_new_nonce = true;
                 continue;
             }
@@ -293,7 +305,7 @@ impl ActPass {
     /// not reach the gateway, calls fail immediately with [`ErrorKind::Connection`] and a
     /// [`retry_after`](Error::retry_after). Then one call at a time probes the gateway.
     pub fn circuit(&self) -> Circuit {
-        self.0.engine.circuit(self.clock())
+        self.0.shared.engine.circuit(self.clock())
     }
 
     /// The gateway's URL, without a trailing slash.
@@ -330,7 +342,7 @@ impl ActPass {
     /// ```
     pub async fn preflight(&self, action: &Action) -> Result<Decision, Error> {
         let prepared = self.prepare(action.clone())?;
-        self.drive(&mut self.0.engine.preflight(prepared, self.scope())).await
+        self.drive(&mut self.0.shared.engine.preflight(prepared, self.scope())).await
     }
 
     /// Validates `action` and builds its request. Nothing is sent.
@@ -353,7 +365,7 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
-        self.0.engine.prepare(action, self.clock())
+        self.0.shared.engine.prepare(action, self.clock())
     }
 
     /// Requests a decision about `action` and returns the verdict. This is the gate: see
@@ -375,7 +387,7 @@ impl ActPass {
     /// Like [`ActPass::authorize`], for a validated action. It cannot fail: a failed gate is a
     /// verdict.
     pub async fn authorize_prepared(&self, prepared: &PreparedAction) -> Verdict {
-        self.drive(&mut self.0.engine.authorize(prepared.clone(), self.scope())).await
+        self.drive(&mut self.0.shared.engine.authorize(prepared.clone(), self.scope())).await
     }
 
     /// Waits up to `wait` for a decision about the approval `id` and returns its state. It can
@@ -388,7 +400,7 @@ impl ActPass {
     ///
     /// As [`ActPass::preflight`], for the last poll.
     pub async fn wait_for_approval(&self, id: &str, wait: Duration) -> Result<Approval, Error> {
-        self.drive(&mut self.0.engine.wait_for_approval(id, wait, self.scope())?).await
+        self.drive(&mut self.0.shared.engine.wait_for_approval(id, wait, self.scope())?).await
     }
 
     /// Runs `execute` if `action` may run, and returns the outcome.
@@ -455,7 +467,7 @@ impl ActPass {
         R: Future<Output = Result<T, E>>,
     {
         let prepared = self.prepare(action.clone())?;
-        let mut session = self.0.engine.guard(prepared, self.scope(), true);
+        let mut session = self.0.shared.engine.guard(prepared, self.scope(), true);
         if let Stage::Blocked(blocked) = self.drive(&mut session).await {
             return Ok((Outcome::Blocked(blocked), None));
         }
@@ -500,7 +512,7 @@ impl ActPass {
         let body = request::issue(request, &self.config().agent_id)?;
         let request = Request::new(Operation::IssuePassport, body);
         let issued = self.call(request, None, |document| IssuedPassport::parse(&document)).await?;
-        self.0.issued.remember(issued.token(), issued.halt_epoch());
+        self.0.shared.issued.remember(issued.token(), issued.halt_epoch());
         Ok(issued)
     }
 
@@ -572,7 +584,7 @@ impl ActPass {
             let fetch_keys = Request::new(Operation::Jwks, "");
             self.call(fetch_keys, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
         };
-        let keys = self.0.keys.find(passport.kid(), self.clock(), fetch).await?;
+        let keys = self.0.shared.keys.find(passport.kid(), self.clock(), fetch).await?;
         let config = self.config();
         let hint = config.tenant_id.as_ref().and_then(|id| id.to_str().ok());
         let expected = offline::Expected {
@@ -586,7 +598,7 @@ impl ActPass {
             let signed = config.approvals.as_ref().map(|keys| keys.check_passport(&claims, expected.now));
             signed.unwrap_or(Ok(())).map(|()| claims).map_err(|error| vec![error])
         });
-        let issued = self.0.issued.of(request.token.expose());
+        let issued = self.0.shared.issued.of(request.token.expose());
         Ok(Verification::from_result(offline::reject_older(verified, issued, config.seen_epoch.get())))
     }
 
@@ -632,7 +644,7 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
-        self.drive(&mut self.0.engine.record_evidence(event, self.scope())?).await
+        self.drive(&mut self.0.shared.engine.record_evidence(event, self.scope())?).await
     }
 
     /// Records how an action ended. The recording of a cancelled action times out after one second,
@@ -665,7 +677,7 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn record(&self, recording: &Recording) -> Result<RecordedEvidence, Error> {
-        self.drive(&mut self.0.engine.record(recording, self.scope())?).await
+        self.drive(&mut self.0.shared.engine.record(recording, self.scope())?).await
     }
 
     async fn call<T>(
@@ -674,7 +686,7 @@ impl ActPass {
         token: Option<Secret>,
         parse: fn(RawObject) -> Result<T, String>,
     ) -> Result<T, Error> {
-        self.drive(&mut self.0.engine.call(request, self.scope(), token, parse)).await
+        self.drive(&mut self.0.shared.engine.call(request, self.scope(), token, parse)).await
     }
 }
 

@@ -20,6 +20,8 @@ use crate::halts::HaltWatcher;
 use crate::http::{ConnectOptions, HttpTransport};
 #[cfg(feature = "http")]
 use crate::prepared::PreparedAction;
+#[cfg(feature = "http")]
+use crate::transport::Transport;
 use actpass_protocol::Mode;
 
 /// The validated settings of a client. Each client created from them has its own connections and
@@ -65,11 +67,38 @@ impl Settings {
         self.unwatched().with_watcher(watcher)
     }
 
+    /// Creates a client with its own connections that shares the rest of its state with `client`,
+    /// which must have these settings: the circuit breaker, the known keys and stops.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// let settings = ActPass::builder().api_key("apk_dev").max_retries(0).circuit_failures(1);
+    /// let settings = settings.base_url("http://127.0.0.1:9").settings()?;
+    /// let first = settings.connect();
+    /// let second = settings.connect_sharing(&first);
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{Action, Circuit};
+    ///
+    /// assert!(first.preflight(&Action::new("demo", "demo.tool")).await.is_err());
+    /// assert!(matches!(second.circuit(), Circuit::Open { .. }));
+    /// # });
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn connect_sharing(&self, client: &ActPass) -> ActPass {
+        client.over(self.transport())
+    }
+
     /// A client whose running functions are not watched yet.
     #[cfg(feature = "http")]
     pub(crate) fn unwatched(&self) -> ActPass {
-        let transport = HttpTransport::new(&self.config, &self.connect_options);
-        ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), TimeSource::Tokio)
+        ActPass::with_transport(Arc::clone(&self.config), self.transport(), TimeSource::Tokio)
+    }
+
+    #[cfg(feature = "http")]
+    fn transport(&self) -> Box<dyn Transport> {
+        Box::new(HttpTransport::new(&self.config, &self.connect_options))
     }
 
     /// Creates an engine with these settings, for a host that drives it itself: see

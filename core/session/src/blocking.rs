@@ -1,23 +1,20 @@
 //! Calls on the calling thread, for blocking languages.
 //!
 //! No thread drives the connections between calls, so a closed idle connection goes unnoticed. Each
-//! call therefore first polls the sockets once, without waiting, before it takes a connection from
-//! the pool. If many threads call concurrently after a pause, only one of them drives the polling.
+//! call therefore first polls its runtime's sockets once, without waiting, before it takes a
+//! connection from the pool.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
-
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
-use crate::halts::BackgroundWatcher;
-use crate::idle::reap_closed_connections;
+use crate::drivers::{CallDriver, Drivers};
 use crate::process::PerProcess;
-use crate::runtime::OwnedRuntime;
 
 /// Interval at which a waiting call checks for interruption: 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,7 +37,7 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 /// ```
 pub struct BlockingClient {
     settings: Settings,
-    client: PerProcess<ProcessClient>,
+    drivers: PerProcess<Drivers>,
 }
 
 impl BlockingClient {
@@ -50,15 +47,16 @@ impl BlockingClient {
     ///
     /// As [`ActPassBuilder::build`].
     pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
-        Ok(Self { settings: builder.settings()?, client: PerProcess::new() })
+        Ok(Self { settings: builder.settings()?, drivers: PerProcess::new() })
     }
 
     /// The state of this process's circuit breaker: see [`ActPass::circuit`].
     pub fn circuit(&self) -> Circuit {
-        self.client.existing().map_or(Circuit::Closed, |client| client.actpass.circuit())
+        self.drivers.existing().map_or(Circuit::Closed, |drivers| drivers.client().circuit())
     }
 
-    /// Runs `call` on this thread and waits for it.
+    /// Runs `call` on this thread and waits for it. The client that it gets is for this call: its
+    /// connections are driven only while the call waits.
     ///
     /// `interrupted` is called every [`INTERRUPT_INTERVAL`]; its error abandons the call and is
     /// returned. Otherwise the inner result is that of the call, or
@@ -83,18 +81,15 @@ impl BlockingClient {
     where
         F: AsyncFnOnce(ActPass) -> Result<T, Error>,
     {
-        let client = match self.client.get(|| ProcessClient::new(&self.settings)) {
-            Ok(client) => client,
-            Err(error) => return Ok(Err(error)),
-        };
-        let runtime = match client.runtime.get() {
+        let Ok(drivers) = self.drivers.get(|| Ok::<_, Infallible>(Drivers::new(&self.settings)));
+        let driver = CallDriver::take(&drivers);
+        let runtime = match driver.runtime() {
             Ok(runtime) => runtime,
             Err(error) => return Ok(Err(error)),
         };
-        let call = call(client.actpass.clone());
-        let mut call = pin!(async move {
-            // As a task, so that any thread that drives the runtime can run it.
-            let _ = tokio::spawn(reap_closed_connections()).await;
+        let call = call(driver.client().clone());
+        let mut call = pin!(async {
+            driver.reap_closed_connections().await;
             call.await
         });
         loop {
@@ -121,19 +116,5 @@ impl fmt::Debug for BlockingClient {
             .field("base_url", &self.base_url())
             .field("agent_id", &self.agent_id())
             .finish_non_exhaustive()
-    }
-}
-
-/// Values that must not be shared between processes.
-struct ProcessClient {
-    // Drop order matters.
-    actpass: ActPass,
-    runtime: OwnedRuntime,
-}
-
-impl ProcessClient {
-    fn new(settings: &Settings) -> Result<Self, Error> {
-        let runtime = OwnedRuntime::build(&mut Builder::new_current_thread())?;
-        Ok(Self { actpass: settings.connect_with_watcher(BackgroundWatcher::new(settings)), runtime })
     }
 }

@@ -10,7 +10,7 @@
 //! All are safe across `fork()`. A child process inherits the parent's descriptors and connections,
 //! and two processes that read one connection receive each other's responses. Each call therefore
 //! checks the current process. A child recreates everything and neither uses nor drops its parent's
-//! values. There is no lock that a fork could leave held.
+//! values, so it takes no lock that the fork could have left held.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,8 @@ mod background;
 #[cfg(feature = "drivers")]
 mod blocking;
 mod call_log;
+#[cfg(feature = "drivers")]
+mod drivers;
 mod guard;
 #[cfg(feature = "drivers")]
 mod halts;

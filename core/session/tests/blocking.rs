@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use actpass_core::transport::FixedResponse;
-use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, PreparedAction, Verdict};
+use actpass_core::{ActPass, Circuit, Error, ErrorKind, EvidenceEvent, Mode, PreparedAction, Verdict};
 use actpass_hostile_gateway::HostileGateway;
 use actpass_session::BlockingClient;
 use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted, wait_until};
@@ -54,17 +54,25 @@ fn closed_while_idle(tls: &str) {
     );
 }
 
-/// If many threads call concurrently after a pause, only one polls. The others must not take a
-/// connection before closed ones are detected.
+#[test]
+fn idle_connections_of_some_threads_fail_no_call() {
+    idle_connections(16);
+}
+
+/// More threads than runtimes. Of those that share a runtime only one polls; the others must not take
+/// a connection before closed ones are detected.
 #[test]
 fn idle_connections_of_many_threads_fail_no_call() {
-    const THREADS: usize = 16;
+    idle_connections(80);
+}
+
+fn idle_connections(threads: usize) {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let client = host(&gateway);
     for round in 0..12 {
-        let start = Barrier::new(THREADS);
+        let start = Barrier::new(threads);
         thread::scope(|scope| {
-            for at in 0..THREADS {
+            for at in 0..threads {
                 let (client, start) = (&client, &start);
                 scope.spawn(move || {
                     start.wait();
@@ -149,6 +157,23 @@ fn calls_of_many_threads_run_concurrently() {
         wait_until("16 requests at once", || slow.seen().len() == 16);
         slow.release();
     });
+}
+
+#[test]
+fn circuit_breaker_counts_the_calls_of_all_threads() {
+    const THREADS: u32 = 4;
+    let gateway = gateway(json!([{"do": "reset", "at": "request"}]));
+    let client = BlockingClient::new(builder(&gateway).max_retries(0).circuit_failures(THREADS)).unwrap();
+    let start = Barrier::new(THREADS as usize);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                start.wait();
+                record(&client, "event").unwrap_err()
+            });
+        }
+    });
+    assert!(matches!(client.circuit(), Circuit::Open { .. }), "{:?}", client.circuit());
 }
 
 #[test]
