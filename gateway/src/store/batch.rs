@@ -119,9 +119,11 @@ pub(super) trait Rows {
         decided: Option<&ApprovalDecision>,
     ) -> Result<(), Self::Error>;
 
-    /// Stores a response, replacing any other under its key.
+    /// Stores a response, replacing any other under its key. `chain` is the row id of its event's
+    /// chain.
     fn store_response(
         &mut self,
+        chain: i64,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,
@@ -516,7 +518,7 @@ impl<R: Rows> Batch<R> {
             }
         }
         if let (Some(idempotency), Some(kept)) = (idempotency, stored) {
-            self.rows.store_response(tenant_id, key_name, &idempotency.key, kept)?;
+            self.rows.store_response(chain, tenant_id, key_name, &idempotency.key, kept)?;
         }
         Ok(Ok(match (refused, completed) {
             (None, None) => DecisionOutcome::Recorded,

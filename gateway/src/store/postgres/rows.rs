@@ -239,6 +239,7 @@ impl Rows for Loaded {
 
     fn store_response(
         &mut self,
+        _: i64,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,

@@ -11,6 +11,12 @@ use crate::ledger::{Archived, Head};
 use crate::store::archive::{PRUNED_PER_STEP, Pruned, read_tree, tree_text};
 use crate::store::error::OpenError;
 
+/// Collects the events of the chain ?1 up to ?2 that stored responses refer to. A response that is
+/// stored later refers to later events, or to those of the response that it replaces.
+const NEEDED: &str = "INSERT INTO temp.needed
+    SELECT seq FROM answers WHERE chain = ?1 AND seq <= ?2
+    UNION SELECT allowed_seq FROM answers WHERE chain = ?1 AND allowed_seq <= ?2";
+
 /// Removes the events of the chain ?1 with `seq` in ?2 + 1 ..= ?3 that nothing needs. ?4 is the tenant,
 /// ?5 the time in seconds, ?6 the chain's name.
 const PRUNE: &str = concat!(
@@ -20,9 +26,7 @@ const PRUNE: &str = concat!(
         SELECT 1 FROM passports WHERE tenant_id = ?4 AND expires_at > ?5 AND jti = "#,
     member!("passport_jti"),
     r#"))
-    AND NOT (?6 = 'decisions' AND seq IN (
-        SELECT seq FROM answers WHERE tenant_id = ?4
-        UNION ALL SELECT allowed_seq FROM answers WHERE tenant_id = ?4 AND allowed_seq IS NOT NULL))
+    AND seq NOT IN (SELECT seq FROM temp.needed)
     AND NOT (instr(event, '"request_hash":"') > 0 AND EXISTS (
         SELECT 1 FROM budget_claims JOIN budget_accounts ON budget_accounts.id = budget_claims.account
         WHERE tenant_id = ?4 AND request_hash = "#,
@@ -103,6 +107,8 @@ pub(in super::super) fn prune(
             row.get::<_, i64>(0)
         })
         .map_err(failed)?;
+    connection.execute_batch("CREATE TEMP TABLE needed (seq INTEGER PRIMARY KEY)").map_err(failed)?;
+    connection.execute(NEEDED, [chain, until]).map_err(failed)?;
     // Short transactions, so that a gateway can record in between.
     while after < until {
         let end = after.saturating_add(PRUNED_PER_STEP).min(until);

@@ -9,14 +9,14 @@ use crate::store::timings::{AGE_ENDS, MAX_WAITING};
 use crate::store::{TenantTotals, WebhookTotals};
 
 /// Indexes for [`Subject`]s. They are derived from the events, so gateways that do not know them
-/// maintain them as well.
+/// maintain them as well. A hash is indexed by its first 16 digits, which are unique enough.
 pub(super) const INDEXES: &str = "
 CREATE INDEX IF NOT EXISTS events_decided ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END)
+    substr(CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END, 1, 16))
     WHERE instr(event, '\"event_type\":\"decision\"') > 0;
 CREATE INDEX IF NOT EXISTS events_asked ON events (chain,
     CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END)
-    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
+    WHERE instr(event, '\"approval_request_id\":\"') > 0 AND instr(event, '\"event_type\":\"decision\"') > 0;
 CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
     CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END)
     WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
@@ -25,13 +25,18 @@ CREATE INDEX IF NOT EXISTS events_announced ON events (chain, seq) WHERE instr(e
 
 /// Finds an event about ?3 that contains ?4 or ?5 on the chain ?2 of the tenant ?1.
 pub(super) fn has_event(subject: Subject) -> String {
+    let member = subject.member();
+    let value = format!("CASE WHEN json_valid(event) THEN json_extract(event, '$.{member}') END");
+    let is_indexed = match subject {
+        Subject::Approval => format!("instr(event, '\"{member}\":\"') > 0"),
+        Subject::Decision => format!("substr({value}, 1, 16) = substr(?3, 1, 16)"),
+        Subject::Passport => "TRUE".to_owned(),
+    };
     format!(
         "SELECT seq, event FROM events
          WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-         AND CASE WHEN json_valid(event) THEN json_extract(event, '$.{member}') END = ?3
-         AND instr(event, '\"event_type\":\"{event_type}\"') > 0
+         AND {value} = ?3 AND {is_indexed} AND instr(event, '\"event_type\":\"{event_type}\"') > 0
          AND (instr(event, ?4) > 0 OR instr(event, ?5) > 0) LIMIT 1",
-        member = subject.member(),
         event_type = subject.event_type(),
     )
 }
@@ -56,7 +61,8 @@ WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     SELECT 1 FROM events
     WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
     AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
-    AND instr(event, '\"event_type\":\"decision\"') > 0 AND instr(event, ?4) > 0
+    AND instr(event, '\"approval_request_id\":\"') > 0 AND instr(event, '\"event_type\":\"decision\"') > 0
+    AND instr(event, ?4) > 0
 )";
 
 /// Counts the data of a tenant at `now`, in seconds since 1970.

@@ -60,7 +60,8 @@ pub(super) const APPROVAL: &str = concat!(
     decisions!(),
     " AND ",
     member!("approval_request_id"),
-    r#" = +approvals.id AND instr(event, '"event_type":"decision"') > 0 ORDER BY +seq LIMIT 1)
+    r#" = +approvals.id AND instr(event, '"approval_request_id":"') > 0
+    AND instr(event, '"event_type":"decision"') > 0 ORDER BY +seq LIMIT 1)
     FROM approvals WHERE tenant_id = ?1"#
 );
 

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
 use rust_decimal::Decimal;
 
+use super::answers::{self, AnswerTexts};
 use super::budgets::Accounts;
 use super::reader::{
     find_approval, find_approvals_for, find_chain, find_delegation, find_manifest, find_passport,
 };
-use super::schema::decisions;
-use super::{from_sql, to_sql};
+use super::to_sql;
 use super::{halts, kept};
 use crate::approvals::{Approval, ApprovalDecision};
 use crate::budget::Account;
@@ -23,21 +22,11 @@ use crate::store::kept::NewKept;
 use crate::store::proof::StoredResponse;
 use crate::store::{Mutation, PassportState, SingleUse};
 
-/// A stored response with the events that it refers to.
-const ANSWER: &str = concat!(
-    "SELECT fingerprint, answer, expires_at, seq, allowed_seq,
-    (SELECT event FROM events WHERE chain = ",
-    decisions!(),
-    " AND events.seq = answers.seq), (SELECT event FROM events WHERE chain = ",
-    decisions!(),
-    " AND events.seq = answers.allowed_seq)
-    FROM answers WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3"
-);
-
 /// The transaction of a batch.
 pub(super) struct BatchTransaction<'t, 'c> {
     pub(super) transaction: &'t Transaction<'c>,
     pub(super) accounts: Accounts,
+    pub(super) texts: &'t mut AnswerTexts,
     /// Bytes of recorded events and responses.
     pub(super) bytes: usize,
 }
@@ -51,20 +40,7 @@ impl Rows for BatchTransaction<'_, '_> {
         key_name: &str,
         idempotency_key: &str,
     ) -> rusqlite::Result<Option<StoredResponse>> {
-        self.transaction
-            .prepare_cached(ANSWER)?
-            .query_row(params![tenant_id, key_name, idempotency_key], |row| {
-                Ok(StoredResponse {
-                    fingerprint: row.get(0)?,
-                    response: Bytes::from(row.get::<_, Vec<u8>>(1)?),
-                    expires_at: row.get(2)?,
-                    seq: from_sql(row.get(3)?),
-                    event: row.get(5)?,
-                    allowed_seq: row.get::<_, Option<i64>>(4)?.map(from_sql),
-                    allowed_event: row.get(6)?,
-                })
-            })
-            .optional()
+        answers::find(self.transaction, tenant_id, key_name, idempotency_key)
     }
 
     fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
@@ -279,30 +255,15 @@ impl Rows for BatchTransaction<'_, '_> {
 
     fn store_response(
         &mut self,
+        chain: i64,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,
         kept: StoredResponse,
     ) -> rusqlite::Result<()> {
         self.bytes += kept.response.len();
-        self.transaction
-            .prepare_cached(
-                "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
-                 allowed_seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT (tenant_id, key_name, idempotency_key)
-                 DO UPDATE SET fingerprint = ?4, answer = ?5, expires_at = ?6, seq = ?7, allowed_seq = ?8",
-            )?
-            .execute(params![
-                tenant_id,
-                key_name,
-                idempotency_key,
-                kept.fingerprint,
-                kept.response.as_ref(),
-                kept.expires_at,
-                to_sql(kept.seq),
-                kept.allowed_seq.map(to_sql)
-            ])?;
-        Ok(())
+        let key = [tenant_id, key_name, idempotency_key];
+        answers::store(self.transaction, self.texts, chain, key, &kept)
     }
 
     fn save_head(&mut self, chain: i64, head: &Head) -> rusqlite::Result<()> {

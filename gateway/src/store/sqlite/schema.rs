@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::answers::{self, ANSWERS};
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use super::kept::KEPT;
 use super::outbox::WEBHOOKS;
@@ -11,10 +12,10 @@ use super::sessions::SESSIONS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 13;
+pub(super) const SCHEMA_VERSION: i64 = 14;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 13] = [
+const MIGRATIONS: [&str; 14] = [
     LEDGER,
     MANIFESTS,
     PASSPORTS,
@@ -28,6 +29,7 @@ const MIGRATIONS: [&str; 13] = [
     SESSIONS,
     ARCHIVE,
     KEPT,
+    ANSWERS,
 ];
 
 const LEDGER: &str = "
@@ -424,6 +426,9 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
             transaction.execute_batch(migration)?;
+        }
+        if version < 14 {
+            answers::migrate(&transaction)?;
         }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
+use super::answers::{self, AnswerTexts};
 use super::budgets::Accounts;
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     halts: KnownHalts,
     /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
+    texts: AnswerTexts,
     timings: WriteTimings,
 }
 
@@ -62,7 +64,8 @@ impl Writer {
         configure(&folding).map_err(sqlite)?;
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, halts, lock, timings })
+        let (checkpointer, texts) = (Some(checkpointer), AnswerTexts::default());
+        Ok(Self { checkpointer, connection, clock, file, halts, lock, texts, timings })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -82,6 +85,7 @@ impl Writer {
                         }
                     }
                     Err(error) => {
+                        self.texts.clear();
                         tracing::error!(%error, events = appends.len(), "writing to the ledger failed");
                     }
                 }
@@ -165,12 +169,13 @@ impl Writer {
             self.clock.advance_to(last);
         }
         let now = self.clock.millis();
-        let writing = BatchTransaction { transaction: &transaction, accounts: Accounts::default(), bytes: 0 };
+        let (accounts, texts) = (Accounts::default(), &mut self.texts);
+        let writing = BatchTransaction { transaction: &transaction, accounts, texts, bytes: 0 };
         let mut batch = Batch::new(writing, now, Arc::new(halts::active(&transaction)?));
         appends.iter_mut().try_for_each(|append| batch.append(append))?;
         let (BatchTransaction { mut accounts, bytes, .. }, halts) = batch.finish()?;
         let pruned = MIN_PRUNED.max(2 * appends.len());
-        prune(&transaction, now.div_euclid(1000), pruned)?;
+        answers::prune(&transaction, now.div_euclid(1000), pruned)?;
         accounts.prune(&transaction, now, pruned)?;
         accounts.write(&transaction)?;
         let committing = Instant::now();
@@ -204,18 +209,6 @@ impl Writer {
 pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection
         .execute("UPDATE state SET probe = randomblob(?1)", [i64::try_from(PROBE_BYTES).unwrap_or(0)])?;
-    Ok(())
-}
-
-/// Removes some responses that have expired at `now`, in seconds since 1970.
-fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "DELETE FROM answers WHERE rowid IN (
-                 SELECT rowid FROM answers INDEXED BY answers_by_end WHERE expires_at <= ?1 LIMIT ?2
-             )",
-        )?
-        .execute(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])?;
     Ok(())
 }
 

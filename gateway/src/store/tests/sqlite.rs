@@ -1,10 +1,11 @@
 //! SQLite only.
 
+use bytes::Bytes;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::super::{HaltChange, HaltOutcome, OpenError, SqliteStore, Store};
-use super::{event, first_broken};
+use super::super::{DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, OpenError, SqliteStore, Store};
+use super::{event, first_broken, idempotent};
 use crate::halts::{Halt, Scope};
 
 fn open(folder: &TempDir) -> SqliteStore {
@@ -47,13 +48,14 @@ async fn older_schema_is_migrated() {
         .execute_batch(
             "DROP INDEX events_by_approval; DROP INDEX events_by_passport; DROP INDEX events_by_tool;
              DROP TRIGGER events_are_not_replaced; DROP TRIGGER chains_are_not_replaced;
-             DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow; DROP INDEX answers_by_end;
+             DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow;
              DROP TRIGGER archives_only_grow; DROP TRIGGER events_are_not_restored; DROP TRIGGER events_are_not_removed;
              ALTER TABLE chains DROP COLUMN archived; ALTER TABLE chains DROP COLUMN archived_head;
              ALTER TABLE chains DROP COLUMN archived_tree; ALTER TABLE chains DROP COLUMN archived_at;
              CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events BEGIN SELECT RAISE (ABORT, 'x'); END;
-             ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
-             ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
+             DROP TABLE answers; DROP TABLE answer_texts; DROP TABLE state;
+             CREATE TABLE answers (tenant_id TEXT NOT NULL, key_name TEXT NOT NULL, idempotency_key TEXT NOT NULL,
+                 fingerprint BLOB NOT NULL, answer BLOB NOT NULL, UNIQUE (tenant_id, key_name, idempotency_key)) STRICT;
              DROP TABLE halts; DROP TABLE halt_state; DROP TABLE halt_acknowledgements;
              DROP TABLE kept; DROP TABLE sessions; DROP TABLE sign_ins; DROP TABLE webhook_leases; DROP TABLE webhook_cursors; DROP TABLE webhook_dead_letters;
              DROP TABLE budget_claims; DROP TABLE budget_accounts; DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
@@ -69,6 +71,104 @@ async fn older_schema_is_migrated() {
     assert_eq!(store.credential("t", "tool").await, Ok(None));
     assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
     assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+/// Decisions by one rule, with the responses that the gateway writes.
+fn keyed(number: usize, body: u8) -> (DecisionRecord, String) {
+    let hash = format!("{number:064x}");
+    let response =
+        format!(r#"{{"decision":"allow","evidence_event_id":"ev_{number}","request_hash":"{hash}"}}"#);
+    let mut append = idempotent("t", "key", &format!("i{number}"), body, "");
+    append.event.event_id = format!("ev_{number}");
+    append.event.request_hash = Some(hash);
+    append.idempotency.as_mut().unwrap().response = Bytes::from(response.clone());
+    (append, response)
+}
+
+async fn assert_replayed(store: &SqliteStore, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let (append, response) = keyed(number, 1);
+        let outcome = store.decide(append).await.unwrap();
+        let DecisionOutcome::EarlierResponse(earlier) = outcome else { panic!("{number}: {outcome:?}") };
+        assert_eq!(earlier.response, response);
+        assert_eq!(store.decide(keyed(number, 2).0).await, Ok(DecisionOutcome::Conflict));
+    }
+}
+
+#[tokio::test]
+async fn responses_that_share_a_text_are_replayed_unchanged() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    for start in 0..3 {
+        let store = open(&folder);
+        for number in 0..5 {
+            let (append, _) = keyed(start * 5 + number, 1);
+            assert_eq!(store.decide(append).await, Ok(DecisionOutcome::Recorded));
+        }
+        assert_replayed(&store, 0..start * 5 + 5).await;
+        store.close().await;
+    }
+    let file = Connection::open(&path).unwrap();
+    let count = |query: &str| file.query_one(query, [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM answer_texts"), 1);
+    // The first one of each start.
+    assert_eq!(count("SELECT count(*) FROM answers WHERE answer IS NOT NULL"), 3);
+    assert_eq!(count("SELECT count(*) FROM answers WHERE text IS NOT NULL"), 12);
+    let kept = count("SELECT needed_until - (SELECT max(expires_at) FROM answers) FROM answer_texts");
+    assert!((80_000..=86_400).contains(&kept), "{kept}");
+}
+
+#[tokio::test]
+async fn texts_of_a_failed_batch_are_stored_again() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let file = Connection::open(folder.path().join("data.db")).unwrap();
+    store.decide(keyed(0, 1).0).await.unwrap();
+    file.execute_batch("CREATE TRIGGER fails BEFORE INSERT ON answers BEGIN SELECT RAISE (ABORT, 'x'); END")
+        .unwrap();
+    assert!(store.decide(keyed(1, 1).0).await.is_err());
+    file.execute_batch("DROP TRIGGER fails").unwrap();
+    for number in 1..5 {
+        store.decide(keyed(number, 1).0).await.unwrap();
+    }
+    assert_replayed(&store, 0..5).await;
+}
+
+#[tokio::test]
+async fn responses_of_an_older_schema_are_replayed() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = open(&folder);
+    store.decide(keyed(0, 1).0).await.unwrap();
+    store.close().await;
+    drop(store);
+    // As created by version 13.
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "ALTER TABLE answers RENAME TO new_answers;
+             CREATE TABLE answers (tenant_id TEXT NOT NULL, key_name TEXT NOT NULL, idempotency_key TEXT NOT NULL,
+                 fingerprint BLOB NOT NULL, answer BLOB NOT NULL, expires_at INTEGER NOT NULL DEFAULT 0,
+                 seq INTEGER NOT NULL DEFAULT 0, allowed_seq INTEGER,
+                 UNIQUE (tenant_id, key_name, idempotency_key)) STRICT;
+             CREATE INDEX answers_by_end ON answers (expires_at);
+             INSERT INTO answers SELECT 't', 'key', 'i0', fingerprint, answer, expires_at, seq, allowed_seq
+                 FROM new_answers;
+             DROP TABLE new_answers; DROP TABLE answer_texts; DROP INDEX events_decided; DROP INDEX events_asked;
+             CREATE INDEX events_decided ON events (chain); CREATE INDEX events_asked ON events (chain);
+             PRAGMA user_version = 13",
+        )
+        .unwrap();
+    let store = open(&folder);
+    for number in 1..3 {
+        store.decide(keyed(number, 1).0).await.unwrap();
+    }
+    assert_replayed(&store, 0..3).await;
+    assert_eq!(first_broken(&store, "t", "decisions").await, None);
+    let file = Connection::open(&path).unwrap();
+    let indexes = "SELECT sql FROM sqlite_master WHERE name = 'events_decided'";
+    let index: String = file.query_one(indexes, [], |row| row.get(0)).unwrap();
+    assert!(index.contains("substr("), "{index}");
 }
 
 #[tokio::test]
