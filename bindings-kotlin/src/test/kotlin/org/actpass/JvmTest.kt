@@ -72,7 +72,6 @@ class JvmTest {
             }
             assertNothingKept()
             assertEquals(0, runs.get())
-            // The gateway sees that the connections are closed.
             assertTrue(jobs.all { it.isCancelled })
         }
     }
@@ -98,19 +97,21 @@ class JvmTest {
     @Test
     fun throwingDispatcherDoesNotStopTheNetworkThread(): Unit = runBlocking {
         val client = allowing().client()
-        val refused = CompletableDeferred<Unit>()
+        val refused = CompletableDeferred<Runnable>()
         val refusing = object : CoroutineDispatcher() {
             override fun dispatch(context: CoroutineContext, block: Runnable) {
-                refused.complete(Unit)
+                refused.complete(block)
                 error("dispatched on ${Thread.currentThread().name}")
             }
         }
         val runs = AtomicInteger()
         val lost = GlobalScope.launch(refusing, CoroutineStart.UNDISPATCHED) { client.guard(refund) { runs.incrementAndGet() } }
-        withTimeout(20.seconds) { refused.await() }
+        val block = withTimeout(20.seconds) { refused.await() }
         repeat(10) { assertEquals("re_1", client.guard(refund) { "re_1" }.unwrap()) }
-        assertEquals(0, runs.get())
         lost.cancel()
+        block.run()
+        assertEquals(0, runs.get())
+        assertNothingKept()
     }
 
     @Test
