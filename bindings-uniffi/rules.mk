@@ -4,7 +4,7 @@ UNIFFI_SOURCES := $(shell find bindings-uniffi -name '*.rs' -o -name '*.toml')
 SWIFT_FLAGS := -Xswiftc -warnings-as-errors
 SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
 KOTLIN := target/kotlin
-KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.HaltTest org.actpass.JavaTest org.actpass.PermitTest org.actpass.TestingTest org.actpass.ToolTest
+KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.HaltTest org.actpass.JavaTest org.actpass.JvmTest org.actpass.PermitTest org.actpass.TestingTest org.actpass.ToolTest
 # JNA's folder for a platform's library in a jar.
 JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 

@@ -786,6 +786,11 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?) async throws  -> NativeIssued
     
     /**
+     * The number by which the calls through JNI refer to this client.
+     */
+    func jvmNumber()  -> Int64
+    
+    /**
      * Requests a decision.
      */
     func preflight(action: NativeAction, cancel: NativeCancel?) async throws  -> NativeDecision
@@ -996,6 +1001,18 @@ open func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?)asy
             liftFunc: FfiConverterTypeNativeIssued_lift,
             errorHandler: FfiConverterTypeNativeError_lift
         )
+}
+    
+    /**
+     * The number by which the calls through JNI refer to this client.
+     */
+open func jvmNumber() -> Int64  {
+    return try!  FfiConverterInt64.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativeclient_jvm_number(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
 }
     
     /**
@@ -6992,6 +7009,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 62439) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() != 19326) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() != 59983) {

@@ -325,6 +325,11 @@ uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(uint64_t ptr, Rus
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_issue_passport(uint64_t ptr, RustBuffer wanted, RustBuffer cancel
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_JVM_NUMBER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_JVM_NUMBER
+int64_t uniffi_actpass_uniffi_fn_method_nativeclient_jvm_number(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_PREFLIGHT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_PREFLIGHT
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_preflight(uint64_t ptr, RustBuffer action, RustBuffer cancel
@@ -1039,6 +1044,12 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_ISSUE_PASSPORT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_ISSUE_PASSPORT
 uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_JVM_NUMBER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_JVM_NUMBER
+uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number(void
     
 );
 #endif

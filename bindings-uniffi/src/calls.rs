@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use actpass_core::{ActPass, Recording};
+use actpass_core::{ActPass, Error, RecordedEvidence, Recording};
 use tracing::dispatcher::Dispatch;
 use tracing::instrument::WithSubscriber;
 
@@ -30,8 +30,15 @@ impl Calls {
 
     /// Records how an action ended. It cannot be cancelled, because the action has run.
     pub(crate) async fn record(&self, recording: Recording) -> Result<NativeRecorded, NativeError> {
-        let call = self.call(async move |actpass| actpass.record(&recording).await);
-        Ok(NativeRecorded::from(&wait(None, call, Err).await?))
+        Ok(NativeRecorded::from(&wait(None, self.recording(recording), Err).await?))
+    }
+
+    /// The call of [`Calls::record`].
+    pub(crate) fn recording(
+        &self,
+        recording: Recording,
+    ) -> impl Future<Output = Result<RecordedEvidence, Error>> + Send + use<> {
+        self.call(async move |actpass| actpass.record(&recording).await)
     }
 
     /// Records that an action was stopped, without waiting. A failure does not change the stop.

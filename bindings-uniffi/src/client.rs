@@ -1,10 +1,12 @@
 //! The client.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use actpass_core::json::parse_argument;
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Secret, wait_seconds, whole_number,
+    ActPass, ActPassBuilder, Action, Blocked, CallOptions, Circuit, Error, PreparedAction, Secret,
+    wait_seconds, whole_number,
 };
 use actpass_session::{GuardSession, spawn_watch, test_hooks};
 use tracing::dispatcher::{Dispatch, with_default};
@@ -14,6 +16,7 @@ use crate::calls::Calls;
 use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
 use crate::guard::{NativeAction, NativeDecision, NativeMode, NativeSession, NativeVerdict};
+use crate::jvm::ClientNumber;
 use crate::log::{NativeLogLevel, NativeLogger, subscriber};
 use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
@@ -130,7 +133,7 @@ impl From<Circuit> for NativeCircuit {
 
 /// The client of the native module.
 #[derive(uniffi::Object)]
-pub(crate) struct NativeClient(Calls);
+pub(crate) struct NativeClient(Calls, ClientNumber);
 
 #[uniffi::export]
 impl NativeClient {
@@ -153,7 +156,7 @@ impl NativeClient {
                 Some(logger) => subscriber(logger, log_level)?,
                 None => Dispatch::none(),
             };
-            Ok(Arc::new(Self(Calls { actpass, log })))
+            Ok(Arc::new(Self(Calls { actpass, log }, ClientNumber::default())))
         })
     }
 
@@ -161,7 +164,7 @@ impl NativeClient {
     pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
         catch_panic(|| {
             let actpass = self.0.actpass.in_trace(traceparent.parse()?);
-            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
+            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() }, ClientNumber::default())))
         })
     }
 
@@ -174,7 +177,7 @@ impl NativeClient {
         catch_panic(|| {
             let options = CallOptions::from_numbers(timeout, max_retries)?;
             let actpass = self.0.actpass.with_options(options);
-            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
+            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() }, ClientNumber::default())))
         })
     }
 
@@ -191,6 +194,11 @@ impl NativeClient {
     /// The state of the circuit breaker.
     pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
         catch_panic(|| Ok(self.0.actpass.circuit().into()))
+    }
+
+    /// The number by which the calls through JNI refer to this client.
+    pub(crate) fn jvm_number(&self) -> i64 {
+        self.1.get(&self.0)
     }
 
     /// Requests a decision.
@@ -302,20 +310,52 @@ impl NativeClient {
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let prepared = catch_panic(|| Ok(self.0.actpass.prepare(action.clone())?))?;
-        let request = prepared.clone();
-        let call = self
-            .0
-            .call(async move |actpass| Ok(GuardSession::authorize(&actpass, request, record_outcome).await));
-        let lost = |failure| {
-            with_default(&self.0.log, || Ok(GuardSession::for_failure(prepared, failure, record_outcome)))
-        };
-        let authorized = wait(cancel, call, lost).await?;
-        catch_panic(|| NativeSession::verdict(self.0.clone(), action, authorized))
+        let authorization = Authorization::new(self.0.clone(), action, record_outcome)?;
+        let lost = |failure| Ok(authorization.for_failure(failure));
+        let authorized = wait(cancel, authorization.call(), lost).await?;
+        authorization.verdict(authorized)
     }
 }
 
-fn convert(action: NativeAction) -> Result<Action, NativeError> {
+type Authorized = Result<GuardSession, Box<Blocked>>;
+
+/// A request for a verdict, validated.
+pub(crate) struct Authorization {
+    calls: Calls,
+    action: Action,
+    prepared: PreparedAction,
+    record_outcome: bool,
+}
+
+impl Authorization {
+    pub(crate) fn new(calls: Calls, action: Action, record_outcome: bool) -> Result<Self, NativeError> {
+        catch_panic(|| {
+            let prepared = calls.actpass.prepare(action.clone())?;
+            Ok(Self { calls, action, prepared, record_outcome })
+        })
+    }
+
+    /// Sends it.
+    pub(crate) fn call(&self) -> impl Future<Output = Result<Authorized, Error>> + Send + use<> {
+        let (prepared, record_outcome) = (self.prepared.clone(), self.record_outcome);
+        self.calls
+            .call(async move |actpass| Ok(GuardSession::authorize(&actpass, prepared, record_outcome).await))
+    }
+
+    /// The result if there is no thread for the call, or if the call panicked.
+    pub(crate) fn for_failure(&self, failure: Error) -> Authorized {
+        with_default(&self.calls.log, || {
+            GuardSession::for_failure(self.prepared.clone(), failure, self.record_outcome)
+        })
+    }
+
+    /// The verdict of a result.
+    pub(crate) fn verdict(self, authorized: Authorized) -> Result<NativeVerdict, NativeError> {
+        catch_panic(|| NativeSession::verdict(self.calls, self.action, authorized))
+    }
+}
+
+pub(crate) fn convert(action: NativeAction) -> Result<Action, NativeError> {
     catch_panic(|| {
         test_hooks::before_conversion(&action.tool);
         Ok(action.convert()?)

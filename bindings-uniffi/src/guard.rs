@@ -1,12 +1,13 @@
 //! The two steps of the guard. Between them the public API layer runs the caller's function in the
 //! caller's task.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use actpass_core::engine::Begun;
 use actpass_core::{
     Action, ActionEnd, BlockFailure, BlockTexts, Blocked, Credential, Decision, Error, ErrorKind, HaltSignal,
-    Json, Mode, Outcome, Recording, Secret, wait_seconds,
+    Json, Mode, Outcome, RecordedEvidence, Recording, Secret, wait_seconds,
 };
 use actpass_session::GuardSession;
 
@@ -260,6 +261,13 @@ impl NativeHaltSignal {
     }
 }
 
+impl NativeHaltSignal {
+    /// As [`NativeHaltSignal::on_halt`], with a function.
+    pub(crate) fn when_halted(&self, listener: impl FnOnce() + Send + 'static) {
+        self.0.on_halt(listener);
+    }
+}
+
 /// The listener of a public API layer. It runs on the background thread and must not block.
 #[uniffi::export(with_foreign)]
 pub(crate) trait NativeHaltListener: Send + Sync {
@@ -406,6 +414,13 @@ impl NativeRecording {
     /// Sends the recording.
     pub(crate) async fn send(&self) -> Result<NativeRecorded, NativeError> {
         self.calls.record(self.recording.clone()).await
+    }
+}
+
+impl NativeRecording {
+    /// The call of [`NativeRecording::send`].
+    pub(crate) fn call(&self) -> impl Future<Output = Result<RecordedEvidence, Error>> + Send + use<> {
+        self.calls.recording(self.recording.clone())
     }
 }
 

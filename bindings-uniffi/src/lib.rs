@@ -16,6 +16,7 @@ mod error;
 mod evidence;
 mod guard;
 mod json;
+mod jvm;
 mod log;
 mod passport;
 mod runtime;

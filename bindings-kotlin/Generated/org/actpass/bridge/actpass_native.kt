@@ -774,6 +774,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_preflight(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence(
@@ -875,6 +877,8 @@ internal object UniffiLib {
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(`ptr`: Long,`traceparent`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_issue_passport(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_jvm_number(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_preflight(`ptr`: Long,`action`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
@@ -1189,6 +1193,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 62439) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() and 0xFFFF) != 19326) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() and 0xFFFF) != 59983) {
@@ -2099,6 +2106,11 @@ public interface NativeClientInterface {
     suspend fun `issuePassport`(`wanted`: NativePassportRequest, `cancel`: NativeCancel?): NativeIssued
     
     /**
+     * The number by which the calls through JNI refer to this client.
+     */
+    fun `jvmNumber`(): kotlin.Long
+    
+    /**
      * Requests a decision.
      */
     suspend fun `preflight`(`action`: NativeAction, `cancel`: NativeCancel?): NativeDecision
@@ -2405,6 +2417,22 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
         NativeException.ErrorHandler,
     )
     }
+
+    
+    /**
+     * The number by which the calls through JNI refer to this client.
+     */override fun `jvmNumber`(): kotlin.Long {
+            return FfiConverterLong.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_jvm_number(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
 
     
     /**

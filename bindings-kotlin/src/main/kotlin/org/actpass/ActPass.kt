@@ -8,6 +8,7 @@ import kotlin.time.toJavaDuration
 import kotlin.time.toKotlinDuration
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.withContext
+import org.actpass.bridge.JvmClient
 import org.actpass.bridge.NativeCircuit
 import org.actpass.bridge.NativeClient
 import org.actpass.bridge.NativeEvent
@@ -105,7 +106,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
         logLevel: LogLevel = LogLevel.INFO,
     ) : this(
         enter {
-            NativeClient(
+            JvmClient(
                 NativeSettings(
                     language = NativeLanguage.KOTLIN,
                     apiKey = apiKey?.wellFormed("api_key")?.let(::Secret),
@@ -132,7 +133,7 @@ public class ActPass private constructor(internal val native: NativeClient, priv
     /** Creates a client of a scripted gateway, for the package `testing`. */
     internal constructor(script: NativeScript, agentId: String, timeout: Duration, mode: Mode, logger: Logger?, logLevel: LogLevel) : this(
         enter {
-            NativeClient(
+            JvmClient(
                 NativeSettings(
                     language = NativeLanguage.KOTLIN,
                     apiKey = Secret("apk_scripted"),

@@ -57,7 +57,8 @@ internal fun internalError(problem: String, cause: Throwable): ActPassException 
 
 /** Returns the text if it is well-formed Unicode, because the native library takes UTF-8. */
 internal fun String.wellFormed(member: String, steps: List<NativeStep> = emptyList()): String {
-    if (!Charsets.UTF_8.newEncoder().canEncode(this)) {
+    // An encoder costs more than a look at a short text.
+    if (any(Char::isSurrogate) && !Charsets.UTF_8.newEncoder().canEncode(this)) {
         throw argumentError(member, "expected text in Unicode, found a lone surrogate", steps)
     }
     return this
