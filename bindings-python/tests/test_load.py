@@ -1,4 +1,4 @@
-"""The import error if the native module cannot be loaded."""
+"""The modules that the import loads, and its error if the native module cannot be loaded."""
 
 from __future__ import annotations
 
@@ -86,3 +86,76 @@ def test_bundlers_find_imports_of_native_module() -> None:
     assert imported
     # The native module imports the module for event loops with the first call.
     assert (imported | {"actpass._loop"}) - finder.modules.keys() == set()
+
+
+def bare(code: str, *arguments: str) -> str:
+    """Run a program in an interpreter that has imported no other packages, and return its output."""
+    found = f"import sys; sys.path.insert(0, {str(SOURCE.parent)!r})\n{code}"
+    command = [sys.executable, "-I", "-S", "-c", found, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+#: Modules that take longer to import than the package. Each is imported by the first call that needs it, if any.
+HEAVY = (
+    "asyncio",
+    "collections",
+    "contextlib",
+    "enum",
+    "functools",
+    "inspect",
+    "json",
+    "logging",
+    "re",
+    "threading",
+    "typing",
+    "typing_extensions",
+    "weakref",
+)
+FIRST_CALL = """
+import actpass
+print(sorted({*sys.modules} & {*sys.argv[1:]}))
+client = actpass.ActPassClient("apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
+out = client.guard("demo", "demo.tool", {"amount": 1}, lambda ctx: "ran")
+print(out["executed"], sorted({*sys.modules} & {*sys.argv[1:]}))
+"""
+
+
+def test_import_and_first_call_load_no_heavy_modules() -> None:
+    """Protect the time of `import actpass`: `typing` and its dependencies alone would triple it; see `_lazy`."""
+    assert bare(FIRST_CALL, *HEAVY) == "[]\nFalse []\n"
+
+
+LATER = """
+import actpass
+assert "typing" not in sys.modules
+import inspect, typing
+
+hints = typing.get_type_hints(actpass.ActPassClient.guard)
+assert hints["execute_fn"] == typing.Callable[[actpass.ExecutionContext], typing.Any], hints
+assert hints["mode"] == typing.Optional[actpass.Mode], hints
+assert typing.get_type_hints(actpass.AsyncActPassClient.preflight)["return"] is actpass.Decision
+if sys.version_info >= (3, 10):
+    parameters = inspect.signature(actpass.ActPassClient.preflight, eval_str=True)
+    assert parameters.return_annotation is actpass.Decision
+"""
+
+
+def test_annotations_name_types_that_are_imported_later() -> None:
+    assert bare(LATER) == ""
+
+
+EXPORTS = """
+import actpass
+assert {*actpass.__all__} <= {*dir(actpass)}
+assert not hasattr(actpass, "Decisions")
+from actpass import *
+assert Decision.__name__ == "Decision" and not {*actpass.__all__} - {*globals()}
+from actpass import Decision as again
+assert again is Decision is actpass.Decision is actpass._types.Decision
+"""
+
+
+def test_types_are_exported_before_they_are_imported() -> None:
+    assert bare(EXPORTS) == ""

@@ -51,26 +51,44 @@ from ._halt import HaltedError, HaltSignal
 from ._outcome import GuardOutcome
 from ._settings import DEFAULT_BASE_URL
 from ._tools import UNGUARDED, ToolAction
-from ._types import (
-    Approval,
-    BudgetUse,
-    Credential,
-    Decision,
-    DecisionWord,
-    ErrorData,
-    ExecutionContext,
-    Explain,
-    IssuedPassport,
-    Mode,
-    PassportClaims,
-    PassportRevocation,
-    PassportVerification,
-    PendingApproval,
-    RecordedEvidence,
-    RiskTier,
-)
 
 __version__: str = _native.VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._types import (
+        Approval,
+        BudgetUse,
+        Credential,
+        Decision,
+        DecisionWord,
+        ErrorData,
+        ExecutionContext,
+        Explain,
+        IssuedPassport,
+        Mode,
+        PassportClaims,
+        PassportRevocation,
+        PassportVerification,
+        PendingApproval,
+        RecordedEvidence,
+        RiskTier,
+    )
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import the types of arguments and results when one is first used; see ``_lazy``."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import _types  # noqa: PLC0415
+
+        return globals().setdefault(name, getattr(_types, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+del TYPE_CHECKING
 
 __all__ = [
     "DEFAULT_BASE_URL",

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union, overload
 
 from . import _native, _run
 from ._call import answer
 from ._errors import ActionBlockedError, ActPassError
 from ._kinds import Awaited
 from ._outcome import GuardOutcome
-from ._settings import Self, limits
+from ._settings import limits
 from ._telemetry import instrument
 from ._tools import ToolAction, Unguarded
-from ._types import (
-    Approval,
-    Decision,
-    ExecutionContext,
-    IssuedPassport,
-    Mode,
-    P,
-    PassportRevocation,
-    PassportVerification,
-    PendingApproval,
-    R,
-    RecordedEvidence,
-    T,
-    Text,
-)
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import _types, _variables, abc, overload, typing
+else:
+    import typing
+    from collections import abc
+    from typing import overload
+
     from typing_extensions import Unpack
 
-    from ._types import ProtectedOr, ProtectOptions
+    from . import _types, _variables
 
 
 class AsyncPermit:
@@ -56,12 +46,17 @@ class AsyncPermit:
 
     __slots__ = ("_decision", "_default", "_session", "_tool")
 
-    def __init__(self, session: _native.GuardSession, tool: str, default: Optional[Callable[[Any], Any]]) -> None:
+    def __init__(
+        self,
+        session: _native.GuardSession,
+        tool: str,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]],
+    ) -> None:
         """Wrap the native session of a permitted action."""
         self._session = session
         self._default = default
         self._tool = tool
-        self._decision: Decision = session.decision
+        self._decision: _types.Decision = session.decision
         _run.note(tool, self._decision, session.request_id, ran=False)
 
     @property
@@ -77,7 +72,7 @@ class AsyncPermit:
         return self._tool
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> _types.Decision:
         """The decision about the action.
 
         >>> from actpass.testing import ScriptedGateway
@@ -88,7 +83,7 @@ class AsyncPermit:
         """
         return self._decision
 
-    def spend(self, args: Optional[dict[str, Any]] = None) -> ExecutionContext:
+    def spend(self, args: typing.Optional[dict[str, typing.Any]] = None) -> _types.ExecutionContext:
         """Spend the permit and return the execution context: the decision and the vaulted credential, if any.
 
         Run the action once, immediately afterwards.
@@ -120,10 +115,10 @@ class AsyncPermit:
         if context is None:
             blocked._tool = self.tool
             blocked.unwrap()
-        spent: ExecutionContext = context
+        spent: _types.ExecutionContext = context
         return spent
 
-    async def returned(self, result: T) -> GuardOutcome[T]:
+    async def returned(self, result: _variables.T) -> GuardOutcome[_variables.T]:
         """Report that the action returned ``result``; with ``record_outcome``, record it.
 
         Returns:
@@ -146,7 +141,7 @@ class AsyncPermit:
         """
         return self._ended(await _run.reported_async(_run.returned(self._session, result)))
 
-    async def failed(self, error: Exception) -> GuardOutcome[Any]:
+    async def failed(self, error: Exception) -> GuardOutcome[typing.Any]:
         """Report that the action raised ``error``; with ``record_outcome``, record it.
 
         Returns:
@@ -214,7 +209,7 @@ class AsyncPermit:
         """
         self._session.suspended()
 
-    def _ended(self, outcome: GuardOutcome[Any]) -> GuardOutcome[Any]:
+    def _ended(self, outcome: GuardOutcome[typing.Any]) -> GuardOutcome[typing.Any]:
         outcome._tool = self.tool
         return outcome
 
@@ -222,7 +217,7 @@ class AsyncPermit:
         """Show the tool and the decision; no secrets."""
         return f"{type(self).__name__}(tool={self.tool!r}, decision={self.decision['decision']!r})"
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> typing.NoReturn:
         """Reject pickling and copying: a permit is single-use."""
         raise _run.wrong(
             "expected a value that can be pickled or copied, found a permit, which is single-use: spend it in the "
@@ -278,20 +273,20 @@ class AsyncActPassClient(Awaited):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
+        args: dict[str, typing.Any],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Decision:
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.Decision:
         """Request a decision without running anything.
 
         Args:
@@ -329,7 +324,7 @@ class AsyncActPassClient(Awaited):
         converter = self._converter(default, "preflight")
         with instrument("preflight", tool, mode, self) as span:
             try:
-                decision: Decision = await answer(
+                decision: _types.Decision = await answer(
                     self._native.preflight(
                         self._scoped(
                             {
@@ -363,68 +358,68 @@ class AsyncActPassClient(Awaited):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], Awaitable[T]],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], abc.Awaitable[_variables.T]],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     @overload
     async def guard(
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], T],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], _variables.T],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     async def guard(
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], Any],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], typing.Any],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[Any]:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[typing.Any]:
         """Request a decision and run ``execute_fn`` only if the decision allows it.
 
         ``execute_fn``, ``async def`` or plain, is called with ``{"credential": {...} or None, "decision": {...}}``, at
@@ -503,22 +498,22 @@ class AsyncActPassClient(Awaited):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
+        args: dict[str, typing.Any],
         *,
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Union[AsyncPermit, GuardOutcome[Any]]:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> typing.Union[AsyncPermit, GuardOutcome[typing.Any]]:
         """Request a decision and return a permit if the action may run.
 
         The steps of :meth:`guard`, for code that cannot pass its action as one function, such as a framework's hooks
@@ -592,40 +587,40 @@ class AsyncActPassClient(Awaited):
     @overload
     async def resume(
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], Awaitable[T]],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], abc.Awaitable[_variables.T]],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     @overload
     async def resume(
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], T],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], _variables.T],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     async def resume(
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], Any],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], typing.Any],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[Any]:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[typing.Any]:
         """Guard an action again after its approval was decided, in this process or another.
 
         The action is the one in ``pending``; ``execute_fn`` takes its arguments from ``pending["args"]``. The gateway
@@ -667,7 +662,9 @@ class AsyncActPassClient(Awaited):
             )
             return await _run.run_async(session, blocked, pending["tool"], execute_fn, span)
 
-    async def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
+    async def wait_for_approval(
+        self, approval: typing.Union[_types.PendingApproval, str], timeout: float = 0.0
+    ) -> _types.Approval:
         """Wait until an approval is decided, and return its state, which may still be pending.
 
         Args:
@@ -692,7 +689,7 @@ class AsyncActPassClient(Awaited):
         'pending'
         """
         with instrument("wait_for_approval"):
-            approval_state: Approval = await answer(self._native.wait_for_approval(approval, timeout))
+            approval_state: _types.Approval = await answer(self._native.wait_for_approval(approval, timeout))
             return approval_state
 
     async def issue_passport(
@@ -700,16 +697,16 @@ class AsyncActPassClient(Awaited):
         audience: str,
         goal: str,
         allowed_tools: list[str],
-        allowed_resources: Optional[list[str]] = None,
-        resource_constraints: Optional[dict[str, Any]] = None,
-        user_id: Optional[str] = None,
-        ttl_seconds: Optional[int] = None,
+        allowed_resources: typing.Optional[list[str]] = None,
+        resource_constraints: typing.Optional[dict[str, typing.Any]] = None,
+        user_id: typing.Optional[str] = None,
+        ttl_seconds: typing.Optional[int] = None,
         risk_tier: str = "medium",
         *,
-        approval_request_id: Optional[str] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> IssuedPassport:
+        approval_request_id: typing.Optional[str] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.IssuedPassport:
         """Issue a passport: a signed, short-lived, single-use token that limits an agent's requests.
 
         Args:
@@ -743,7 +740,7 @@ class AsyncActPassClient(Awaited):
         'ap_1'
         """
         with instrument("issue_passport"):
-            issued: IssuedPassport = await answer(
+            issued: _types.IssuedPassport = await answer(
                 self._native.issue_passport(
                     self._scoped(
                         {
@@ -768,14 +765,14 @@ class AsyncActPassClient(Awaited):
         self,
         token: str,
         audience: str,
-        agent_id: Optional[str] = None,
-        user_id: Optional[str] = None,
-        current_tool_manifest_hash: Optional[str] = None,
-        policy_hash: Optional[str] = None,
+        agent_id: typing.Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        current_tool_manifest_hash: typing.Optional[str] = None,
+        policy_hash: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportVerification:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportVerification:
         """Verify a passport with the gateway, as presented to ``audience``.
 
         Args:
@@ -805,7 +802,7 @@ class AsyncActPassClient(Awaited):
         True
         """
         with instrument("verify_passport"):
-            verified: PassportVerification = await answer(
+            verified: _types.PassportVerification = await answer(
                 self._native.verify_passport(
                     {
                         "token": token,
@@ -825,13 +822,13 @@ class AsyncActPassClient(Awaited):
         token: str,
         audience: str,
         *,
-        issuer: Optional[str] = None,
-        agent_id: Optional[str] = None,
-        user_id: Optional[str] = None,
-        tenant_id: Optional[str] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportVerification:
+        issuer: typing.Optional[str] = None,
+        agent_id: typing.Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        tenant_id: typing.Optional[str] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportVerification:
         """Verify a passport locally with the gateway's cached public keys.
 
         Checks the signature (EdDSA or ES256), issuer, audience, expiry and tenant, and the agent and user if given,
@@ -865,7 +862,7 @@ class AsyncActPassClient(Awaited):
         {'valid': False, 'errors': ['passport.malformed']}
         """
         with instrument("verify_passport_offline"):
-            verified: PassportVerification = await answer(
+            verified: _types.PassportVerification = await answer(
                 self._native.verify_passport_offline(
                     {
                         "token": token,
@@ -883,11 +880,11 @@ class AsyncActPassClient(Awaited):
     async def revoke_passport(
         self,
         jti: str,
-        reason: Optional[str] = None,
+        reason: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportRevocation:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportRevocation:
         """Revoke a passport.
 
         Args:
@@ -913,7 +910,7 @@ class AsyncActPassClient(Awaited):
         {'revoked': True}
         """
         with instrument("revoke_passport"):
-            revoked: PassportRevocation = await answer(
+            revoked: _types.PassportRevocation = await answer(
                 self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
             )
             return revoked
@@ -922,16 +919,16 @@ class AsyncActPassClient(Awaited):
         self,
         event_type: str,
         chain_id: str,
-        tool_id: Optional[str] = None,
-        decision: Optional[str] = None,
-        reason_code: Optional[str] = None,
-        metadata: Optional[dict[str, Any]] = None,
-        request_hash: Optional[str] = None,
-        response_hash: Optional[str] = None,
+        tool_id: typing.Optional[str] = None,
+        decision: typing.Optional[str] = None,
+        reason_code: typing.Optional[str] = None,
+        metadata: typing.Optional[dict[str, typing.Any]] = None,
+        request_hash: typing.Optional[str] = None,
+        response_hash: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> RecordedEvidence:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.RecordedEvidence:
         """Append an application event to a chain of the gateway's tamper-evident ledger.
 
         Args:
@@ -963,7 +960,7 @@ class AsyncActPassClient(Awaited):
         'ev_1'
         """
         with instrument("record_evidence"):
-            recorded: RecordedEvidence = await answer(
+            recorded: _types.RecordedEvidence = await answer(
                 self._native.record_evidence(
                     {
                         "event_type": event_type,
@@ -983,8 +980,10 @@ class AsyncActPassClient(Awaited):
 
     @overload
     def protect(
-        self, *, tool: str, context: None = None, on_blocked: None = None, **options: Unpack[ProtectOptions]
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+        self, *, tool: str, context: None = None, on_blocked: None = None, **options: Unpack[_types.ProtectOptions]
+    ) -> typing.Callable[
+        [typing.Callable[_variables.P, _variables.R]], typing.Callable[_variables.P, _variables.R]
+    ]: ...
 
     @overload
     def protect(
@@ -992,9 +991,9 @@ class AsyncActPassClient(Awaited):
         *,
         tool: str,
         context: None = None,
-        on_blocked: Callable[[ActionBlockedError], T],
-        **options: Unpack[ProtectOptions],
-    ) -> ProtectedOr[T]: ...
+        on_blocked: typing.Callable[[ActionBlockedError], _variables.T],
+        **options: Unpack[_types.ProtectOptions],
+    ) -> _types.ProtectedOr[_variables.T]: ...
 
     @overload
     def protect(
@@ -1002,33 +1001,33 @@ class AsyncActPassClient(Awaited):
         *,
         tool: str,
         context: str,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-        **options: Unpack[ProtectOptions],
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+        **options: Unpack[_types.ProtectOptions],
+    ) -> typing.Callable[[typing.Callable[..., typing.Any]], typing.Callable[..., typing.Any]]: ...
 
     def protect(
         self,
         *,
         tool: str,
-        goal: Optional[Text] = None,
-        resource: Text = "",
-        mode: Optional[Mode] = None,
-        include: Optional[Collection[str]] = None,
-        exclude: Collection[str] = (),
-        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]] = (),
-        user_id: Union[str, Callable[[], Optional[str]], None] = None,
-        passport: Union[str, Callable[[], Optional[str]], None] = None,
-        audience: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        approval_request_id: Union[str, Callable[..., Optional[str]], None] = None,
-        wait_for_approval: Optional[float] = None,
+        goal: typing.Optional[_types.Text] = None,
+        resource: _types.Text = "",
+        mode: typing.Optional[_types.Mode] = None,
+        include: typing.Optional[abc.Collection[str]] = None,
+        exclude: abc.Collection[str] = (),
+        redact: typing.Union[abc.Collection[str], abc.Mapping[str, typing.Callable[[typing.Any], object]]] = (),
+        user_id: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        passport: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        audience: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        approval_request_id: typing.Union[str, typing.Callable[..., typing.Optional[str]], None] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-        context: Optional[str] = None,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-    ) -> Any:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+        context: typing.Optional[str] = None,
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+    ) -> typing.Any:
         """Decorate a function so that it runs only if the decision about its arguments allows it.
 
         The call's arguments, bound to their names with defaults filled in, are sent to the gateway and passed to the
@@ -1111,11 +1110,11 @@ class AsyncActPassClient(Awaited):
 
     def protect_tools(
         self,
-        tools: Mapping[str, Callable[..., Any]],
-        actions: Mapping[str, Union[ToolAction, Unguarded]],
+        tools: abc.Mapping[str, typing.Callable[..., typing.Any]],
+        actions: abc.Mapping[str, typing.Union[ToolAction, Unguarded]],
         *,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-    ) -> Mapping[str, Callable[..., Any]]:
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+    ) -> abc.Mapping[str, typing.Callable[..., typing.Any]]:
         """Protect all tools of an agent, each by its action.
 
         Args:
@@ -1166,15 +1165,15 @@ class AsyncActPassClient(Awaited):
     #: The method that :func:`contextlib.aclosing` calls.
     aclose = close
 
-    async def __aenter__(self: Self) -> Self:
+    async def __aenter__(self) -> _variables.Self:
         """Return the client itself."""
         return self
 
     async def __aexit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: typing.Optional[type[BaseException]],
+        error: typing.Optional[BaseException],
+        traceback: typing.Optional[TracebackType],
     ) -> None:
         """Close the client."""
         await self.close()

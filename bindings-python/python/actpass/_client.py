@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union, overload
 
 from . import _native, _run
 from ._errors import ActionBlockedError, ActPassError
 from ._kinds import Blocking
 from ._outcome import GuardOutcome
-from ._settings import Self, limits
+from ._settings import limits
 from ._telemetry import instrument
 from ._tools import ToolAction, Unguarded
-from ._types import (
-    Approval,
-    AsyncFunctionNeedsAsyncActPassClient,
-    Decision,
-    ExecutionContext,
-    IssuedPassport,
-    Mode,
-    P,
-    PassportRevocation,
-    PassportVerification,
-    PendingApproval,
-    R,
-    RecordedEvidence,
-    T,
-    Text,
-)
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import _types, _variables, abc, overload, typing
+else:
+    import typing
+    from collections import abc
+    from typing import overload
+
     from typing_extensions import Unpack
 
-    from ._types import ProtectedOr, ProtectOptions
+    from . import _types, _variables
 
 
 class Permit:
@@ -53,12 +42,17 @@ class Permit:
 
     __slots__ = ("_decision", "_default", "_session", "_tool")
 
-    def __init__(self, session: _native.GuardSession, tool: str, default: Optional[Callable[[Any], Any]]) -> None:
+    def __init__(
+        self,
+        session: _native.GuardSession,
+        tool: str,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]],
+    ) -> None:
         """Wrap the native session of a permitted action."""
         self._session = session
         self._default = default
         self._tool = tool
-        self._decision: Decision = session.decision
+        self._decision: _types.Decision = session.decision
         _run.note(tool, self._decision, session.request_id, ran=False)
 
     @property
@@ -74,7 +68,7 @@ class Permit:
         return self._tool
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> _types.Decision:
         """The decision about the action.
 
         >>> from actpass.testing import ScriptedGateway
@@ -85,7 +79,7 @@ class Permit:
         """
         return self._decision
 
-    def spend(self, args: Optional[dict[str, Any]] = None) -> ExecutionContext:
+    def spend(self, args: typing.Optional[dict[str, typing.Any]] = None) -> _types.ExecutionContext:
         """Spend the permit and return the execution context: the decision and the vaulted credential, if any.
 
         Run the action once, immediately afterwards.
@@ -114,10 +108,10 @@ class Permit:
         if context is None:
             blocked._tool = self.tool
             blocked.unwrap()
-        spent: ExecutionContext = context
+        spent: _types.ExecutionContext = context
         return spent
 
-    def returned(self, result: T) -> GuardOutcome[T]:
+    def returned(self, result: _variables.T) -> GuardOutcome[_variables.T]:
         """Report that the action returned ``result``; with ``record_outcome``, record it.
 
         Returns:
@@ -137,7 +131,7 @@ class Permit:
         """
         return self._ended(_run.reported(_run.returned(self._session, result)))
 
-    def failed(self, error: Exception) -> GuardOutcome[Any]:
+    def failed(self, error: Exception) -> GuardOutcome[typing.Any]:
         """Report that the action raised ``error``; with ``record_outcome``, record it.
 
         Returns:
@@ -196,7 +190,7 @@ class Permit:
         """
         self._session.suspended()
 
-    def _ended(self, outcome: GuardOutcome[Any]) -> GuardOutcome[Any]:
+    def _ended(self, outcome: GuardOutcome[typing.Any]) -> GuardOutcome[typing.Any]:
         outcome._tool = self.tool
         return outcome
 
@@ -204,7 +198,7 @@ class Permit:
         """Show the tool and the decision; no secrets."""
         return f"{type(self).__name__}(tool={self.tool!r}, decision={self.decision['decision']!r})"
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> typing.NoReturn:
         """Reject pickling and copying: a permit is single-use."""
         raise _run.wrong(
             "expected a value that can be pickled or copied, found a permit, which is single-use: spend it in the "
@@ -256,20 +250,20 @@ class ActPassClient(Blocking):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
+        args: dict[str, typing.Any],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Decision:
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.Decision:
         """Request a decision without running anything.
 
         Args:
@@ -304,7 +298,7 @@ class ActPassClient(Blocking):
         converter = self._converter(default, "preflight")
         with instrument("preflight", tool, mode, self) as span:
             try:
-                decision: Decision = self._native.preflight(
+                decision: _types.Decision = self._native.preflight(
                     self._scoped(
                         {
                             "goal": goal,
@@ -336,68 +330,68 @@ class ActPassClient(Blocking):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], Awaitable[Any]],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], abc.Awaitable[_variables.T]],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> abc.Coroutine[typing.Any, typing.Any, _types.AsyncFunctionNeedsAsyncActPassClient]: ...
 
     @overload
     def guard(
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], T],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], _variables.T],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     def guard(  # type: ignore[misc]
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], Any],
+        args: dict[str, typing.Any],
+        execute_fn: typing.Callable[[_types.ExecutionContext], typing.Any],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[Any]:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[typing.Any]:
         """Request a decision and run ``execute_fn`` only if the decision allows it.
 
         ``execute_fn`` is called with ``{"credential": {...} or None, "decision": {...}}``, at most once, after the
@@ -473,22 +467,22 @@ class ActPassClient(Blocking):
         self,
         goal: str,
         tool: str,
-        args: dict[str, Any],
+        args: dict[str, typing.Any],
         *,
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        idempotency_key: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
+        approval_request_id: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Union[Permit, GuardOutcome[Any]]:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> typing.Union[Permit, GuardOutcome[typing.Any]]:
         """Request a decision and return a permit if the action may run.
 
         The steps of :meth:`guard`, for code that cannot pass its action as one function, such as a framework's hooks
@@ -559,40 +553,40 @@ class ActPassClient(Blocking):
     @overload
     def resume(  # type: ignore[overload-overlap]
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], Awaitable[Any]],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], abc.Awaitable[_variables.T]],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> abc.Coroutine[typing.Any, typing.Any, _types.AsyncFunctionNeedsAsyncActPassClient]: ...
 
     @overload
     def resume(
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], T],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], _variables.T],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[T]: ...
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[_variables.T]: ...
 
     def resume(  # type: ignore[misc]
         self,
-        pending: PendingApproval,
-        execute_fn: Callable[[ExecutionContext], Any],
+        pending: _types.PendingApproval,
+        execute_fn: typing.Callable[[_types.ExecutionContext], typing.Any],
         *,
-        passport: Optional[str] = None,
-        wait_for_approval: Optional[float] = None,
+        passport: typing.Optional[str] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> GuardOutcome[Any]:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> GuardOutcome[typing.Any]:
         """Guard an action again after its approval was decided, in this process or another.
 
         The action is the one in ``pending``; ``execute_fn`` takes its arguments from ``pending["args"]``. The gateway
@@ -632,7 +626,9 @@ class ActPassClient(Blocking):
             )
             return _run.run(session, blocked, pending["tool"], execute_fn, span)
 
-    def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
+    def wait_for_approval(
+        self, approval: typing.Union[_types.PendingApproval, str], timeout: float = 0.0
+    ) -> _types.Approval:
         """Wait until an approval is decided, and return its state, which may still be pending.
 
         Args:
@@ -654,7 +650,7 @@ class ActPassClient(Blocking):
         'pending'
         """
         with instrument("wait_for_approval"):
-            approval_state: Approval = self._native.wait_for_approval(approval, timeout)
+            approval_state: _types.Approval = self._native.wait_for_approval(approval, timeout)
             return approval_state
 
     def issue_passport(
@@ -662,16 +658,16 @@ class ActPassClient(Blocking):
         audience: str,
         goal: str,
         allowed_tools: list[str],
-        allowed_resources: Optional[list[str]] = None,
-        resource_constraints: Optional[dict[str, Any]] = None,
-        user_id: Optional[str] = None,
-        ttl_seconds: Optional[int] = None,
+        allowed_resources: typing.Optional[list[str]] = None,
+        resource_constraints: typing.Optional[dict[str, typing.Any]] = None,
+        user_id: typing.Optional[str] = None,
+        ttl_seconds: typing.Optional[int] = None,
         risk_tier: str = "medium",
         *,
-        approval_request_id: Optional[str] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> IssuedPassport:
+        approval_request_id: typing.Optional[str] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.IssuedPassport:
         """Issue a passport: a signed, short-lived, single-use token that limits an agent's requests.
 
         Args:
@@ -702,7 +698,7 @@ class ActPassClient(Blocking):
         'ap_1'
         """
         with instrument("issue_passport"):
-            issued: IssuedPassport = self._native.issue_passport(
+            issued: _types.IssuedPassport = self._native.issue_passport(
                 self._scoped(
                     {
                         "audience": audience,
@@ -725,14 +721,14 @@ class ActPassClient(Blocking):
         self,
         token: str,
         audience: str,
-        agent_id: Optional[str] = None,
-        user_id: Optional[str] = None,
-        current_tool_manifest_hash: Optional[str] = None,
-        policy_hash: Optional[str] = None,
+        agent_id: typing.Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        current_tool_manifest_hash: typing.Optional[str] = None,
+        policy_hash: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportVerification:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportVerification:
         """Verify a passport with the gateway, as presented to ``audience``.
 
         Args:
@@ -759,7 +755,7 @@ class ActPassClient(Blocking):
         True
         """
         with instrument("verify_passport"):
-            verified: PassportVerification = self._native.verify_passport(
+            verified: _types.PassportVerification = self._native.verify_passport(
                 {
                     "token": token,
                     "audience": audience,
@@ -777,13 +773,13 @@ class ActPassClient(Blocking):
         token: str,
         audience: str,
         *,
-        issuer: Optional[str] = None,
-        agent_id: Optional[str] = None,
-        user_id: Optional[str] = None,
-        tenant_id: Optional[str] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportVerification:
+        issuer: typing.Optional[str] = None,
+        agent_id: typing.Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        tenant_id: typing.Optional[str] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportVerification:
         """Verify a passport locally with the gateway's cached public keys.
 
         Checks the signature (EdDSA or ES256), issuer, audience, expiry and tenant, and the agent and user if given,
@@ -814,7 +810,7 @@ class ActPassClient(Blocking):
         {'valid': False, 'errors': ['passport.malformed']}
         """
         with instrument("verify_passport_offline"):
-            verified: PassportVerification = self._native.verify_passport_offline(
+            verified: _types.PassportVerification = self._native.verify_passport_offline(
                 {
                     "token": token,
                     "audience": audience,
@@ -830,11 +826,11 @@ class ActPassClient(Blocking):
     def revoke_passport(
         self,
         jti: str,
-        reason: Optional[str] = None,
+        reason: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> PassportRevocation:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.PassportRevocation:
         """Revoke a passport.
 
         Args:
@@ -857,23 +853,23 @@ class ActPassClient(Blocking):
         {'revoked': True}
         """
         with instrument("revoke_passport"):
-            revoked: PassportRevocation = self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
+            revoked: _types.PassportRevocation = self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
             return revoked
 
     def record_evidence(
         self,
         event_type: str,
         chain_id: str,
-        tool_id: Optional[str] = None,
-        decision: Optional[str] = None,
-        reason_code: Optional[str] = None,
-        metadata: Optional[dict[str, Any]] = None,
-        request_hash: Optional[str] = None,
-        response_hash: Optional[str] = None,
+        tool_id: typing.Optional[str] = None,
+        decision: typing.Optional[str] = None,
+        reason_code: typing.Optional[str] = None,
+        metadata: typing.Optional[dict[str, typing.Any]] = None,
+        request_hash: typing.Optional[str] = None,
+        response_hash: typing.Optional[str] = None,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-    ) -> RecordedEvidence:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+    ) -> _types.RecordedEvidence:
         """Append an application event to a chain of the gateway's tamper-evident ledger.
 
         Args:
@@ -902,7 +898,7 @@ class ActPassClient(Blocking):
         'ev_1'
         """
         with instrument("record_evidence"):
-            recorded: RecordedEvidence = self._native.record_evidence(
+            recorded: _types.RecordedEvidence = self._native.record_evidence(
                 {
                     "event_type": event_type,
                     "chain_id": chain_id,
@@ -920,8 +916,10 @@ class ActPassClient(Blocking):
 
     @overload
     def protect(
-        self, *, tool: str, context: None = None, on_blocked: None = None, **options: Unpack[ProtectOptions]
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+        self, *, tool: str, context: None = None, on_blocked: None = None, **options: Unpack[_types.ProtectOptions]
+    ) -> typing.Callable[
+        [typing.Callable[_variables.P, _variables.R]], typing.Callable[_variables.P, _variables.R]
+    ]: ...
 
     @overload
     def protect(
@@ -929,9 +927,9 @@ class ActPassClient(Blocking):
         *,
         tool: str,
         context: None = None,
-        on_blocked: Callable[[ActionBlockedError], T],
-        **options: Unpack[ProtectOptions],
-    ) -> ProtectedOr[T]: ...
+        on_blocked: typing.Callable[[ActionBlockedError], _variables.T],
+        **options: Unpack[_types.ProtectOptions],
+    ) -> _types.ProtectedOr[_variables.T]: ...
 
     @overload
     def protect(
@@ -939,33 +937,33 @@ class ActPassClient(Blocking):
         *,
         tool: str,
         context: str,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-        **options: Unpack[ProtectOptions],
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+        **options: Unpack[_types.ProtectOptions],
+    ) -> typing.Callable[[typing.Callable[..., typing.Any]], typing.Callable[..., typing.Any]]: ...
 
     def protect(
         self,
         *,
         tool: str,
-        goal: Optional[Text] = None,
-        resource: Text = "",
-        mode: Optional[Mode] = None,
-        include: Optional[Collection[str]] = None,
-        exclude: Collection[str] = (),
-        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]] = (),
-        user_id: Union[str, Callable[[], Optional[str]], None] = None,
-        passport: Union[str, Callable[[], Optional[str]], None] = None,
-        audience: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        approval_request_id: Union[str, Callable[..., Optional[str]], None] = None,
-        wait_for_approval: Optional[float] = None,
+        goal: typing.Optional[_types.Text] = None,
+        resource: _types.Text = "",
+        mode: typing.Optional[_types.Mode] = None,
+        include: typing.Optional[abc.Collection[str]] = None,
+        exclude: abc.Collection[str] = (),
+        redact: typing.Union[abc.Collection[str], abc.Mapping[str, typing.Callable[[typing.Any], object]]] = (),
+        user_id: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        passport: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        audience: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        approval_request_id: typing.Union[str, typing.Callable[..., typing.Optional[str]], None] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-        context: Optional[str] = None,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-    ) -> Any:
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+        context: typing.Optional[str] = None,
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+    ) -> typing.Any:
         """Decorate a function so that it runs only if the decision about its arguments allows it.
 
         The call's arguments, bound to their names with defaults filled in, are sent to the gateway and passed to the
@@ -1047,11 +1045,11 @@ class ActPassClient(Blocking):
 
     def protect_tools(
         self,
-        tools: Mapping[str, Callable[..., Any]],
-        actions: Mapping[str, Union[ToolAction, Unguarded]],
+        tools: abc.Mapping[str, typing.Callable[..., typing.Any]],
+        actions: abc.Mapping[str, typing.Union[ToolAction, Unguarded]],
         *,
-        on_blocked: Optional[Callable[[ActionBlockedError], Any]] = None,
-    ) -> Mapping[str, Callable[..., Any]]:
+        on_blocked: typing.Optional[typing.Callable[[ActionBlockedError], typing.Any]] = None,
+    ) -> abc.Mapping[str, typing.Callable[..., typing.Any]]:
         """Protect all tools of an agent, each by its action.
 
         Args:
@@ -1095,15 +1093,15 @@ class ActPassClient(Blocking):
         """
         self._close()
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> _variables.Self:
         """Return the client itself."""
         return self
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: typing.Optional[type[BaseException]],
+        error: typing.Optional[BaseException],
+        traceback: typing.Optional[TracebackType],
     ) -> None:
         """Close the client."""
         self.close()

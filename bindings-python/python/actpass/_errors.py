@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Optional
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import _types, abc, typing
+else:
+    import typing
+    from collections import abc
 
-from ._types import Decision, ErrorData, PendingApproval
+    from . import _types
 
 
 class ActPassError(Exception):
@@ -32,17 +36,17 @@ class ActPassError(Exception):
     """
 
     kind: str = "internal"
-    operation: Optional[str] = None
-    request_id: Optional[str] = None
-    retry_after: Optional[float] = None
+    operation: typing.Optional[str] = None
+    request_id: typing.Optional[str] = None
+    retry_after: typing.Optional[float] = None
     retryable: bool = False
 
     def __init__(
         self,
         message: str,
-        status: Optional[int] = None,
-        body: Optional[str] = None,
-        code: Optional[str] = None,
+        status: typing.Optional[int] = None,
+        body: typing.Optional[str] = None,
+        code: typing.Optional[str] = None,
     ) -> None:
         """Create an error with ``message`` and, if any, the gateway's response."""
         super().__init__(message)
@@ -50,12 +54,14 @@ class ActPassError(Exception):
         self.status = status
         self.body = body
         self.code = code
-        if isinstance(status, Mapping):  # The second of `args`, from a serializer that keeps only these.
+        if status is not None and isinstance(
+            status, abc.Mapping
+        ):  # The second of `args`, from a serializer that keeps only these.
             self._restore(status)
         elif code is not None:  # Created by the SDK.
             self._complete()
 
-    def to_dict(self) -> ErrorData:
+    def to_dict(self) -> _types.ErrorData:
         """Return the error as JSON data: type, message, members and causes.
 
         The data contains no API key, passport or credential.
@@ -77,7 +83,7 @@ class ActPassError(Exception):
         """Return the class and the message."""
         return f"{type(self).__name__}({str(self)!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[typing.Any, ...]:
         """Pickle all members and the cause, independent of a subclass's parameters."""
         state = {
             **vars(self),
@@ -87,32 +93,32 @@ class ActPassError(Exception):
         return _made, (type(self), self.args), state
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, source: typing.Any, handler: typing.Any) -> typing.Any:
         """Return the pydantic schema: an instance, serialized by :meth:`to_dict`."""
         from ._pydantic import error_schema  # noqa: PLC0415
 
         return error_schema(cls, handler, errors())
 
-    def _complete(self, **members: Any) -> None:
+    def _complete(self, **members: typing.Any) -> None:
         """Set members and copy all of them to `args`, which is all that some serializers keep of an exception."""
         for name, value in members.items():
             setattr(self, name, value)
         self.args = (*self.args[:1], self._members())
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, typing.Any]:
         members = {name: getattr(self, name, None) for name in _MEMBERS}
         kept = {name: value for name, value in members.items() if value is not None}
         if self.__cause__ is not None:
             kept["cause"] = _described(self.__cause__)
         return kept
 
-    def _restore(self, members: Mapping[str, Any]) -> None:
+    def _restore(self, members: abc.Mapping[str, typing.Any]) -> None:
         for name in ("status", "body", "code"):
             setattr(self, name, None)
         for name in _MEMBERS:
             if name in members:
                 setattr(self, name, members[name])
-        if isinstance(members.get("cause"), Mapping):
+        if isinstance(members.get("cause"), abc.Mapping):
             self.__cause__ = error_of(members["cause"])
         self.args = (*self.args[:1], dict(members))
 
@@ -292,11 +298,11 @@ class ActionBlockedError(ActPassError):
 
     kind = "blocked"
     tool: str
-    decision: Decision
-    approval: Optional[PendingApproval]
+    decision: _types.Decision
+    approval: typing.Optional[_types.PendingApproval]
     developer_text: str
 
-    def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
+    def __init__(self, tool: str, outcome: abc.Mapping[str, typing.Any]) -> None:
         """Create the error of a blocked call of ``tool`` from a guard's ``outcome``.
 
         >>> decision = {"decision": "deny", "reason_code": "crm.closed"}
@@ -307,7 +313,7 @@ class ActionBlockedError(ActPassError):
         crm.note.add was not run: deny (crm.closed).
         """
         failure = outcome.get("error")
-        if isinstance(failure, Mapping):
+        if isinstance(failure, abc.Mapping):
             failure = error_of(failure)
         decision = outcome["decision"]
         code = decision.get("reason_code")
@@ -333,13 +339,13 @@ class ActionBlockedError(ActPassError):
         self.__cause__ = failure
         self._complete()
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, typing.Any]:
         error = None if self.__cause__ is None else _described(self.__cause__)
         members = {"tool": self.tool, "decision": self.decision, "approval": self.approval}
         return {**members, "developer_text": self.developer_text, "error": error, "request_id": self.request_id}
 
 
-def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str, bool]:
+def _texts(tool: str, decision: typing.Any, failure: typing.Any, approval: typing.Any) -> tuple[str, str, bool]:
     """Return the texts of a block and whether it is retryable, for an outcome of a test or another process."""
     from . import _native  # noqa: PLC0415
 
@@ -356,7 +362,7 @@ _MEMBERS = ("status", "body", "code", "kind", "operation", "request_id", "retry_
 _CAUSES = 8
 
 
-def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
+def error_data(error: BaseException, causes: int = _CAUSES) -> _types.ErrorData:
     """Return any exception as JSON data."""
     if isinstance(error, _OfAnotherProcess):
         return error.args[1]  # type: ignore[no-any-return]
@@ -366,7 +372,7 @@ def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
         message = str(error)
     except Exception:  # `__str__` of a foreign exception may fail.
         message = ""
-    data: ErrorData = {
+    data: _types.ErrorData = {
         "type": type(error).__name__,
         "message": message,
         "kind": error.kind if isinstance(error, ActPassError) else "action",
@@ -381,14 +387,14 @@ def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
     return data
 
 
-def errors() -> Any:
+def errors() -> typing.Any:
     """Return the conversions between exceptions and data, for pydantic."""
     from ._pydantic import Errors  # noqa: PLC0415
 
-    return Errors(ErrorData, error_data, error_of)
+    return Errors(_types.ErrorData, error_data, error_of)
 
 
-def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
+def error_of(data: abc.Mapping[str, typing.Any], causes: int = _CAUSES) -> BaseException:
     """Return the exception that :func:`error_data` serialized; a foreign one as ``Exception`` with its message."""
     message = str(data.get("message", ""))
     kind = globals().get(str(data.get("type")))
@@ -399,7 +405,7 @@ def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
     else:
         error = _OfAnotherProcess(f"{data.get('type')}: {message}", dict(data))
     cause = data.get("cause")
-    if isinstance(cause, Mapping) and causes > 0:
+    if isinstance(cause, abc.Mapping) and causes > 0:
         error.__cause__ = error_of(cause, causes - 1)
     return error
 
@@ -411,17 +417,17 @@ class _OfAnotherProcess(Exception):  # noqa: N818
         return str(self.args[0])
 
 
-def _described(error: BaseException) -> dict[str, Any]:
+def _described(error: BaseException) -> dict[str, typing.Any]:
     """Return an exception as data, with all members, for :func:`error_of`."""
     data = error_data(error)
     return {**data, **error._members()} if isinstance(error, ActPassError) else {**data}
 
 
-def _made(kind: type[ActPassError], given: tuple[Any, ...]) -> ActPassError:
+def _made(kind: type[ActPassError], given: tuple[typing.Any, ...]) -> ActPassError:
     return kind.__new__(kind, *given)
 
 
-def _portable(cause: Optional[BaseException]) -> Optional[BaseException]:
+def _portable(cause: typing.Optional[BaseException]) -> typing.Optional[BaseException]:
     """Return a cause that can be pickled; a foreign one that cannot is replaced by its message."""
     if cause is None or isinstance(cause, ActPassError):
         return cause

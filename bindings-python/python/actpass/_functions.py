@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Optional
-
 from . import _native
 from ._client import ActPassClient
 
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import abc, typing
+else:
+    import typing
+    from collections import abc
+
 
 def create_actpass(
-    api_key: Optional[str] = None,
-    tenant_id: Optional[str] = None,
-    agent_id: Optional[str] = None,
-    base_url: Optional[str] = None,
+    api_key: typing.Optional[str] = None,
+    tenant_id: typing.Optional[str] = None,
+    agent_id: typing.Optional[str] = None,
+    base_url: typing.Optional[str] = None,
 ) -> ActPassClient:
     """Create an :class:`ActPassClient` with these settings and defaults for all others.
 
@@ -38,7 +42,7 @@ def dpop_thumbprint(dpop_key: str) -> str:
     return _native.dpop_thumbprint(dpop_key)
 
 
-def canonical_outcome(outcome: Mapping[str, Any]) -> str:
+def canonical_outcome(outcome: abc.Mapping[str, typing.Any]) -> str:
     """Return ``{"decision", "error", "executed"}`` of an outcome as canonical JSON, identical in every language.
 
     ``error`` is ``null`` or ``{"kind", "status"}``; the kind is ``action`` for an exception of the guarded function.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable
-from typing import Any, Optional, TypeVar
 
 from . import _native
 from ._call import answer
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import _variables, abc, typing
+else:
+    import typing
+    from collections import abc
+
+    from . import _variables
 
 
 class HaltedError(Exception):
@@ -35,7 +40,7 @@ class HaltSignal:
 
     __slots__ = ("_native",)
 
-    def __init__(self, native: Optional[_native.NativeHaltSignal] = None) -> None:
+    def __init__(self, native: typing.Optional[_native.NativeHaltSignal] = None) -> None:
         """Create a signal that is never set, for tests."""
         self._native = native
 
@@ -44,7 +49,7 @@ class HaltSignal:
         """Whether the action was stopped. Never becomes ``False`` again."""
         return self._native is not None and self._native.halted
 
-    def wait(self, timeout: Optional[float] = None) -> bool:
+    def wait(self, timeout: typing.Optional[float] = None) -> bool:
         """Block until the action is stopped, at most ``timeout`` seconds. Return whether it was stopped.
 
         For threads; in an event loop, use :meth:`wait_async`. Ctrl-C ends the wait.
@@ -63,7 +68,7 @@ class HaltSignal:
         else:
             await answer(self._native.call())
 
-    async def cancelling(self, part: Awaitable[T]) -> T:
+    async def cancelling(self, part: abc.Awaitable[_variables.T]) -> _variables.T:
         """Await ``part``, a part of the function that may be stopped at any point; cancel it if the action is stopped.
 
         Raises:
@@ -101,7 +106,7 @@ class HaltSignal:
             running.cancel()
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, source: typing.Any, handler: typing.Any) -> typing.Any:
         """Return the pydantic schema: an instance, or its data with the member ``halted``."""
         from ._pydantic import halt_schema  # noqa: PLC0415
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Set
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Conversions by module and class name; nothing is imported.
 _BY_CLASS = {
@@ -54,7 +56,9 @@ def _advice(kind: type) -> str | None:
     for name, how in _BY_MEMBER.items():
         if any(name in vars(base) for base in kind.__mro__):
             return how
-    abstract = ((Mapping, "dict(value)"), (Set, "sorted(value)"), (Iterator, "list(value)"))
+    from collections import abc  # noqa: PLC0415
+
+    abstract = ((abc.Mapping, "dict(value)"), (abc.Set, "sorted(value)"), (abc.Iterator, "list(value)"))
     return next((how for base, how in abstract if base.__subclasscheck__(kind)), None)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Optional
-
 from . import _run
 from ._call import answer
-from ._settings import Limits, Settings
+from ._settings import Settings
 from ._telemetry import instrument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
     from ._outcome import GuardOutcome
-    from ._types import ExecutionContext
+    from ._types import ExecutionContext, Limits
 
 
 class Awaited(Settings):
@@ -94,5 +94,6 @@ class Blocking(Settings):
 
     def _close(self) -> None:
         super()._close()
-        with contextlib.suppress(AttributeError):
-            self._beside._close()
+        beside = getattr(self, "_beside", None)
+        if beside is not None:
+            beside._close()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Literal, Optional, TypeVar, Union, overload  # noqa: UP035
-
 from ._errors import ActionBlockedError, error_data, errors
-from ._types import Decision, PendingApproval, RecordedEvidence, T
 
-D = TypeVar("D")
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import Generic, _types, _variables, abc, typing
+else:
+    import typing
+    from collections import abc
+    from typing import Generic, overload
+
+    from . import _types, _variables
+
 _ERRORS = ("error", "evidence_error")
 
 
-class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
+class GuardOutcome(dict[str, "typing.Any"], Generic["_variables.T"]):
     """The outcome of ``guard`` and ``resume``: a dict.
 
     ``decision`` and ``executed`` are always present. ``result`` is present if the function returned; ``error`` if it
@@ -29,18 +34,20 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
     (False, 'actpass.unreachable', True)
     """
 
-    request_id: Optional[str]
+    request_id: typing.Optional[str]
     _tool: str
     #: The core's messages of a block, for a model and for a developer.
-    _texts: Optional[tuple[str, str, bool]] = None
+    _texts: typing.Optional[tuple[str, str, bool]] = None
 
-    def __init__(self, members: Mapping[str, Any] = {}, /, *, tool: str = "", request_id: Optional[str] = None) -> None:
+    def __init__(
+        self, members: abc.Mapping[str, typing.Any] = {}, /, *, tool: str = "", request_id: typing.Optional[str] = None
+    ) -> None:
         """Create an outcome from ``members``; the error of :meth:`unwrap` names ``tool``."""
         super().__init__(members)
         self.request_id = request_id
         self._tool = tool
 
-    def unwrap(self) -> T:
+    def unwrap(self) -> _variables.T:
         """Return the function's result or raise its error.
 
         Raises:
@@ -53,12 +60,12 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
         if not self["executed"]:
             raise ActionBlockedError(self._tool, self)
         if "result" in self:
-            result: T = self["result"]
+            result: _variables.T = self["result"]
             return result
         error: Exception = self["error"]
         raise error
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, typing.Any]:
         """Return the outcome as a plain dict, with ``error`` and ``evidence_error`` as JSON data.
 
         ``result`` is the object that the function returned; if it is not JSON, convert it or pass ``default`` to
@@ -74,7 +81,7 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
     #: The method that some JSON encoders, such as Celery's, call.
     __json__ = to_dict
 
-    def to_json(self, *, default: Optional[Callable[[Any], Any]] = None) -> str:
+    def to_json(self, *, default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None) -> str:
         """Return :meth:`to_dict` as JSON text.
 
         Args:
@@ -90,69 +97,83 @@ class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
 
         return _native.json_text("outcome", self.to_dict(), default)
 
-    def copy(self) -> GuardOutcome[T]:
+    def copy(self) -> GuardOutcome[_variables.T]:
         """Return a shallow copy."""
         return _made(type(self), self._members(), vars(self))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[typing.Any, ...]:
         """Pickle the members and the attributes."""
         return _made, (type(self), self._members(), vars(self))
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, typing.Any]:
         return super().copy()
 
     if TYPE_CHECKING:
 
         @overload  # type: ignore[override]
-        def __getitem__(self, name: Literal["decision"], /) -> Decision: ...
+        def __getitem__(self, name: typing.Literal["decision"], /) -> _types.Decision: ...
         @overload
-        def __getitem__(self, name: Literal["executed"], /) -> bool: ...
+        def __getitem__(self, name: typing.Literal["executed"], /) -> bool: ...
         @overload
-        def __getitem__(self, name: Literal["result"], /) -> T: ...
+        def __getitem__(self, name: typing.Literal["result"], /) -> _variables.T: ...
         @overload
-        def __getitem__(self, name: Literal["error", "evidence_error"], /) -> Exception: ...
+        def __getitem__(self, name: typing.Literal["error", "evidence_error"], /) -> Exception: ...
         @overload
-        def __getitem__(self, name: Literal["approval"], /) -> PendingApproval: ...
+        def __getitem__(self, name: typing.Literal["approval"], /) -> _types.PendingApproval: ...
         @overload
-        def __getitem__(self, name: Literal["evidence"], /) -> RecordedEvidence: ...
-        def __getitem__(self, name: str, /) -> Any: ...
+        def __getitem__(self, name: typing.Literal["evidence"], /) -> _types.RecordedEvidence: ...
+        def __getitem__(self, name: str, /) -> typing.Any: ...
 
         @overload  # type: ignore[override]
-        def get(self, name: Literal["decision"], default: object = ..., /) -> Decision: ...
+        def get(self, name: typing.Literal["decision"], default: object = ..., /) -> _types.Decision: ...
         @overload
-        def get(self, name: Literal["executed"], default: object = ..., /) -> bool: ...
+        def get(self, name: typing.Literal["executed"], default: object = ..., /) -> bool: ...
         @overload
-        def get(self, name: Literal["result"], /) -> Optional[T]: ...
+        def get(self, name: typing.Literal["result"], /) -> typing.Optional[_variables.T]: ...
         @overload
-        def get(self, name: Literal["result"], default: D, /) -> Union[T, D]: ...
+        def get(
+            self, name: typing.Literal["result"], default: _variables.D, /
+        ) -> typing.Union[_variables.T, _variables.D]: ...
         @overload
-        def get(self, name: Literal["error", "evidence_error"], /) -> Optional[Exception]: ...
+        def get(self, name: typing.Literal["error", "evidence_error"], /) -> typing.Optional[Exception]: ...
         @overload
-        def get(self, name: Literal["error", "evidence_error"], default: D, /) -> Union[Exception, D]: ...
+        def get(
+            self, name: typing.Literal["error", "evidence_error"], default: _variables.D, /
+        ) -> typing.Union[Exception, _variables.D]: ...
         @overload
-        def get(self, name: Literal["approval"], /) -> Optional[PendingApproval]: ...
+        def get(self, name: typing.Literal["approval"], /) -> typing.Optional[_types.PendingApproval]: ...
         @overload
-        def get(self, name: Literal["approval"], default: D, /) -> Union[PendingApproval, D]: ...
+        def get(
+            self, name: typing.Literal["approval"], default: _variables.D, /
+        ) -> typing.Union[_types.PendingApproval, _variables.D]: ...
         @overload
-        def get(self, name: Literal["evidence"], /) -> Optional[RecordedEvidence]: ...
+        def get(self, name: typing.Literal["evidence"], /) -> typing.Optional[_types.RecordedEvidence]: ...
         @overload
-        def get(self, name: Literal["evidence"], default: D, /) -> Union[RecordedEvidence, D]: ...
-        def get(self, name: str, default: Any = None, /) -> Any: ...
+        def get(
+            self, name: typing.Literal["evidence"], default: _variables.D, /
+        ) -> typing.Union[_types.RecordedEvidence, _variables.D]: ...
+        def get(self, name: str, default: typing.Any = None, /) -> typing.Any: ...
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, source: typing.Any, handler: typing.Any) -> typing.Any:
         """Return the pydantic schema: validates the members, serializes by :meth:`to_dict`."""
         from ._pydantic import outcome_schema  # noqa: PLC0415
 
-        types = {"decision": Decision, "approval": PendingApproval, "evidence": RecordedEvidence}
+        types = {
+            "decision": _types.Decision,
+            "approval": _types.PendingApproval,
+            "evidence": _types.RecordedEvidence,
+        }
         return outcome_schema(cls, source, handler, errors(), types)
 
 
-def _made(kind: type[GuardOutcome[Any]], members: dict[str, Any], attributes: dict[str, Any]) -> GuardOutcome[Any]:
+def _made(
+    kind: type[GuardOutcome[typing.Any]], members: dict[str, typing.Any], attributes: dict[str, typing.Any]
+) -> GuardOutcome[typing.Any]:
     outcome = kind(members)
     vars(outcome).update(attributes)
     return outcome
 
 
-def _as_data(name: str, value: Any) -> Any:
+def _as_data(name: str, value: typing.Any) -> typing.Any:
     return error_data(value) if name in _ERRORS and isinstance(value, BaseException) else value

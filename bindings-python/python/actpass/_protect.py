@@ -16,7 +16,8 @@ from .integrations._common import ToolMap
 
 if TYPE_CHECKING:
     from ._outcome import GuardOutcome
-    from ._types import ExecutionContext, P, R
+    from ._types import ExecutionContext
+    from ._variables import P, R
 
     Wrapped = Callable[..., Any]
     #: Returns the positional and keyword arguments of the function.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import functools
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, WrapperDescriptorType
-from typing import TYPE_CHECKING, Any, Callable
 
 from ._errors import ActPassArgumentError, ActPassConfigError
 from ._telemetry import carry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from inspect import Signature
-    from typing import Literal
+    from typing import Any, Callable, Literal
 
     from . import _native
     from ._outcome import GuardOutcome
@@ -91,6 +88,8 @@ def _is_marked(function: object) -> bool:
 
 def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
     """Yield each layer of ``found``: with ``True`` if a call reaches it, ``False`` if it is only ``__wrapped__``."""
+    import functools  # noqa: PLC0415
+
     is_called = True
     while found is not None and most > 0:
         most -= 1
@@ -191,8 +190,6 @@ _LAZY = _ids(
     itertools.starmap,
     itertools.takewhile,
 )
-#: The result type of ``contextlib.contextmanager`` functions: an unstarted generator.
-_CONTEXT: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
 #: Types without a body.
 _PLAIN = _ids(type(None), bool, int, float, str, bytes)
 #: Results whose items are checked.
@@ -248,10 +245,16 @@ def _is_unrun(result: Any) -> bool:
         return False
     if _is_future(kind):
         return not result.done()
-    if issubclass(kind, _CONTEXT):
+    if _is_context_manager(kind):
         generator = result.gen
         return _get(generator, "gi_frame") is not None or _get(generator, "ag_frame") is not None
     return True
+
+
+def _is_context_manager(kind: type) -> bool:
+    """Return whether ``kind`` is the result type of ``contextlib.contextmanager`` functions: an unstarted generator."""
+    contextlib = sys.modules.get("contextlib")
+    return contextlib is not None and issubclass(kind, getattr(contextlib, "_GeneratorContextManagerBase", ()))
 
 
 def _is_future(kind: type) -> bool:
@@ -264,7 +267,7 @@ def _advice(kind: type, member: str = "execute_fn") -> str | None:
         return None
     if _has(kind, "__await__"):
         return _ADVICE[member]
-    if issubclass(kind, _CONTEXT):
+    if _is_context_manager(kind):
         return "enter it in the function"
     if _has(kind, "__anext__") and (_has(kind, "asend", "athrow") or _only_iterates(kind)):
         return "return its items as a list: [item async for item in items]"
@@ -292,7 +295,7 @@ def _has(kind: type, *names: str) -> bool:
 def _close(body: Any) -> None:
     """Close a body so that it never runs, without a "never awaited" warning."""
     kind = type(body)
-    if issubclass(kind, _CONTEXT):
+    if _is_context_manager(kind):
         body, kind = body.gen, type(body.gen)
     if _is_future(kind):
         _cancel(body)
@@ -345,6 +348,8 @@ def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) 
     """
     if not journals:
         return
+    import json  # noqa: PLC0415
+
     line = {"ran": ran, "tool": tool, "event": decision.get("evidence_event_id"), "request": request_id}
     text = (json.dumps(line) + "\n").encode()
     for path in list(journals):

@@ -3,66 +3,72 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping
+import sys
 from types import TracebackType
-from typing import Any, Callable, Generic, Literal, NoReturn, Optional, TypeVar, Union
 
 from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError
-from ._gevent import cooperative
 from ._json import name_of
 from ._telemetry import log_by_environment
-from ._types import Mode
+
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import Generic, _types, _variables, abc, typing
+else:
+    import typing
+    from collections import abc
+    from typing import Generic
+
+    from . import _types, _variables
 
 #: The URL of the hosted gateway.
 DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 
-#: A client of either kind, or a subclass of one.
-Self = TypeVar("Self", bound="Settings")
-C = TypeVar("C", bound="Settings")
+
+def _cooperative(native: _native.Client) -> _native.Client:
+    from ._gevent import cooperative  # noqa: PLC0415
+
+    return cooperative(native)
 
 
-#: Per-call limits by name.
-Limits = Optional[dict[str, object]]
-
-
-def limits(timeout: object, max_retries: object) -> Limits:
+def limits(timeout: object, max_retries: object) -> _types.Limits:
     """Return the per-call limits, or ``None`` if neither is set."""
     return None if timeout is None and max_retries is None else {"timeout": timeout, "max_retries": max_retries}
 
 
 #: The bound defaults by the scope of their client, if any. Never changed in place.
-_scopes: contextvars.ContextVar[Optional[Mapping[object, Mapping[str, object]]]] = contextvars.ContextVar(
-    "actpass.bind", default=None
+_scopes: contextvars.ContextVar[typing.Optional[abc.Mapping[object, abc.Mapping[str, object]]]] = (
+    contextvars.ContextVar("actpass.bind", default=None)
 )
 
 
-class Scope(Generic[C]):
+class Scope(Generic["_variables.C"]):
     """The context manager of ``bind``."""
 
-    __slots__ = ("_client", "_members", "_token")
+    __slots__ = ("_client", "_members", "_scope", "_token")
 
-    _token: Optional[contextvars.Token[Optional[Mapping[object, Mapping[str, object]]]]]
+    _token: typing.Optional[contextvars.Token[typing.Optional[abc.Mapping[object, abc.Mapping[str, object]]]]]
 
-    def __init__(self, client: C, members: Mapping[str, object]) -> None:
+    def __init__(self, client: _variables.C, scope: object, members: abc.Mapping[str, object]) -> None:
         """Keep the defaults; they apply from ``with`` on."""
         self._client = client
+        self._scope = scope
         self._members = members
         self._token = None
 
-    def __enter__(self) -> C:
+    def __enter__(self) -> _variables.C:
         """Apply the defaults and return the client."""
         if self._token is not None:
             raise _run.wrong("expected to be entered once: call bind for each with statement", "bind", "bind")
-        scopes, scope = _scopes.get() or {}, self._client._scope
+        scopes, scope = _scopes.get() or {}, self._scope
         self._token = _scopes.set({**scopes, scope: {**scopes.get(scope, {}), **self._members}})
         return self._client
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: typing.Optional[type[BaseException]],
+        error: typing.Optional[BaseException],
+        traceback: typing.Optional[TracebackType],
     ) -> None:
         """Restore the defaults of the surrounding block."""
         try:
@@ -80,21 +86,21 @@ class Settings:
 
     def __init__(
         self,
-        api_key: Optional[str] = None,
-        tenant_id: Optional[str] = None,
-        agent_id: Optional[str] = None,
-        base_url: Optional[str] = None,
+        api_key: typing.Optional[str] = None,
+        tenant_id: typing.Optional[str] = None,
+        agent_id: typing.Optional[str] = None,
+        base_url: typing.Optional[str] = None,
         timeout: float = 30.0,
         *,
-        connect_timeout: Optional[float] = None,
+        connect_timeout: typing.Optional[float] = None,
         max_retries: int = 2,
-        mode: Mode = "enforce",
-        ca: Union[str, bytes, None] = None,
-        approval_keys: Optional[str] = None,
-        dpop_key: Optional[str] = None,
+        mode: _types.Mode = "enforce",
+        ca: typing.Union[str, bytes, None] = None,
+        approval_keys: typing.Optional[str] = None,
+        dpop_key: typing.Optional[str] = None,
         circuit_failures: int = 5,
         danger_allow_insecure_http: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
     ) -> None:
         """Check the settings. Nothing is sent and no thread is started."""
         log_by_environment()
@@ -124,9 +130,12 @@ class Settings:
         )
 
     def _hold(
-        self, native: _native.Client, default: Optional[Callable[[Any], Any]], scope: Optional[object] = None
+        self,
+        native: _native.Client,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]],
+        scope: typing.Optional[object] = None,
     ) -> None:
-        self._native = native if self._background else cooperative(native)
+        self._native = native if self._background or "gevent.monkey" not in sys.modules else _cooperative(native)
         self._default = default
         #: The key of the defaults that ``bind`` sets; clients that share connections share it.
         self._scope = scope or object()
@@ -136,7 +145,7 @@ class Settings:
         self._native.close()
 
     @staticmethod
-    def hash_payload(payload: Any) -> str:
+    def hash_payload(payload: typing.Any) -> str:
         """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of ``payload``.
 
         Raises:
@@ -149,7 +158,7 @@ class Settings:
         return _native.hash_payload(payload)
 
     @staticmethod
-    def sign_payload(secret: str, payload: Any) -> str:
+    def sign_payload(secret: str, payload: typing.Any) -> str:
         """Return the HMAC-SHA256 under ``secret``, in hex, of the canonical JSON of ``payload``.
 
         Raises:
@@ -171,7 +180,7 @@ class Settings:
         return self._native.base_url
 
     @property
-    def tenant_id(self) -> Optional[str]:
+    def tenant_id(self) -> typing.Optional[str]:
         """The tenant, or ``None``.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
@@ -201,7 +210,7 @@ class Settings:
         return self._native.timeout
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> _types.Mode:
         """The default mode of calls.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
@@ -211,7 +220,7 @@ class Settings:
         return self._native.mode
 
     @property
-    def circuit(self) -> Literal["closed", "open", "half_open"]:
+    def circuit(self) -> typing.Literal["closed", "open", "half_open"]:
         """State of the circuit: ``closed``, ``open`` (calls fail immediately) or ``half_open`` (one call probes).
 
         The circuit opens after ``circuit_failures`` consecutive calls that could not reach the gateway, first for about
@@ -223,12 +232,12 @@ class Settings:
         return self._native.circuit
 
     def with_options(
-        self: Self,
+        self,
         *,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
-        default: Optional[Callable[[Any], Any]] = None,
-    ) -> Self:
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+    ) -> _variables.Self:
         """Return a client with other options that shares this client's connections and circuit breaker.
 
         Closing either client closes both.
@@ -256,13 +265,13 @@ class Settings:
         return other
 
     def bind(
-        self: Self,
+        self,
         *,
-        goal: Optional[str] = None,
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        audience: Optional[str] = None,
-    ) -> Scope[Self]:
+        goal: typing.Optional[str] = None,
+        user_id: typing.Optional[str] = None,
+        passport: typing.Optional[str] = None,
+        audience: typing.Optional[str] = None,
+    ) -> Scope[_variables.Self]:
         """Set defaults of all calls of this client in a ``with`` block.
 
         They apply to every function that the block calls and to every task that it starts, not to other tasks. They
@@ -303,9 +312,9 @@ class Settings:
         except ActPassConfigError as error:
             error._complete(operation="bind")
             raise
-        return Scope(self, {name: value for name, value in members.items() if value is not None})
+        return Scope(self, self._scope, {name: value for name, value in members.items() if value is not None})
 
-    def _scoped(self, action: dict[str, Any]) -> dict[str, Any]:
+    def _scoped(self, action: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """Fill in the bound defaults of the members of ``action`` that are ``None``."""
         scopes = _scopes.get()
         if scopes:
@@ -318,7 +327,7 @@ class Settings:
         """Show the URL, tenant and agent; no secrets."""
         return f"{type(self).__name__}({self._shown})"
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> typing.NoReturn:
         """Reject pickling and copying: the client holds the API key."""
         raise ActPassArgumentError(
             f"client: expected a value that can be pickled or copied, found {type(self).__name__}, which holds the API "
@@ -326,7 +335,9 @@ class Settings:
             code="actpass.invalid_argument",
         )
 
-    def _converter(self, default: Optional[Callable[[Any], Any]], called: str) -> Optional[Callable[[Any], Any]]:
+    def _converter(
+        self, default: typing.Optional[typing.Callable[[typing.Any], typing.Any]], called: str
+    ) -> typing.Optional[typing.Callable[[typing.Any], typing.Any]]:
         """Return the converter of a call's values that are not JSON."""
         if default is None:
             return self._default
@@ -335,7 +346,7 @@ class Settings:
         return default
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, source: typing.Any, handler: typing.Any) -> typing.Any:
         """Return the pydantic schema of a field or parameter that is a client."""
         from ._pydantic import client_schema  # noqa: PLC0415
 

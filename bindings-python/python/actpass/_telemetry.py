@@ -6,19 +6,19 @@ through :func:`call_observer`, so that an observer cannot change, hide or preven
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from ._errors import ActPassError
 from ._native import VERSION
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
+    from typing import Any, Callable, TypeVar
 
     R = TypeVar("R")
 
@@ -59,8 +59,10 @@ def call_observer(what: str, call: Callable[..., R], *given: object) -> R | None
 
 def carry(stop: BaseException, outcome: object) -> None:
     """Attach the outcome of an action that ran to the exception ``stop``, so that its result is not lost."""
-    with contextlib.suppress(Exception):  # A class may reject attributes.
+    try:  # noqa: SIM105
         stop.actpass_outcome = outcome  # type: ignore[attr-defined]
+    except Exception:  # A class may reject attributes.
+        pass
 
 
 def begin() -> tuple[str | None, int, BaseException | None]:
@@ -362,8 +364,10 @@ class _Span:
 
 def _error_type(error: object) -> str:
     code = None
-    with contextlib.suppress(Exception):  # A foreign exception may raise.
+    try:  # noqa: SIM105
         code = getattr(error, "code", None)
+    except Exception:  # A foreign exception may raise.
+        pass
     return code if isinstance(code, str) and code.startswith("actpass.") else type(error).__qualname__
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Collection, Mapping
-from typing import Any, Callable, NoReturn, Optional, Union
-
 from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError
 from ._json import name_of
 from ._settings import Settings, limits
-from ._types import Mode, Text
+
+TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    from ._lazy import _types, abc, typing
+else:
+    import typing
+    from collections import abc
+
+    from . import _types
 
 REDACTED = "[redacted]"
 #: Immutable types.
@@ -78,44 +82,44 @@ class ToolAction:
     )
 
     tool: str
-    goal: Optional[Text]
-    resource: Text
-    include: Optional[frozenset[str]]
+    goal: typing.Optional[_types.Text]
+    resource: _types.Text
+    include: typing.Optional[frozenset[str]]
     exclude: frozenset[str]
-    redact: Mapping[str, Callable[[Any], object]]
-    user_id: Union[str, Callable[[], Optional[str]], None]
-    passport: Union[str, Callable[[], Optional[str]], None]
-    mode: Optional[Mode]
-    audience: Optional[str]
-    tool_manifest_hash: Optional[str]
-    approval_request_id: Union[str, Callable[..., Optional[str]], None]
-    wait_for_approval: Optional[float]
+    redact: abc.Mapping[str, typing.Callable[[typing.Any], object]]
+    user_id: typing.Union[str, typing.Callable[[], typing.Optional[str]], None]
+    passport: typing.Union[str, typing.Callable[[], typing.Optional[str]], None]
+    mode: typing.Optional[_types.Mode]
+    audience: typing.Optional[str]
+    tool_manifest_hash: typing.Optional[str]
+    approval_request_id: typing.Union[str, typing.Callable[..., typing.Optional[str]], None]
+    wait_for_approval: typing.Optional[float]
     record_outcome: bool
-    default: Optional[Callable[[Any], Any]]
-    timeout: Optional[float]
-    max_retries: Optional[int]
+    default: typing.Optional[typing.Callable[[typing.Any], typing.Any]]
+    timeout: typing.Optional[float]
+    max_retries: typing.Optional[int]
     _evaluation: Evaluation
 
     def __init__(
         self,
         tool: str,
         *,
-        goal: Optional[Text] = None,
-        resource: Text = "",
-        include: Optional[Collection[str]] = None,
-        exclude: Collection[str] = (),
-        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]] = (),
-        user_id: Union[str, Callable[[], Optional[str]], None] = None,
-        passport: Union[str, Callable[[], Optional[str]], None] = None,
-        mode: Optional[Mode] = None,
-        audience: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
-        approval_request_id: Union[str, Callable[..., Optional[str]], None] = None,
-        wait_for_approval: Optional[float] = None,
+        goal: typing.Optional[_types.Text] = None,
+        resource: _types.Text = "",
+        include: typing.Optional[abc.Collection[str]] = None,
+        exclude: abc.Collection[str] = (),
+        redact: typing.Union[abc.Collection[str], abc.Mapping[str, typing.Callable[[typing.Any], object]]] = (),
+        user_id: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        passport: typing.Union[str, typing.Callable[[], typing.Optional[str]], None] = None,
+        mode: typing.Optional[_types.Mode] = None,
+        audience: typing.Optional[str] = None,
+        tool_manifest_hash: typing.Optional[str] = None,
+        approval_request_id: typing.Union[str, typing.Callable[..., typing.Optional[str]], None] = None,
+        wait_for_approval: typing.Optional[float] = None,
         record_outcome: bool = False,
-        default: Optional[Callable[[Any], Any]] = None,
-        timeout: Optional[float] = None,
-        max_retries: Optional[int] = None,
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]] = None,
+        timeout: typing.Optional[float] = None,
+        max_retries: typing.Optional[int] = None,
     ) -> None:
         """Check the options. Nothing is sent."""
         _check_names(include, exclude, redact)
@@ -143,7 +147,7 @@ class ToolAction:
             "resource": resource,
             "include": None if include is None else frozenset(include),
             "exclude": frozenset(exclude),
-            "redact": dict(redact) if isinstance(redact, Mapping) else dict.fromkeys(redact, _redacted),
+            "redact": dict(redact) if isinstance(redact, abc.Mapping) else dict.fromkeys(redact, _redacted),
             "record_outcome": record_outcome,
             "default": default,
             "timeout": timeout,
@@ -152,11 +156,11 @@ class ToolAction:
         for name, value in members.items():
             object.__setattr__(self, name, value)
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: object) -> typing.NoReturn:
         """Reject changes."""
         raise AttributeError(f"{name}: expected no change, a ToolAction is immutable: create another one")
 
-    def __delattr__(self, name: str) -> NoReturn:
+    def __delattr__(self, name: str) -> typing.NoReturn:
         """Reject changes."""
         self.__setattr__(name, None)
 
@@ -173,11 +177,13 @@ class ToolAction:
         shown = [repr(self.tool), *(f"{n}={v!r}" for n in ("goal", "resource") if (v := getattr(self, n)))]
         return f"ToolAction({', '.join(shown)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[typing.Any, ...]:
         """Pickle the options."""
+        import functools  # noqa: PLC0415
+
         return functools.partial(ToolAction, **self._members()), ()
 
-    def _members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, typing.Any]:
         return {name: getattr(self, name) for name in self.__slots__ if not name.startswith("_")}
 
 
@@ -202,7 +208,7 @@ UNGUARDED = Unguarded()
 class Evaluation:
     """Builder of the actions of one tool, from the arguments of a call."""
 
-    def __init__(self, action: ToolAction, names: Collection[str] = (), *, is_open: bool = True) -> None:
+    def __init__(self, action: ToolAction, names: abc.Collection[str] = (), *, is_open: bool = True) -> None:
         """Check the options that name arguments; the tool has ``names`` and, if ``is_open``, may have others."""
         self.action = action
         self._names = names
@@ -213,13 +219,18 @@ class Evaluation:
         self._goal = None if action.goal is None else self._text("goal", action.goal)
         self._resource = self._text("resource", action.resource)
         approval = action.approval_request_id
-        self._approval: Callable[[dict[str, Any]], Any] = (
+        self._approval: typing.Callable[[dict[str, typing.Any]], typing.Any] = (
             self._function("approval_request_id", approval) if callable(approval) else lambda _: approval
         )
 
     def members(
-        self, client: Settings, named: dict[str, Any], default: Optional[Callable[[Any], Any]], *, is_fixed: bool
-    ) -> tuple[dict[str, Any], Callable[[], tuple[object, ...]]]:
+        self,
+        client: Settings,
+        named: dict[str, typing.Any],
+        default: typing.Optional[typing.Callable[[typing.Any], typing.Any]],
+        *,
+        is_fixed: bool,
+    ) -> tuple[dict[str, typing.Any], typing.Callable[[], tuple[object, ...]]]:
         """Return the members of the action of one call, and a function that returns the current ones that may change.
 
         ``is_fixed``: no other code can change ``named``.
@@ -252,7 +263,7 @@ class Evaluation:
             raise wrong("goal", "expected a goal, found none: pass goal=, or bind one by client.bind(goal=…)")
         return members, now
 
-    def _sent(self, named: dict[str, Any]) -> dict[str, Any]:
+    def _sent(self, named: dict[str, typing.Any]) -> dict[str, typing.Any]:
         action = self.action
         chosen = named if action.include is None else {n: v for n, v in named.items() if n in action.include}
         return {
@@ -265,10 +276,12 @@ class Evaluation:
         if name not in self._names and not (self._is_open and isinstance(name, str)):
             raise wrong(option, f"expected names of the function's parameters, found {name!r}")
 
-    def _text(self, option: str, text: Text) -> Callable[[dict[str, Any]], str]:
+    def _text(self, option: str, text: _types.Text) -> typing.Callable[[dict[str, typing.Any]], str]:
         return self._template(option, text) if isinstance(text, str) else self._function(option, text)
 
-    def _function(self, option: str, function: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+    def _function(
+        self, option: str, function: typing.Callable[..., typing.Any]
+    ) -> typing.Callable[[dict[str, typing.Any]], typing.Any]:
         parameters = _run.signature_of(function).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return lambda named: function(**named)
@@ -278,7 +291,7 @@ class Evaluation:
         if not unknown and len(wanted) == len(parameters):
             needed = {p.name for p in parameters if p.default is p.empty}
 
-            def call(named: dict[str, Any]) -> Any:
+            def call(named: dict[str, typing.Any]) -> typing.Any:
                 missing = sorted(needed - named.keys())
                 if missing:
                     raise _wrong_argument(option, f"expected the argument {missing[0]!r}, found nothing")
@@ -289,7 +302,7 @@ class Evaluation:
             return lambda named: function(dict(named))
         raise wrong(option, f"expected parameters of the decorated function, found {', '.join(unknown) or 'others'}")
 
-    def _template(self, option: str, template: str) -> Callable[[dict[str, Any]], str]:
+    def _template(self, option: str, template: str) -> typing.Callable[[dict[str, typing.Any]], str]:
         fields = _fields(option, template)
         for field in fields:
             self._check(option, field)
@@ -297,7 +310,7 @@ class Evaluation:
             plain = template.format()
             return lambda _: plain
 
-        def fill(named: dict[str, Any]) -> str:
+        def fill(named: dict[str, typing.Any]) -> str:
             for field in fields:
                 if not isinstance(named.get(field), (str, int)):
                     found = type(named[field]).__name__ if field in named else "nothing"
@@ -331,21 +344,26 @@ def _wrong_argument(option: str, problem: str) -> ActPassArgumentError:
     return ActPassArgumentError(f"{option}: {problem}", code="actpass.invalid_argument")
 
 
-@functools.cache
+_checks: typing.Optional[_native.Client] = None
+
+
 def _checker() -> _native.Client:
     """Return a client that only checks options; it never connects."""
-    return _native.Client(
-        "-", None, None, "http://127.0.0.1:9", 1.0, None, 0, "enforce", None, None, None, 0, False, False
-    )
+    global _checks  # noqa: PLW0603
+    if _checks is None:
+        _checks = _native.Client(
+            "-", None, None, "http://127.0.0.1:9", 1.0, None, 0, "enforce", None, None, None, 0, False, False
+        )
+    return _checks
 
 
 def _check_names(include: object, exclude: object, redact: object) -> None:
     for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
         if isinstance(names, (str, bytes)):
             raise wrong(name, f"expected a collection of names, found a string: [{names!r}]?")
-        if not isinstance(names, Collection) and not (names is None and name == "include"):
+        if not isinstance(names, abc.Collection) and not (names is None and name == "include"):
             raise wrong(name, f"expected a collection of names, found {name_of(names)}")
-    if isinstance(redact, Mapping):
+    if isinstance(redact, abc.Mapping):
         for name, function in redact.items():
             if not callable(function):
                 raise wrong("redact", f"expected a function for {name!r}, found {name_of(function)}")
@@ -378,5 +396,5 @@ def _redacted(_: object) -> str:
     return REDACTED
 
 
-def _now(given: Any) -> Any:
+def _now(given: typing.Any) -> typing.Any:
     return given() if callable(given) else given

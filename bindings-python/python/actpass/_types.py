@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Protocol, TypedDict, TypeVar, Union, overload
 
 from ._halt import HaltSignal
-
-T = TypeVar("T")
-R = TypeVar("R")
-if TYPE_CHECKING or sys.version_info >= (3, 10):
-    from typing import ParamSpec
-
-    P = ParamSpec("P")
-else:
-    P = ...  # `Callable[P, R]` is then any callable.
 
 #: The guard's mode: the function runs on ``allow`` (``enforce``), on a recorded ``allow`` (``strict``), also on
 #: ``warn`` (``warn``), or always, to observe (``monitor``).
@@ -29,6 +19,9 @@ RiskTier = Literal["low", "medium", "high", "critical"]
 
 #: A text, a template such as ``"refund for {customer}"``, or a function of the arguments.
 Text = Union[str, Callable[..., str]]
+
+#: Per-call limits by name.
+Limits = Optional[dict[str, object]]
 
 
 class BudgetUse(TypedDict):
@@ -87,6 +80,8 @@ class Decision(_Decided, total=False):
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Mapping
+
+    from ._variables import P, R
 
     B_co = TypeVar("B_co", covariant=True)
 
