@@ -628,7 +628,7 @@ class Gateway(Process):
         self.serve()
 
     def serve(self) -> None:
-        """Start it on its data, and note how long it takes until it listens."""
+        """Start it on its data, and note the time until it accepts connections."""
         began = time.time()
         super().__init__([str(GATEWAY), "serve", "--config", str(self.settings)])
         try:

@@ -16,7 +16,7 @@ use crate::calls::Calls;
 use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
 use crate::guard::{NativeAction, NativeDecision, NativeMode, NativeSession, NativeVerdict};
-use crate::jvm::ClientNumber;
+use crate::jvm::objects::ClientNumber;
 use crate::log::{NativeLogLevel, NativeLogger, subscriber};
 use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
@@ -196,7 +196,7 @@ impl NativeClient {
         catch_panic(|| Ok(self.0.actpass.circuit().into()))
     }
 
-    /// The number by which the calls through JNI refer to this client.
+    /// The number of this client in calls through JNI.
     pub(crate) fn jvm_number(&self) -> i64 {
         self.1.get(&self.0)
     }

@@ -4,18 +4,17 @@
 //! The JVM refers to an object by a number, which is never reused, so that a stale number is an
 //! error. A panic or a failure of the JVM becomes a null or 0, which `Jvm.kt` reports as an error.
 
+pub(crate) mod objects;
 mod vm;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use actpass_core::Error;
 use jni::objects::{JByteArray, JClass, JObject};
 use jni::sys::{jboolean, jlong};
 use jni::{Env, EnvUnowned, Outcome};
-use tokio::task::AbortHandle;
 use uniffi::{Lift, Lower};
 
 use crate::UniFfiTag;
@@ -28,71 +27,10 @@ use crate::guard::{
     NativeReport, NativeSession, NativeVerdict,
 };
 use crate::runtime;
+use objects::{Object, Reply, insert, objects, remove, take_out};
 use vm::Callback;
 
 type JniResult<T> = Result<T, jni::errors::Error>;
-
-/// Encodes the result of a completed call, on the thread that reads it.
-type Reply = Box<dyn FnOnce() -> Vec<u8> + Send>;
-
-enum Object {
-    Client(Calls),
-    Session(Arc<NativeSession>),
-    Recording(Arc<NativeRecording>),
-    HaltSignal(Arc<NativeHaltSignal>),
-    /// `None` until the call has started.
-    Running(Option<AbortHandle>),
-    Completed(Reply),
-}
-
-struct Objects {
-    last: jlong,
-    by_number: BTreeMap<jlong, Object>,
-}
-
-static OBJECTS: Mutex<Objects> = Mutex::new(Objects { last: 0, by_number: BTreeMap::new() });
-
-fn objects() -> MutexGuard<'static, Objects> {
-    OBJECTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn insert(object: Object) -> jlong {
-    let mut objects = objects();
-    objects.last += 1;
-    let number = objects.last;
-    objects.by_number.insert(number, object);
-    number
-}
-
-/// Removes an object. It is dropped without the lock.
-fn take_out(number: jlong) -> Option<Object> {
-    objects().by_number.remove(&number)
-}
-
-/// The number of a client, from the first use of the number until the client is dropped.
-#[derive(Default)]
-pub(crate) struct ClientNumber(OnceLock<jlong>);
-
-impl ClientNumber {
-    pub(crate) fn get(&self, calls: &Calls) -> i64 {
-        *self.0.get_or_init(|| insert(Object::Client(calls.clone())))
-    }
-}
-
-impl Drop for ClientNumber {
-    fn drop(&mut self) {
-        if let Some(number) = self.0.get() {
-            remove(*number);
-        }
-    }
-}
-
-/// Removes an object, and cancels it if it is a call that has not completed.
-fn remove(number: jlong) {
-    if let Some(Object::Running(Some(task))) = take_out(number) {
-        task.abort();
-    }
-}
 
 fn client(number: jlong) -> Result<Calls, NativeError> {
     match objects().by_number.get(&number) {

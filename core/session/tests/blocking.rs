@@ -59,8 +59,8 @@ fn idle_connections_of_some_threads_fail_no_call() {
     idle_connections(16);
 }
 
-/// More threads than runtimes. Of those that share a runtime only one polls; the others must not take
-/// a connection before closed ones are detected.
+/// More threads than runtimes. Only one of the threads that share a runtime polls; the others must not
+/// take a connection before closed ones are detected.
 #[test]
 fn idle_connections_of_many_threads_fail_no_call() {
     idle_connections(80);

@@ -4,6 +4,7 @@
 //! the commit is synced to disk; under load, more appends share one sync. Readers use their own
 //! connections, which the write-ahead log lets run concurrently.
 
+mod answer_tables;
 mod answers;
 mod archive;
 mod backup;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::answers::{self, ANSWERS};
+use super::answer_tables::{self, ANSWERS};
 use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use super::kept::KEPT;
 use super::outbox::WEBHOOKS;
@@ -428,7 +428,7 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
             transaction.execute_batch(migration)?;
         }
         if version < 14 {
-            answers::migrate(&transaction)?;
+            answer_tables::migrate(&transaction)?;
         }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;

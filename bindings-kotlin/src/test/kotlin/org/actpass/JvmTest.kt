@@ -28,7 +28,7 @@ import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** The calls through JNI: what they leave behind, and failures that the vectors do not cover. */
+/** The calls through JNI: objects that they leave behind, and failures that the vectors do not cover. */
 class JvmTest {
     private fun allowing() = ScriptedGateway().apply { answer(Answer.allow()) }
 

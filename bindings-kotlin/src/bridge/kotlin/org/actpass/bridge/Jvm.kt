@@ -7,8 +7,8 @@ import java.nio.ByteBuffer
 import kotlin.coroutines.resume
 import kotlinx.coroutines.suspendCancellableCoroutine
 
-// The calls of a guard, through JNI: each takes about a microsecond, a call through JNA 10 to 40. The encoding of records and errors
-// is that of the generated code.
+// The calls of a guard, through JNI: each takes about a microsecond, a call through JNA 10 to 40. Records and errors are encoded as
+// in the generated code.
 
 /**
  * The native methods, which `bindings-uniffi/src/jvm.rs` implements.
@@ -61,7 +61,7 @@ internal object Jvm {
     @JvmStatic
     external fun remove(number: Long)
 
-    /** How many permits, recordings, signals and calls the library keeps, for tests. */
+    /** The number of permits, recordings, signals and calls that the library keeps, for tests. */
     @JvmStatic
     external fun count(): Long
 }
@@ -96,7 +96,7 @@ class JvmClient : NativeClient {
         }
 
     companion object {
-        /** How many permits, recordings, signals and calls the library keeps, for tests. */
+        /** The number of permits, recordings, signals and calls that the library keeps, for tests. */
         fun objects(): Long = Jvm.count()
     }
 }
