@@ -786,7 +786,7 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?) async throws  -> NativeIssued
     
     /**
-     * The number by which the calls through JNI refer to this client.
+     * The number of this client in calls through JNI.
      */
     func jvmNumber()  -> Int64
     
@@ -1004,7 +1004,7 @@ open func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?)asy
 }
     
     /**
-     * The number by which the calls through JNI refer to this client.
+     * The number of this client in calls through JNI.
      */
 open func jvmNumber() -> Int64  {
     return try!  FfiConverterInt64.lift(try! rustCall() {
@@ -7011,7 +7011,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 62439) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() != 19326) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() != 61006) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() != 59983) {

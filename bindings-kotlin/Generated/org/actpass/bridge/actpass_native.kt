@@ -1195,7 +1195,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 62439) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() and 0xFFFF) != 19326) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_jvm_number() and 0xFFFF) != 61006) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() and 0xFFFF) != 59983) {
@@ -2106,7 +2106,7 @@ public interface NativeClientInterface {
     suspend fun `issuePassport`(`wanted`: NativePassportRequest, `cancel`: NativeCancel?): NativeIssued
     
     /**
-     * The number by which the calls through JNI refer to this client.
+     * The number of this client in calls through JNI.
      */
     fun `jvmNumber`(): kotlin.Long
     
@@ -2420,7 +2420,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * The number by which the calls through JNI refer to this client.
+     * The number of this client in calls through JNI.
      */override fun `jvmNumber`(): kotlin.Long {
             return FfiConverterLong.lift(
     callWithHandle {
