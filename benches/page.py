@@ -369,7 +369,8 @@ def chain(results: dict[str, Any], pictures: set[str]) -> str:
         assert verify and export and start
         said.append(
             f"Data file {number(figures['data_bytes'] / MB)} MB; export {number(figures['export_bytes'] / MB)} MB in "
-            f"{number(figures['export_seconds'], 1)} s; `evidence verify` of the export {number(verify.median, 2)} s ({verify.spread(2)}). "
+            f"{number(export.median, 2)} s ({export.spread(2)}); `evidence verify` of the export {number(verify.median, 2)} s ({verify.spread(2)}); "
+            f"start of a gateway on the data file {number(start.median, 2)} s ({start.spread(2)}), with {number(figures['start_memory'] / MIB)} MiB. "
             f"An idle connection takes {number(figures['bytes_per_idle_connection'] / 1024)} KiB of the gateway."
         )
     if "chain.svg" in pictures:

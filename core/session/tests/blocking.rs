@@ -56,18 +56,20 @@ fn closed_while_idle(tls: &str) {
 
 #[test]
 fn idle_connections_of_some_threads_fail_no_call() {
-    idle_connections(16);
+    idle_connections(16, 0);
 }
 
 /// More threads than runtimes. Only one of the threads that share a runtime polls; the others must not
 /// take a connection before closed ones are detected.
 #[test]
 fn idle_connections_of_many_threads_fail_no_call() {
-    idle_connections(80);
+    // All calls overlap.
+    idle_connections(80, 200);
 }
 
-fn idle_connections(threads: usize) {
-    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
+fn idle_connections(threads: usize, delay_ms: u64) {
+    let recorded = json!({"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": delay_ms});
+    let gateway = gateway(json!([recorded]));
     let client = host(&gateway);
     for round in 0..12 {
         let start = Barrier::new(threads);
