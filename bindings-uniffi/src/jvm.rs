@@ -12,6 +12,7 @@ use std::mem;
 use std::sync::Arc;
 
 use actpass_core::Error;
+use actpass_session::CallHandle;
 use jni::objects::{JByteArray, JClass, JObject};
 use jni::sys::{jboolean, jlong};
 use jni::{Env, EnvUnowned, Outcome};
@@ -26,7 +27,6 @@ use crate::guard::{
     NativeAction, NativeBegun, NativeContext, NativeDecision, NativeEnded, NativeHaltSignal, NativeRecording,
     NativeReport, NativeSession, NativeVerdict,
 };
-use crate::runtime;
 use objects::{Object, Reply, insert, objects, remove, take_out};
 use vm::Callback;
 
@@ -66,14 +66,14 @@ fn start<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
     reply: impl FnOnce(Result<T, Error>) -> Vec<u8> + Send + 'static,
 ) -> jlong {
-    let number = insert(Object::Running(None));
-    let task = runtime::start(call, move |result| {
+    let number = insert(Object::Running(CallHandle::default()));
+    let handle = CallHandle::start(call, move |result| {
         if complete(number, Box::new(move || reply(result))) {
             done.run();
         }
     });
     if let Some(Object::Running(running)) = objects().by_number.get_mut(&number) {
-        *running = task;
+        *running = handle;
     }
     number
 }

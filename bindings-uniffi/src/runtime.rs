@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use actpass_core::Error;
 use actpass_session::BackgroundRuntime;
-use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::error::NativeError;
 
@@ -59,24 +58,6 @@ pub(crate) async fn wait<T: Send + 'static>(
         },
     };
     Ok(ended.unwrap_or_else(|_panic| lost(Error::panicked()))?)
-}
-
-/// Runs `call` on the background thread, and passes its result to `done` on that thread, or on this
-/// one if that thread cannot be started. An aborted call drops `done`.
-pub(crate) fn start<T: Send + 'static>(
-    call: impl Future<Output = Result<T, Error>> + Send + 'static,
-    done: impl FnOnce(Result<T, Error>) + Send + 'static,
-) -> Option<AbortHandle> {
-    let background = match BackgroundRuntime::current() {
-        Ok(background) => background,
-        Err(error) => {
-            done(Err(error));
-            return None;
-        }
-    };
-    let call = AssertUnwindSafe(call).catch_unwind();
-    let task = background.spawn(async { done(call.await.unwrap_or_else(|_panic| Err(Error::panicked()))) });
-    Some(task.abort_handle())
 }
 
 /// Runs `call` on the background thread without waiting.

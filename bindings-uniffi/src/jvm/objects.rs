@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use actpass_session::CallHandle;
 use jni::sys::jlong;
-use tokio::task::AbortHandle;
 
 use crate::calls::Calls;
 use crate::guard::{NativeHaltSignal, NativeRecording, NativeSession};
@@ -17,8 +17,8 @@ pub(super) enum Object {
     Session(Arc<NativeSession>),
     Recording(Arc<NativeRecording>),
     HaltSignal(Arc<NativeHaltSignal>),
-    /// `None` until the call has started.
-    Running(Option<AbortHandle>),
+    /// The default until the call has started.
+    Running(CallHandle),
     Completed(Reply),
 }
 
@@ -66,7 +66,7 @@ impl Drop for ClientNumber {
 
 /// Removes an object, and cancels it if it is a call that has not completed.
 pub(super) fn remove(number: jlong) {
-    if let Some(Object::Running(Some(task))) = take_out(number) {
-        task.abort();
+    if let Some(Object::Running(call)) = take_out(number) {
+        call.cancel();
     }
 }

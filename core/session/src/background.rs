@@ -83,22 +83,11 @@ impl BackgroundClient {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let background = match BackgroundRuntime::current() {
-            Ok(background) => background,
-            Err(error) => {
-                done(Err(error));
-                return CallHandle(None);
-            }
-        };
         let Ok(client) = self.client.get(|| {
             let watcher = BackgroundWatcher::new(&self.settings);
             Ok::<_, Infallible>(self.settings.connect_with_watcher(watcher))
         });
-        let call = AssertUnwindSafe(call(ActPass::clone(&client))).catch_unwind();
-        let task = background.spawn(async move {
-            done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
-        });
-        CallHandle(Some(Owned::new(task.abort_handle())))
+        CallHandle::start(call(ActPass::clone(&client)), done)
     }
 }
 
@@ -119,12 +108,31 @@ impl fmt::Debug for BackgroundClient {
     }
 }
 
-/// A call started by [`BackgroundClient::start`]. Dropping the handle does not cancel the call. The
-/// default is a call that cannot be cancelled.
+/// A call on the background thread. Dropping the handle does not cancel the call. The default is a
+/// call that cannot be cancelled.
 #[derive(Default)]
 pub struct CallHandle(Option<Owned<AbortHandle>>);
 
 impl CallHandle {
+    /// Starts `call` as [`BackgroundClient::start`] does.
+    pub fn start<T: Send + 'static>(
+        call: impl Future<Output = Result<T, Error>> + Send + 'static,
+        done: impl FnOnce(Result<T, Error>) + Send + 'static,
+    ) -> Self {
+        let background = match BackgroundRuntime::current() {
+            Ok(background) => background,
+            Err(error) => {
+                done(Err(error));
+                return Self(None);
+            }
+        };
+        let call = AssertUnwindSafe(call).catch_unwind();
+        let task = background.spawn(async move {
+            done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
+        });
+        Self(Some(Owned::new(task.abort_handle())))
+    }
+
     /// Cancels the call if it has not completed: closes its connection and drops its `done`. Does
     /// nothing in a forked child, because the call belongs to the parent.
     pub fn cancel(&self) {
