@@ -453,6 +453,9 @@ def footprint(results: dict[str, Any]) -> str:
         for name, size in peaks.items()
         if name != "calls"
     ]
+    parts.append(
+        "The processes are the workers of the benchmark, except those of Python's two `guard`, which import one package and nothing else."
+    )
     parts.append(table([f"most memory of a fresh process, {number(peaks.get('calls'), 0)} calls", "MiB"], rows))
     each = figures.get("memory_each", {})
     rows = [
