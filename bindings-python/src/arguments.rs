@@ -55,6 +55,9 @@ impl<'a, 'py> ArgumentDict<'a, 'py> {
     }
 
     pub(crate) fn optional(&mut self, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.taken == self.arguments.len() {
+            return Ok(None);
+        }
         let value = self.arguments.get_item(name)?;
         self.taken += usize::from(value.is_some());
         Ok(value.filter(|value| !value.is_none()))

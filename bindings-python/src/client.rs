@@ -391,16 +391,15 @@ impl Client {
         record: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let bridge = Bridge::clone(&*self.bridge(py)?);
-        let request =
-            bridge.prepare(action.clone()).map_err(|error| in_call(py, raise(py, &error), called))?;
+        let request = bridge.prepare(action).map_err(|error| in_call(py, raise(py, &error), called))?;
         let (prepared, recorder) = (request.clone(), record.then(|| bridge.clone()));
         let call = move |actpass: ActPass| async move {
             Ok(GuardSession::authorize(&actpass, prepared, record).await)
         };
         bridge.call(py, options, call, move |py, verdict_result| {
-            let verdict_result =
-                verdict_result.unwrap_or_else(|failure| GuardSession::for_failure(request, failure, record));
-            verdict(py, verdict_result, action, called, recorder)
+            let verdict_result = verdict_result
+                .unwrap_or_else(|failure| GuardSession::for_failure(request.clone(), failure, record));
+            verdict(py, verdict_result, request, called, recorder)
         })
     }
 

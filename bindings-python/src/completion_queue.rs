@@ -14,7 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::convert::CachedFunction;
+use crate::convert::CachedObject;
 use crate::panic::catch_panic;
 
 /// The completed calls of one event loop.
@@ -91,7 +91,7 @@ impl CompletionQueue {
 impl CompletionQueue {
     /// The queue of the running event loop, and a new future of that loop.
     pub(crate) fn of_running_loop<'py>(py: Python<'py>) -> PyResult<(Bound<'py, Self>, Bound<'py, PyAny>)> {
-        static RUNNING: CachedFunction = CachedFunction::of("actpass._run", "running");
+        static RUNNING: CachedObject = CachedObject::of("actpass._run", "running");
         let found = RUNNING.bound(py)?.call0()?;
         let found = found.cast_into::<PyTuple>()?;
         Ok((found.get_item(0)?.cast_into()?, found.get_item(1)?))

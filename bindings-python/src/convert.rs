@@ -331,17 +331,17 @@ fn list_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     items.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
 }
 
-/// A function of the Python layer, looked up once.
+/// An object of a Python module, looked up once.
 ///
 /// It uses no lock that is held during an import: a fork in that moment would leave it locked in
 /// the child.
-pub(crate) struct CachedFunction {
+pub(crate) struct CachedObject {
     module: &'static str,
     name: &'static str,
     found: OnceLock<Py<PyAny>>,
 }
 
-impl CachedFunction {
+impl CachedObject {
     pub(crate) const fn of(module: &'static str, name: &'static str) -> Self {
         Self { module, name, found: OnceLock::new() }
     }
@@ -357,6 +357,74 @@ impl CachedFunction {
     }
 }
 
+/// The present class `name` of the package's module `module`: the package may be imported again, for example by a test.
+pub(crate) fn class<'py>(
+    module: &Bound<'py, PyString>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = module.py();
+    let imported = imported_modules(py)?.get_item(module)?;
+    let found = imported.map(|imported| imported.getattr_opt(name)).transpose()?.flatten();
+    // Another thread may be importing the module: wait for it.
+    found.map_or_else(|| py.import(module)?.getattr(name), Ok)
+}
+
+/// Whether the program has imported `module`.
+pub(crate) fn is_imported(module: &Bound<'_, PyString>) -> PyResult<bool> {
+    imported_modules(module.py())?.contains(module)
+}
+
+fn imported_modules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    static MODULES: CachedObject = CachedObject::of("sys", "modules");
+    MODULES.bound(py)?.cast_into().map_err(PyErr::from)
+}
+
+/// Copies a value of [`from_json`]; cheaper than parsing its text again.
+pub(crate) fn copy_json<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if let Ok(members) = value.cast_exact::<PyDict>() {
+        let copy = members.copy()?;
+        for (key, member) in members {
+            if member.is_exact_instance_of::<PyDict>() || member.is_exact_instance_of::<PyList>() {
+                copy.set_item(key, copy_json(&member)?)?;
+            }
+        }
+        return Ok(copy.into_any());
+    }
+    match value.cast_exact::<PyList>() {
+        Ok(items) => {
+            let items: Vec<_> = items.iter().map(|item| copy_json(&item)).collect::<PyResult<_>>()?;
+            Ok(PyList::new(value.py(), items)?.into_any())
+        }
+        Err(_) => Ok(value.clone()),
+    }
+}
+
+/// A key of an object.
+enum Key<'py> {
+    /// A member of a response of the gateway: its Python string exists once.
+    Known(&'static str, &'py Bound<'py, PyString>),
+    Other(String),
+}
+
+impl AsRef<str> for Key<'_> {
+    fn as_ref(&self) -> &str {
+        match self {
+            Self::Known(text, _) => text,
+            Self::Other(text) => text,
+        }
+    }
+}
+
+/// The key for `text`, which need not be listed: a listed one is cheaper to create and to look up.
+macro_rules! key_of {
+    ($py:expr, $text:expr; $($known:literal)*) => {
+        match $text {
+            $($known => Key::Known($known, pyo3::intern!($py, $known)),)*
+            other => Key::Other(other.to_owned()),
+        }
+    };
+}
+
 /// Builds Python objects.
 struct PyBuilder<'py> {
     py: Python<'py>,
@@ -364,6 +432,7 @@ struct PyBuilder<'py> {
 
 impl<'py> Builder for PyBuilder<'py> {
     type Value = Bound<'py, PyAny>;
+    type Key = Key<'py>;
     type Error = PyErr;
 
     fn null(&mut self) -> PyResult<Self::Value> {
@@ -393,10 +462,19 @@ impl<'py> Builder for PyBuilder<'py> {
         Ok(PyList::new(self.py, items)?.into_any())
     }
 
-    fn object(&mut self, members: Vec<(String, Self::Value)>) -> PyResult<Self::Value> {
+    fn key(&mut self, text: &str) -> Key<'py> {
+        key_of!(self.py, text; "decision" "reason_code" "risk_tier" "explain" "summary" "matched_rules" "next_steps"
+            "evidence_event_id" "request_hash" "halt_epoch" "replayed" "replay_age_ms" "approval_request_id" "token"
+            "expires_at")
+    }
+
+    fn object(&mut self, members: Vec<(Key<'py>, Self::Value)>) -> PyResult<Self::Value> {
         let object = PyDict::new(self.py);
         for (key, value) in members {
-            object.set_item(key, value)?;
+            match key {
+                Key::Known(_, key) => object.set_item(key, value)?,
+                Key::Other(key) => object.set_item(key, value)?,
+            }
         }
         Ok(object.into_any())
     }

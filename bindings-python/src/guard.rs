@@ -1,20 +1,22 @@
 //! The guard as a session. Between its steps the Python layer runs the caller's function in the
 //! caller's thread.
 
+use std::sync::{Mutex, PoisonError};
+
 use actpass_core::engine::Begun;
 use actpass_core::{
     ActPass, Action, ActionEnd, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, Error, ErrorKind,
-    ExecutionContext, InvalidArgument, Outcome, Recording, canonical_outcome as canonical,
+    ExecutionContext, InvalidArgument, Outcome, PreparedAction, Recording, canonical_outcome as canonical,
 };
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use pyo3::{IntoPyObjectExt, intern};
 
 use crate::arguments::arguments;
 use crate::convert::{
-    CachedFunction, argument, from_json, json, number, optional, seconds_argument, string, to_json,
-    to_json_by, whole_number, wrong_type,
+    CachedObject, argument, class, copy_json, from_json, json, number, optional, seconds_argument, string,
+    to_json, to_json_by, whole_number, wrong_type,
 };
 use crate::error::{exception, in_call, is_of_an_argument, raise};
 use crate::halts::NativeHaltSignal;
@@ -93,7 +95,7 @@ impl CallArguments<'_> {
 pub(crate) fn verdict<'py>(
     py: Python<'py>,
     result: Result<actpass_session::GuardSession, Box<Blocked>>,
-    action: Action,
+    request: PreparedAction,
     called: &'static str,
     recorder: Option<Bridge>,
 ) -> PyResult<Bound<'py, PyAny>> {
@@ -101,7 +103,8 @@ pub(crate) fn verdict<'py>(
         Err(blocked) => (None::<GuardSession>, Some(blocked_outcome(py, *blocked, called)?)),
         Ok(session) => {
             let request_id = session.decision().and_then(|decision| decision.request_id().map(str::to_owned));
-            (Some(GuardSession { session, request_id, action, called, recorder }), None)
+            let decision = Mutex::new(None);
+            (Some(GuardSession { session, request_id, request, called, recorder, decision }), None)
         }
     }
     .into_bound_py_any(py)
@@ -115,9 +118,12 @@ pub(crate) struct GuardSession {
     #[pyo3(get)]
     request_id: Option<String>,
     /// The evaluated action.
-    action: Action,
+    request: PreparedAction,
     called: &'static str,
     recorder: Option<Bridge>,
+    /// The decision of the running function, and a copy of the objects that it received, for the outcome: the function may
+    /// change its own. They refer to no objects of the caller.
+    decision: Mutex<Option<(Decision, Py<PyAny>)>>,
 }
 
 #[pymethods]
@@ -155,7 +161,13 @@ impl GuardSession {
                 Begun::Blocked(blocked) => {
                     (None::<Bound<'_, PyDict>>, Some(blocked_outcome(py, blocked, self.called)?))
                 }
-                Begun::Running(context) => (Some(execution_context(py, &context)?), None),
+                Begun::Running(context) => {
+                    let decision = from_json(py, context.decision().as_json())?;
+                    let copy = copy_json(&decision)?.unbind();
+                    *self.decision.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((context.decision().clone(), copy));
+                    (Some(execution_context(py, &context, decision)?), None)
+                }
             }
             .into_bound_py_any(py)
         })
@@ -208,7 +220,7 @@ impl GuardSession {
         resource: Option<Bound<'py, PyAny>>,
         default: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Action> {
-        let mut now = self.action.clone();
+        let mut now = self.request.action().clone();
         if let Some(args) = args {
             now = now.args_text(match to_json_by("args", &args, default) {
                 Ok(args) => args,
@@ -237,7 +249,8 @@ impl GuardSession {
             finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
         let recording = recording.zip(self.recorder.as_ref());
         let recording = recording.map(|(recording, bridge)| record(py, bridge, recording)).transpose();
-        let outcome = outcome(py, settlement.settle(ended), self.called)?;
+        let decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = outcome(py, settlement.settle(ended), decision, self.called)?;
         let stop = response.err().filter(|error| !error.is_instance_of::<PyException>(py));
         match (stop, recording) {
             (None, Ok(recording)) => Ok((outcome, recording)),
@@ -246,16 +259,20 @@ impl GuardSession {
     }
 }
 
-/// The context for the function.
-fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResult<Bound<'py, PyDict>> {
+/// The context for the function, with its decision.
+fn execution_context<'py>(
+    py: Python<'py>,
+    context: &ExecutionContext,
+    decision: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
     let given = PyDict::new(py);
     let credential =
         context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
-    given.set_item("credential", credential)?;
-    given.set_item("decision", from_json(py, context.decision().as_json())?)?;
-    // Not cached, as in `outcome`.
-    let signal = py.import("actpass._halt")?.getattr("HaltSignal")?;
-    given.set_item("halt", signal.call1((NativeHaltSignal::new(context.halt()),))?)?;
+    given.set_item(intern!(py, "credential"), credential)?;
+    given.set_item(intern!(py, "decision"), decision)?;
+    let signal = class(intern!(py, "actpass._halt"), intern!(py, "HaltSignal"))?;
+    let signal = signal.call1((NativeHaltSignal::new(context.halt()),))?;
+    given.set_item(intern!(py, "halt"), signal)?;
     Ok(given)
 }
 
@@ -281,7 +298,7 @@ fn record<'py>(py: Python<'py>, bridge: &Bridge, recording: Recording) -> PyResu
 
 /// Attaches the outcome of the action that ran to an exception that stops the program.
 fn with_outcome(py: Python<'_>, stop: PyErr, outcome: &Bound<'_, PyAny>) -> PyErr {
-    static CARRY: CachedFunction = CachedFunction::of("actpass._telemetry", "carry");
+    static CARRY: CachedObject = CachedObject::of("actpass._telemetry", "carry");
     // If the outcome cannot be attached, the exception still propagates.
     let _ = CARRY.bound(py).and_then(|carry| carry.call1((stop.value(py), outcome)));
     stop
@@ -295,21 +312,33 @@ fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResul
 
 fn blocked_outcome<'py>(py: Python<'py>, blocked: Blocked, called: &str) -> PyResult<Bound<'py, PyAny>> {
     let texts = blocked.texts();
-    let outcome = outcome(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?;
+    let outcome = outcome(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), None, called)?;
     outcome.setattr("_texts", (texts.model, texts.developer, texts.is_retryable))?;
     Ok(outcome)
 }
 
+/// The outcome as Python objects. `converted` are the objects of a decision that was converted before.
 fn outcome<'py>(
     py: Python<'py>,
     outcome: Outcome<Py<PyAny>, Py<PyAny>>,
+    converted: Option<(Decision, Py<PyAny>)>,
     called: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
     catch_panic(py, || {
-        let reported = PyDict::new(py);
-        let request_id = outcome.decision().request_id().map(str::to_owned);
-        reported.set_item("decision", from_json(py, outcome.decision().as_json())?)?;
-        reported.set_item("executed", outcome.executed())?;
+        let class = class(intern!(py, "actpass._outcome"), intern!(py, "GuardOutcome"))?;
+        let object = class.call_method1(intern!(py, "__new__"), (&class,))?;
+        let reported = object.cast::<PyDict>()?;
+        let decision = match converted {
+            Some((decision, converted)) if decision.as_json() == outcome.decision().as_json() => {
+                converted.into_bound(py)
+            }
+            Some(_) | None => from_json(py, outcome.decision().as_json())?,
+        };
+        reported.set_item(intern!(py, "decision"), decision)?;
+        reported.set_item(intern!(py, "executed"), outcome.executed())?;
+        if let Some(request_id) = outcome.decision().request_id() {
+            object.setattr(intern!(py, "request_id"), request_id)?;
+        }
         let gate_error = match outcome {
             Outcome::Blocked(blocked) => {
                 if let Some(approval) = blocked.approval() {
@@ -322,17 +351,14 @@ fn outcome<'py>(
                 None
             }
             Outcome::Returned { result, gate_error, .. } => {
-                reported.set_item("result", result)?;
+                reported.set_item(intern!(py, "result"), result)?;
                 gate_error
             }
         };
         if let Some(error) = gate_error {
             reported.set_item("error", exception(py, &error, Some(called))?)?;
         }
-        let attributes = PyDict::new(py);
-        attributes.set_item("request_id", request_id)?;
-        // Not cached: a class belongs to its interpreter, and a process may have several.
-        py.import("actpass._outcome")?.getattr("GuardOutcome")?.call((reported,), Some(&attributes))
+        Ok(object)
     })
 }
 

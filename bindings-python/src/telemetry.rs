@@ -7,10 +7,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use crate::convert::CachedFunction;
+use crate::convert::{CachedObject, is_imported};
 use actpass_core::ActPass;
 use actpass_session::CallLog;
 use pyo3::exceptions::PyException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -26,7 +27,11 @@ pub(crate) struct CallSpan {
 impl CallSpan {
     /// Reads the current trace and the enabled log level.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
-        static BEGIN: CachedFunction = CachedFunction::of("actpass._telemetry", "begin");
+        static BEGIN: CachedObject = CachedObject::of("actpass._telemetry", "begin");
+        // `begin` observes by these modules alone.
+        if !is_imported(intern!(py, "logging"))? && !is_imported(intern!(py, "opentelemetry.trace"))? {
+            return Ok(Self { traceparent: None, log: None });
+        }
         let result = BEGIN.bound(py)?.call0();
         let result = result.and_then(|result| result.extract::<(Option<String>, u8, Option<Py<PyAny>>)>());
         let (traceparent, level, stop) = ignore_telemetry_error(py, result)?.unwrap_or_default();
@@ -51,7 +56,7 @@ impl CallSpan {
 
     /// Delivers the log lines to Python's logging.
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
-        static LOG: CachedFunction = CachedFunction::of("actpass._telemetry", "log");
+        static LOG: CachedObject = CachedObject::of("actpass._telemetry", "log");
         let Some(log) = &self.log else {
             return Ok(());
         };

@@ -233,11 +233,15 @@ def test_mutating_decision_does_not_change_outcome(hostile: Hostile) -> None:
     def change(context: Any) -> None:
         context["decision"]["decision"] = "deny"
         context["decision"]["explain"]["summary"] = "changed"
+        context["decision"]["explain"]["matched_rules"].append("changed")
+        context["decision"]["unknown"][0]["of"].append("changed")
+        context["decision"]["unknown"].clear()
         context.clear()
 
-    decision = {**ALLOW, "explain": {"summary": "original"}}
+    explain = {"summary": "original", "matched_rules": ["original"]}
+    decision = {**ALLOW, "explain": explain, "unknown": [{"of": ["original"]}, 1.5, None]}
     with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
-        said = {**decision, "explain": {**EXPLAIN, "summary": "original"}}
+        said = {**decision, "explain": {**EXPLAIN, **explain}}
         assert client.guard(execute_fn=change, **ACTION)["decision"] == said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
 import time
@@ -79,6 +80,7 @@ def test_no_log_lines_without_handlers(hostile: Hostile, caplog: pytest.LogCaptu
 
 def test_prints_nothing_without_log_handlers() -> None:
     code = """
+import itertools
 import logging
 from support import ACTION, new_client
 new_client("http://127.0.0.1:9").guard(execute_fn=print, **ACTION)
@@ -320,3 +322,40 @@ def test_unmapped_tool_has_a_span(telemetry: Telemetry) -> None:
     [span] = telemetry.spans()
     shown = {name: span.attributes[f"actpass.{name}"] for name in ("tool", "decision", "reason_code", "executed")}
     assert shown == {"tool": "rm", "decision": "deny", "reason_code": "actpass.unmapped_tool", "executed": False}
+
+
+def test_level_of_standard_loggers_is_that_of_their_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, handlers, seen = logging.getLogger("actpass"), [logging.NullHandler()], set()
+    cases = itertools.product(
+        (0, 10, 60), (0, 30), ([], handlers), ([], handlers), (True, False), (True, False), (0, 40)
+    )
+    for own, root, of_own, of_root, passes, is_disabled, disable in cases:
+        with monkeypatch.context() as patch:
+            patch.setattr(logger, "level", own)
+            patch.setattr(logging.root, "level", root)
+            patch.setattr(logger, "handlers", of_own)
+            patch.setattr(logging.root, "handlers", of_root)
+            patch.setattr(logger, "propagate", passes)
+            patch.setattr(logger, "disabled", is_disabled)
+            patch.setattr(logging.root.manager, "disable", disable)
+            level = _telemetry._level(logging)
+            assert _telemetry._standard_level(logging) == level
+            seen.add(level)
+    assert seen == {0, 1, 10, 30, 41}
+
+
+def test_level_is_asked_of_loggers_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(logging.Logger):
+        pass
+
+    known = logging.Logger.manager.loggerDict
+    monkeypatch.setattr(logging.getLogger("actpass"), "parent", Mine("above"))
+    assert _telemetry._standard_level(logging) is None
+    monkeypatch.setitem(known, "actpass", Mine("actpass"))
+    assert _telemetry._standard_level(logging) is None
+    monkeypatch.delitem(known, "actpass")
+    assert _telemetry._standard_level(logging) is None
+    monkeypatch.setitem(known, "actpass", logging.Logger("actpass"))
+    monkeypatch.setattr(known["actpass"], "level", "not a number")
+    monkeypatch.setattr(known["actpass"], "handlers", [logging.NullHandler()])
+    assert _telemetry._standard_level(logging) is None

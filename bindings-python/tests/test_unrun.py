@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import functools
 import gc
+import inspect
 import io
 import itertools
 import json
@@ -20,7 +21,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Callable
 
 import pytest
-from actpass import ActPassArgumentError, ActPassClient, ActPassConfigError, AsyncActPassClient, canonical_outcome
+from actpass import (
+    ActPassArgumentError,
+    ActPassClient,
+    ActPassConfigError,
+    AsyncActPassClient,
+    _run,
+    canonical_outcome,
+)
 from support import ACTION, CapturingServer, capturing, new_async_client, new_client, run_loop
 
 PENDING: Any = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
@@ -627,6 +635,111 @@ def test_rejects_coroutine_functions_without_context(gateway: CapturingServer, w
     with pytest.raises(ActPassArgumentError, match="only argument, found"):
         guard_async(gateway, CANNOT_ASYNC[what])
     assert gateway.captured == []
+
+
+def made() -> Any:
+    """Return a new function that accepts the context."""
+
+    def takes(context: Any, amount: Any = 1) -> str:
+        return "ran"
+
+    return takes
+
+
+class Changed:
+    """A callable whose class the tests change."""
+
+    def __call__(self, context: Any) -> str:
+        return "ran"
+
+    def method(self, context: Any) -> str:
+        return "ran"
+
+
+def code_of(function: Any) -> types.CodeType:
+    return function.__code__  # type: ignore[no-any-return]
+
+
+def of_one() -> Any:
+    return lambda context: "ran"
+
+
+#: Changes to a function that was accepted before, after which it must be rejected.
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "code of a generator": (made, lambda it: setattr(it, "__code__", code_of(steps))),
+    "code of an async def": (made, lambda it: setattr(it, "__code__", code_of(pay))),
+    "code without parameters": (made, lambda it: setattr(it, "__code__", code_of(nothing))),
+    "code of two parameters": (of_one, lambda it: setattr(it, "__code__", code_of(two))),
+    "code with a keyword": (of_one, lambda it: setattr(it, "__code__", code_of(one_and_by_name))),
+    "no defaults": (made, lambda it: setattr(it, "__defaults__", None)),
+    "fewer defaults": (made, lambda it: setattr(it, "__defaults__", ())),
+    "wrapped generator": (made, lambda it: setattr(it, "__wrapped__", steps)),
+    "marked": (made, lambda it: it.__dict__.update(marked().__dict__)),
+    "__call__ of its class": (Changed, lambda it: setattr(type(it), "__call__", steps)),
+    "method of its class": (lambda: Changed().method, lambda it: setattr(it.__func__, "__code__", code_of(steps))),
+    "signature of its class": (Changed, lambda it: setattr(it, "__signature__", inspect.signature(nothing))),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_rejects_function_that_changed_after_it_was_accepted(gateway: CapturingServer, what: str) -> None:
+    make, change = CHANGES[what]
+    kept = dict(vars(Changed)), Changed.method.__code__
+    function = make()
+    try:
+        for _ in range(20):  # The interpreter specializes code that runs often.
+            assert guard(gateway, function)["result"] == "ran"
+        gateway.take()
+        change(function)
+        with pytest.raises(ActPassArgumentError, match="execute_fn: expected a function"):
+            guard(gateway, function, mode="monitor")
+        assert (gateway.captured, RAN) == ([], [])
+    finally:
+        Changed.__call__, Changed.method.__code__ = kept[0]["__call__"], kept[1]  # type: ignore[method-assign]
+
+
+def test_judges_closures_of_one_code_by_their_own_defaults(gateway: CapturingServer) -> None:
+    def closure(*defaults: Any) -> Any:
+        def takes(context: Any, amount: Any = 1) -> str:
+            return "ran"
+
+        takes.__defaults__ = defaults
+        return takes
+
+    for _ in range(3):
+        assert guard(gateway, closure(1))["result"] == "ran"
+        with pytest.raises(ActPassArgumentError, match="only argument, found"):
+            guard(gateway, closure())
+        assert guard_async(gateway, closure(2))["result"] == "ran"
+        with pytest.raises(ActPassArgumentError, match="only argument, found"):
+            guard_async(gateway, closure())
+
+
+def shapes() -> Iterator[tuple[str, Any]]:
+    """Yield functions of many shapes, with their source."""
+    positional = ["", "a", "a=1", "a, b", "a, b=1", "a=1, b=1", "a, b, c", "a, b, c=1", "a, /", "a, b=1, /"]
+    rest = ["", "*args", "*, k", "*, k=1", "*args, k", "**kwargs", "*args, k=1, **kwargs"]
+    bodies = ["def f({}): pass", "def f({}): yield", "async def f({}): pass", "async def f({}): yield"]
+    for first, second, body in itertools.product(positional, rest, bodies):
+        source = body.format(", ".join(part for part in (first, second) if part))
+        names: dict[str, Any] = {}
+        exec(source, names)
+        yield source, names["f"]
+        yield f"method: {source}", types.MethodType(names["f"], object())
+
+
+def test_fast_check_accepts_only_what_the_full_check_accepts() -> None:
+    accepted = 0
+    for (source, function), awaited in itertools.product(shapes(), (False, True)):
+        problem = _run._problem_of(function, awaited=awaited)
+        try:
+            _run.check_callable(function, "guard", awaited)
+        except ActPassArgumentError as error:
+            assert problem is not None and problem in str(error), source
+        else:
+            assert problem is None, source
+            accepted += 1
+    assert accepted > 100
 
 
 def test_error_names_function_and_its_parameters(gateway: CapturingServer) -> None:

@@ -61,7 +61,8 @@ impl PreparedAction {
         std::iter::once(&self.0.config.api_key).chain(passport).collect()
     }
 
-    pub(crate) fn action(&self) -> &Action {
+    /// The action.
+    pub fn action(&self) -> &Action {
         &self.0.action
     }
 

@@ -8,7 +8,7 @@ from . import _native, _run
 from ._errors import ActionBlockedError, ActPassError
 from ._kinds import Blocking
 from ._outcome import GuardOutcome
-from ._settings import limits
+from ._settings import limits, scopes
 from ._telemetry import instrument
 from ._tools import ToolAction, Unguarded
 
@@ -443,25 +443,38 @@ class ActPassClient(Blocking):
         ...         client.guard("demo", "demo.tool", {}, lambda ctx: "ran").unwrap()
         'ran'
         """
-        action = self._scoped(
-            {
-                "goal": goal,
-                "tool": tool,
-                "args": args,
-                "resource": resource,
-                "user_id": user_id,
-                "passport": passport,
-                "mode": mode,
-                "idempotency_key": idempotency_key,
-                "audience": audience,
-                "approval_request_id": approval_request_id,
-                "tool_manifest_hash": tool_manifest_hash,
-                "wait_for_approval": wait_for_approval,
-            }
+        # Without options there is nothing to fill in: the members that are missing have their defaults.
+        is_plain = wait_for_approval is None and (
+            user_id
+            is passport
+            is mode
+            is idempotency_key
+            is audience
+            is approval_request_id
+            is tool_manifest_hash
+            is None
         )
-        return self._guard(
-            action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
-        )
+        if is_plain and not scopes.get():
+            action = {"goal": goal, "tool": tool, "args": args, "resource": resource}
+        else:
+            action = self._scoped(
+                {
+                    "goal": goal,
+                    "tool": tool,
+                    "args": args,
+                    "resource": resource,
+                    "user_id": user_id,
+                    "passport": passport,
+                    "mode": mode,
+                    "idempotency_key": idempotency_key,
+                    "audience": audience,
+                    "approval_request_id": approval_request_id,
+                    "tool_manifest_hash": tool_manifest_hash,
+                    "wait_for_approval": wait_for_approval,
+                }
+            )
+        options = None if timeout is max_retries is None else limits(timeout, max_retries)
+        return self._guard(action, execute_fn, default, record_outcome, options)
 
     def authorize(
         self,
@@ -618,7 +631,7 @@ class ActPassClient(Blocking):
         ...         client.resume(out["approval"], lambda ctx: "ran")["executed"]
         True
         """
-        _run.check_callable(execute_fn, "resume", awaited=self._background)
+        _run.check_callable(execute_fn, "resume", self._background)
         with instrument("resume", *_run.shown(pending), self) as span:
             spends = self._scoped({"passport": passport})["passport"]
             session, blocked = self._native.resume(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from . import _run
 from ._call import answer
 from ._settings import Settings
-from ._telemetry import instrument
+from ._telemetry import TRACE, instrument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,19 +28,27 @@ class Awaited(Settings):
         self,
         action: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Any],
-        *,
         default: Optional[Callable[[Any], Any]],
         record_outcome: object,
         options: Limits,
-        now: Callable[[], tuple[object, ...]] = tuple,
+        now: Optional[Callable[[], tuple[object, ...]]] = None,
         suspends: tuple[type[BaseException], ...] = (),
     ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
-        _run.check_callable(execute_fn, "guard", awaited=True)
-        converter, tool = self._converter(default, "guard"), action["tool"]
-        with instrument("guard", tool, action["mode"], self) as span:
-            session, blocked = await answer(self._native.guard(action, record_outcome, converter, options))
-            return await _run.run_async(session, blocked, tool, execute_fn, span, now, suspends)
+        _run.check_callable(execute_fn, "guard", True)
+        converter = self._default if default is None else self._converter(default, "guard")
+        tool = action["tool"]
+        if TRACE in sys.modules:
+            with instrument("guard", tool, action.get("mode"), self) as span:
+                session, blocked = await answer(self._native.guard(action, record_outcome, converter, options))
+                return await _run.run_async(session, blocked, tool, execute_fn, span, now, suspends)
+        call = self._native.guard(action, record_outcome, converter, options)
+        try:  # As `answer`, without a coroutine.
+            session, blocked = await call.future
+        except BaseException:
+            call.cancel()
+            raise
+        return await _run.run_async(session, blocked, tool, execute_fn, None, now, suspends)
 
     def _asynchronous(self) -> Awaited:
         """Return the client that protected ``async def`` functions use."""
@@ -64,19 +74,22 @@ class Blocking(Settings):
         self,
         action: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Any],
-        *,
         default: Optional[Callable[[Any], Any]],
         record_outcome: object,
         options: Limits,
-        now: Callable[[], tuple[object, ...]] = tuple,
+        now: Optional[Callable[[], tuple[object, ...]]] = None,
         suspends: tuple[type[BaseException], ...] = (),
     ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` returns its members that may have changed, right before it runs."""
-        _run.check_callable(execute_fn, "guard", awaited=False)
-        converter, tool = self._converter(default, "guard"), action["tool"]
-        with instrument("guard", tool, action["mode"], self) as span:
-            session, blocked = self._native.guard(action, record_outcome, converter, options)
-            return _run.run(session, blocked, tool, execute_fn, span, now, suspends)
+        _run.check_callable(execute_fn, "guard", False)
+        converter = self._default if default is None else self._converter(default, "guard")
+        tool = action["tool"]
+        if TRACE in sys.modules:
+            with instrument("guard", tool, action.get("mode"), self) as span:
+                session, blocked = self._native.guard(action, record_outcome, converter, options)
+                return _run.run(session, blocked, tool, execute_fn, span, now, suspends)
+        session, blocked = self._native.guard(action, record_outcome, converter, options)
+        return _run.run(session, blocked, tool, execute_fn, None, now, suspends)
 
     def _asynchronous(self) -> Awaited:
         """Return the client that protected ``async def`` functions use."""

@@ -16,6 +16,8 @@ from ._errors import ActPassConfigError
 _queues: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.CompletionQueue]] = (
     weakref.WeakKeyDictionary()
 )
+#: The loop of the last call and its queue, because most processes have one loop.
+_last: tuple[Callable[[], Any], Callable[[], Any]] = (lambda: None), (lambda: None)
 _kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _native.CompletionQueue] = weakref.WeakKeyDictionary()
 
 
@@ -27,14 +29,24 @@ def running() -> tuple[_native.CompletionQueue, asyncio.Future[Any]]:
         raise _no_loop() from None
     if asyncio.current_task(loop) is None:
         raise _no_loop()
-    known = _queues.get(loop)
-    queue = known() if known is not None else None
+    to_loop, to_queue = _last
+    queue = to_queue() if to_loop() is loop else _queue_of(loop)
     if queue is None or not queue.is_current_process():
         queue = _open(loop)
     return queue, loop.create_future()
 
 
+def _queue_of(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue | None:
+    global _last  # noqa: PLW0603
+    known = _queues.get(loop)
+    if known is None:
+        return None
+    _last = weakref.ref(loop), known
+    return known()
+
+
 def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
+    global _last  # noqa: PLW0603
     queue = _native.CompletionQueue()
     try:
         # In an empty context: the loop keeps the context of this call, with the first caller's variables.
@@ -43,6 +55,7 @@ def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
         queue.set_waker(_waker(loop, queue))
         _kept[loop] = queue
     _queues[loop] = weakref.ref(queue)
+    _last = weakref.ref(loop), _queues[loop]
     return queue
 
 

@@ -34,8 +34,9 @@ class GuardOutcome(dict[str, "typing.Any"], Generic["_variables.T"]):
     (False, 'actpass.unreachable', True)
     """
 
-    request_id: typing.Optional[str]
-    _tool: str
+    # The native module creates outcomes without `__init__`, and sets no attribute that has its default.
+    request_id: typing.Optional[str] = None
+    _tool: str = ""
     #: The core's messages of a block, for a model and for a developer.
     _texts: typing.Optional[tuple[str, str, bool]] = None
 

@@ -27,12 +27,29 @@ if TYPE_CHECKING:
 
 #: Code flags as defined in ``inspect``.
 _VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x100, 0x200
+#: Flags of functions whose body runs after their call returned, for a blocking and an asynchronous client.
+_LATER, _LATER_AWAITED = _GENERATOR | _ASYNC_GENERATOR | _COROUTINE, _GENERATOR | _ASYNC_GENERATOR
 #: The maximum number of wrapper layers to inspect.
 _LAYERS = 64
 
 
-def check_callable(found: object, called: str, *, awaited: bool) -> None:
+def check_callable(found: Any, called: str, awaited: bool) -> None:
     """Reject, before anything is sent, a callable that does not accept the context or would run later, unguarded."""
+    # The common case: a function or method without attributes whose parameters are positional. It is decided from
+    # the present code and defaults, without a cache, because both can be replaced.
+    function, given = found, 1
+    if type(found) is MethodType:
+        function, given = found.__func__, 2
+    if type(function) is FunctionType and not function.__dict__:
+        code = function.__code__
+        most = code.co_argcount
+        if (
+            not code.co_flags & (_LATER_AWAITED if awaited else _LATER)
+            and given <= most
+            and not code.co_kwonlyargcount
+            and (most == given or most - len(function.__defaults__ or ()) <= given)
+        ):
+            return
     problem = _problem_of(found, awaited=awaited)
     if problem is not None:
         raise wrong(problem, "execute_fn", called)
@@ -328,7 +345,7 @@ def begin(session: _native.GuardSession, tool: str, now: tuple[object, ...] = ()
 
     ``now`` are the arguments of the native ``begin``.
     """
-    context, outcome = session.begin(*now)
+    context, outcome = session.begin(*now) if now else session.begin()
     if journals and context is not None:
         note(tool, context["decision"], session.request_id, ran=True)
     return context, outcome
@@ -384,31 +401,43 @@ def run(
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
-    span: CallSpan,
-    now: Callable[[], tuple[object, ...]] = tuple,
+    span: CallSpan | None,
+    now: Callable[[], tuple[object, ...]] | None = None,
     suspends: tuple[type[BaseException], ...] = (),
 ) -> GuardOutcome[Any]:
     """Run a permitted function and return its outcome; without a session, return ``outcome`` as blocked.
 
-    Exceptions of the types in ``suspends`` are control flow of a framework: recorded as ``suspended``, and raised.
+    ``now`` returns the arguments of :func:`begin`. Exceptions of the types in ``suspends`` are control flow of a
+    framework: recorded as ``suspended``, and raised.
     """
-    context, outcome = (None, outcome) if session is None else begin(session, tool, now())
-    if session is None or context is None:
+    if session is None:
         return blocked(outcome, tool, span)
-    span.decided(context["decision"])
+    context, outcome = session.begin() if now is None else session.begin(*now())
+    if context is None:
+        return blocked(outcome, tool, span)
+    if journals:
+        note(tool, context["decision"], session.request_id, ran=True)
+    if span is not None:
+        span.decided(context["decision"])
     try:
         result = execute_fn(context)
     except suspends:
         session.suspended()
         raise
     except Exception as error:
-        outcome = reported(session.failed(error))
+        outcome, recorded = session.failed(error)
     except BaseException:
         session.cancelled()
         raise
     else:
-        outcome = reported(returned(session, result))
-    return _ended(outcome, tool, span)
+        problem = None if id(type(result)) in _PLAIN else unrun(result)
+        outcome, recorded = session.returned(result) if problem is None else session.failed(problem)
+    if recorded is not None:
+        outcome.update(recorded)
+    outcome._tool = tool
+    if span is not None:
+        span.ended(outcome)
+    return outcome  # type: ignore[no-any-return]
 
 
 async def run_async(
@@ -416,30 +445,41 @@ async def run_async(
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
-    span: CallSpan,
-    now: Callable[[], tuple[object, ...]] = tuple,
+    span: CallSpan | None,
+    now: Callable[[], tuple[object, ...]] | None = None,
     suspends: tuple[type[BaseException], ...] = (),
 ) -> GuardOutcome[Any]:
     """Like :func:`run`, in the caller's task."""
-    context, outcome = (None, outcome) if session is None else begin(session, tool, now())
-    if session is None or context is None:
+    if session is None:
         return blocked(outcome, tool, span)
-    span.decided(context["decision"])
+    context, outcome = session.begin() if now is None else session.begin(*now())
+    if context is None:
+        return blocked(outcome, tool, span)
+    if journals:
+        note(tool, context["decision"], session.request_id, ran=True)
+    if span is not None:
+        span.decided(context["decision"])
     try:
         result = execute_fn(context)
-        if _is_awaitable(result):
+        if id(type(result)) not in _PLAIN and _is_awaitable(result):
             result = await result
     except suspends:
         session.suspended()
         raise
     except Exception as error:
-        outcome = await reported_async(session.failed(error))
+        outcome, recording = session.failed(error)
     except BaseException:
         session.cancelled()
         raise
     else:
-        outcome = await reported_async(returned(session, result))
-    return _ended(outcome, tool, span)
+        problem = None if id(type(result)) in _PLAIN else unrun(result)
+        outcome, recording = session.returned(result) if problem is None else session.failed(problem)
+    if recording is not None:
+        outcome = await reported_async((outcome, recording))
+    outcome._tool = tool
+    if span is not None:
+        span.ended(outcome)
+    return outcome  # type: ignore[no-any-return]
 
 
 def returned(session: _native.GuardSession, result: Any) -> tuple[Any, Any]:
@@ -478,19 +518,16 @@ async def reported_async(ended: tuple[Any, Any]) -> Any:
     return outcome
 
 
-def blocked(outcome: Any, tool: str, span: CallSpan) -> GuardOutcome[Any]:
+def blocked(outcome: Any, tool: str, span: CallSpan | None) -> GuardOutcome[Any]:
     """Return the outcome of an action that did not run."""
     # A denial made by the SDK has no request id and is not counted.
     if outcome.request_id or "evidence_event_id" in outcome["decision"]:
         note(tool, outcome["decision"], outcome.request_id, ran=False)
-    span.decided(outcome["decision"], outcome.get("error"))
-    return _ended(outcome, tool, span)
-
-
-def _ended(outcome: GuardOutcome[Any], tool: str, span: CallSpan) -> GuardOutcome[Any]:
     outcome._tool = tool
-    span.ended(outcome)
-    return outcome
+    if span is not None:
+        span.decided(outcome["decision"], outcome.get("error"))
+        span.ended(outcome)
+    return outcome  # type: ignore[no-any-return]
 
 
 #: The completion queue and the answer of a thread that waits for a call of an asynchronous client: see ``_waiting``.
@@ -503,8 +540,15 @@ def running() -> tuple[_native.CompletionQueue, Any]:
     The first call imports ``asyncio``. The import is static, so that program bundlers find it.
     """
     own: tuple[_native.CompletionQueue, Any] | None = waiter.get()
-    if own is not None:
-        return own
+    return _running() if own is None else own
+
+
+def _import_and_run() -> tuple[_native.CompletionQueue, Any]:
+    global _running  # noqa: PLW0603
     from . import _loop  # noqa: PLC0415
 
-    return _loop.running()
+    _running = _loop.running
+    return _running()
+
+
+_running: Callable[[], tuple[_native.CompletionQueue, Any]] = _import_and_run

@@ -37,8 +37,8 @@ def limits(timeout: object, max_retries: object) -> _types.Limits:
 
 
 #: The bound defaults by the scope of their client, if any. Never changed in place.
-_scopes: contextvars.ContextVar[typing.Optional[abc.Mapping[object, abc.Mapping[str, object]]]] = (
-    contextvars.ContextVar("actpass.bind", default=None)
+scopes: contextvars.ContextVar[typing.Optional[abc.Mapping[object, abc.Mapping[str, object]]]] = contextvars.ContextVar(
+    "actpass.bind", default=None
 )
 
 
@@ -60,8 +60,8 @@ class Scope(Generic["_variables.C"]):
         """Apply the defaults and return the client."""
         if self._token is not None:
             raise _run.wrong("expected to be entered once: call bind for each with statement", "bind", "bind")
-        scopes, scope = _scopes.get() or {}, self._scope
-        self._token = _scopes.set({**scopes, scope: {**scopes.get(scope, {}), **self._members}})
+        bound, scope = scopes.get() or {}, self._scope
+        self._token = scopes.set({**bound, scope: {**bound.get(scope, {}), **self._members}})
         return self._client
 
     def __exit__(
@@ -72,7 +72,7 @@ class Scope(Generic["_variables.C"]):
     ) -> None:
         """Restore the defaults of the surrounding block."""
         try:
-            _scopes.reset(self._token)  # type: ignore[arg-type]
+            scopes.reset(self._token)  # type: ignore[arg-type]
         except ValueError as problem:
             raise _run.wrong("expected to be left in the task or thread that entered it", "bind", "bind") from problem
 
@@ -316,9 +316,9 @@ class Settings:
 
     def _scoped(self, action: dict[str, typing.Any]) -> dict[str, typing.Any]:
         """Fill in the bound defaults of the members of ``action`` that are ``None``."""
-        scopes = _scopes.get()
-        if scopes:
-            for name, value in scopes.get(self._scope, {}).items():
+        bound = scopes.get()
+        if bound:
+            for name, value in bound.get(self._scope, {}).items():
                 if name in action and action[name] is None:
                     action[name] = value
         return action

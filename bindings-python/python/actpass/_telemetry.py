@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 LOGGER = "actpass"
+#: The module without which :func:`instrument` creates no span.
+TRACE = "opentelemetry.trace"
 SPAN = "actpass."
 DURATION = "actpass.client.duration"
 #: Histogram bounds in seconds: from a fraction of a millisecond (local gateway) to the default deadline.
@@ -72,10 +74,12 @@ def begin() -> tuple[str | None, int, BaseException | None]:
     """
     if _observing.get():
         return None, 0, None
-    trace, logging = sys.modules.get("opentelemetry.trace"), sys.modules.get("logging")
+    trace, logging = sys.modules.get(TRACE), sys.modules.get("logging")
     try:
         traceparent = None if trace is None else call_observer(_TRACING, _traceparent, trace)
-        level = None if logging is None else call_observer(_LOGGING, _level, logging)
+        level = None if logging is None else _standard_level(logging)
+        if level is None and logging is not None:
+            level = call_observer(_LOGGING, _level, logging)
     except BaseException as stop:
         return None, 0, stop
     return traceparent, level or 0, None
@@ -92,6 +96,31 @@ def _level(logging: Any) -> int:
     logger = logging.getLogger(LOGGER)
     listened = int(max(logger.getEffectiveLevel(), logging.root.manager.disable + 1))
     return listened if 0 < listened <= _LEVELS and not logger.disabled and logger.hasHandlers() else 0
+
+
+def _standard_level(logging: Any) -> int | None:
+    """Return :func:`_level`; ``None`` if the program's own classes decide it, or if the logger does not exist yet.
+
+    Takes no lock, unlike ``getLogger``, for which the threads of a program would wait.
+    """
+    try:
+        above: Any = logging.Logger.manager.loggerDict.get(LOGGER)
+        if above is None:
+            return None
+        listened, is_handled, is_passed, is_disabled = 0, False, True, above.disabled
+        while above is not None:
+            if type(above) is not logging.Logger and type(above) is not logging.RootLogger:
+                return None
+            listened = listened or above.level
+            is_handled = is_handled or (is_passed and bool(above.handlers))
+            is_passed = is_passed and above.propagate
+            above = above.parent
+        if is_disabled or not is_handled:
+            return 0
+        listened = int(max(listened, logging.root.manager.disable + 1))
+        return listened if 0 < listened <= _LEVELS else 0
+    except Exception:
+        return None
 
 
 def log(level: int, text: str, at: float) -> BaseException | None:
@@ -401,7 +430,7 @@ def _histogram(metrics: Any) -> Any:
 
 def instrument(name: str, tool: object = None, mode: object = None, client: Any = None) -> CallSpan:
     """Return the context manager of a public call; it creates a span if OpenTelemetry is imported."""
-    trace = sys.modules.get("opentelemetry.trace")
+    trace = sys.modules.get(TRACE)
     if trace is None or _observing.get():
         return _NO_SPAN
     metrics = sys.modules.get("opentelemetry.metrics")

@@ -54,12 +54,14 @@ pub fn read_below<B: Builder>(
 ///
 /// impl Builder for Numbers {
 ///     type Value = usize;
+///     type Key = String;
 ///     type Error = Infallible;
 ///     fn null(&mut self) -> Result<usize, Infallible> { Ok(0) }
 ///     fn bool(&mut self, _: bool) -> Result<usize, Infallible> { Ok(0) }
 ///     fn number(&mut self, _: &str) -> Result<usize, Infallible> { Ok(1) }
 ///     fn string(&mut self, _: &str) -> Result<usize, Infallible> { Ok(0) }
 ///     fn array(&mut self, items: Vec<usize>) -> Result<usize, Infallible> { Ok(items.iter().sum()) }
+///     fn key(&mut self, text: &str) -> String { text.to_owned() }
 ///     fn object(&mut self, members: Vec<(String, usize)>) -> Result<usize, Infallible> {
 ///         Ok(members.iter().map(|(_, count)| count).sum())
 ///     }
@@ -70,6 +72,8 @@ pub fn read_below<B: Builder>(
 pub trait Builder {
     /// The type of a value.
     type Value;
+    /// The type of a key of an object.
+    type Key: AsRef<str>;
     /// The builder's error; [`std::convert::Infallible`] if it cannot fail.
     type Error;
 
@@ -83,8 +87,10 @@ pub trait Builder {
     fn string(&mut self, text: &str) -> Result<Self::Value, Self::Error>;
     /// Creates an array.
     fn array(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Self::Error>;
+    /// Creates a key of an object, before its value.
+    fn key(&mut self, text: &str) -> Self::Key;
     /// Creates an object from members in document order, with unique keys.
-    fn object(&mut self, members: Vec<(String, Self::Value)>) -> Result<Self::Value, Self::Error>;
+    fn object(&mut self, members: Vec<(Self::Key, Self::Value)>) -> Result<Self::Value, Self::Error>;
 }
 
 /// Why a text is not a valid JSON document; see [`read`].
@@ -177,17 +183,23 @@ impl<B: Builder> Reader<'_, '_, B> {
 
     fn object(&mut self, depth: usize) -> Result<B::Value, ReadError<B::Error>> {
         self.check_depth(depth)?;
-        let mut members: Vec<(String, B::Value)> = Vec::new();
+        let mut members: Vec<(B::Key, B::Value)> = Vec::new();
         let mut keys = SeenKeys::default();
-        let mut next = self.input.known_object()?.map(str::to_owned);
+        let mut next = self.input.known_object()?.map(|text| self.builder.key(text));
         while let Some(key) = next {
-            if keys.contains_or_insert(&key, &members, |(known, _), key| known == key, |(known, _)| known) {
-                return Err(ReadError::DuplicateKey(key, self.input.current_index()));
+            let is_known = keys.contains_or_insert(
+                key.as_ref(),
+                &members,
+                |(known, _), key| known.as_ref() == key,
+                |(known, _)| known.as_ref(),
+            );
+            if is_known {
+                return Err(ReadError::DuplicateKey(key.as_ref().to_owned(), self.input.current_index()));
             }
             let peek = self.input.peek()?;
             let value = self.value(peek, depth)?;
             members.push((key, value));
-            next = self.input.next_key()?.map(str::to_owned);
+            next = self.input.next_key()?.map(|text| self.builder.key(text));
         }
         self.builder.object(members).map_err(ReadError::Builder)
     }
@@ -246,6 +258,7 @@ pub struct Validator;
 
 impl Builder for Validator {
     type Value = ();
+    type Key = String;
     type Error = std::convert::Infallible;
 
     fn null(&mut self) -> Result<(), Self::Error> {
@@ -266,6 +279,10 @@ impl Builder for Validator {
 
     fn array(&mut self, _: Vec<()>) -> Result<(), Self::Error> {
         Ok(())
+    }
+
+    fn key(&mut self, text: &str) -> String {
+        text.to_owned()
     }
 
     fn object(&mut self, _: Vec<(String, ())>) -> Result<(), Self::Error> {

@@ -193,6 +193,7 @@ pub struct TreeBuilder;
 
 impl Builder for TreeBuilder {
     type Value = Json;
+    type Key = String;
     type Error = std::convert::Infallible;
 
     fn null(&mut self) -> Result<Json, Self::Error> {
@@ -213,6 +214,10 @@ impl Builder for TreeBuilder {
 
     fn array(&mut self, items: Vec<Json>) -> Result<Json, Self::Error> {
         Ok(Json::Array(items))
+    }
+
+    fn key(&mut self, text: &str) -> String {
+        text.to_owned()
     }
 
     fn object(&mut self, members: Vec<(String, Json)>) -> Result<Json, Self::Error> {
