@@ -435,17 +435,25 @@ $(KOTLIN)/worker.built: $(KOTLIN)/actpass.jar benches/kotlin/Worker.kt
 
 # Optimised, because an unoptimised build has different counts; a separate profile builds faster: see Cargo.toml.
 INSTRUCTIONS := target/instructions/actpass-instructions
+# The package for the cases of Python. If the record is of another version of Python, they are counted and not compared.
+INSTRUCTIONS_PYTHON := target/instructions/python
 test-instructions:
 	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory instructions-build && \
-		$(TIMED) 'tests: instructions' scripts/instructions check $(INSTRUCTIONS) benches/instructions.json; \
+		$(TIMED) 'tests: instructions' scripts/instructions check $(INSTRUCTIONS) benches/instructions.json \
+			$(PYTHON) $(INSTRUCTIONS_PYTHON); \
 	else scripts/lib.sh skip 'the count of instructions' 'no valgrind: Debian has it'; fi
 
 instructions: instructions-build
-	scripts/instructions write $(INSTRUCTIONS) benches/instructions.json
+	scripts/instructions write $(INSTRUCTIONS) benches/instructions.json $(PYTHON) $(INSTRUCTIONS_PYTHON)
 
+# One build, which compiles the shared crates once.
 instructions-build:
+	@scripts/lib.sh need_python $(PYTHON)
 	$(TIMED) 'build: Rust, instructions profile' \
-		$(CARGO) build --profile instructions --locked -p actpass-instructions
+		$(CARGO) build --profile instructions --locked -p actpass-instructions -p actpass-python
+	@mkdir -p $(INSTRUCTIONS_PYTHON) && rm -rf $(INSTRUCTIONS_PYTHON)/actpass && \
+		cp -r bindings-python/python/actpass $(INSTRUCTIONS_PYTHON)/
+	@cp target/instructions/lib_native.so $(INSTRUCTIONS_PYTHON)/actpass/_native.abi3.so
 
 soak: python target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-soak

@@ -1,8 +1,9 @@
 //! Makes one kind of call a given number of times and exits, so that valgrind can count its
 //! instructions: `actpass-instructions CASE CALLS`. The difference between two counts is the cost
-//! of the calls between them. `scripts/instructions` runs it.
+//! of the calls between them. `scripts/instructions` runs it. `actpass-instructions serve` is the
+//! server of the cases of the Python package, until its standard input ends.
 //!
-//! Everything, including the server, runs in one thread, so that the scheduler has no influence.
+//! Everything else, including the server, runs in one thread, so that the scheduler has no influence.
 //!
 //! The policies are compiled from the gateway's sources, because an optimised build of the whole
 //! gateway takes five times as long as all counted cases.
@@ -58,6 +59,9 @@ const LARGE: usize = 100_000;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return serve();
+    }
     let (Some(case), Some(calls)) = (arguments.next(), arguments.next()) else {
         return Err("usage: actpass-instructions CASE CALLS".into());
     };
@@ -88,6 +92,18 @@ fn over_http(action: &Action, calls: usize) -> Result<(), Failure> {
     let server: SocketAddr = runtime.block_on(server::in_this_thread())?;
     let actpass = ActPass::builder().api_key(KEY).base_url(format!("http://{server}")).build()?;
     guard(&runtime, &actpass, action, calls)
+}
+
+/// Serves clients in other processes.
+fn serve() -> Result<(), Failure> {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+    runtime()?.block_on(async {
+        println!("http://{}", server::in_this_thread().await?);
+        std::future::pending().await
+    })
 }
 
 fn guard(runtime: &Runtime, actpass: &ActPass, action: &Action, calls: usize) -> Result<(), Failure> {
