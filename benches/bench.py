@@ -608,9 +608,9 @@ def bindings() -> None:
 class Gateway(Process):
     """A gateway with its own data."""
 
-    def __init__(self, store: str, policy: Path, tenants: int = 1) -> None:
-        """Start it; ``store`` is the line of the settings that selects the store."""
-        self.folder = Path(tempfile.mkdtemp(prefix="actpass-bench-"))
+    def __init__(self, store: str, policy: Path, tenants: int = 1, parent: Path | None = None) -> None:
+        """Start it; ``store`` is the line of the settings that selects the store, ``parent`` the place of its folder."""
+        self.folder = Path(tempfile.mkdtemp(prefix="actpass-bench-", dir=parent))
         self.keys = [KEY] if tenants == 1 else [f"{KEY}_{number}" for number in range(tenants)]
         lines = ['listen = "127.0.0.1:0"', store]
         for number, key in enumerate(self.keys):
@@ -653,6 +653,9 @@ class Gateway(Process):
         self.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+
+#: A file system in memory, where a write is durable at once.
+IN_MEMORY = Path("/dev/shm")
 
 SQLITE = 'data = "data.db"'
 
@@ -702,12 +705,38 @@ def gateway() -> None:
         targets = {"fixed": (plain.removeprefix("http://"), [KEY])}
         sqlite = stack.enter_context(Gateway(SQLITE, policy))
         targets["sqlite"] = (sqlite.address, sqlite.keys)
+        if IN_MEMORY.is_dir():
+            in_memory = stack.enter_context(Gateway(SQLITE, policy, parent=IN_MEMORY))
+            targets["memory"] = (in_memory.address, in_memory.keys)
         url = stack.enter_context(postgres())
         if url:
             on_postgres = stack.enter_context(Gateway(f'database_url = "{url}"', policy))
             targets["postgresql"] = (on_postgres.address, on_postgres.keys)
+        results["disk"] = disk_writes(sqlite.folder)
         for width in (1, 16, 64, 256):
             figures[str(width)] = preflights(loader, targets, width)
+        for name, times in disk_writes(sqlite.folder).items():
+            results["disk"][name] += times
+
+
+def disk_writes(folder: Path) -> dict[str, list[float]]:
+    """Return how long a write of 64 KiB takes until it is on the disk, in microseconds: no commit takes less."""
+    written: dict[str, list[float]] = {"p50": [], "p99": []}
+    with tempfile.TemporaryFile(dir=folder) as file:
+        block = os.urandom(1 << 16)
+        for _ in range(100):
+            file.write(block)
+        os.fsync(file.fileno())
+        for _ in range(ROUNDS):
+            times = []
+            for number in range(100):
+                began = time.perf_counter()
+                os.pwrite(file.fileno(), block, number << 16)
+                os.fsync(file.fileno())
+                times.append((time.perf_counter() - began) * 1e6)
+            times.sort()
+            add(written, {"p50": times[50], "p99": times[98]})
+    return written
 
 
 def gateway_rules() -> None:

@@ -45,7 +45,12 @@ LABELS = {
     "kotlin.httpclient": "java.net.http",
 }
 LANGUAGES = {"rust": "Rust", "python": "Python", "node": "Node", "swift": "Swift", "kotlin": "Kotlin"}
-STORES = {"fixed": "fixed answers", "sqlite": "gateway, SQLite", "postgresql": "gateway, PostgreSQL"}
+STORES = {
+    "fixed": "fixed answers",
+    "sqlite": "gateway, SQLite",
+    "memory": "gateway, SQLite, file in memory",
+    "postgresql": "gateway, PostgreSQL",
+}
 MB = 1e6
 MIB = 2**20
 
@@ -315,6 +320,13 @@ def gateway(results: dict[str, Any], pictures: set[str]) -> str:
         "durably recorded. One program generates the load on the same cores; the fixed-answer server under the same "
         "load shows the generator's share."
     )
+    p50, p99 = (Figure.of([one / 1e3 for one in at(results, "disk", what) or []]) for what in ("p50", "p99"))
+    if p50 and p99:
+        text += (
+            f" On this disk, a write of 64 KiB with `fsync` takes {number(p50.median, 2)} ms ({p50.spread(2)}), p99 {number(p99.median, 2)} ms "
+            f"({p99.spread(2)}). A commit waits for one such write, so 64 connections get at most {number(64e3 / p50.median, 0)} preflights/s, "
+            "however fast the gateway is. With the data file in memory, nothing waits for the disk: that row is the gateway's own cost."
+        )
     image = "\n\n![preflights a second](gateway.svg)" if "gateway.svg" in pictures else ""
     return f"{text}{image}\n\n{table(['', 'connections', *LOAD_HEAD], rows)}"
 
@@ -737,6 +749,13 @@ def goals(results: dict[str, Any]) -> str:
         Goal(
             "Gateway, SQLite, to the fixed-answer server, 64 connections, preflights/s",
             ratio(load("sqlite", "rate"), load("fixed", "rate")),
+            0.5,
+            0.6,
+            least=True,
+        ),
+        Goal(
+            "Gateway, SQLite in memory, to the fixed-answer server, 64 connections, preflights/s",
+            ratio(load("memory", "rate"), load("fixed", "rate")),
             0.5,
             0.6,
             least=True,

@@ -263,6 +263,14 @@ fn read_segment(line: &str) -> Option<Archived> {
     }
 }
 
+/// Replaces `line` with the next line, without its end; `false` after the last one.
+fn read_line(export: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let read = export.read_until(b'\n', line)?;
+    line.pop_if(|last| *last == b'\n');
+    Ok(read > 0)
+}
+
 /// Reads an export or segment without verifying it: returns the state before its first event, and
 /// passes its events to `each`.
 ///
@@ -534,18 +542,19 @@ impl<'a> ExportVerifier<'a> {
     /// # Errors
     ///
     /// Same as [`verify`]; also if the file does not continue the one before.
-    pub fn read(&mut self, export: impl BufRead) -> Result<(), VerifyError> {
+    pub fn read(&mut self, mut export: impl BufRead) -> Result<(), VerifyError> {
         let (mut last, mut signature) = (String::new(), None);
         let (mut start, mut lines) = (Archived::default(), 0);
-        for (line, text) in (1..).zip(export.split(b'\n')) {
+        let mut bytes = Vec::new();
+        while read_line(&mut export, &mut bytes)? {
             // Invalid UTF-8 is not an event and must not be repaired into one.
-            let text = String::from_utf8(text?).unwrap_or_default();
-            lines = line;
+            let text = str::from_utf8(&bytes).unwrap_or_default();
+            lines += 1;
             if signature.is_some() {
-                return Err(VerifyError::AfterSignature(line));
+                return Err(VerifyError::AfterSignature(lines));
             }
-            if line == 1 {
-                let segment = read_segment(&text);
+            if lines == 1 {
+                let segment = read_segment(text);
                 let is_segment = segment.is_some();
                 start = segment.unwrap_or_default();
                 self.begin(&start)?;
@@ -553,12 +562,13 @@ impl<'a> ExportVerifier<'a> {
                     continue;
                 }
             }
-            signature = read_signature(&text);
+            signature = read_signature(text);
             if signature.is_some() {
                 continue;
             }
-            self.examine(line, &text)?;
-            last = text;
+            self.examine(lines, text)?;
+            last.clear();
+            last.push_str(text);
         }
         let found = self.verifier.head().clone();
         if lines == 0 || found.length == start.head.length {

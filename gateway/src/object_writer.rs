@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use actpass_protocol::json::object;
 
+/// Bytes of most objects: events and responses.
+const OBJECT_BYTES: usize = 1024;
+
 /// Writes a JSON object; see [`ObjectWriter::finish`].
 #[derive(Debug)]
 pub(crate) struct ObjectWriter {
@@ -16,7 +19,7 @@ pub(crate) struct ObjectWriter {
 impl ObjectWriter {
     /// Starts an empty object.
     pub(crate) fn new() -> Self {
-        let mut text = JsonWriter::new(Style::Compact);
+        let mut text = JsonWriter::with_capacity(Style::Compact, OBJECT_BYTES);
         text.raw("{");
         Self { text, count: 0 }
     }

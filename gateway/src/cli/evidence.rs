@@ -24,6 +24,9 @@ use crate::proofs;
 use crate::replay;
 use crate::store::read_chain;
 
+/// Bytes that exports are read and written in.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum EvidenceCommand {
     /// Write the oldest events of a chain to signed files and remove them from the data; works while a
@@ -224,7 +227,7 @@ fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoints: &[PathBuf]
     };
     let mut known = data.checkpoints(chain)?.found;
     known.extend(kept(&data, checkpoints, chain)?.into_iter().map(|kept| kept.state));
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
     let now = Clock::default().seconds();
     let archived = data.archived(chain)?;
     evidence::export(chain, &archived, read, data.signer.as_ref().ok(), &known, now, &mut out)
@@ -353,7 +356,7 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
             true => verifier.read(io::stdin().lock()),
             false => {
                 let export = fs::File::open(file).map_err(|error| failed(file, &error))?;
-                verifier.read(io::BufReader::new(export))
+                verifier.read(io::BufReader::with_capacity(BUFFER_BYTES, export))
             }
         };
         read.map_err(|error| failed(file, &error))?;

@@ -193,7 +193,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         Some(nonces) => api.layer(middleware::from_fn_with_state(nonces, supply_nonce)),
         None => api,
     };
-    with_common_layers(api.layer(check_host).layer(check_certificate), log)
+    with_common_layers(api.layer((check_certificate, check_host)), log)
 }
 
 /// Rejects requests without a valid client certificate if one is required. The handshake has checked
@@ -300,10 +300,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 fn with_common_layers(routes: Router, log: RequestLog) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
-    routes
-        .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(middleware::from_fn_with_state(log, request_log))
-        .layer(middleware::from_fn(authzen::conform))
+    // One layer of three costs less than three, each with a boxed service.
+    routes.layer((
+        middleware::from_fn(authzen::conform),
+        middleware::from_fn_with_state(log, request_log),
+        CatchPanicLayer::custom(answer_panic),
+    ))
 }
 
 /// Assigns a request id, logs the request and adds the id to the response.

@@ -69,7 +69,7 @@ impl FromRequestParts<Arc<App>> for Caller {
         if let Some(connection) = connection {
             connection.authenticate();
         }
-        tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
+        tracing::record_all!(tracing::Span::current(), tenant = &*key.tenant.id, key = &*key.name);
         access_log::note_key(&key.tenant.id, &key.name);
         within_limit(&key)?;
         // A request beyond the limit uses up no proof and no memory.

@@ -220,17 +220,17 @@ impl Service {
         let PendingPreflight { key, request, took, begun, .. } = pending;
         let decide = begun.elapsed().saturating_sub(record);
         self.metrics.preflight(Stages { receive: *took, decide, record });
-        let span = tracing::Span::current();
-        span.record("tool", request.tool.as_str());
+        let tool = request.tool.as_str();
         let Ok(response) = RawObject::parse(response) else { return };
         let [decision, reason, event_id] =
             ["decision", "reason_code", "evidence_event_id"].map(|member| response.string(member));
-        for (field, value) in [("decision", &decision), ("reason", &reason), ("event_id", &event_id)] {
-            if let Some(value) = value {
-                span.record(field, &**value);
-            }
-        }
-        let tool = request.tool.as_str();
+        tracing::record_all!(
+            tracing::Span::current(),
+            tool = tool,
+            decision = decision.as_deref(),
+            reason = reason.as_deref(),
+            event_id = event_id.as_deref()
+        );
         if let (Some(decision), Some(reason), Some(event_id)) = (&decision, &reason, &event_id) {
             access_log::note_decision(tool, decision, reason, event_id);
         }

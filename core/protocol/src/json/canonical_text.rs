@@ -1,7 +1,8 @@
 //! Recognizes canonical JSON without parsing it.
 
+use memchr::memchr2;
+
 use super::MAX_DEPTH;
-use super::write::{first, is_escaped};
 
 /// An integer of at most this many digits is canonical with any digits.
 const MAX_DIGITS: usize = 15;
@@ -22,11 +23,17 @@ const MAX_DIGITS: usize = 15;
 /// assert!(!is_canonical_object(r#"{"a": 1}"#, |_, _| {}));
 /// ```
 pub fn is_canonical_object<'t>(text: &'t str, each: impl FnMut(&'t str, &'t str)) -> bool {
+    // Canonical JSON has none, not even between the members. One pass is faster than a test in each
+    // string.
+    if text.bytes().fold(false, |any, byte| any | (byte < b' ')) {
+        return false;
+    }
     let mut scanner = Scanner { text, at: 0 };
     scanner.object(0, each).is_some() && scanner.at == text.len()
 }
 
-/// Each method passes over a canonical value; `None` if it is not surely one.
+/// Each method passes over a canonical value of a text without control characters; `None` if it is
+/// not surely one.
 struct Scanner<'t> {
     text: &'t str,
     at: usize,
@@ -96,7 +103,7 @@ impl<'t> Scanner<'t> {
         self.expect(b'"')?;
         loop {
             let rest = self.text.as_bytes().get(self.at..)?;
-            let end = first(rest, is_escaped)?;
+            let end = memchr2(b'"', b'\\', rest)?;
             self.at += end + 1;
             match rest.get(end)? {
                 b'"' => return Some(()),

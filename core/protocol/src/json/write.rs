@@ -58,7 +58,12 @@ pub(super) fn first(bytes: &[u8], found: impl Fn(u8) -> bool) -> Option<usize> {
 impl JsonWriter {
     /// Creates an empty text.
     pub fn new(style: Style) -> Self {
-        Self { style, out: String::with_capacity(256) }
+        Self::with_capacity(style, 256)
+    }
+
+    /// Creates an empty text with space for `bytes`.
+    pub fn with_capacity(style: Style, bytes: usize) -> Self {
+        Self { style, out: String::with_capacity(bytes) }
     }
 
     /// Appends `text` unchanged.

@@ -2,8 +2,10 @@
 //! each decision by a rule, so that rows share it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sha2::{Digest, Sha256};
 
@@ -26,7 +28,9 @@ const FIND: &str = concat!(
 
 /// The members of an event that shared texts omit, each up to its value. The character U+0001
 /// represents the first one, U+0002 the second one; JSON escapes both in strings.
-const MEMBERS: [(&str, &str); 2] = [("\u{1}", r#""event_id":""#), ("\u{2}", r#""request_hash":""#)];
+static MEMBERS: LazyLock<[(&str, Finder<'_>); 2]> = LazyLock::new(|| {
+    [("\u{1}", Finder::new(r#""event_id":""#)), ("\u{2}", Finder::new(r#""request_hash":""#))]
+});
 
 /// A text is kept this much longer than its last response, in seconds. The time is written once for
 /// the responses of that period, and a gateway whose clock is late finds the text.
@@ -216,9 +220,10 @@ fn expand(mut text: String, event: &str) -> String {
 
 /// Returns the marks of [`MEMBERS`], with the value of the first such member in the event's text.
 fn members(event: &str) -> [(&'static str, Option<&str>); 2] {
-    MEMBERS.map(|(mark, name)| {
-        let value = event.split_once(name).and_then(|(_, rest)| rest.split_once('"'));
-        (mark, value.map(|(value, _)| value).filter(|value| !value.is_empty()))
+    MEMBERS.each_ref().map(|(mark, name)| {
+        let start = name.find(event.as_bytes()).map(|at| at + name.needle().len());
+        let value = start.and_then(|start| event.get(start..)?.split_once('"'));
+        (*mark, value.map(|(value, _)| value).filter(|value| !value.is_empty()))
     })
 }
 

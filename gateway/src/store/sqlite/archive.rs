@@ -5,7 +5,6 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::database::{BUSY_TIMEOUT, configure, connect, existing};
-use super::schema::member;
 use super::{from_sql, to_sql};
 use crate::ledger::{Archived, Head};
 use crate::store::archive::{PRUNED_PER_STEP, Pruned, read_tree, tree_text};
@@ -19,22 +18,18 @@ const NEEDED: &str = "INSERT INTO temp.needed
 
 /// Removes the events of the chain ?1 with `seq` in ?2 + 1 ..= ?3 that nothing needs. ?4 is the tenant,
 /// ?5 the time in seconds, ?6 the chain's name.
-const PRUNE: &str = concat!(
-    r#"DELETE FROM events WHERE chain = ?1 AND seq > ?2 AND seq <= ?3
+const PRUNE: &str = r#"DELETE FROM events WHERE chain = ?1 AND seq > ?2 AND seq <= ?3
     AND instr(event, '"approval_request_id":"') = 0 AND instr(event, '"event_type":"halt.') = 0
     AND NOT (instr(event, '"passport_jti":"') > 0 AND EXISTS (
-        SELECT 1 FROM passports WHERE tenant_id = ?4 AND expires_at > ?5 AND jti = "#,
-    member!("passport_jti"),
-    r#"))
+        SELECT 1 FROM passports WHERE tenant_id = ?4 AND expires_at > ?5 AND jti =
+            CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END))
     AND seq NOT IN (SELECT seq FROM temp.needed)
     AND NOT (instr(event, '"request_hash":"') > 0 AND EXISTS (
         SELECT 1 FROM budget_claims JOIN budget_accounts ON budget_accounts.id = budget_claims.account
-        WHERE tenant_id = ?4 AND request_hash = "#,
-    member!("request_hash"),
-    r#"))
+        WHERE tenant_id = ?4 AND budget_claims.request_hash =
+            CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END))
     AND NOT (instr(event, '"announces":[') > 0 AND EXISTS (
-        SELECT 1 FROM webhook_dead_letters WHERE tenant_id = ?4 AND source = ?6 AND number = events.seq))"#
-);
+        SELECT 1 FROM webhook_dead_letters WHERE tenant_id = ?4 AND source = ?6 AND number = events.seq))"#;
 
 /// Returns the archived part of a chain.
 pub(super) fn find(

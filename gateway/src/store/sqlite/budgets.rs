@@ -182,6 +182,14 @@ impl Accounts {
         now: i64,
         limit: usize,
     ) -> rusqlite::Result<()> {
+        let oldest: Option<i64> = transaction
+            .prepare_cached("SELECT expires_at FROM budget_claims ORDER BY expires_at LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        // SQLite prepares the next statement again for each time that it is bound to.
+        if oldest.is_none_or(|oldest| oldest > now) {
+            return Ok(());
+        }
         let expired: Vec<(i64, i64, String, Decimal)> = transaction
             .prepare_cached(
                 "SELECT account, expires_at, event_id, iif(counts, amount, '0') FROM budget_claims

@@ -11,31 +11,27 @@ use crate::store::{TenantTotals, WebhookTotals};
 /// Indexes for [`Subject`]s. They are derived from the events, so gateways that do not know them
 /// maintain them as well. A hash is indexed by its first 16 digits, which are unique enough.
 pub(super) const INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS events_decided ON events (chain,
-    substr(CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END, 1, 16))
-    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
-CREATE INDEX IF NOT EXISTS events_asked ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END)
-    WHERE instr(event, '\"approval_request_id\":\"') > 0 AND instr(event, '\"event_type\":\"decision\"') > 0;
-CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END)
-    WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
-CREATE INDEX IF NOT EXISTS events_announced ON events (chain, seq) WHERE instr(event, '\"announces\":[') > 0;
+CREATE INDEX IF NOT EXISTS events_decided ON events (chain, substr(request_hash, 1, 16))
+    WHERE event_type = 'decision';
+CREATE INDEX IF NOT EXISTS events_asked ON events (chain, approval_request_id)
+    WHERE approval_request_id IS NOT NULL AND event_type = 'decision';
+CREATE INDEX IF NOT EXISTS events_issued ON events (chain, passport_jti)
+    WHERE event_type = 'passport.issued';
+CREATE INDEX IF NOT EXISTS events_announced ON events (chain, seq) WHERE announces IS NOT NULL;
 ";
 
 /// Finds an event about ?3 that contains ?4 or ?5 on the chain ?2 of the tenant ?1.
 pub(super) fn has_event(subject: Subject) -> String {
     let member = subject.member();
-    let value = format!("CASE WHEN json_valid(event) THEN json_extract(event, '$.{member}') END");
     let is_indexed = match subject {
-        Subject::Approval => format!("instr(event, '\"{member}\":\"') > 0"),
-        Subject::Decision => format!("substr({value}, 1, 16) = substr(?3, 1, 16)"),
-        Subject::Passport => "TRUE".to_owned(),
+        Subject::Approval => "approval_request_id IS NOT NULL",
+        Subject::Decision => "substr(request_hash, 1, 16) = substr(?3, 1, 16)",
+        Subject::Passport => "TRUE",
     };
     format!(
         "SELECT seq, event FROM events
          WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-         AND {value} = ?3 AND {is_indexed} AND instr(event, '\"event_type\":\"{event_type}\"') > 0
+         AND {member} = ?3 AND {is_indexed} AND event_type = '{event_type}'
          AND (instr(event, ?4) > 0 OR instr(event, ?5) > 0) LIMIT 1",
         event_type = subject.event_type(),
     )
@@ -60,8 +56,7 @@ SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
 WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     SELECT 1 FROM events
     WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-    AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
-    AND instr(event, '\"approval_request_id\":\"') > 0 AND instr(event, '\"event_type\":\"decision\"') > 0
+    AND approval_request_id = approvals.id AND approval_request_id IS NOT NULL AND event_type = 'decision'
     AND instr(event, ?4) > 0
 )";
 
@@ -84,17 +79,17 @@ pub(super) fn totals(connection: &Connection, tenant_id: &str, now: i64) -> rusq
         Ok(([number(0)?, number(1)?, number(2)?, number(3)?, number(4)?], row.get::<_, Option<i64>>(5)?))
     })?;
     let mut webhooks = connection.prepare_cached(
-        r#"SELECT webhook, sum((
+        "SELECT webhook, sum((
                SELECT count(*) FROM (
                    SELECT 1 FROM events INDEXED BY events_announced
                    WHERE chain = (SELECT id FROM chains
                                   WHERE tenant_id = cursors.tenant_id AND chain_id = source)
-                   AND seq > number AND instr(event, '"announces":[') > 0 LIMIT ?2
+                   AND seq > number AND announces IS NOT NULL LIMIT ?2
                )
            )), max(attempts), (
                SELECT count(*) FROM webhook_dead_letters AS dead
                WHERE dead.tenant_id = ?1 AND dead.webhook = cursors.webhook
-           ) FROM webhook_cursors AS cursors WHERE tenant_id = ?1 GROUP BY webhook"#,
+           ) FROM webhook_cursors AS cursors WHERE tenant_id = ?1 GROUP BY webhook",
     )?;
     let webhooks = webhooks.query_map(params![tenant_id, MAX_WAITING], |row| {
         Ok(WebhookTotals {

@@ -184,7 +184,7 @@ pub(super) fn due(
            FROM webhook_cursors AS cursors
            JOIN chains ON chains.tenant_id = cursors.tenant_id AND chain_id = source
            JOIN events INDEXED BY events_announced
-               ON chain = chains.id AND seq > number AND instr(event, '"announces":[') > 0
+               ON chain = chains.id AND seq > number AND announces IS NOT NULL
            WHERE webhook = ?1 AND (cursors.tenant_id = ?4 OR ?4 IS NULL AND retry_at <= ?2)
            ORDER BY retry_at, cursors.tenant_id, source, seq LIMIT ?3"#,
     )?;

@@ -12,10 +12,10 @@ use super::sessions::SESSIONS;
 use crate::store::error::OpenError;
 
 /// Current schema version.
-pub(super) const SCHEMA_VERSION: i64 = 14;
+pub(super) const SCHEMA_VERSION: i64 = 15;
 
 /// Migrations to each version from the previous one.
-const MIGRATIONS: [&str; 14] = [
+const MIGRATIONS: [&str; 15] = [
     LEDGER,
     MANIFESTS,
     PASSPORTS,
@@ -30,6 +30,7 @@ const MIGRATIONS: [&str; 14] = [
     ARCHIVE,
     KEPT,
     ANSWERS,
+    MEMBERS,
 ];
 
 const LEDGER: &str = "
@@ -131,51 +132,33 @@ CREATE TABLE credentials (
 ) STRICT;
 ";
 
-/// Text condition for events that consume grants: an `allow` in an enforcing mode.
+/// Condition for events that consume grants: an `allow` in an enforcing mode.
 macro_rules! spends {
     () => {
-        r#"(instr(event, '"event_type":"decision"') > 0 AND instr(event, '"decision":"allow"') > 0
-            AND (instr(event, '"mode":"enforce"') > 0 OR instr(event, '"mode":"strict"') > 0))"#
+        "(event_type = 'decision' AND decision = 'allow' AND mode IN ('enforce', 'strict'))"
     };
 }
 
-/// Events in the index [`events_by_approval`](PROOFS): those that decide or spend an approval. JSON
-/// escapes quotes within strings, so client text cannot match.
+/// Events in the index [`events_by_approval`](MEMBERS): those that decide or spend an approval.
 macro_rules! of_approval {
     () => {
-        concat!(
-            r#"instr(event, '"approval_request_id":"') > 0
-                AND (instr(event, '"event_type":"approval.') > 0 OR "#,
-            spends!(),
-            ")"
-        )
+        concat!("approval_request_id IS NOT NULL AND (event_type GLOB 'approval.*' OR ", spends!(), ")")
     };
 }
 
-/// Events in the index [`events_by_passport`](PROOFS): those that issue, revoke or spend a
+/// Events in the index [`events_by_passport`](MEMBERS): those that issue, revoke or spend a
 /// passport.
 macro_rules! of_passport {
     () => {
-        concat!(
-            r#"instr(event, '"passport_jti":"') > 0 AND (instr(event, '"event_type":"passport.') > 0 OR "#,
-            spends!(),
-            ")"
-        )
+        concat!("passport_jti IS NOT NULL AND (event_type GLOB 'passport.*' OR ", spends!(), ")")
     };
 }
 
-/// Events in the index [`events_by_tool`](PROOFS): those that approve a manifest, or set or remove
+/// Events in the index [`events_by_tool`](MEMBERS): those that approve a manifest, or set or remove
 /// a credential.
 macro_rules! of_tool {
     () => {
-        r#"(instr(event, '"event_type":"tool.approved"') > 0 OR instr(event, '"event_type":"credential.') > 0)"#
-    };
-}
-
-/// A member of an event.
-macro_rules! member {
-    ($name:literal) => {
-        concat!("CASE WHEN json_valid(event) THEN json_extract(event, '$.", $name, "') END")
+        "(event_type = 'tool.approved' OR event_type GLOB 'credential.*')"
     };
 }
 
@@ -186,11 +169,9 @@ macro_rules! decisions {
     };
 }
 
-/// Expiry of responses, reuse of approvals by action, indexes to verify rows against the ledger,
-/// and triggers that reject changes of append-only data. `INSERT OR REPLACE` deletes rows without
+/// Expiry of responses, reuse of approvals by action, and triggers that reject changes of append-only data. `INSERT OR REPLACE` deletes rows without
 /// firing delete triggers, so it is rejected beforehand.
-const PROOFS: &str = concat!(
-    r#"
+const PROOFS: &str = r#"
 ALTER TABLE answers ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE answers ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE answers ADD COLUMN allowed_seq INTEGER;
@@ -200,22 +181,6 @@ CREATE INDEX answers_by_end ON answers (expires_at);
 
 ALTER TABLE approvals ADD COLUMN asker TEXT NOT NULL DEFAULT '';
 CREATE INDEX approvals_by_action ON approvals (tenant_id, action_hash) WHERE spent = 0;
-
-CREATE INDEX events_by_approval ON events (chain, "#,
-    member!("approval_request_id"),
-    ", seq) WHERE ",
-    of_approval!(),
-    ";
-CREATE INDEX events_by_passport ON events (chain, ",
-    member!("passport_jti"),
-    ", seq) WHERE ",
-    of_passport!(),
-    ";
-CREATE INDEX events_by_tool ON events (chain, ",
-    member!("tool_id"),
-    ", seq) WHERE ",
-    of_tool!(),
-    r#";
 
 CREATE TABLE state (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
@@ -281,8 +246,7 @@ BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
 CREATE TRIGGER signing_keys_are_not_changed BEFORE UPDATE ON signing_keys
 WHEN NEW.id IS NOT OLD.id OR NEW.kid IS NOT OLD.kid OR NEW.sealed IS NOT OLD.sealed
 BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
-"#
-);
+"#;
 
 /// Accounts of budgets with the sum of their claims, and the claims. Amounts are exact decimals as
 /// text. A claim has a `request_hash` if the outcome of its action matters.
@@ -406,11 +370,49 @@ BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
 /// The events in the index of passports that spend one: an `allow`, or an exchange.
 macro_rules! spends_passport {
     () => {
-        concat!("(", spends!(), r#" OR instr(event, '"event_type":"passport.exchanged"') > 0)"#)
+        concat!("(", spends!(), " OR event_type = 'passport.exchanged')")
     };
 }
 
-pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends, spends_passport};
+/// Members of an event as columns that SQLite computes from its text, and indexes over them to verify
+/// rows against the ledger. An insertion computes each column once, and parses the text once for all
+/// that refer to `json`. The text of a row that was changed outside of the gateway may not be JSON.
+///
+/// A gateway creates the indexes of [`INDEXES`](super::lookup::INDEXES) again, which this version
+/// defines otherwise.
+const MEMBERS: &str = concat!(
+    "
+DROP INDEX IF EXISTS events_by_approval;
+DROP INDEX IF EXISTS events_by_passport;
+DROP INDEX IF EXISTS events_by_tool;
+DROP INDEX IF EXISTS events_announced;
+DROP INDEX IF EXISTS events_asked;
+DROP INDEX IF EXISTS events_decided;
+DROP INDEX IF EXISTS events_issued;
+
+ALTER TABLE events ADD COLUMN json TEXT AS (iif(json_valid(event), event, '{}'));
+ALTER TABLE events ADD COLUMN event_type TEXT AS (json_extract(json, '$.event_type'));
+ALTER TABLE events ADD COLUMN announces TEXT AS (json_extract(json, '$.announces'));
+ALTER TABLE events ADD COLUMN approval_request_id TEXT AS (json_extract(json, '$.approval_request_id'));
+ALTER TABLE events ADD COLUMN decision TEXT AS (json_extract(json, '$.decision'));
+ALTER TABLE events ADD COLUMN mode TEXT AS (json_extract(json, '$.mode'));
+ALTER TABLE events ADD COLUMN passport_jti TEXT AS (json_extract(json, '$.passport_jti'));
+ALTER TABLE events ADD COLUMN request_hash TEXT AS (json_extract(json, '$.request_hash'));
+ALTER TABLE events ADD COLUMN tool_id TEXT AS (json_extract(json, '$.tool_id'));
+
+CREATE INDEX events_by_approval ON events (chain, approval_request_id, seq) WHERE ",
+    of_approval!(),
+    ";
+CREATE INDEX events_by_passport ON events (chain, passport_jti, seq) WHERE ",
+    of_passport!(),
+    ";
+CREATE INDEX events_by_tool ON events (chain, tool_id, seq) WHERE ",
+    of_tool!(),
+    ";
+"
+);
+
+pub(super) use {decisions, of_approval, of_passport, of_tool, spends, spends_passport};
 
 /// Configures the connection, creates or migrates the tables, and returns the previous schema
 /// version.

@@ -13,7 +13,7 @@ use super::budgets::Accounts;
 use super::checkpoint::Checkpointer;
 use super::database::{DataFile, FileError, Lock, configure, connect};
 use super::outbox;
-use super::reader::last_recorded;
+use super::reader::{last_event, last_recorded};
 use super::rows::BatchTransaction;
 use super::schema::set_open;
 use super::sessions;
@@ -44,6 +44,8 @@ pub(super) struct Writer {
     halts: KnownHalts,
     /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
+    /// The id of the last event that this writer knows.
+    last_event: Option<i64>,
     texts: AnswerTexts,
     timings: WriteTimings,
 }
@@ -65,7 +67,7 @@ impl Writer {
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let (checkpointer, texts) = (Some(checkpointer), AnswerTexts::default());
-        Ok(Self { checkpointer, connection, clock, file, halts, lock, texts, timings })
+        Ok(Self { checkpointer, connection, clock, file, halts, last_event: None, lock, texts, timings })
     }
 
     /// Runs until stopped or until all senders are gone.
@@ -165,7 +167,9 @@ impl Writer {
         let begun = Instant::now();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have recorded an event ahead of this clock.
-        if let Some(last) = last_recorded(&transaction)? {
+        if last_event(&transaction)? != self.last_event
+            && let Some(last) = last_recorded(&transaction)?
+        {
             self.clock.advance_to(last);
         }
         let now = self.clock.millis();
@@ -178,8 +182,10 @@ impl Writer {
         answers::prune(&transaction, now.div_euclid(1000), pruned)?;
         accounts.prune(&transaction, now, pruned)?;
         accounts.write(&transaction)?;
+        let last_event = last_event(&transaction)?;
         let committing = Instant::now();
         transaction.commit()?;
+        self.last_event = last_event;
         self.timings.commit(committing.elapsed());
         self.timings.batch(begun, appends.len());
         self.halts.publish(&halts);

@@ -1,12 +1,24 @@
 //! SQLite only.
 
 use bytes::Bytes;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
-use super::super::{DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, OpenError, SqliteStore, Store};
+use super::super::{
+    Author, DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, OpenError, SqliteStore, Store, Subject,
+};
 use super::{event, first_broken, idempotent};
 use crate::halts::{Halt, Scope};
+
+/// Restores the table `events` of version 14, without its indexes.
+const EVENTS_OF_VERSION_14: &str = "
+    DROP INDEX events_by_approval; DROP INDEX events_by_passport; DROP INDEX events_by_tool;
+    DROP INDEX events_announced; DROP INDEX events_asked; DROP INDEX events_decided; DROP INDEX events_issued;
+    ALTER TABLE events DROP COLUMN event_type; ALTER TABLE events DROP COLUMN announces;
+    ALTER TABLE events DROP COLUMN approval_request_id; ALTER TABLE events DROP COLUMN decision;
+    ALTER TABLE events DROP COLUMN mode; ALTER TABLE events DROP COLUMN passport_jti;
+    ALTER TABLE events DROP COLUMN request_hash; ALTER TABLE events DROP COLUMN tool_id;
+    ALTER TABLE events DROP COLUMN json; PRAGMA user_version = 14;";
 
 fn open(folder: &TempDir) -> SqliteStore {
     SqliteStore::open(&folder.path().join("data.db")).unwrap()
@@ -43,11 +55,10 @@ async fn older_schema_is_migrated() {
     store.close().await;
     drop(store);
     // As created by the first version.
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(
-            "DROP INDEX events_by_approval; DROP INDEX events_by_passport; DROP INDEX events_by_tool;
-             DROP TRIGGER events_are_not_replaced; DROP TRIGGER chains_are_not_replaced;
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(EVENTS_OF_VERSION_14).unwrap();
+    file.execute_batch(
+            "DROP TRIGGER events_are_not_replaced; DROP TRIGGER chains_are_not_replaced;
              DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow;
              DROP TRIGGER archives_only_grow; DROP TRIGGER events_are_not_restored; DROP TRIGGER events_are_not_removed;
              ALTER TABLE chains DROP COLUMN archived; ALTER TABLE chains DROP COLUMN archived_head;
@@ -62,6 +73,7 @@ async fn older_schema_is_migrated() {
              PRAGMA user_version = 1",
         )
         .unwrap();
+    drop(file);
     let error = SqliteStore::open_existing(&path).unwrap_err();
     assert!(matches!(error, OpenError::Older(_)), "{error}");
 
@@ -143,9 +155,9 @@ async fn responses_of_an_older_schema_are_replayed() {
     store.close().await;
     drop(store);
     // As created by version 13.
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(EVENTS_OF_VERSION_14).unwrap();
+    file.execute_batch(
             "ALTER TABLE answers RENAME TO new_answers;
              CREATE TABLE answers (tenant_id TEXT NOT NULL, key_name TEXT NOT NULL, idempotency_key TEXT NOT NULL,
                  fingerprint BLOB NOT NULL, answer BLOB NOT NULL, expires_at INTEGER NOT NULL DEFAULT 0,
@@ -154,11 +166,12 @@ async fn responses_of_an_older_schema_are_replayed() {
              CREATE INDEX answers_by_end ON answers (expires_at);
              INSERT INTO answers SELECT 't', 'key', 'i0', fingerprint, answer, expires_at, seq, allowed_seq
                  FROM new_answers;
-             DROP TABLE new_answers; DROP TABLE answer_texts; DROP INDEX events_decided; DROP INDEX events_asked;
+             DROP TABLE new_answers; DROP TABLE answer_texts;
              CREATE INDEX events_decided ON events (chain); CREATE INDEX events_asked ON events (chain);
              PRAGMA user_version = 13",
         )
         .unwrap();
+    drop(file);
     let store = open(&folder);
     for number in 1..3 {
         store.decide(keyed(number, 1).0).await.unwrap();
@@ -169,6 +182,66 @@ async fn responses_of_an_older_schema_are_replayed() {
     let indexes = "SELECT sql FROM sqlite_master WHERE name = 'events_decided'";
     let index: String = file.query_one(indexes, [], |row| row.get(0)).unwrap();
     assert!(index.contains("substr("), "{index}");
+}
+
+#[tokio::test]
+async fn events_of_an_older_schema_are_found() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let decision = |number| {
+        let (mut decision, _) = keyed(number, 1);
+        decision.event.event_type = "decision".to_owned();
+        decision
+    };
+    let store = open(&folder);
+    store.decide(decision(0)).await.unwrap();
+    store.close().await;
+    drop(store);
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(EVENTS_OF_VERSION_14).unwrap();
+    file.execute_batch(
+        r#"CREATE INDEX events_by_tool ON events (chain) WHERE instr(event, '"event_type":"tool.approved"') > 0;
+           CREATE INDEX events_decided ON events (chain) WHERE instr(event, '"event_type":"decision"') > 0"#,
+    )
+    .unwrap();
+    drop(file);
+    let store = open(&folder);
+    store.decide(decision(1)).await.unwrap();
+    let author = Author { key_name: "key", agent: None };
+    for number in 0..3 {
+        let found = store.has_event("t", Subject::Decision, &format!("{number:064x}"), author).await;
+        assert_eq!(found, Ok(number < 2), "{number}");
+    }
+    let file = Connection::open(&path).unwrap();
+    let old = "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND sql LIKE '%instr%'";
+    assert_eq!(file.query_one(old, [], |row| row.get(0)), Ok(0));
+}
+
+#[test]
+fn members_of_events_are_those_of_the_object() {
+    let folder = TempDir::new().unwrap();
+    drop(open(&folder));
+    let file = Connection::open(folder.path().join("data.db")).unwrap();
+    file.execute_batch(
+        "INSERT INTO chains (id, tenant_id, chain_id, length, head) VALUES (1, 't', 'c', 0, '')",
+    )
+    .unwrap();
+    let texts = [
+        (r#"{"event_type":"decision","tool_id":"t"}"#, Some("decision"), Some("t")),
+        (r#"{"event_type":"evidence","metadata":{"tool_id":"t"}}"#, Some("evidence"), None),
+        (r#"{"goal":"\",\"event_type\":\"decision\"","tool_id":"t"}"#, None, Some("t")),
+        (r#"{"event_type":"decision","tool_id":"t""#, None, None),
+        ("", None, None),
+    ];
+    for (seq, (text, event_type, tool)) in (1..).zip(texts) {
+        file.execute("INSERT INTO events (chain, seq, event) VALUES (1, ?1, ?2)", params![seq, text])
+            .unwrap();
+        let found = file.query_one("SELECT event_type, tool_id FROM events WHERE seq = ?1", [seq], |row| {
+            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<String>>(1)?))
+        });
+        let (found_type, found_tool) = found.unwrap();
+        assert_eq!((found_type.as_deref(), found_tool.as_deref()), (event_type, tool), "{text}");
+    }
 }
 
 #[tokio::test]
