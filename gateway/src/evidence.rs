@@ -743,6 +743,19 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[test]
+    fn lines_are_read_without_their_ends() {
+        for (text, lines) in
+            [("", &[][..]), ("a", &["a"]), ("a\n", &["a"]), ("a\n\nb\r\n", &["a", "", "b\r"])]
+        {
+            let (mut read, mut line, mut export) = (Vec::new(), Vec::new(), text.as_bytes());
+            while read_line(&mut export, &mut line).unwrap() {
+                read.push(String::from_utf8(line.clone()).unwrap());
+            }
+            assert_eq!(read, lines, "{text:?}");
+        }
+    }
     use crate::ledger::Draft;
     use crate::seal::MasterKey;
     use crate::store::{Location, Record, SealedKey, SqliteStore, Store, read_chain};

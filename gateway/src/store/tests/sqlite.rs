@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::super::{
     Author, DecisionOutcome, DecisionRecord, HaltChange, HaltOutcome, OpenError, SqliteStore, Store, Subject,
 };
-use super::{event, first_broken, idempotent};
+use super::{event, first_broken, idempotent, texts};
 use crate::halts::{Halt, Scope};
 
 /// Restores the table `events` of version 14, without its indexes.
@@ -215,6 +215,26 @@ async fn events_of_an_older_schema_are_found() {
     let file = Connection::open(&path).unwrap();
     let old = "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND sql LIKE '%instr%'";
     assert_eq!(file.query_one(old, [], |row| row.get(0)), Ok(0));
+}
+
+#[tokio::test]
+async fn clock_follows_events_of_other_processes() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let file = Connection::open(folder.path().join("data.db")).unwrap();
+    for (number, year) in (1_u16..).zip([2999, 3000]) {
+        store.record(event("t", "c", number.into())).await.unwrap();
+        let text = format!(r#"{{"created_at":"{year}-01-01T00:00:00.000Z"}}"#);
+        file.execute(
+            "INSERT INTO events (chain, seq, event) SELECT id, ?1, ?2 FROM chains",
+            params![100 + number, text],
+        )
+        .unwrap();
+        store.record(event("t", "c", number.into())).await.unwrap();
+        let recorded = texts(&store, "t", "c").await;
+        let last = recorded.iter().rfind(|text| text.contains("event_id")).unwrap();
+        assert!(last.contains(&format!(r#""created_at":"{year}-"#)), "{last}");
+    }
 }
 
 #[test]
