@@ -32,9 +32,16 @@ type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 #[napi]
 pub struct Bridge {
     queue: Arc<CompletionQueue>,
+    calls: Rc<RefCell<Calls>>,
+}
+
+/// The calls of a thread by their numbers. Keeps the event loop alive while calls are in flight.
+struct Calls {
+    env: Env,
     /// Holds the event loop and is never called: a called function is locked by the calling thread.
-    holder: RefCell<Holder>,
-    calls: Rc<RefCell<HashMap<i64, Stage>>>,
+    holder: Holder,
+    stages: HashMap<i64, Stage>,
+    in_flight: usize,
 }
 
 /// The state of a call.
@@ -70,36 +77,22 @@ struct CompletionQueue {
 impl Bridge {
     /// `settled` is called on this thread with a batch when calls have completed.
     #[napi(constructor)]
-    pub fn new(settled: Function<'_, Batch, ()>) -> napi::Result<Self> {
+    pub fn new(env: Env, settled: Function<'_, Batch, ()>) -> napi::Result<Self> {
         let queue = Arc::new(CompletionQueue::default());
-        let calls = Rc::<RefCell<HashMap<i64, Stage>>>::default();
+        let function = || settled.build_threadsafe_function::<()>().weak::<true>().callee_handled::<false>();
+        let holder = function().build_callback(|_| Ok(Batch::new()))?;
+        let calls = Rc::new(RefCell::new(Calls { env, holder, stages: HashMap::new(), in_flight: 0 }));
         // Weak, because the queue owns the waker.
         let (weak, of_batch) = (Arc::downgrade(&queue), Rc::clone(&calls));
-        let function = || settled.build_threadsafe_function::<()>().weak::<true>().callee_handled::<false>();
         let waker = function().build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
-        let holder = RefCell::new(function().build_callback(|_| Ok(Batch::new()))?);
         queue.waker.get_or_init(|| waker);
-        Ok(Self { queue, holder, calls })
-    }
-
-    /// Keeps the event loop alive while calls are in flight.
-    #[napi]
-    #[allow(deprecated, reason = "clone and drop have no equivalent: the loop is held only during calls")]
-    pub fn hold(&self, env: Env) -> napi::Result<()> {
-        self.holder.borrow_mut().refer(&env)
-    }
-
-    /// Allows the event loop to end.
-    #[napi]
-    #[allow(deprecated, reason = "as in `hold`")]
-    pub fn release(&self, env: Env) -> napi::Result<()> {
-        self.holder.borrow_mut().unref(&env)
+        Ok(Self { queue, calls })
     }
 
     /// Cancels a call: a request in flight is aborted, and its permit is void.
     #[napi]
     pub fn cancel(&self, call: i64) {
-        if let Some(Stage::Asking(Some(task))) = self.calls.borrow_mut().remove(&call) {
+        if let Some(Stage::Asking(Some(task))) = self.calls.borrow_mut().remove(call) {
             task.abort();
         }
     }
@@ -119,7 +112,7 @@ impl Bridge {
                         }
                     });
                 }
-                None => drop(self.calls.borrow_mut().remove(&call)),
+                None => drop(self.calls.borrow_mut().remove(call)),
             }
             Ok(text)
         })
@@ -145,7 +138,7 @@ impl Bridge {
             let mut calls = self.calls.borrow_mut();
             match recording {
                 Some(recording) => calls.insert(call, Stage::Ended(recording)),
-                None => calls.remove(&call),
+                None => calls.remove(call),
             };
             Ok(settled)
         })
@@ -185,7 +178,7 @@ impl Bridge {
 
     /// Takes the recording of the action of `call`.
     pub(crate) fn recording(&self, call: i64) -> Result<Recording, Error> {
-        match self.calls.borrow_mut().remove(&call) {
+        match self.calls.borrow_mut().remove(call) {
             Some(Stage::Ended(recording)) => Ok(recording),
             Some(Stage::Asking(_) | Stage::Permitted(_)) | None => {
                 Err(Error::new(ErrorKind::Internal, "the call has nothing to record"))
@@ -198,12 +191,44 @@ impl Bridge {
         call: i64,
         body: impl FnOnce(&GuardSession) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        match self.calls.borrow().get(&call) {
+        match self.calls.borrow().stages.get(&call) {
             Some(Stage::Permitted(session)) => body(session),
             Some(Stage::Asking(_) | Stage::Ended(_)) | None => {
                 Err(Error::argument("permit", "already finished"))
             }
         }
+    }
+}
+
+impl Calls {
+    fn insert(&mut self, call: i64, stage: Stage) -> Option<Stage> {
+        if matches!(stage, Stage::Asking(_)) {
+            self.in_flight += 1;
+            if self.in_flight == 1 {
+                self.hold(true);
+            }
+        }
+        self.stages.insert(call, stage)
+    }
+
+    fn remove(&mut self, call: i64) -> Option<Stage> {
+        let stage = self.stages.remove(&call);
+        if matches!(stage, Some(Stage::Asking(_))) {
+            self.in_flight -= 1;
+            if self.in_flight == 0 {
+                self.hold(false);
+            }
+        }
+        stage
+    }
+
+    #[allow(deprecated, reason = "clone and drop have no equivalent: the loop is held only during calls")]
+    fn hold(&mut self, is_held: bool) {
+        // Fails only if the JavaScript thread is ending.
+        let _ = match is_held {
+            true => self.holder.refer(&self.env),
+            false => self.holder.unref(&self.env),
+        };
     }
 }
 
@@ -257,19 +282,19 @@ impl CompletionQueue {
     }
 }
 
-fn batch(queue: &Weak<CompletionQueue>, calls: &mut HashMap<i64, Stage>) -> Batch {
+fn batch(queue: &Weak<CompletionQueue>, calls: &mut Calls) -> Batch {
     let ended = queue.upgrade().map(|queue| std::mem::take(&mut *lock(&queue.ended)));
     let mut batch = Batch::new();
     for (id, ended, lines) in ended.into_iter().flatten() {
         if matches!(ended, Ok(CallOutput::Halted)) {
-            if calls.contains_key(&id) {
+            if calls.stages.contains_key(&id) {
                 let how = CompletionKind::Halted as i64;
                 batch.extend([Either::A(id), Either::A(how), Either::B(String::new()), Either::B(lines)]);
             }
             continue;
         }
         // A cancelled call has no state; its permit is dropped here.
-        if calls.remove(&id).is_none() {
+        if calls.remove(id).is_none() {
             continue;
         }
         let converted = catch_unwind(AssertUnwindSafe(|| match ended {

@@ -8,8 +8,6 @@ export const How = { Answered: 0, Failed: 1, Permitted: 2, Halted: 3 } as const;
 
 /** @internal */
 export interface Bridge {
-  hold(): void;
-  release(): void;
   cancel(call: number): void;
   begin(call: number, now: string | undefined): string;
   finish(call: number, ended: ActionEnd, response: string | undefined): string;

@@ -556,11 +556,6 @@ export function wasmEngine(module: WasmModule, host: EngineHost): Native {
       engine.listen(settled);
     }
 
-    /** Timers and requests of the host keep it alive. */
-    hold(): void {}
-
-    release(): void {}
-
     cancel(call: number): void {
       engine.cancel(call);
     }

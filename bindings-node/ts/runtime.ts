@@ -46,7 +46,7 @@ export const door = new native.Bridge((batch: Batch) => {
       continue;
     }
     const ended = inFlight.get(call);
-    complete(call);
+    inFlight.delete(call);
     if (lines !== '') {
       ignoreTelemetryError(() => ended?.log.write(lines));
     }
@@ -69,7 +69,7 @@ export function begin(caller: Caller, name: CallName, input: string, signal: Abo
     let call: number | undefined;
     const forget = AbortListener.to(signal).add(() => {
       if (call !== undefined) {
-        complete(call);
+        inFlight.delete(call);
         door.cancel(call);
       }
       reject(new Passed(signal.reason));
@@ -121,17 +121,8 @@ function start({ client, log }: Caller, name: CallName, input: string, resolve: 
   lastNumber += 1;
   const call = lastNumber;
   converting(() => client[name](door, call, input));
-  if (inFlight.size === 0) {
-    door.hold();
-  }
   inFlight.set(call, { log, resolve });
   return call;
-}
-
-function complete(call: number): void {
-  if (inFlight.delete(call) && inFlight.size === 0) {
-    door.release();
-  }
 }
 
 /** Calls with the same signal share one listener, to avoid the max-listeners warning. */
