@@ -317,6 +317,21 @@ test('a blocked call has the status and cause of the failure', () =>
     assert.equal(error.cause.kind, 'status');
   }));
 
+test('a function that changes its decision does not change the outcome', () => {
+  const text = JSON.stringify({ ...ALLOW, extra: [{ deep: [1] }] }).replace('{', '{"__proto__":{"own":1},');
+  return hostile.play([answer(JSON.parse(text))], async ({ baseUrl }) => {
+    const execute = ({ decision }) => {
+      assert.deepEqual(decision, JSON.parse(text));
+      decision.decision = 'deny';
+      decision.explain.matched_rules.push('changed');
+      decision.extra[0].deep.push(2);
+      Object.getOwnPropertyDescriptor(decision, '__proto__').value.own = 2;
+    };
+    const { decision } = await newClient(baseUrl).guard({ ...ACTION, execute });
+    assert.deepEqual(decision, JSON.parse(text));
+  });
+});
+
 test('a polluted prototype does not change the error of a function', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const own = new Error('own');

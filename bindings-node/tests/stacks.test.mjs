@@ -165,12 +165,16 @@ describe('the first frame', () => {
       console.log(Array.isArray((await stackOf())), typeof (await stackOf()));
       Error.prepareStackTrace = undefined;
       Error.stackTraceLimit = 0;
-      console.log(JSON.stringify(await stackOf()));`,
+      console.log(JSON.stringify(await stackOf()));
+      Error.captureStackTrace = () => { throw new Error('replaced'); };
+      const { kind } = await actpass.guard({ goal: 'g', tool: 't', args: {}, execute: () => 1 });
+      console.log(kind, (await actpass.guard({}).catch((error) => error)).name);`,
     );
     assert.deepEqual([code, stderr], [0, '']);
-    const [replaced, frames, none] = stdout.split('\n');
+    const [replaced, frames, none, throwing] = stdout.split('\n');
     assert.deepEqual([replaced, frames], ['true', 'true object']);
     assert.match(none, /^"ActPassArgumentError: execute: /);
+    assert.equal(throwing, 'blocked ActPassArgumentError');
   });
 });
 

@@ -38,13 +38,13 @@ export interface Making {
 export const itself = (members: Members): Members => members;
 
 /** @internal Runs a call. Its errors name the called method and have the caller's stack. */
-export async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
+export function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
   const { operation, about } = making;
-  const site = new Site(making.above);
+  const site = new Site(making.above, 'later');
   let began: { connection: Connection; members: Members } | { failure: unknown };
   try {
     const { connection, defaults } = partsOf(making.client);
-    began = { connection, members: making.read(joined(connection.scope?.getStore(), defaults)) };
+    began = { connection, members: making.read(scoped(connection, defaults)) };
   } catch (failure) {
     began = { failure };
   }
@@ -56,7 +56,7 @@ export async function calling<R>(making: Making, body: (call: Call) => Promise<R
     const given = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
     return Object.fromEntries(given.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
   };
-  return instrument(making.span, attributes, async (span) => {
+  const answer = instrument(making.span, attributes, async (span) => {
     try {
       if ('failure' in began) {
         throw began.failure;
@@ -67,6 +67,14 @@ export async function calling<R>(making: Making, body: (call: Call) => Promise<R
       throw leaving(error, site, operation);
     }
   });
+  // This takes some microseconds, in which the request is on its way.
+  site.capture();
+  return answer;
+}
+
+function scoped({ scope }: Connection, defaults: Members): Members {
+  const bound = scope?.getStore();
+  return bound === undefined ? defaults : joined(bound, defaults);
 }
 
 /** @internal Runs a call of the method `above` that is not about an action. */
@@ -93,11 +101,15 @@ export async function ask<A>(call: Call, name: CallName): Promise<A> {
 /** @internal Serializes the options of a call for the native module. */
 export function inputOf(name: CallName, members: Members): string {
   const { traceparent = currentTrace() } = members;
-  return toInput(joined(members, { traceparent }), INPUTS[name]);
+  return toInput(traceparent === undefined ? members : joined(members, { traceparent }), INPUTS[name]);
 }
 
 /** @internal Adds missing members from `defaults` that are listed in `known`. */
 export function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
-  const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
-  return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
+  const missing = Object.keys(defaults).filter(
+    (name) => members[name] === undefined && defaults[name] !== undefined && known.includes(name),
+  );
+  return missing.length === 0
+    ? members
+    : joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
 }

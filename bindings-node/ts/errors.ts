@@ -340,10 +340,31 @@ export function fresh(
 
 /** @internal The call site of `above`, a function of the SDK. */
 export class Site {
-  declare readonly stack: unknown;
+  readonly #above: Function;
+  #frames: { stack?: unknown } | undefined;
 
-  constructor(above: Function) {
-    Error.captureStackTrace?.(this, above);
+  constructor(above: Function, when: 'now' | 'later' = 'now') {
+    this.#above = above;
+    if (when === 'now') {
+      this.capture();
+    }
+  }
+
+  /** Captures the frames of a site for `later`: before `above` returns. */
+  capture(): void {
+    if (this.#frames === undefined) {
+      this.#frames = {};
+      try {
+        Error.captureStackTrace?.(this.#frames, this.#above);
+      } catch {
+        // A program may replace the function. The call is in flight and must not fail.
+      }
+    }
+  }
+
+  get stack(): unknown {
+    this.capture();
+    return this.#frames?.stack;
   }
 }
 

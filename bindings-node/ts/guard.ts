@@ -128,33 +128,55 @@ interface Begun {
   blocked?: object;
 }
 
+/** The usual result: no credential, and no other decision than the one in the verdict. */
+const RUNNING = '{"running":{"credential":null}}';
+const BEGUN: Begun = { running: { credential: null } };
+
+/** Copies a value of JSON, faster than parsing its text again. */
+function copyOf<T>(value: T): T {
+  if (typeof value !== 'object' || value === null) {
+    return value;
+  }
+  if (Array.isArray(value)) {
+    return value.map(copyOf) as T;
+  }
+  const copy = { ...value } as Members;
+  for (const name of Object.keys(copy)) {
+    const member = copy[name];
+    if (typeof member === 'object' && member !== null) {
+      copy[name] = copyOf(member);
+    }
+  }
+  return copy as T;
+}
+
 /** A permitted action. */
 class Granted {
   readonly #call: Call;
   readonly #number: number;
-  /** The JSON text of the decision, so that changes by the program do not affect the report. */
-  #decision: string;
+  /** Never leaves, so that changes by the program do not affect the report. */
+  #decision: Decision;
 
   constructor(call: Call, { call: number, text }: Ended) {
     this.#call = call;
     this.#number = number;
-    this.#decision = text;
     unreachable.register(this, number, this);
+    this.#decision = JSON.parse(text) as Decision;
   }
 
   get decision(): Decision {
-    return JSON.parse(this.#decision) as Decision;
+    return copyOf(this.#decision);
   }
 
   /** Spends the permit. `now` is the current action, if it may differ from the evaluated one. */
   begin(now?: string): { context: ExecutionContext; blocked?: undefined } | { blocked: BlockedOutcome } {
     const text = converting(() => door.begin(this.#number, now));
-    const { running, blocked } = joined(JSON.parse(text) as object) as Begun;
+    const { running, blocked } = text === RUNNING ? BEGUN : (joined(JSON.parse(text) as object) as Begun);
     if (running === undefined) {
       return { blocked: blockedOutcome(this.#call, blocked as object) };
     }
     if (running.decision !== undefined) {
-      this.#decision = JSON.stringify(running.decision);
+      this.#decision = running.decision;
     }
     const { decision } = this;
     try {

@@ -20,11 +20,15 @@ type Wrong = (message: string, cause?: unknown) => ActPassError;
 export type Members = { [name: string]: unknown };
 
 /**
- * @internal Merges `sources`; later ones take precedence. The result has no prototype, so that members of
- * `Object.prototype` are not mistaken for options.
+ * Creates an object that inherits no members, so that those of `Object.prototype` are not mistaken for options. V8 reads and
+ * copies it much faster than one without a prototype.
  */
+const Bare = function () {} as unknown as new () => Members;
+Bare.prototype = Object.freeze(Object.create(null));
+
+/** @internal Merges `sources`; later ones take precedence. The result inherits no members. */
 export function joined(...sources: (object | undefined)[]): Members {
-  return Object.assign(Object.create(null) as Members, ...sources);
+  return Object.assign(new Bare(), ...sources);
 }
 
 /** @internal Creates the error of an invalid argument. */

@@ -36,6 +36,9 @@ interface Texts {
   tool: string;
 }
 
+/** The report of an action that ran, and about whose decision there is nothing to add. */
+const EXECUTED = '{"executed":true}';
+
 const textsOf = new WeakMap<object, Texts>();
 
 /** @internal Creates the outcome of a blocked action. */
@@ -82,14 +85,22 @@ export function ranOutcome<T>(
   reported: string,
   members: { result?: T; error?: unknown },
 ): GuardOutcome<T> {
+  if (reported === EXECUTED) {
+    return unwrappable<T>(reporter, { kind, decision, executed: true, ...members });
+  }
   const settled = joined({ kind, decision }, JSON.parse(reported) as object);
   return outcomeOf<T>(reporter, settled, members);
 }
 
-function outcomeOf<T>({ operation, site }: Reporter, reported: object, members?: object): GuardOutcome<T> {
+function outcomeOf<T>(reporter: Reporter, reported: object, members?: object): GuardOutcome<T> {
+  const { operation, site } = reporter;
   const { error, ...others } = joined(reported) as { error?: DescribedError };
   const failure = error && stamped(toError(error, operation), site);
-  const outcome = { ...others, ...(failure !== undefined && { error: failure }), ...members } as GuardOutcome<T>;
+  return unwrappable(reporter, { ...others, ...(failure !== undefined && { error: failure }), ...members });
+}
+
+function unwrappable<T>({ operation }: Reporter, members: object): GuardOutcome<T> {
+  const outcome = members as GuardOutcome<T>;
   const unwrap = (): T => unwrapped(outcome, operation, () => new Site(unwrap));
   // Not enumerable: not printed, compared or serialized.
   return Object.defineProperty(outcome, 'unwrap', { value: unwrap });
