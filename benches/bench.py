@@ -609,7 +609,7 @@ class Gateway(Process):
     """A gateway with its own data."""
 
     def __init__(self, store: str, policy: Path, tenants: int = 1, parent: Path | None = None) -> None:
-        """Start it; ``store`` is the line of the settings that selects the store, ``parent`` the place of its folder."""
+        """Start it; ``store`` is the line of the settings for the store, ``parent`` the place of its folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="actpass-bench-", dir=parent))
         self.keys = [KEY] if tenants == 1 else [f"{KEY}_{number}" for number in range(tenants)]
         lines = ['listen = "127.0.0.1:0"', store]
