@@ -654,7 +654,7 @@ class Gateway(Process):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-#: A file system in memory, where a write is durable at once.
+#: A file system in memory: a commit does not wait for a disk.
 IN_MEMORY = Path("/dev/shm")
 
 SQLITE = 'data = "data.db"'

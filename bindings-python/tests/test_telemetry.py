@@ -344,7 +344,7 @@ def test_level_of_standard_loggers_is_that_of_their_methods(monkeypatch: pytest.
     assert seen == {0, 1, 10, 30, 41}
 
 
-def test_level_is_asked_of_loggers_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loggers_of_other_classes_decide_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(logging.Logger):
         pass
 

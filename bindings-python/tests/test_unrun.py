@@ -698,7 +698,7 @@ def test_rejects_function_that_changed_after_it_was_accepted(gateway: CapturingS
         Changed.__call__, Changed.method.__code__ = kept[0]["__call__"], kept[1]  # type: ignore[method-assign]
 
 
-def test_judges_closures_of_one_code_by_their_own_defaults(gateway: CapturingServer) -> None:
+def test_closures_of_one_code_are_checked_by_their_own_defaults(gateway: CapturingServer) -> None:
     def closure(*defaults: Any) -> Any:
         def takes(context: Any, amount: Any = 1) -> str:
             return "ran"
@@ -728,7 +728,7 @@ def shapes() -> Iterator[tuple[str, Any]]:
         yield f"method: {source}", types.MethodType(names["f"], object())
 
 
-def test_fast_check_accepts_only_what_the_full_check_accepts() -> None:
+def test_fast_check_accepts_nothing_that_the_full_check_rejects() -> None:
     accepted = 0
     for (source, function), awaited in itertools.product(shapes(), (False, True)):
         problem = _run._problem_of(function, awaited=awaited)

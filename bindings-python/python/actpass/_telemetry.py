@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 LOGGER = "actpass"
-#: The module without which :func:`instrument` creates no span.
+#: :func:`instrument` creates a span only if this module is imported.
 TRACE = "opentelemetry.trace"
 SPAN = "actpass."
 DURATION = "actpass.client.duration"

@@ -23,8 +23,8 @@ const MAX_DIGITS: usize = 15;
 /// assert!(!is_canonical_object(r#"{"a": 1}"#, |_, _| {}));
 /// ```
 pub fn is_canonical_object<'t>(text: &'t str, each: impl FnMut(&'t str, &'t str)) -> bool {
-    // Canonical JSON has none, not even between the members. One pass is faster than a test in each
-    // string.
+    // Canonical JSON has no control characters, not even between the members. One pass is faster than a
+    // test in each string.
     if text.bytes().fold(false, |any, byte| any | (byte < b' ')) {
         return false;
     }

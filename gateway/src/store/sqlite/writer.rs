@@ -44,7 +44,7 @@ pub(super) struct Writer {
     halts: KnownHalts,
     /// Held by a gateway; dropped after the connections.
     lock: Option<Lock>,
-    /// The id of the last event that this writer knows.
+    /// The id of the last event at the end of this writer's last batch.
     last_event: Option<i64>,
     texts: AnswerTexts,
     timings: WriteTimings,
