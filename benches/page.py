@@ -746,19 +746,15 @@ def goals(results: dict[str, Any]) -> str:
             )
             for version, names in (at(results, "other_pythons") or {}).items()
         ),
-        Goal(
-            "Gateway, SQLite, to the fixed-answer server, 64 connections, preflights/s",
-            ratio(load("sqlite", "rate"), load("fixed", "rate")),
-            0.5,
-            0.6,
-            least=True,
-        ),
-        Goal(
-            "Gateway, SQLite in memory, to the fixed-answer server, 64 connections, preflights/s",
-            ratio(load("memory", "rate"), load("fixed", "rate")),
-            0.5,
-            0.6,
-            least=True,
+        *(
+            Goal(
+                f"Gateway, {what}, to the fixed-answer server, 64 connections, preflights/s",
+                ratio(load(store, "rate"), load("fixed", "rate")),
+                0.5,
+                0.6,
+                least=True,
+            )
+            for store, what in (("sqlite", "SQLite"), ("memory", "SQLite in memory"))
         ),
         Goal("Gateway, SQLite, 64 connections, p99", late, 8, 8, "ms"),
         Goal(

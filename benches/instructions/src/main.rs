@@ -59,11 +59,10 @@ const LARGE: usize = 100_000;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
-    if std::env::args().nth(1).as_deref() == Some("serve") {
-        return serve();
-    }
-    let (Some(case), Some(calls)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: actpass-instructions CASE CALLS".into());
+    let (case, calls) = match (arguments.next(), arguments.next()) {
+        (Some(case), None) if case == "serve" => return serve(),
+        (Some(case), Some(calls)) => (case, calls),
+        (None, _) | (Some(_), None) => return Err("usage: actpass-instructions CASE CALLS".into()),
     };
     let calls = calls.parse()?;
     match case.as_str() {

@@ -42,14 +42,14 @@ const BLOCK_SIZE: usize = 16;
 
 /// Whether a byte of a string is always escaped: a quote, a backslash or a control character.
 #[inline]
-pub(super) fn is_escaped(byte: u8) -> bool {
+fn is_escaped(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\') | (byte < b' ')
 }
 
 /// The position of the first byte for which `found` holds. Most strings have none; whole blocks
 /// without one are skipped.
 #[inline]
-pub(super) fn first(bytes: &[u8], found: impl Fn(u8) -> bool) -> Option<usize> {
+fn first(bytes: &[u8], found: impl Fn(u8) -> bool) -> Option<usize> {
     let plain = |block: &&[u8]| !block.iter().fold(false, |any, byte| any | found(*byte));
     let skipped = bytes.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
     bytes.get(skipped..)?.iter().position(|byte| found(*byte)).map(|at| skipped + at)
